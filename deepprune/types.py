@@ -1,0 +1,177 @@
+"""The records that flow through deepprune: questions, traces, prefixes, pairs, decisions, votes.
+
+Standard library only, so that every part can be read and used without the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+NO_ANSWER = -1
+"""The answer class of a trace that has no final answer."""
+
+
+class FinishReason(StrEnum):
+    """Why a trace ended."""
+
+    STOP = "stop"  # the model ended it
+    LENGTH = "length"  # the token limit cut it
+    UNKNOWN = "unknown"  # the source does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answer, identified by ``(dataset, question_id)``."""
+
+    dataset: str
+    question_id: str
+    text: str
+    gold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none."""
+
+    n_tokens: int
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One sampled chain of thought.
+
+    Attributes:
+        question: The question it answers.
+        model: Name of the model that generated it.
+        sample_id: Number of the sample, unique within question and model.
+        text: The generated text, without the prompt.
+        n_tokens: Length in generated tokens.
+        token_end: For each token the number of characters of ``text`` up to its end, shape
+            ``(n_tokens,)``.
+        finish_reason: Why it ended.
+        answer: The final answer as extracted, or ``None``.
+        answer_class: Equivalence class of the answer within question (all models of its store);
+            ``NO_ANSWER`` without one.
+        is_correct: Whether the answer is equivalent to the gold answer; ``None`` without a gold
+            answer, and ``False`` for a trace without an answer.
+        seed: Sampling seed, where known.
+        source: Where the trace came from (run, file), for reading only.
+        token_confidence: For each token minus the mean of its top-k log-probabilities (nats), where
+            recorded.
+        probes: Forced answers along the way, in order of ``n_tokens``.
+    """
+
+    question: Question
+    model: str
+    sample_id: int
+    text: str = field(repr=False)
+    n_tokens: int
+    token_end: Sequence[int] = field(repr=False, compare=False)
+    finish_reason: FinishReason = FinishReason.UNKNOWN
+    answer: str | None = None
+    answer_class: int = NO_ANSWER
+    is_correct: bool | None = None
+    seed: int | None = None
+    source: str | None = None
+    token_confidence: Sequence[float] | None = field(default=None, repr=False, compare=False)
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTraces:
+    """The traces that one model generated for one question."""
+
+    question: Question
+    model: str
+    traces: tuple[Trace, ...]
+
+
+class PrefixRule(Protocol):
+    """Where a prefix ends; the rules themselves are in ``deepprune.data.prefixes``."""
+
+    def cut(self, text: str, token_end: Sequence[int]) -> int:
+        """Number of tokens of the prefix, at most ``len(token_end)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first ``n_tokens`` tokens of a trace.
+
+    ``is_finished`` is a fact about the text: the final answer stands in it already, or nothing more
+    follows.
+    """
+
+    trace: Trace
+    n_tokens: int
+    is_finished: bool
+
+    @property
+    def text(self) -> str:
+        """The text of the prefix."""
+        if self.n_tokens >= self.trace.n_tokens:
+            return self.trace.text
+        return self.trace.text[: self.trace.token_end[self.n_tokens - 1]] if self.n_tokens else ""
+
+
+@dataclass(frozen=True, slots=True)
+class TracePair:
+    """Two prefixes of one question; the representative first, the candidate second."""
+
+    first: Prefix
+    second: Prefix
+
+    @property
+    def label(self) -> int | None:
+        """1 where both traces end in the same answer, else 0; ``None`` where one has none."""
+        a, b = self.first.trace.answer_class, self.second.trace.answer_class
+        return None if NO_ANSWER in (a, b) else int(a == b)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True where neither prefix has reached its answer: the pairs that test a judge."""
+        return not (self.first.is_finished or self.second.is_finished)
+
+
+class StopReason(StrEnum):
+    """Why a policy stopped a trace."""
+
+    REDUNDANT = "redundant"  # the judge expects the answer of a trace that goes on
+    NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule lets go on
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One trace stopped by a policy.
+
+    Attributes:
+        trace: Index of the trace within the question, in the order of their start.
+        reason: Why.
+        cluster: Number of its cluster, in the order of their opening; ``None`` where the policy has
+            no clusters.
+        by: Index of the trace that stands for it (its cluster's first), where there is one.
+        score: The similarity that decided, where there is one.
+    """
+
+    trace: int
+    reason: StopReason
+    cluster: int | None = None
+    by: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The answer of a question.
+
+    Attributes:
+        answer_class: The winning answer class; ``NO_ANSWER`` where no trace has an answer.
+        weights: Weight of each class that got a vote.
+    """
+
+    answer_class: int
+    weights: dict[int, float]
