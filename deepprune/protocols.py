@@ -118,8 +118,8 @@ class Session(Protocol):
 class Engine(Protocol):
     """Generates traces, or replays recorded ones."""
 
-    def open(self, question: Question, n_traces: int, seed: int) -> Session:
-        """Begin a question with a budget of ``n_traces`` traces."""
+    def open(self, question: Question, model: str, n_traces: int, seed: int) -> Session:
+        """Begin a question with a budget of ``n_traces`` traces of ``model``."""
         ...
 
     def close(self) -> None:

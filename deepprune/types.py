@@ -93,6 +93,16 @@ class QuestionTraces:
 class PrefixRule(Protocol):
     """Where a prefix ends; the rules themselves are in ``deepprune.data.prefixes``."""
 
+    @property
+    def kind(self) -> str:
+        """Name of the rule in configs and results, e.g. ``first_tokens``."""
+        ...
+
+    @property
+    def k(self) -> float:
+        """The rule's length: tokens, words or a fraction."""
+        ...
+
     def cut(self, text: str, token_end: Sequence[int]) -> int:
         """Number of tokens of the prefix, at most ``len(token_end)``."""
         ...
@@ -171,7 +181,9 @@ class Vote:
     Attributes:
         answer_class: The winning answer class; ``NO_ANSWER`` where no trace has an answer.
         weights: Weight of each class that got a vote.
+        voters: Indices of the traces that were asked, answered or not.
     """
 
     answer_class: int
     weights: dict[int, float]
+    voters: tuple[int, ...]

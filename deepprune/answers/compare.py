@@ -1,0 +1,78 @@
+"""Whether two answers that were taken apart are the same; algebra is left to a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from deepprune.answers.normalise import Answer, Kind
+
+TOLERANCE = "1e-6"
+"""Relative error (a decimal string) up to which a decimal stands for a number that is not one: 0.333333 for 1/3."""
+
+SameMath = Callable[[Answer, Answer], bool]
+"""Compares two answers of which at least one needs algebra."""
+
+_VALUES = (Kind.NUMBER, Kind.TEXT, Kind.MATH, Kind.RELATION)
+_MANY = (Kind.LIST, Kind.SET, Kind.UNION)
+_ALGEBRA = (Kind.MATH, Kind.RELATION)
+
+
+def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
+    """Whether ``a`` and ``b`` are the same answer.
+
+    Lists and unions are multisets, a set is also the same as a list without order; a tuple or an
+    interval needs the same brackets and the same order. Decimals are exact (0.33 is not 0.333),
+    except that a decimal equals a fraction or an expression within ``TOLERANCE``.
+    """
+    if a.name and b.name and a.name != b.name:
+        return False
+    if a.text and a.text == b.text and a.kind == b.kind and a.brackets == b.brackets:
+        return True
+    if a.kind is Kind.NUMBER and b.kind is Kind.NUMBER:
+        return _same_number(a, b)
+    if a.kind in _VALUES and b.kind in _VALUES:
+        return Kind.TEXT not in (a.kind, b.kind) and same_math(a, b)
+    if a.kind is Kind.BRACKETS and b.kind is Kind.BRACKETS:
+        return (
+            a.brackets == b.brackets
+            and len(a.parts) == len(b.parts)
+            and all(same_answer(p, q, same_math) for p, q in zip(a.parts, b.parts, strict=True))
+        )
+    if Kind.RELATION in (a.kind, b.kind):  # 1 < x < 2 and (1, 2)
+        return Kind.LIST not in (a.kind, b.kind) and same_math(a, b)
+    if Kind.UNION in (a.kind, b.kind) and a.kind != b.kind:
+        return False
+    if a.kind not in _MANY and b.kind not in _MANY:
+        return False
+    return _same_multiset(_parts(a), _parts(b), same_math)
+
+
+def _same_number(a: Answer, b: Answer) -> bool:
+    x, y = a.number, b.number
+    assert x is not None
+    assert y is not None
+    if x == y:
+        return True
+    if a.is_decimal == b.is_decimal:
+        return False
+    fraction = y if a.is_decimal else x
+    return fraction.denominator > 1 and abs(x - y) <= Fraction(TOLERANCE) * abs(fraction)
+
+
+def _parts(answer: Answer) -> Sequence[Answer]:
+    return answer.parts if answer.kind in _MANY else (answer,)
+
+
+def _same_multiset(xs: Sequence[Answer], ys: Sequence[Answer], same_math: SameMath) -> bool:
+    if len(xs) != len(ys):
+        return False
+    left = list(ys)
+    for x in xs:
+        for i, y in enumerate(left):
+            if same_answer(x, y, same_math):
+                del left[i]
+                break
+        else:
+            return False
+    return True

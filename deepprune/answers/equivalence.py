@@ -1,0 +1,222 @@
+"""Answer equivalence, with the algebra behind a worker that can be killed.
+
+Most comparisons are decided in this process (equal strings, plain numbers, words). The rest goes to
+one worker, started when first needed; what takes it longer than the time limit kills it, counts as
+"not the same", and the next comparison gets a new worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deepprune.answers.compare import same_answer
+from deepprune.answers.normalise import MAX_LENGTH, Answer, parse_answer
+
+_START_S = 120.0  # importing sympy takes a second, on a busy machine many
+_BATCH = 64  # pairs sent at a time
+_ROOT = Path(__file__).resolve().parents[2]
+
+Pair = tuple[str, str]
+
+
+class WorkerError(RuntimeError):
+    """The worker does not start; without it no equivalence can be claimed either way."""
+
+
+class _NeedsAlgebraError(Exception):
+    """Raised inside ``same_answer`` where this process cannot decide."""
+
+
+class EquivalenceChecker:
+    r"""Decides whether two final answers are the same.
+
+    Symmetric, safe to call from any thread, and quick for what has been asked before. See
+    ``normalise`` for what counts as the same.
+
+    >>> with EquivalenceChecker() as checker:
+    ...     checker.same(r"\frac{1}{2}", "0.5")
+    True
+
+    Args:
+        timeout_s: Seconds for one comparison, > 0.
+
+    Attributes:
+        timeouts: Comparisons that ran into the time limit and so count as "not the same".
+        crashes: Comparisons in which the worker died (out of memory, stack), likewise.
+    """
+
+    def __init__(self, timeout_s: float = 5.0) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        self.timeout_s = timeout_s
+        self.timeouts = 0
+        self.crashes = 0
+        self._known: dict[Pair, bool] = {}
+        self._lock = threading.RLock()
+        self._worker: _Worker | None = None
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two answers are the same."""
+        return self.same_many([(a, b)])[0]
+
+    def same_many(self, pairs: Iterable[Pair]) -> list[bool]:
+        """Whether the answers of each pair are the same, in order.
+
+        Raises:
+            WorkerError: If the worker is needed and does not start.
+        """
+        decided: list[bool | Pair] = [_decide(a, b) for a, b in pairs]
+        open_pairs = list(dict.fromkeys(d for d in decided if not isinstance(d, bool)))
+        if open_pairs:
+            with self._lock:
+                todo = [pair for pair in open_pairs if pair not in self._known]
+                for start in range(0, len(todo), _BATCH):
+                    self._ask(todo[start : start + _BATCH])
+        return [d if isinstance(d, bool) else self._known[d] for d in decided]
+
+    def close(self) -> None:
+        """End the worker; a later comparison that needs one starts it again."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.stop()
+                self._worker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, pairs: Sequence[Pair]) -> None:
+        """Put the worker's verdicts on these pairs into the cache."""
+        rest = list(pairs)
+        while rest:
+            if self._worker is None:
+                self._worker = _Worker()
+            try:
+                answered = self._worker.ask(rest, self.timeout_s)
+            except BaseException:  # an interrupt leaves replies in the pipe
+                self.close()
+                raise
+            self._known.update(zip(rest, answered.verdicts, strict=False))
+            rest = rest[len(answered.verdicts) :]
+            if rest:
+                self._known[rest.pop(0)] = False
+                self.timeouts += answered.timed_out
+                self.crashes += not answered.timed_out
+                self.close()
+
+
+def _decide(a: str, b: str) -> bool | Pair:
+    """The verdict, or the pair (in one order, for the cache) that the worker has to see."""
+    if a == b:
+        return True
+    try:
+        return same_answer(parse_answer(a), parse_answer(b), _needs_algebra)
+    except _NeedsAlgebraError:
+        if max(len(a), len(b)) > MAX_LENGTH:
+            return False
+        return (a, b) if a < b else (b, a)
+
+
+def _needs_algebra(a: Answer, b: Answer) -> bool:
+    raise _NeedsAlgebraError
+
+
+class _Answered:
+    """Verdicts on the first pairs of a batch, and why they stop where they stop short."""
+
+    def __init__(self, verdicts: list[bool], *, timed_out: bool = False) -> None:
+        self.verdicts = verdicts
+        self.timed_out = timed_out
+
+
+class _Worker:
+    """One worker process and the pipes to it."""
+
+    def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deepprune.answers.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        self._unread = b""
+        # Also at exit and when nobody holds the checker any more: no process is left behind.
+        self._finalizer = weakref.finalize(self, _end, self.process)
+        try:
+            ready = self._line(time.monotonic() + _START_S)
+        except BaseException:
+            self.stop()
+            raise
+        if ready != b"ready":
+            self.stop()
+            raise WorkerError(
+                f"the answer worker did not start within {_START_S:.0f} s or ended at once; "
+                "`python -m deepprune.answers.worker` shows why (is math-verify installed?)"
+            )
+
+    def ask(self, pairs: Sequence[Pair], limit_s: float) -> _Answered:
+        """Compare until the batch is done or one comparison fails."""
+        request = json.dumps({"limit_s": limit_s, "pairs": pairs}) + "\n"
+        verdicts: list[bool] = []
+        try:
+            self._stdin.write(request.encode())
+            self._stdin.flush()
+        except OSError:
+            return _Answered(verdicts)
+        for _ in pairs:
+            line = self._line(time.monotonic() + limit_s)
+            if not line:
+                return _Answered(verdicts, timed_out=line is None)
+            verdicts.append(line == b"1")
+        return _Answered(verdicts)
+
+    def stop(self) -> None:
+        """Kill the process and reap it."""
+        self._finalizer()
+
+    def _line(self, deadline: float) -> bytes | None:
+        """Next line; empty at the end of the stream, ``None`` when the deadline passes."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    return None
+                chunk = os.read(self._stdout.fileno(), 65536)
+                if not chunk:
+                    return b""
+                self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:  # unsent bytes for a process that is gone
+                continue

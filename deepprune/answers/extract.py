@@ -1,0 +1,225 @@
+r"""Find the final answer in the text of a trace.
+
+Every scan is linear in the length of the text: model output is untrusted, and a megabyte of
+``\boxed{`` must not cost more than a megabyte of prose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from deepprune.errors import InputError
+
+
+class AnswerStyle(StrEnum):
+    r"""Where a trace states its final answer."""
+
+    AUTO = "auto"  # \boxed{}, else ####, else "the answer is"
+    BOXED = "boxed"  # \boxed{} or \fbox{}
+    ANSWER_IS = "answer_is"  # "The final answer is ...", "Answer: ..."
+    GSM8K = "gsm8k"  # "#### 42"
+    CHOICE = "choice"  # a letter of a multiple-choice question, A to J
+
+
+class _Open(NamedTuple):
+    start: int  # index of the backslash
+    content: int  # index behind the brace
+
+
+class _Box(NamedTuple):
+    start: int  # index of the backslash
+    end: int  # one past the closing brace
+    content: str
+
+
+_OPENER = r"\\(?:boxed|fbox)(?![A-Za-z])"
+_BARE = r"[ \t]*([+-]?[\d.][^\s{}$\\]*|[A-Za-z](?![A-Za-z])|\\(?!boxed|fbox)[a-z]+)"
+_TOKEN = re.compile(rf"[{{}}]|{_OPENER}(?:\s*\{{|{_BARE})|\\.", re.DOTALL)
+_UNWRAP = re.compile(rf"{_OPENER}\s*\{{")
+_PLACEHOLDER = re.compile(
+    r"(?:\\text\{)?\W*(?:\\[lc]?dots|(?:your |the )?(?:final )?answer)?\W*", re.I
+)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n\s*\n|</think>")
+_MAX_GAP = 80  # characters between two boxes of one sentence
+_MAX_JOINED = 20  # values of one sentence
+
+_ANSWER_IS = re.compile(
+    r"\b(?:final\s{1,3}answer|answers?(?=\W{0,4}(?:is|are)\b|\W{0,4}:))"
+    r"(?!\W{0,8}(?:is|are)\s(?:not|to)\b)(?:[\s:*]{0,8}\b(?:is|are)\b)?[\s:*]{0,8}",
+    re.IGNORECASE,
+)
+_LINE_SENTENCE_END = re.compile(r"[.!?](?:[\s*]|$)|\n")
+_MAX_TRIES = 20  # statements looked at from the end before giving up
+_MAX_STATEMENT = 1000  # characters of a box, and of what is read after "the answer is"
+
+_LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s?\{)?[(\[]?\s?([A-J])\s?[)\]]?\}?"
+_CHOICE = re.compile(
+    rf"(?:\b[Aa]nswer|ANSWER)(?:\W{{0,4}}\b(?:is|IS)\b)?[\s:*$]{{0,8}}(?:[Oo]ption\s|[Cc]hoice\s)?"
+    rf"{_LETTER}(?![A-Za-z0-9'])|^\W{{0,4}}\(([A-J])\)\W{{0,4}}$",
+    re.MULTILINE,
+)
+_CHOICE_CONTENT = re.compile(rf"\W{{0,4}}{_LETTER}(?:[\s.:,)}}].*)?", re.DOTALL)
+
+
+def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> str | None:
+    r"""Final answer of a trace, as written there, or ``None`` where it has none.
+
+    * ``boxed``: the last complete ``\boxed{}`` or ``\fbox{}`` (also ``\boxed 5``). Values boxed
+      separately in one sentence are joined with ``", "``. Empty boxes and placeholders such as
+      ``\boxed{answer}`` count as no box. A box that the text never closes is no answer; an earlier
+      complete one stands then, since the trace had committed to it.
+    * ``gsm8k``: what follows the last ``####``.
+    * ``answer_is``: what follows the last "answer is", "answer:" or "final answer", up to the end
+      of the sentence, without ``**`` and ``$``.
+    * ``choice``: the letter in the box, else of the last "Answer: C" or line that is only "(C)".
+    * ``auto``: the first of ``boxed``, ``gsm8k``, ``answer_is`` that finds something.
+
+    >>> extract_answer(r"The roots are \boxed{3} and \boxed{-1}.")
+    '3, -1'
+
+    Raises:
+        InputError: If the style is unknown.
+    """
+    match _style(style):
+        case AnswerStyle.BOXED:
+            return _boxed(text)
+        case AnswerStyle.GSM8K:
+            return _gsm8k(text)
+        case AnswerStyle.ANSWER_IS:
+            return _answer_is(text)
+        case AnswerStyle.CHOICE:
+            return _choice(text)
+        case AnswerStyle.AUTO:
+            return _boxed(text) or _gsm8k(text) or _answer_is(text)
+
+
+def contains_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> bool:
+    r"""Whether the final answer already stands in the text of a prefix.
+
+    True where ``extract_answer`` finds one, except that ``auto`` looks only for what marks an
+    answer as final: a complete box, a ``####`` line or the words "final answer" with a value. A
+    bare "so the answer is 12, wait" in the middle of a thought is not one.
+
+    Raises:
+        InputError: If the style is unknown.
+    """
+    style = _style(style)
+    if style is not AnswerStyle.AUTO:
+        return extract_answer(text, style) is not None
+    if _boxed(text) is not None or _gsm8k(text) is not None:
+        return True
+    if not any(words in text for words in ("inal answer", "inal Answer", "FINAL ANSWER")):
+        return False
+    return _answer_is(text, final_only=True) is not None
+
+
+def _style(style: AnswerStyle | str) -> AnswerStyle:
+    try:
+        return AnswerStyle(style)
+    except ValueError:
+        known = ", ".join(AnswerStyle)
+        raise InputError(f"answer style must be one of {known}, got {style!r}") from None
+
+
+def _boxes(text: str) -> Iterator[_Box]:
+    """Complete boxes that hold something, in the order of their closing braces."""
+    first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=-1)
+    if first < 0:
+        return
+    open_braces: list[_Open | None] = []  # None: a brace that is no box
+    for match in _TOKEN.finditer(text, first):
+        token = match[0]
+        if token == "{":
+            open_braces.append(None)
+        elif token == "}":
+            opener = open_braces.pop() if open_braces else None
+            # No box is a page long; what looks like one was never closed.
+            if opener is not None and match.start() - opener.content <= _MAX_STATEMENT:
+                content = text[opener.content : match.start()].strip()
+                if not _PLACEHOLDER.fullmatch(content):
+                    yield _Box(opener.start, match.end(), content)
+        elif token[-1] == "{" and len(token) > 2:
+            open_braces.append(_Open(match.start(), match.end()))
+        elif match[1]:
+            yield _Box(match.start(), match.end(), match[1].rstrip(".,;:"))
+
+
+def _boxed(text: str) -> str | None:
+    """The last box, joined with the boxes before it in the same sentence."""
+    boxes = list(_boxes(text))
+    if not boxes:
+        return None
+    last = boxes[-1]
+    values = [_unwrap(last.content)]
+    for box in reversed(boxes[:-1]):
+        if box.start >= last.start:  # nested inside the last one
+            continue
+        gap = text[box.end : last.start]
+        if len(gap) > _MAX_GAP or "=" in gap or _SENTENCE_END.search(gap):
+            break
+        if len(values) == _MAX_JOINED:  # a loop, not an answer of so many parts
+            return values[0]
+        if (value := _unwrap(box.content)) not in values:
+            values.append(value)
+        last = box
+    return ", ".join(reversed(values))
+
+
+def _unwrap(content: str) -> str:
+    r"""Take ``\boxed{\boxed{5}}`` down to ``5``."""
+    while (inner := _UNWRAP.match(content)) and content.endswith("}"):
+        content = content[inner.end() : -1].strip()
+    return content
+
+
+def _gsm8k(text: str) -> str | None:
+    """What follows the last ``####`` that is followed by something on its line."""
+    end = len(text)
+    while (at := text.rfind("####", 0, end)) >= 0:
+        line_end = text.find("\n", at, end)
+        value = text[at + 4 : end if line_end < 0 else line_end].strip(" \t#*$.")
+        if value:
+            return value
+        end = at
+    return None
+
+
+def _answer_is(text: str, *, final_only: bool = False) -> str | None:
+    """What the last statement of an answer states."""
+    statements = list(_ANSWER_IS.finditer(text))[-_MAX_TRIES:]
+    for statement in reversed(statements):
+        if final_only and statement[0][:1] not in "fF":
+            continue
+        if value := _statement_value(text[statement.end() : statement.end() + _MAX_STATEMENT]):
+            return value
+    return None
+
+
+def _statement_value(rest: str) -> str | None:
+    """The value at the head of ``rest``: formula in dollars, else the rest of the sentence."""
+    if (box := next(_boxes(rest[:200]), None)) and not _SENTENCE_END.search(rest[: box.start]):
+        return _unwrap(box.content)
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
+        end = rest.find(closing, len(opening))
+        if rest.startswith(opening) and end > 0 and "\n\n" not in rest[:end]:
+            return rest[len(opening) : end].strip(" \t\n.") or None
+    end_of_sentence = _LINE_SENTENCE_END.search(rest)
+    value = rest[: end_of_sentence.start()] if end_of_sentence else rest
+    value = value.strip(" \t*:").removesuffix(".").replace("**", "").strip()
+    if value.count("$") == 2 and value.startswith("$") and value.endswith("$"):
+        value = value[1:-1].strip()
+    return value or None
+
+
+def _choice(text: str) -> str | None:
+    """The letter in the box, else the last one stated."""
+    boxed = _boxed(text)
+    if boxed is not None and (letter := _CHOICE_CONTENT.fullmatch(boxed)):
+        return letter[1]
+    last = None
+    for last in _CHOICE.finditer(text):  # noqa: B007 (the last match is what we want)
+        pass
+    return (last[1] or last[2]) if last else None

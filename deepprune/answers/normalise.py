@@ -1,0 +1,206 @@
+r"""Read an answer: its parts, its plain numbers, its words.
+
+Standard library only. What comes out is compared by ``equivalence``; whatever is neither a plain
+number nor text is left to the worker, which knows algebra.
+
+Decisions, following the graders of MATH where they agree:
+
+* Units, currency, degrees and percent signs are dropped: ``5 cm``, ``\$5`` and ``5`` are the same,
+  and so are ``50\%`` and ``50``. So ``50\%`` and ``0.5`` differ: otherwise 50 and 0.5 would fall
+  into one class.
+* ``10,000``, ``10{,}000`` and ``10\,000`` are one number; in brackets, ``(100,200)`` is a pair.
+* A comma list and a set have no order, a tuple and an interval have one, and their brackets count.
+* Words are compared without case; single letters with it.
+* Dates (05/01/2021), times and ratios (3:2) and numerals with a base (``101_2``) are text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from fractions import Fraction
+from functools import lru_cache
+
+from deepprune.answers.notation import canonical, has_letters, outer_brackets, split, tight
+from deepprune.answers.quantities import plain_number, strip_units
+
+MAX_LENGTH = 2000
+"""Longer answers are only compared as strings."""
+
+
+class Kind(StrEnum):
+    """What an answer, or a part of one, is."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    MATH = "math"  # an expression that only the worker can compare
+    RELATION = "relation"  # an equation or an inequality, likewise
+    LIST = "list"  # 1, 2
+    SET = "set"  # {1, 2}
+    UNION = "union"  # (0, 1) \cup (2, 3)
+    BRACKETS = "brackets"  # a tuple, point or interval
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, taken apart.
+
+    Attributes:
+        kind: What it is.
+        text: Canonical string; equal strings are the same answer.
+        number: The value, for numbers.
+        is_decimal: The number was written with a decimal point.
+        brackets: Opening and closing bracket of ``BRACKETS``.
+        parts: Elements of a list, set, union or bracket.
+        name: What the value was assigned to, ``x`` in ``x = 5``; ``""`` without.
+    """
+
+    kind: Kind
+    text: str
+    number: Fraction | None = None
+    is_decimal: bool = False
+    brackets: str = ""
+    parts: tuple[Answer, ...] = ()
+    name: str = ""
+
+
+_WORDS_ONLY = re.compile(r"\\text\{([^{}]*)\}")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_SIMPLE_NAME = re.compile(r"[A-Za-z](?:_?\{?\w+\}?)?(?:\([A-Za-z]\))?|\\[A-Za-z]+|\([A-Za-z, ]+\)")
+_MEMBER = re.compile(r"^[A-Za-z] *\\in(?![A-Za-z])")
+_RELATION = re.compile(r"=|<|>|\\leq|\\geq|\\neq|\\[lg]t(?![A-Za-z])")
+_PLAIN_WORDS = re.compile(r"[A-Za-z][A-Za-z'\u2019 .?!-]*")
+_LONG_WORD = re.compile(r"[A-Za-z]{3}")
+_WORD_IN_MATH = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[A-Za-z]{4,}(?!\w*\})")
+_TEXT_NUMBER = re.compile(
+    r"\d+(?:[/:.-]\d+){2,}|-?\d+(?::\d+)+.*|\d[\dA-Fa-f]*_\{?\d+\}?|\d+ ?[ap]\.?m\.?.*"
+)
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
+
+
+@lru_cache(maxsize=8192)
+def parse_answer(answer: str) -> Answer:
+    """Take an answer apart; linear in its length, and never an error."""
+    if len(answer) > MAX_LENGTH:
+        return Answer(Kind.TEXT, " ".join(answer.split()))
+    return _parse(canonical(answer))
+
+
+def _parse(text: str, depth: int = 0) -> Answer:
+    text = text.strip().rstrip(".;, ").lstrip(";, ")
+    if depth > 20:
+        return Answer(Kind.TEXT, text)
+    if whole := _WORDS_ONLY.fullmatch(text):  # \text{Monday}, \text{C}, \text{5}
+        text = whole[1].strip().rstrip(".")
+    if depth == 0 or not outer_brackets(text):
+        text = _join_thousands(text)
+    if _is_date(text):
+        return Answer(Kind.TEXT, _squeeze(tight(text)))
+    if (words := _words(text)) is not None:
+        return words
+    if whole and "," not in text and text[:1].isalpha():  # \text{June 5}
+        return Answer(Kind.TEXT, _squeeze(text))
+    if _MEMBER.match(text):
+        text = _MEMBER.sub("", text).strip()
+    parts = split(text, ",;")
+    if len(parts) > 1:
+        return _group(Kind.LIST, parts, depth)
+    if (assigned := _assignment(text, depth)) is not None:
+        return assigned
+    pieces = split(text.replace("\\cup", "\0"), "\0")
+    if len(pieces) > 1:
+        return _group(Kind.UNION, pieces, depth)
+    if outer := outer_brackets(text):
+        opening, closing, inside = outer
+        parts = split(inside, ",;")
+        if opening == "\\{":
+            return _group(Kind.SET, parts, depth) if inside.strip() else Answer(Kind.MATH, text)
+        if len(parts) > 1:
+            return _group(Kind.BRACKETS, parts, depth, opening + closing)
+        if opening + closing == "()":
+            return _parse(inside, depth + 1)
+    return _atom(text, depth)
+
+
+def _group(kind: Kind, parts: list[str], depth: int, brackets: str = "") -> Answer:
+    parsed = tuple(_parse(part, depth + 1) for part in parts if part.strip())
+    if kind in (Kind.LIST, Kind.SET) and len(parsed) == 1:
+        return parsed[0]
+    opening, closing = {Kind.SET: ("\\{", "\\}"), Kind.BRACKETS: (brackets[:1], brackets[1:])}.get(
+        kind, ("", "")
+    )
+    glue = "\\cup " if kind is Kind.UNION else ","
+    text = opening + glue.join(_named(part) for part in parsed) + closing
+    return Answer(kind, text, parts=parsed, brackets=brackets)
+
+
+def _named(answer: Answer) -> str:
+    return f"{answer.name}={answer.text}" if answer.name else answer.text
+
+
+def _words(text: str) -> Answer | None:
+    """Words are text, and so is a single letter."""
+    if len(text) == 3 and text[0] + text[2] == "()" and text[1].isalpha():
+        text = text[1]
+    if not _PLAIN_WORDS.fullmatch(text):
+        return None
+    if len(text) > 1 and text.lower() != "no" and not _LONG_WORD.search(text):
+        return None
+    return Answer(Kind.TEXT, text if len(text) == 1 else _squeeze(text))
+
+
+def _squeeze(text: str) -> str:
+    """Lower-case words separated by single spaces."""
+    return " ".join(_TEXT.sub(r" \1 ", text).lower().split()).rstrip(".!?")
+
+
+def _is_date(text: str) -> bool:
+    return _TEXT_NUMBER.fullmatch(text) is not None
+
+
+def _assignment(text: str, depth: int) -> Answer | None:
+    """``x = 5`` and ``3 + 2 = 5`` are the value 5; the former remembers its name."""
+    if "=" not in text or re.search(r"<|>|\\[lgn]eq", text):
+        return None
+    sides = split(text, "=")
+    if len(sides) < 2 or not all(side.strip() for side in sides):
+        return None
+    if len(sides) == 2 and not has_letters(sides[0]):
+        sides.reverse()  # 5 = x
+        if not has_letters(sides[0]):
+            return _parse(sides[0], depth + 1)  # 3 + 2 = 5
+    name = tight(sides[0])
+    is_name = _SIMPLE_NAME.fullmatch(name) is not None
+    if not is_name and len(sides) == 2:
+        return None
+    value = _parse(sides[-1], depth + 1)
+    if value.name:
+        return None
+    return replace(value, name=name) if has_letters(name) else value
+
+
+def _atom(text: str, depth: int) -> Answer:
+    if "\\pm" in text:
+        signs = (("\\pm", "+", "\\mp", "-"), ("\\pm", "-", "\\mp", "+"))
+        both = [text.replace(a, b).replace(c, d) for a, b, c, d in signs]
+        return _group(Kind.LIST, [sign.removeprefix("+") for sign in both], depth)
+    text = strip_units(text.removeprefix("\\approx").strip())
+    if number := plain_number(text):
+        value, is_decimal = number
+        return Answer(Kind.NUMBER, str(value), number=value, is_decimal=is_decimal)
+    if "\\text{" in text or _is_date(text):
+        return Answer(Kind.TEXT, _squeeze(text))
+    if (words := _words(text)) is not None:
+        return words
+    if _WORD_IN_MATH.search(text):  # 5 million, 10 p.m. on Friday
+        return Answer(Kind.TEXT, _squeeze(text))
+    kind = Kind.RELATION if _RELATION.search(text) else Kind.MATH
+    return Answer(kind, tight(text))
+
+
+def _join_thousands(text: str) -> str:
+    """``10,000`` without its comma, unless it stands in brackets."""
+    if "," not in text or re.search(r"[(\[]|\\\{", text):
+        return text
+    return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)

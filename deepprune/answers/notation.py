@@ -1,0 +1,104 @@
+r"""LaTeX notation of answers: one spelling for each thing, and where an expression splits."""
+
+from __future__ import annotations
+
+import re
+
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"[\u2010-\u2015\u2212]", "-"),
+        (r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|displaystyle|limits)(?![A-Za-z])\.?", ""),
+        (
+            r"\\text(?:bf|it|rm|sf|normal)\s*\{|\\(?:mathrm|mathbf|mbox|mathit|textrm)\s*\{",
+            r"\\text{",
+        ),
+        (r"\\text\s*\{([ie])\}", r"\1"),
+        (r"(?<=\d) ?\^ ?\{? ?(?:\\text\{ ?)?(?:th|st|nd|rd)\b ?\}?\}?", ""),
+        (r"(?<!\\)\bsqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<!\\)\bpi\b", r"\\pi "),
+        (r"\\\(|\\\)|\\\[|\\\]", " "),
+        (r"(?<=\d)(?:\{,\}|,\\[!,;: ]|\\[,;: ]|,\{\}) *(?=\d{3}(?!\d))", ""),
+        (r"\\!", ""),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+", " "),
+        (r"_ ?\{? ?\\text\{ ?base ?\} ?(\d+)\}?", r"_\1"),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+        (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
+        (r"\\(le|ge|ne)(?:q|qslant|slant)?(?![A-Za-z])", r"\\\1q"),
+        (r"≤", r"\\leq "),
+        (r"≥", r"\\geq "),
+        (r"π", r"\\pi "),
+        (r"∞", r"\\infty "),
+        (r"√\s*\(?(\w+)\)?", r"\\sqrt{\1}"),
+        (r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"\\l(?:angle|parenthesis)(?![A-Za-z])", "("),
+        (r"\\r(?:angle|parenthesis)(?![A-Za-z])", ")"),
+        (r"\\(?:degree|degrees)(?![A-Za-z])|°", r"^\\circ"),
+        (r"\\\$|\$|€|£", ""),
+        (r"\\%|(?<=\d) ?percent\b", "%"),
+        (r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s\d})\]])(?:and|or)(?=[\s\d\\])", ","),
+        (r",\s*,", ","),
+    )
+)
+
+
+def canonical(latex: str) -> str:
+    """One spelling for fractions, texts, spaces, relations and symbols."""
+    for pattern, new in _REWRITES:
+        latex = pattern.sub(new, latex)
+    return latex
+
+
+def has_letters(latex: str) -> bool:
+    """Whether there are letters other than those of commands."""
+    return re.search(r"(?<![\\A-Za-z])[A-Za-z]", latex) is not None
+
+
+def tight(text: str) -> str:
+    """Without spaces, but for the one that ends a command, and without needless braces."""
+    tokens = re.findall(r"\\[A-Za-z]+|\\.|\S", text)
+    out: list[str] = []
+    for token in tokens:
+        if out and token[0].isalpha() and out[-1][0] == "\\" and out[-1][-1].isalpha():
+            out.append(" ")
+        out.append(token)
+    return re.sub(r"([\^_])\{(\w)\}", r"\1\2", "".join(out))
+
+
+def split(text: str, separators: str) -> list[str]:
+    """Split where no bracket is open."""
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"\\begin|\\end|\\[{}]|\\.|[(\[{}\])]|.", text, re.DOTALL):
+        token = match[0]
+        if token in ("(", "[", "{", "\\{", "\\begin"):
+            depth += 1
+        elif token in (")", "]", "}", "\\}", "\\end"):
+            depth -= 1
+        elif depth == 0 and token in separators:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [*parts, text[start:]]
+
+
+def outer_brackets(text: str) -> tuple[str, str, str] | None:
+    """The bracket pair around the whole text, and what is inside."""
+    opening = "\\{" if text.startswith("\\{") else text[:1]
+    closing = "\\}" if text.endswith("\\}") else text[-1:]
+    if opening not in ("(", "[", "\\{") or closing not in (")", "]", "\\}"):
+        return None
+    if (opening == "\\{") != (closing == "\\}"):
+        return None
+    inside = text[len(opening) : -len(closing)]
+    depth = 0
+    for match in re.finditer(r"\\.|[(\[\])]", inside, re.DOTALL):
+        if match[0] in ("(", "[", "\\{"):
+            depth += 1
+        elif match[0] in (")", "]", "\\}"):
+            depth -= 1
+        if depth < 0:
+            return None
+    return opening, closing, inside

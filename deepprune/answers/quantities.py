@@ -1,0 +1,111 @@
+r"""Plain numbers, and the units that are dropped from them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from deepprune.answers.notation import tight
+
+
+class PlainNumber(NamedTuple):
+    """An exact value, and whether it was written with a decimal point."""
+
+    value: Fraction
+    is_decimal: bool
+
+
+_NO_UNITS = frozenset(
+    (
+        *("hundred", "thousand", "million", "billion", "trillion", "dozen", "am", "pm"),
+        *("alpha", "beta", "gamma", "delta", "theta", "sqrt", "sinh", "cosh", "tanh", "frac"),
+    )
+)
+_UNITS = frozenset(
+    (
+        *("mm", "cm", "km", "in", "inch", "ft", "mi", "mg", "kg", "lb", "oz", "ml", "mol", "atm"),
+        *("sec", "min", "hr", "hour", "day", "week", "month", "year", "mph", "km/h", "m/s", "hz"),
+        *("usd", "dollar", "cent", "euro", "unit", "deg", "rad", "ohm", "kw", "kwh", "kj", "ev"),
+        *("th", "st", "nd", "rd"),
+    )
+)
+_MAX_UNIT_WORDS = 4
+_PLAIN_UNIT = re.compile(r"(?<=[\d})]) ?([A-Za-z][A-Za-z/. ]*?)\.?(?:\^\{?[23]\}?)?$")
+_TEXT_UNIT = re.compile(r"(?:\^\{?)?\\text\{([^{}]*)\}(?:\}(?!\{))?(?: ?\^\{?[23]\}?)?$")
+_UNIT_WORD = re.compile(r"[A-Za-z]{4}")  # 5 apples; but 5 x and 5 ab are products
+_DEGREES = re.compile(r" ?(?:\^ ?\{?\\circ\}?(?: ?[CF])?|%)$")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+
+_DECIMAL = re.compile(r"([+-]?)(\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
+_SCIENTIFIC = re.compile(
+    r"([+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))?"
+    r"(?:[eE]|(?:^|\\times|\\cdot|\*|x)10\^)\{?([+-]?\d{1,3})\}?"
+)
+_REPEATING = re.compile(r"([+-]?)(\d{0,40})\.(\d{0,40})\\overline\{(\d{1,40})\}")
+_FRACTION = re.compile(
+    r"([+-]?)(?:\\frac\{([+-]?\d{1,400})\}\{([+-]?\d{1,400})\}|(\d{1,400})/(\d{1,400}))"
+)
+_MIXED = re.compile(
+    r"([+-]?) ?(\d{1,400}) ?(?:(?<= )(\d{1,400})/|\\frac\{(\d{1,400})\}\{)(\d{1,400})\}?"
+)
+
+
+def strip_units(text: str) -> str:
+    """Drop a trailing unit, ordinal, degree or percent sign from a value."""
+    for _ in range(3):
+        bare = text
+        if not _TRIGONOMETRY.search(text):
+            bare = _DEGREES.sub("", bare)
+        if (unit := _TEXT_UNIT.search(bare)) and _is_unit(unit[1], anything=True):
+            rest = bare[: unit.start()].strip()
+            bare = rest if rest and "\\text" not in rest else bare
+        elif (unit := _PLAIN_UNIT.search(bare)) and _is_unit(
+            unit[1], anything=unit[0][0] == " " and _UNIT_WORD.search(unit[1]) is not None
+        ):
+            bare = bare[: unit.start()]
+        if bare == text:
+            break
+        text = bare.strip()
+    return text
+
+
+def _is_unit(words: str, *, anything: bool) -> bool:
+    words = words.lower().replace(".", "").strip()
+    if not words or _NO_UNITS.intersection(words.split()):
+        return False
+    if len(words.split()) > _MAX_UNIT_WORDS:
+        return False
+    if words in _UNITS or words.removesuffix("s") in _UNITS:
+        return True
+    return anything
+
+
+def plain_number(text: str) -> PlainNumber | None:
+    """A plain number: integer, decimal, fraction, mixed number or scientific notation."""
+    value: Fraction | None = None
+    is_decimal = False
+    if mixed := _MIXED.fullmatch(text):
+        sign, whole, a, b, denominator = mixed.groups()
+        if int(denominator):
+            value = int(whole) + Fraction(int(a or b), int(denominator))
+            value = -value if sign == "-" else value
+        return None if value is None else PlainNumber(value, is_decimal)
+    text = tight(text)
+    while text[:1] == "{" and text[-1:] == "}" and text.count("{") == 1:
+        text = text[1:-1]
+    if _DECIMAL.fullmatch(text):
+        value, is_decimal = Fraction(text.rstrip(".")), "." in text.rstrip(".")
+    elif fraction := _FRACTION.fullmatch(text):
+        sign, a, b, c, d = fraction.groups()
+        if int(b or d):
+            value = Fraction(int(a or c), int(b or d)) * (-1 if sign == "-" else 1)
+    elif repeating := _REPEATING.fullmatch(text):
+        sign, whole, fixed, period = repeating.groups()
+        value = Fraction(int(whole + fixed or 0)) + Fraction(int(period), 10 ** len(period) - 1)
+        value = value / 10 ** len(fixed) * (-1 if sign == "-" else 1)
+    elif scientific := _SCIENTIFIC.fullmatch(text):
+        mantissa, exponent = scientific.groups()
+        value = Fraction(mantissa or "1") * Fraction(10) ** int(exponent)
+        is_decimal = "." in (mantissa or "")
+    return None if value is None else PlainNumber(value, is_decimal)

@@ -1,0 +1,38 @@
+"""Evaluator callback: the sweep's rows, headline and figure in a W&B run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepprune.callbacks.sweep_figure import FIGURE
+from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
+from deepprune.evaluation.results import plain
+from deepprune.evaluation.statistics import Estimate
+from deepprune.report.tables import describe
+
+
+class SweepWandb(EvaluatorCallback):
+    """Logs what ``results.jsonl`` holds, so that a run can be compared in W&B.
+
+    Args:
+        run: The W&B run (`report.tracking.start_run`).
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def on_sweep_end(self, result: SweepResult) -> None:
+        """A table ``prune/results``, the figure ``prune/figure``, a summary value a point."""
+        import wandb
+
+        rows = [plain(r) for r in result.rows]
+        columns = sorted({name for row in rows for name in row})
+        data = [[row.get(name) for name in columns] for row in rows]
+        self._run.log({"prune/results": wandb.Table(columns=columns, data=data)})
+        figure = result.plan.folder / FIGURE
+        if figure.exists():
+            self._run.log({"prune/figure": wandb.Image(str(figure))})
+        for row in result.rows:
+            for name in ("accuracy", "token_saving", "net_saving"):
+                if isinstance(row.get(name), Estimate):
+                    self._run.summary[f"prune/{describe(row)}/{name}"] = row[name].value

@@ -1,0 +1,77 @@
+"""What is wrong with a configuration, in one line with the way out."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+
+def advise(error: Exception, application: str | None, config_folder: Path) -> str:
+    """One line for an error of Hydra or OmegaConf.
+
+    Args:
+        error: What was raised.
+        application: Name of the application's config, to find the nearest key.
+        config_folder: Where the configs are.
+    """
+    text, cause = str(error), error.__cause__
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown[1], application, config_folder)
+    missing_choice = re.search(r"Could not find '([^']+)'", text)
+    if missing_choice:
+        return _unknown_choice(missing_choice[1], config_folder)
+    call = re.search(r"Error (?:in call to|instantiating|locating target) '([^']+)'", text)
+    if call and cause is not None:  # a constructor's own message says it best
+        key = re.search(r"full_key: (\S+)", text)
+        return f"{f'{key[1]}: ' if key else ''}{cause}"
+    if cause is not None:
+        key = re.search(r"full_key: (\S+)", str(cause))
+        first = str(cause).splitlines()[0]
+        return f"{key[1]}: {first}" if key else f"{text.splitlines()[0]} ({first})"
+    return text
+
+
+def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
+    keys = _keys(application, config_folder) if application else []
+    near = get_close_matches(key, keys, n=1) or get_close_matches(
+        key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys], n=1
+    )
+    hint = f"did you mean {near[0]}?" if near else "see --cfg job for all keys."
+    return f"there is no option {key!r}; {hint}"
+
+
+def _unknown_choice(name: str, config_folder: Path) -> str:
+    group, _, choice = name.rpartition("/")
+    there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
+    near = get_close_matches(choice, there, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no {group} {choice!r}; {hint}Those that exist: {', '.join(there)}."
+
+
+def _keys(application: str | None, config_folder: Path) -> list[str]:
+    """All keys of the application's default configuration."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder), version_base="1.3"):
+        config = compose(application)
+    return list(_walk(config))
+
+
+def _walk(node: Any, name: str = "") -> list[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    if not isinstance(node, DictConfig):
+        return [name]
+    keys = [name] if name else []
+    for key in node:
+        full = f"{name}.{key}" if name else str(key)
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            keys.append(full)
+        else:
+            keys.extend(_walk(node[key], full))
+    return keys

@@ -1,0 +1,160 @@
+"""The LightningDataModule: splits, prefixes, pairs and samplers in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+
+from deepprune.data.loader import EncodedPairs, PairEncoding, PairLoader
+from deepprune.data.pairs import build_pairs
+from deepprune.data.samplers import (
+    BucketBatchSampler,
+    NaturalSampler,
+    OrderedSampler,
+    PairSampler,
+)
+from deepprune.data.splits import Splits, check_disjoint
+from deepprune.errors import InputError
+from deepprune.protocols import IntArray
+from deepprune.types import PrefixRule, QuestionTraces, TracePair
+
+SamplerFactory = Callable[[IntArray, int], PairSampler]
+"""Makes the training sampler of labels and a seed; a sampler class is one."""
+
+
+class JudgeDataModule(pl.LightningDataModule):
+    """Token batches of labelled pairs for training, validation and test.
+
+    Samplers know their rank, and ``PairLoader`` is left alone by Lightning's own splitting. The
+    train loader's place in its epoch is part of a checkpoint: a run resumed in mid-epoch sees
+    exactly the batches that were left. Resume with as many ranks as before.
+
+    Args:
+        splits: Groups of traces for each part.
+        rule: Where prefixes end.
+        encoding: How a pair becomes one sequence.
+        sampler: Makes the training sampler, e.g. ``functools.partial(OversampleSampler, ratio=2)``.
+        batch_size: Training pairs of a batch on each rank.
+        eval_batch_size: The same for validation and test.
+        pairs_per_question: At most so many training pairs of a group; ``None`` for all.
+        eval_pairs_per_question: The same for validation and test.
+        only_unfinished: Train only on pairs of which neither prefix has reached its answer.
+            Validation and test keep all pairs, and mark them.
+        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``.
+        bucket_batches: Batches that are sorted by length together.
+        seed: Decides the sample of pairs, their orientation and their order.
+
+    Raises:
+        InputError: If a question, or a near-duplicate of it, stands in two parts.
+        ValueError: If a size is out of range.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        rule: PrefixRule,
+        encoding: PairEncoding,
+        sampler: SamplerFactory = NaturalSampler,
+        *,
+        batch_size: int = 16,
+        eval_batch_size: int = 64,
+        pairs_per_question: int | None = None,
+        eval_pairs_per_question: int | None = None,
+        only_unfinished: bool = True,
+        answer_style: str = "auto",
+        bucket_batches: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_disjoint(splits)
+        self.splits, self.rule, self.encoding = splits, rule, encoding
+        self._make_sampler = sampler
+        self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self._max_pairs = pairs_per_question
+        self._max_eval_pairs = eval_pairs_per_question
+        self._only_unfinished = only_unfinished
+        self._answer_style = answer_style
+        self._bucket_batches = bucket_batches
+        self._seed = seed
+        self._encoded: dict[str, EncodedPairs] = {}
+
+    def pairs(self, part: str) -> list[TracePair]:
+        """The pairs of ``"train"``, ``"val"`` or ``"test"``.
+
+        Raises:
+            InputError: If the part has none, or training lacks a class.
+        """
+        return self.encoded(part).pairs
+
+    def encoded(self, part: str) -> EncodedPairs:
+        """The pairs of a part with their tokens; built once."""
+        if part not in self._encoded:
+            self._encoded[part] = EncodedPairs(self._build(part), self.encoding)
+        return self._encoded[part]
+
+    def setup(self, stage: str) -> None:
+        """Build the pairs of a stage, so that whatever is wrong with them shows early."""
+        for part in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            if part != "val" or self.splits.val:
+                self.encoded(part)
+
+    def train_dataloader(self) -> PairLoader:
+        """Training batches, drawn by the sampler."""
+        encoded = self.encoded("train")
+        sampler = self._make_sampler(encoded.labels, self._seed)
+        return PairLoader(
+            encoded,
+            BucketBatchSampler(
+                sampler, encoded.lengths, self._batch_size, bucket_batches=self._bucket_batches
+            ),
+        )
+
+    def val_dataloader(self) -> PairLoader | list[PairLoader]:
+        """Validation batches; none where the split has no validation part."""
+        return self._eval_loader("val") if self.splits.val else []
+
+    def test_dataloader(self) -> PairLoader:
+        """Test batches."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, part: str) -> PairLoader:
+        encoded = self.encoded(part)
+        # Sorting all pairs by length at once wastes the least padding; order is free here.
+        batches = BucketBatchSampler(
+            OrderedSampler(encoded.labels),
+            encoded.lengths,
+            self._eval_batch_size,
+            bucket_batches=max(1, len(encoded)),
+        )
+        return PairLoader(encoded, batches)
+
+    def _build(self, part: str) -> list[TracePair]:
+        is_train = part == "train"
+        groups: Sequence[QuestionTraces] = getattr(self.splits, part)
+        pairs = [
+            pair
+            for group in groups
+            for pair in build_pairs(
+                group,
+                self.rule,
+                max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
+                only_unfinished=is_train and self._only_unfinished,
+                answer_style=self._answer_style,
+                seed=self._seed,
+            )
+        ]
+        if not pairs:
+            raise InputError(
+                f"the {part} part needs pairs, got none from {len(groups)} questions with "
+                f"{self.rule}: take a shorter prefix"
+                + (" or only_unfinished=False." if is_train else " or another split.")
+            )
+        labels = np.array([pair.label for pair in pairs])
+        if is_train and labels.min() == labels.max():
+            raise InputError(
+                f"training needs pairs of both classes, got {len(pairs)} with label {labels[0]}: "
+                "add questions."
+            )
+        return pairs

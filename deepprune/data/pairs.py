@@ -1,0 +1,59 @@
+"""Pairs of prefixes of one question, with the label that both traces end in the same answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepprune.data.prefixes import make_prefix
+from deepprune.seeding import generator
+from deepprune.types import NO_ANSWER, PrefixRule, QuestionTraces, TracePair
+
+
+def build_pairs(
+    group: QuestionTraces,
+    rule: PrefixRule,
+    *,
+    max_pairs: int | None = None,
+    only_unfinished: bool = False,
+    answer_style: str = "auto",
+    seed: int = 0,
+) -> list[TracePair]:
+    """All unordered pairs of a question whose traces both have an answer, or a sample of them.
+
+    Which pairs are drawn, and which trace of a pair stands first, depends on ``seed`` and on the
+    question alone: adding or removing other questions changes nothing.
+
+    Args:
+        group: The traces of one model for one question.
+        rule: Where their prefixes end.
+        max_pairs: Draw this many without replacement where there are more; ``None`` keeps all.
+        only_unfinished: Keep only pairs of which neither prefix has reached its answer.
+        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``.
+        seed: Decides the sample and the order within a pair.
+
+    Returns:
+        Pairs in the order of their traces; empty where fewer than two traces qualify.
+
+    Raises:
+        ValueError: If ``max_pairs`` is below 1.
+    """
+    if max_pairs is not None and max_pairs < 1:
+        raise ValueError(f"max_pairs must be >= 1 or None, got {max_pairs}.")
+    prefixes = [
+        make_prefix(trace, rule, answer_style)
+        for trace in group.traces
+        if trace.answer_class != NO_ANSWER
+    ]
+    if only_unfinished:
+        prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
+    first, second = np.triu_indices(len(prefixes), k=1)
+    question = group.question
+    rng = generator(seed, "pairs", question.dataset, question.question_id, group.model)
+    if max_pairs is not None and len(first) > max_pairs:
+        chosen = np.sort(rng.choice(len(first), max_pairs, replace=False))
+        first, second = first[chosen], second[chosen]
+    swapped = rng.random(len(first)) < 0.5
+    return [
+        TracePair(prefixes[j], prefixes[i]) if swap else TracePair(prefixes[i], prefixes[j])
+        for i, j, swap in zip(first.tolist(), second.tolist(), swapped.tolist(), strict=True)
+    ]

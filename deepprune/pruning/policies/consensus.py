@@ -1,0 +1,35 @@
+"""Consensus sampling, cons@k: sample k traces, vote. What every other policy is measured against.
+
+Wang et al. 2022, self-consistency (https://arxiv.org/abs/2203.11171).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepprune.protocols import PolicyRun, ScorePairs, Step
+from deepprune.pruning.voting import plurality
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """Runs ``k`` traces to their end and takes the plurality vote.
+
+    Attributes:
+        k: Traces to sample, at most the N of the question; ``None`` for all N.
+    """
+
+    k: int | None = None
+    name: str = "consensus"
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}: cons@k votes over k traces.")
+
+    def run(self, n_traces: int, score: ScorePairs, rng: np.random.Generator) -> PolicyRun:
+        """Sample and vote; asks no judge."""
+        k = n_traces if self.k is None else min(self.k, n_traces)
+        seen = yield Step(start=k)
+        return plurality(seen.answer_class.tolist(), range(k))

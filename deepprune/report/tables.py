@@ -1,0 +1,110 @@
+"""Tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS
+from deepprune.evaluation.results import Row
+from deepprune.evaluation.statistics import Estimate
+
+SHOWN_JUDGE_METRICS = {
+    "auroc_within_unfinished": "AUROC within question, both unfinished",
+    "auroc_unfinished": "AUROC pooled, both unfinished",
+    "auroc_within": "AUROC within question, all pairs",
+    "auroc": "AUROC pooled, all pairs",
+    "tnr_at_fnr_0.2_unfinished": "TNR at 20 % FNR, both unfinished",
+    "ece": "expected calibration error, all pairs",
+}
+"""The judge metrics worth a line; the record holds all of them."""
+
+
+def percent(estimate: Estimate, *, sign: bool = False) -> str:
+    """``81.0 [74.2, 87.1]``, in percent."""
+    form = "+.1f" if sign else ".1f"
+    low, high = format(100 * estimate.low, form), format(100 * estimate.high, form)
+    return f"{format(100 * estimate.value, form)} [{low}, {high}]"
+
+
+def describe(row: Row) -> str:
+    """A point in few words: ``cons@8``, ``deepprune 0.5 @ 500 first_tokens``."""
+    if row["policy"] == "consensus":
+        return f"cons@{row['k']}"
+    words = [row["policy"]]
+    if "threshold" in row:
+        words.append(f"tau={row['threshold']:g}")
+    if "prefix_len" in row:
+        words.append(f"{row['prefix_kind']}={row['prefix_len']:g}")
+    if row.get("finish", "largest_cluster") != "largest_cluster":
+        words.append(row["finish"])
+    return " ".join(words)
+
+
+def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
+    """Accuracy, tokens and savings of every point, in percent with 95 % intervals."""
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for name in ("accuracy", "vs cons@k, same tokens", "tokens/question"):
+        table.add_column(name, justify="right")
+    for name in ("saved, gross", "saved, net of judge", "judge calls"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if row["status"] != "ok":
+            table.add_row(describe(row), f"[red]failed: {row['reason']}[/red]")
+            continue
+        is_consensus = row["policy"] == "consensus"
+        table.add_row(
+            describe(row),
+            percent(row["accuracy"]),
+            "" if is_consensus else percent(row[ABOVE_CONSENSUS], sign=True),
+            f"{row['tokens']:,.0f}",
+            percent(row["token_saving"]),
+            "" if is_consensus else percent(row["net_saving"]),
+            "" if is_consensus else f"{row['judge_calls']:,.0f}",
+        )
+    return table
+
+
+def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Table:
+    """Judges side by side: metric, then a column for each judge, with 95 % intervals."""
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("on held-out questions")
+    for judge in metrics:
+        table.add_column(judge, justify="right")
+    for name, label in SHOWN_JUDGE_METRICS.items():
+        cells = [_plain(m[name]) if name in m else "" for m in metrics.values()]
+        table.add_row(label, *cells)
+    return table
+
+
+def comparison_table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Runs of a multirun: what was varied, then what came out."""
+    varied = sorted({name for run in runs for name in run["overrides"]})
+    table = Table(title="comparison of the runs", title_justify="left")
+    for name in ("run", *varied, *columns):
+        table.add_column(name, justify="right" if name in columns else "left")
+    for run in runs:
+        cells = [run["metrics"].get(c) for c in columns]
+        table.add_row(
+            str(run["run"]),
+            *(str(run["overrides"].get(name, "")) for name in varied),
+            *(run["status"] if c is None else _plain(Estimate(*c)) for c in cells),
+        )
+    return table
+
+
+def _plain(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def show(*tables: Table) -> None:
+    """Print tables, at least 120 columns wide so that nothing is cut in a log file."""
+    console = Console()
+    if console.width < 120:
+        console = Console(width=120)
+    for table in tables:
+        console.print(table)

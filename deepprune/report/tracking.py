@@ -1,0 +1,60 @@
+"""The W&B run of a command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def start_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    project: str,
+    mode: str = "offline",
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    job_type: str = "train",
+) -> Any:
+    """Start a W&B run whose files lie in ``folder/wandb``.
+
+    Offline unless asked otherwise: no account is needed, and ``wandb sync`` sends it later. A
+    resumed run keeps its id, so that W&B joins both parts.
+
+    Args:
+        folder: The run folder.
+        config: The resolved configuration.
+        project: W&B project.
+        mode: ``offline``, ``online`` or ``disabled``.
+        entity: W&B team or user; the account's own where ``None``.
+        group: The multirun that this run belongs to.
+        tags: What was varied, e.g. ``loss=bce``.
+        job_type: The command.
+
+    Returns:
+        The ``wandb.Run``; the caller finishes it.
+    """
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "wandb_id"
+    if not marker.exists():
+        marker.write_text(wandb.util.generate_id())
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return wandb.init(
+        dir=folder,
+        config=dict(config),
+        project=project,
+        entity=entity,
+        mode=mode,  # type: ignore[arg-type]
+        group=group,
+        tags=[t[:64] for t in tags],
+        job_type=job_type,
+        name=f"{group}/{folder.name}" if group else folder.name,
+        id=marker.read_text().strip(),
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(console="off", silent=True),
+    )

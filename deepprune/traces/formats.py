@@ -1,0 +1,241 @@
+"""Readers of the files that traces come in: each yields the same plain records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deepprune.errors import InputError
+from deepprune.traces.manifest import GENERATOR, SOURCE
+from deepprune.traces.schema import SCHEMA, list_slices
+from deepprune.types import FinishReason, Probe, Question
+
+FORMATS = {
+    "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
+    "native": "Parquet with the columns of a trace store; answers and token ends may be missing",
+    "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
+}
+"""What can be imported, and how it is recognised."""
+
+_NORMALISED = {  # its column -> ours
+    "dataset": "dataset",
+    "problem_id": "question_id",
+    "problem": "question",
+    "answer": "gold",
+    "model": "model",
+    "run": "source",
+    "sample_id": "sample_id",
+    "trace": "text",
+    "final_answer": "answer",
+    "is_correct": "is_correct",
+    "answer_group": "answer_class",
+    "finished": "finished",
+}
+NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A trace as its file has it; ``None`` where the file is silent."""
+
+    question: Question
+    model: str
+    sample_id: int
+    text: str
+    finish_reason: FinishReason = FinishReason.UNKNOWN
+    answer: str | None = None
+    answer_class: int | None = None
+    is_correct: bool | None = None
+    token_end: NDArray[Any] | None = None
+    token_confidence: NDArray[Any] | None = None
+    probes: tuple[Probe, ...] = ()
+    seed: int | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """What a file holds.
+
+    Attributes:
+        format: Name of its format.
+        records: Its traces, in the order of the file.
+        token_counter: Who counted its tokens; ``None`` where it has no token ends.
+        answers: How its answers came about; ``None`` where it has none.
+        has_classes: Whether it has equivalence classes and correctness, too.
+    """
+
+    format: str
+    records: list[Record]
+    token_counter: str | None = None
+    answers: str | None = None
+    has_classes: bool = False
+
+
+def read_parquet(path: Path, format: str) -> SourceFile:
+    """Read a Parquet file of one of our formats; ``auto`` recognises it by its columns.
+
+    Raises:
+        InputError: If it is no Parquet file, or lacks columns.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        if format == "auto":
+            format = detect(path, names)
+        require(path, format, names)
+        known = _NORMALISED if format == "normalised" else dict(zip(SCHEMA.names, SCHEMA.names))
+        table = file.read(columns=[name for name in names if name in known])
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{str(path)!r} cannot be read as Parquet: it is truncated, damaged or no Parquet "
+            f"file ({reason})."
+        ) from error
+    table = _typed(path, table, known)
+    return _normalised(table) if format == "normalised" else _native(path, table)
+
+
+def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
+    """The table with the types of our schema, whatever integers and strings its writer chose."""
+    for i, name in enumerate(table.column_names):
+        if known[name] not in SCHEMA.names:
+            continue
+        field = SCHEMA.field(known[name])
+        try:
+            column = table.column(i).cast(field.type)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{name} of {str(path)!r} must be {field.type}, got {table.field(i).type} "
+                f"({str(error).splitlines()[0]})."
+            ) from None
+        if known[name] in NATIVE_COLUMNS and column.null_count:
+            raise InputError(
+                f"{name} must be filled in every row; {str(path)!r} has {column.null_count} nulls."
+            )
+        table = table.set_column(i, name, column)
+    return table
+
+
+def detect(path: Path, names: Sequence[str]) -> str:
+    """The format of a Parquet file with these columns.
+
+    Raises:
+        InputError: If it is none that we know.
+    """
+    if "trace" in names and "problem_id" in names:
+        return "normalised"
+    if "text" in names and "question_id" in names:
+        return "native"
+    known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    raise InputError(
+        f"{str(path)!r} is of an unknown schema, its columns are {', '.join(names)}. Needed are "
+        f"{', '.join(NATIVE_COLUMNS)}. What can be imported: {known}."
+    )
+
+
+def require(path: Path, format: str, names: Sequence[str]) -> None:
+    """Hold the columns of a Parquet file against what its format needs.
+
+    Raises:
+        InputError: If columns are missing.
+    """
+    needed = tuple(_NORMALISED) if format == "normalised" else NATIVE_COLUMNS
+    if missing := [name for name in needed if name not in names]:
+        raise InputError(
+            f"{str(path)!r} lacks {', '.join(missing)} for the format {format!r}; it has "
+            f"{', '.join(names)}. Other formats: {', '.join(sorted(FORMATS.keys() - {format}))}."
+        )
+
+
+def _normalised(table: pa.Table) -> SourceFile:
+    """Keep the file's answers, classes and correctness; number the samples anew.
+
+    ``finished`` says that an answer was found, not why the trace ended: what is not finished may
+    have hit a limit or never boxed its answer, so its finish reason is unknown.
+    """
+    rows = table.to_pylist()
+    seen: set[tuple[Any, ...]] = set()
+    n_samples: Counter[tuple[str, ...]] = Counter()
+    records = []
+    for row in rows:
+        key = (row["dataset"], row["problem_id"], row["model"])
+        full_key = (*key, row["run"], row["sample_id"])
+        if full_key in seen:
+            raise InputError(
+                "(dataset, problem_id, model, run, sample_id) must be unique, but "
+                f"{full_key} appears twice."
+            )
+        seen.add(full_key)
+        records.append(
+            Record(
+                question=Question(*key[:2], text=row["problem"], gold=row["answer"]),
+                model=row["model"],
+                sample_id=n_samples[key],
+                text=row["trace"],
+                finish_reason=FinishReason.STOP if row["finished"] else FinishReason.UNKNOWN,
+                answer=row["final_answer"],
+                answer_class=row["answer_group"],
+                is_correct=row["is_correct"],
+                source=f"{row['run']}/{row['sample_id']}",
+            )
+        )
+        n_samples[key] += 1
+    return SourceFile("normalised", records, answers=SOURCE, has_classes=True)
+
+
+def _native(path: Path, table: pa.Table) -> SourceFile:
+    """Columns under our own names: a part of a store, or a file that a collector wrote."""
+    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    names = set(table.column_names)
+    arrays = {
+        name: list_slices(table.column(name))
+        for name in ("token_end", "token_confidence")
+        if name in names
+    }
+    ends = arrays.get("token_end")
+    if ends is not None and any(one is None for one in ends):
+        raise InputError(f"token_end must be filled in every row or be left out: {str(path)!r}.")
+    has_classes = {"answer", "answer_class", "is_correct"} <= names
+    records = []
+    for i, row in enumerate(table.drop_columns(list(arrays)).to_pylist()):
+        records.append(
+            Record(
+                question=Question(
+                    row["dataset"], row["question_id"], row["question"], row.get("gold")
+                ),
+                model=row["model"],
+                sample_id=row["sample_id"],
+                text=row["text"],
+                finish_reason=finish_reason(row.get("finish_reason")),
+                answer=row.get("answer"),
+                answer_class=row["answer_class"] if has_classes else None,
+                is_correct=row["is_correct"] if has_classes else None,
+                probes=tuple(Probe(p["n_tokens"], p["answer"]) for p in row.get("probes") or ()),
+                seed=row.get("seed"),
+                source=row.get("source"),
+                **{name: slices[i] for name, slices in arrays.items()},
+            )
+        )
+    counter = metadata.get(b"deepprune.token_counter", GENERATOR.encode()).decode()
+    answers = metadata.get(b"deepprune.answers", SOURCE.encode()).decode()
+    return SourceFile(
+        "native",
+        records,
+        token_counter=counter if ends is not None else None,
+        answers=answers if "answer" in names else None,
+        has_classes=has_classes,
+    )
+
+
+def finish_reason(value: object) -> FinishReason:
+    """``stop`` and ``length`` as they are, anything else as unknown."""
+    known = {FinishReason.STOP.value, FinishReason.LENGTH.value}
+    return FinishReason(value) if value in known else FinishReason.UNKNOWN

@@ -1,0 +1,232 @@
+"""Make a trace store out of a file of traces: count its tokens, extract and class its answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from deepprune.answers import (
+    AnswerStyle,
+    EquivalenceChecker,
+    answer_classes,
+    extract_answer,
+    is_correct,
+)
+from deepprune.errors import InputError
+from deepprune.traces.atomic import sha256_file, sync_folder
+from deepprune.traces.formats import FORMATS, Record, SourceFile, read_parquet
+from deepprune.traces.jsonl import read_jsonl
+from deepprune.traces.manifest import MANIFEST, SOURCE
+from deepprune.traces.store import TraceStore, check_free
+from deepprune.traces.tokens import token_ends
+from deepprune.types import NO_ANSWER, Trace
+
+IMPORTER_VERSION = 1
+"""Raised when an importer gives other rows for the same file; cached imports are then redone."""
+
+TOKENIZER = "qwen"
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with a stage (``tokens`` or ``answers``), the traces done and the traces in all."""
+
+
+def import_file(
+    path: Path | str,
+    out: Path | str,
+    *,
+    format: str = "auto",
+    fields: Mapping[str, str] | None = None,
+    answers: str | None = None,
+    dataset: str | None = None,
+    model: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> TraceStore:
+    """Import a file of traces into a new store, which is there as a whole or not at all.
+
+    The file is held in memory: answer classes need all traces of a question.
+
+    Args:
+        path: A Parquet or JSON-lines file.
+        out: Folder of the new store.
+        format: One of `FORMATS`, or ``auto``.
+        fields: JSON lines only: our field name -> name in the file.
+        answers: A style of `extract_answer`, or ``source`` to keep the file's own answers; by
+            default the file's own where it has them, else the style ``auto``.
+        dataset: JSON lines only: the dataset of lines that name none.
+        model: JSON lines only: the model of lines that name none.
+        sampling: Sampling parameters, for the manifest.
+        on_progress: Called while tokens are counted and answers compared.
+
+    Raises:
+        InputError: If the file, an option or the folder cannot be used.
+    """
+    path, out = Path(path), Path(out)
+    if answers not in (None, SOURCE):
+        extract_answer("", answers)  # an unknown style is refused before the work
+    check_free(out)
+    source = _read(path, format, dict(fields or {}), dataset, model)
+    if not source.records:
+        raise InputError(f"{str(path)!r} has no traces.")
+    if answers == SOURCE and source.answers is None:
+        raise InputError(
+            f"{str(path)!r} has no answers of its own. Give a style: {', '.join(AnswerStyle)}."
+        )
+    report = on_progress or (lambda stage, done, total: None)
+    source = _with_tokens(source, report)
+    if answers in (None, SOURCE) and source.has_classes:
+        style, classed = source.answers or SOURCE, _Classed(source.records, 0, 0)
+    else:
+        keeps_answers = answers == SOURCE or (answers is None and source.answers is not None)
+        style = SOURCE if keeps_answers else answers or AnswerStyle.AUTO.value
+        records = source.records if keeps_answers else _extract(source.records, style)
+        classed = _classify(records, report)
+    options = {"fields": dict(fields or {}), "dataset": dataset, "model": model}
+    provenance = {
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "importer": source.format,
+        "importer_version": IMPORTER_VERSION,
+        "options": {name: value for name, value in options.items() if value},
+    }
+    with _published(out) as folder:
+        store = TraceStore.create(
+            folder,
+            token_counter=source.token_counter or TOKENIZER,
+            answers=style,
+            sampling=sampling,
+            provenance=provenance,
+        )
+        traces = map(_trace, classed.records)
+        store.append(traces, conflicts=classed.conflicts, timeouts=classed.timeouts)
+    return TraceStore.open(out)
+
+
+def _read(
+    path: Path, format: str, fields: dict[str, str], dataset: str | None, model: str | None
+) -> SourceFile:
+    if not path.is_file():
+        raise InputError(f"traces must be a file that exists, got {str(path)!r}.")
+    if format not in ("auto", *FORMATS):
+        raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}.")
+    if format == "auto" and path.suffix not in (".jsonl", ".parquet"):
+        raise InputError(
+            f"the format of {str(path)!r} cannot be told from its name (.parquet, .jsonl). "
+            f"Give --format: {', '.join(FORMATS)}."
+        )
+    if format == "jsonl" or (format == "auto" and path.suffix == ".jsonl"):
+        return read_jsonl(path, fields, dataset, model)
+    given = {"--field": fields, "--dataset": dataset, "--model": model}
+    if unused := [option for option, value in given.items() if value]:
+        raise InputError(
+            f"{unused[0]} is for JSON lines; {str(path)!r} is Parquet and its columns say this."
+        )
+    return read_parquet(path, format)
+
+
+def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
+    if source.token_counter is not None:
+        return source
+    total = len(source.records)
+    texts = [record.text for record in source.records]
+    ends = token_ends(texts, TOKENIZER, lambda done: report("tokens", done, total))
+    records = [replace(r, token_end=e) for r, e in zip(source.records, ends, strict=True)]
+    return replace(source, records=records)
+
+
+def _extract(records: Sequence[Record], style: str) -> list[Record]:
+    return [replace(record, answer=extract_answer(record.text, style)) for record in records]
+
+
+@dataclass(frozen=True, slots=True)
+class _Classed:
+    records: list[Record]
+    conflicts: int
+    timeouts: int
+
+
+def _classify(records: Sequence[Record], report: OnProgress) -> _Classed:
+    """Class the answers of each question, over all its models, and compare them with the gold."""
+    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        groups[record.question.dataset, record.question.question_id].append(i)
+    classed = list(records)
+    done = conflicts = 0
+    with EquivalenceChecker() as checker:
+        for members in groups.values():
+            found = answer_classes([records[i].answer for i in members], checker)
+            conflicts += found.conflicts
+            correct = _correct_classes([records[i] for i in members], found.class_ids, checker)
+            for i, class_id in zip(members, found.class_ids, strict=True):
+                verdict = None if records[i].question.gold is None else class_id in correct
+                classed[i] = replace(records[i], answer_class=class_id, is_correct=verdict)
+            done += len(members)
+            report("answers", done, len(records))
+        return _Classed(classed, conflicts, checker.timeouts)
+
+
+def _correct_classes(
+    records: Sequence[Record], class_ids: Sequence[int], checker: EquivalenceChecker
+) -> set[int]:
+    """The classes whose most frequent spelling is equivalent to the gold answer."""
+    gold = records[0].question.gold
+    spellings: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for record, class_id in zip(records, class_ids, strict=True):
+        if record.answer is not None:
+            spellings[class_id][record.answer] += 1
+    return {
+        class_id
+        for class_id, counts in spellings.items()
+        if gold is not None and is_correct(counts.most_common(1)[0][0], gold, checker)
+    }
+
+
+def _trace(record: Record) -> Trace:
+    ends = record.token_end
+    assert ends is not None
+    return Trace(
+        question=record.question,
+        model=record.model,
+        sample_id=record.sample_id,
+        text=record.text,
+        n_tokens=len(ends),
+        token_end=cast(Sequence[int], ends),
+        finish_reason=record.finish_reason,
+        answer=record.answer,
+        answer_class=NO_ANSWER if record.answer_class is None else record.answer_class,
+        is_correct=record.is_correct,
+        seed=record.seed,
+        source=record.source,
+        token_confidence=cast(Sequence[float] | None, record.token_confidence),
+        probes=record.probes,
+    )
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside ``out`` to fill; at the end it becomes ``out``.
+
+    Whoever publishes first wins: a store that another process put there meanwhile stays.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield folder / "store"
+        if (out / "README.md").exists():
+            shutil.copy2(out / "README.md", folder / "store")
+            (out / "README.md").unlink()
+        try:
+            os.replace(folder / "store", out)
+        except OSError:
+            if not (out / MANIFEST).exists():
+                raise
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

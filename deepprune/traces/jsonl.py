@@ -1,0 +1,183 @@
+"""Reader of JSON lines, whatever their fields are called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deepprune.errors import InputError
+from deepprune.traces.formats import Record, SourceFile, finish_reason
+from deepprune.traces.manifest import SOURCE
+from deepprune.types import Question
+
+FIELDS = (
+    "text",
+    "question",
+    "question_id",
+    "gold",
+    "dataset",
+    "model",
+    "sample_id",
+    "seed",
+    "source",
+    "finish_reason",
+    "answer",
+)
+_PER_TRACE = ("text", "sample_id", "seed", "source", "finish_reason", "answer")
+
+
+def read_jsonl(
+    path: Path, fields: Mapping[str, str], dataset: str | None, model: str | None
+) -> SourceFile:
+    """Read one trace per line, or a list of traces per line.
+
+    A field is looked up under our own name unless ``fields`` gives another; dots lead into nested
+    objects (``response.choices.0.text``). Where ``text`` is a list, each item is a trace, and other
+    lists of that length go along with it. Without a ``question_id`` a question is known by a hash
+    of its text; without a ``sample_id`` traces are numbered in the order of the file. Half of a
+    surrogate pair, which some servers emit, becomes U+FFFD.
+
+    Args:
+        path: The file.
+        fields: Our field name -> name in the file.
+        dataset: Name for lines that have none; the file's name if ``None``.
+        model: Name for lines that have none.
+
+    Raises:
+        InputError: If a field is unknown or missing, or a line is no JSON object; by line number.
+    """
+    if unknown := sorted(fields.keys() - set(FIELDS)):
+        raise InputError(f"unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}.")
+    defaults = {"dataset": dataset or path.stem, "model": model}
+    records: list[Record] = []
+    n_samples: Counter[tuple[str, ...]] = Counter()
+    seen: dict[tuple[Any, ...], int] = {}
+    has_answers = False
+    for number, line in _lines(path):
+        for row in _traces_of(line, fields, number):
+            row = {**row, **{k: v for k, v in defaults.items() if row.get(k) is None}}
+            has_answers |= "answer" in row
+            record = _record(row, n_samples, number)
+            key = (*_group(record), record.sample_id)
+            if key in seen:
+                raise InputError(
+                    "(dataset, question_id, model, sample_id) must be unique, but "
+                    f"{key} stands on lines {seen[key]} and {number}."
+                )
+            seen[key] = number
+            records.append(record)
+    return SourceFile("jsonl", records, answers=SOURCE if has_answers else None)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                line = json.loads(raw)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path.name}, line {number} is no JSON: {error}.") from None
+            if not isinstance(line, dict):
+                raise InputError(
+                    f"{path.name}, line {number} must be a JSON object, got {str(line)[:40]!r}."
+                )
+            yield number, line
+
+
+def _traces_of(
+    line: dict[str, Any], fields: Mapping[str, str], number: int
+) -> Iterator[dict[str, Any]]:
+    """The traces of one line, under our own field names."""
+    row = {}
+    for name in FIELDS:
+        value, is_there = _lookup(line, fields.get(name, name))
+        if is_there:
+            row[name] = value
+        elif name in fields or name in ("text", "question"):
+            raise InputError(
+                f"line {number} has no field {fields.get(name, name)!r} for {name!r}; it has "
+                f"{', '.join(line)}. Name it with --field {name}=NAME."
+            )
+    if not isinstance(row["text"], list):
+        yield row
+        return
+    n = len(row["text"])
+    lists = [k for k in _PER_TRACE if isinstance(row.get(k), list) and len(row[k]) == n]
+    for i in range(n):
+        yield {**row, **{name: row[name][i] for name in lists}}
+
+
+def _lookup(line: dict[str, Any], path: str) -> tuple[Any, bool]:
+    if path in line:
+        return line[path], True
+    value: Any = line
+    for key in path.split("."):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None, False
+    return value, True
+
+
+def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Record:
+    text, question = (_text(row, name, number) for name in ("text", "question"))
+    if row["model"] is None:
+        raise InputError(f"line {number} names no model. Give --model NAME or --field model=NAME.")
+    question_id = _optional(row, "question_id")
+    if question_id is None:
+        question_id = hashlib.sha256(question.encode()).hexdigest()[:12]
+    key = (str(row["dataset"]), question_id, str(row["model"]))
+    sample_id = _integer(row, "sample_id", number)
+    if sample_id is None:
+        sample_id = n_samples[key]
+        n_samples[key] += 1
+    return Record(
+        question=Question(*key[:2], text=question, gold=_optional(row, "gold")),
+        model=key[2],
+        sample_id=sample_id,
+        text=text,
+        finish_reason=finish_reason(row.get("finish_reason")),
+        answer=_optional(row, "answer"),
+        seed=_integer(row, "seed", number),
+        source=_optional(row, "source"),
+    )
+
+
+def _group(record: Record) -> tuple[str, str, str]:
+    return (record.question.dataset, record.question.question_id, record.model)
+
+
+def _text(row: Mapping[str, Any], name: str, number: int) -> str:
+    value = row[name]
+    if not isinstance(value, str):
+        raise InputError(
+            f"line {number}: {name} must be a string, got {str(value)[:40]!r}. "
+            f"Name the right field with --field {name}=NAME (dots lead into nested objects)."
+        )
+    return _whole(value)
+
+
+def _optional(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    return None if value is None else _whole(str(value))
+
+
+def _integer(row: Mapping[str, Any], name: str, number: int) -> int | None:
+    value = row.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"line {number}: {name} must be an integer, got {str(value)[:40]!r}.")
+
+
+def _whole(text: str) -> str:
+    """``text`` with lone surrogates replaced by U+FFFD, so that it can be written as UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

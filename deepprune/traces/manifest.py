@@ -1,0 +1,123 @@
+"""The manifest of a trace store: what it holds, where that came from, and the hash of every part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepprune import __version__
+from deepprune.errors import InputError
+from deepprune.traces.atomic import replacing
+from deepprune.traces.schema import SCHEMA_VERSION
+
+FORMAT = "deepprune-traces"
+MANIFEST = "manifest.json"
+
+GENERATOR = "generator"
+"""The token counter of a store whose token offsets are the generating model's own."""
+
+SOURCE = "source"
+"""The answer style of a store whose answers were taken from its source as they stood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a store."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What stands in ``manifest.json``.
+
+    Attributes:
+        token_counter: ``generator``, or the name of the tokenizer that counted afterwards.
+        answers: The style by which answers were extracted, or ``source``.
+        n_questions: Distinct ``(dataset, question_id)``.
+        n_traces: Rows over all parts.
+        n_tokens: Tokens over all traces.
+        conflicts: Pairs of answers on which equivalence was not transitive.
+        timeouts: Comparisons of answers that hit their time limit and counted as different.
+        sampling: Sampling parameters, as far as known.
+        provenance: Source file, its SHA-256, importer and options; empty for collected traces.
+        parts: The files that belong to the store, in the order of their appending.
+        created_by: Name and version of the program that created the store.
+        schema_version: Version of the rows' schema.
+    """
+
+    token_counter: str
+    answers: str
+    n_questions: int = 0
+    n_traces: int = 0
+    n_tokens: int = 0
+    conflicts: int = 0
+    timeouts: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    created_by: str = f"deepprune {__version__}"
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the hashes of the parts, in their order: the identity of the contents."""
+        return content_hash(self.parts)
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of ``folder``, atomically."""
+        record = {"format": FORMAT, **asdict(self), "content_hash": self.content_hash}
+        with replacing(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def content_hash(parts: Iterable[Part]) -> str:
+    """SHA-256 over the hashes of ``parts``, in their order."""
+    return hashlib.sha256("".join(f"{part.sha256}\n" for part in parts).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a store.
+
+    Raises:
+        InputError: If the folder does not exist, is no store, or was written by a newer version.
+    """
+    path = folder / MANIFEST
+    if not folder.exists():
+        raise InputError(f"a trace store must be a folder that exists, got {str(folder)!r}.")
+    if not path.is_file():
+        raise InputError(
+            f"{str(folder)!r} is no trace store: it has no {MANIFEST}. "
+            "Make one with 'deepprune traces import FILE --out FOLDER'."
+        )
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        is_ours = record.pop("format") == FORMAT
+    except (ValueError, LookupError, AttributeError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise InputError(f"{str(path)!r} is no manifest of a trace store (format {FORMAT!r}).")
+    if (version := record.get("schema_version", 0)) > SCHEMA_VERSION:
+        raise InputError(
+            f"{str(folder)!r} has schema version {version}, this deepprune reads up to "
+            f"{SCHEMA_VERSION}. Install a newer deepprune ({record.get('created_by')} wrote it)."
+        )
+    stated_hash = record.pop("content_hash", None)
+    try:
+        parts = tuple(Part(**part) for part in record.pop("parts"))
+        manifest = Manifest(parts=parts, **record)
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}. Import the traces again.") from None
+    if manifest.content_hash != stated_hash:
+        raise InputError(
+            f"{str(path)!r} was edited: its content_hash does not match its parts. "
+            "Import the traces again."
+        )
+    return manifest

@@ -1,0 +1,153 @@
+"""The Parquet files of a trace store: writing one, reading its small columns, reading some rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepprune.errors import InputError
+from deepprune.traces.atomic import replacing, sha256_file
+from deepprune.traces.index import GroupKey, IndexRow
+from deepprune.traces.manifest import Part
+from deepprune.traces.schema import SCHEMA, to_table
+from deepprune.types import Trace
+
+_ROW_GROUP_TRACES = 64
+_ROW_GROUP_CHARS = 4_000_000
+_ENCODINGS = {
+    "token_end.list.element": "DELTA_BINARY_PACKED",
+    "n_tokens": "DELTA_BINARY_PACKED",
+    "sample_id": "DELTA_BINARY_PACKED",
+}
+_DICTIONARY = [  # values that repeat
+    "dataset",
+    "question_id",
+    "question",
+    "gold",
+    "model",
+    "source",
+    "finish_reason",
+    "answer",
+    "answer_class",
+    "token_confidence.list.element",
+    "probes.list.element.n_tokens",
+    "probes.list.element.answer",
+]
+
+
+def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str]) -> Part:
+    """Write one part, atomically.
+
+    A row group ends where a group (question and model) ends, once it holds 64 traces or 4 million
+    characters: reading a question touches one row group, and small questions share one.
+
+    Args:
+        path: Where to.
+        traces: The traces, sorted by group.
+        metadata: Facts about the rows that a reader of the bare file needs.
+    """
+    schema = SCHEMA.with_metadata(dict(metadata))
+    with replacing(path) as temporary:
+        with pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            compression_level=9,
+            use_dictionary=_DICTIONARY,
+            column_encoding=_ENCODINGS,
+        ) as writer:
+            for start, stop in _row_groups(traces):
+                table = to_table(traces[start:stop]).replace_schema_metadata(schema.metadata)
+                writer.write_table(table, row_group_size=stop - start)
+        return Part(path.name, len(traces), temporary.stat().st_size, sha256_file(temporary))
+
+
+def _row_groups(traces: Sequence[Trace]) -> Iterator[tuple[int, int]]:
+    start = chars = 0
+    for i, trace in enumerate(traces):
+        chars += len(trace.text)
+        is_last = i + 1 == len(traces)
+        if is_last or (
+            group_key(trace) != group_key(traces[i + 1])
+            and (i + 1 - start >= _ROW_GROUP_TRACES or chars >= _ROW_GROUP_CHARS)
+        ):
+            yield start, i + 1
+            start, chars = i + 1, 0
+
+
+def group_key(trace: Trace) -> GroupKey:
+    """The group that a trace belongs to."""
+    return GroupKey(trace.question.dataset, trace.question.question_id, trace.model)
+
+
+class PartReader:
+    """Reads one part; only the row groups that are asked for."""
+
+    def __init__(self, folder: Path, part: Part) -> None:
+        """Open the part.
+
+        Raises:
+            InputError: If the file is missing, truncated, damaged or of another schema.
+        """
+        self._path = folder / part.file
+        if not self._path.is_file():
+            raise InputError(f"{str(self._path)!r} is missing, but the manifest lists it.")
+        if (size := self._path.stat().st_size) != part.bytes:
+            what = "truncated" if size < part.bytes else "changed"
+            raise InputError(
+                f"{str(self._path)!r} is {what}: it has {size} bytes, the manifest says "
+                f"{part.bytes}. Restore the file, or import the traces again."
+            )
+        with self._readable():
+            self._file = pq.ParquetFile(self._path)
+        if not self._file.schema_arrow.equals(SCHEMA):
+            raise InputError(f"{str(self._path)!r} is foreign: it has not the rows of a store.")
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self._starts: list[int] = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).tolist()
+
+    @property
+    def n_row_groups(self) -> int:
+        """Row groups of the part."""
+        return len(self._starts) - 1
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all rows."""
+        with self._readable():
+            return self._file.read(columns=list(names))
+
+    def row_group(self, number: int) -> pa.Table:
+        """One row group, all columns."""
+        with self._readable():
+            return self._file.read_row_group(number)
+
+    def row_group_of(self, row: int) -> tuple[int, int]:
+        """The number of the row group that holds ``row``, and the row at which it starts."""
+        number = bisect_right(self._starts, row) - 1
+        return number, self._starts[number]
+
+    def index_rows(self) -> list[IndexRow]:
+        """The rows as the index sees them."""
+        table = self.columns(["dataset", "question_id", "model", "sample_id", "question", "gold"])
+        dataset, question_id, model, sample_id, text, gold = (
+            column.to_pylist() for column in table.itercolumns()
+        )
+        keys = map(GroupKey, dataset, question_id, model)
+        return list(map(IndexRow, keys, sample_id, text, gold))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{str(self._path)!r} is damaged and cannot be read ({reason}). "
+                "Restore the file, or import the traces again."
+            ) from error

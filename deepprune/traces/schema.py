@@ -1,0 +1,179 @@
+"""One row of a trace store: the Arrow schema, and the way from `Trace` to Arrow and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from deepprune.errors import InputError
+from deepprune.types import FinishReason, Probe, Question, Trace
+
+SCHEMA_VERSION = 1
+
+TokenEnds = NDArray[np.int32]
+
+_PROBE = pa.struct([pa.field("n_tokens", pa.int32(), nullable=False), ("answer", pa.string())])
+
+SCHEMA = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("sample_id", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64()),
+        pa.field("source", pa.string()),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("token_end", pa.list_(pa.field("element", pa.int32(), nullable=False))),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        # Classes are numbered per (dataset, question_id), over all models of the store.
+        pa.field("answer_class", pa.int32(), nullable=False),
+        pa.field("is_correct", pa.bool_()),
+        pa.field("token_confidence", pa.list_(pa.field("element", pa.float32(), nullable=False))),
+        pa.field("probes", pa.list_(pa.field("element", _PROBE, nullable=False))),
+    ]
+)
+
+
+def check_trace(trace: Trace) -> None:
+    """Hold one trace against the rules of the schema.
+
+    Raises:
+        InputError: If a field breaks a rule; the message names the trace.
+    """
+    ends = np.asarray(trace.token_end)
+    if trace.n_tokens < 0:
+        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {name_of(trace)}.")
+    if ends.shape != (trace.n_tokens,):
+        raise InputError(
+            f"token_end must have one entry per token: {name_of(trace)} has {trace.n_tokens} "
+            f"tokens and {len(ends)} entries."
+        )
+    if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(trace.text)):
+        raise InputError(
+            f"token_end must grow from >= 0 to at most the {len(trace.text)} characters of the "
+            f"text, which it does not in {name_of(trace)} (first {ends[0]}, last {ends[-1]})."
+        )
+    if trace.token_confidence is not None and len(trace.token_confidence) != trace.n_tokens:
+        raise InputError(
+            f"token_confidence must have one entry per token: {name_of(trace)} has "
+            f"{trace.n_tokens} tokens and {len(trace.token_confidence)} entries."
+        )
+
+
+def name_of(trace: Trace) -> str:
+    """The trace's key in words, for messages."""
+    question = trace.question
+    return f"{question.dataset}/{question.question_id}, {trace.model}, sample {trace.sample_id}"
+
+
+def to_table(traces: Sequence[Trace]) -> pa.Table:
+    """Arrow table with one row per trace, in the given order."""
+    columns: dict[str, Any] = {
+        "dataset": [t.question.dataset for t in traces],
+        "question_id": [t.question.question_id for t in traces],
+        "question": [t.question.text for t in traces],
+        "gold": [t.question.gold for t in traces],
+        "model": [t.model for t in traces],
+        "sample_id": [t.sample_id for t in traces],
+        "seed": [t.seed for t in traces],
+        "source": [t.source for t in traces],
+        "text": [t.text for t in traces],
+        "n_tokens": [t.n_tokens for t in traces],
+        "token_end": _list_array([np.asarray(t.token_end, np.int32) for t in traces], pa.int32()),
+        "finish_reason": [str(t.finish_reason) for t in traces],
+        "answer": [t.answer for t in traces],
+        "answer_class": [t.answer_class for t in traces],
+        "is_correct": [t.is_correct for t in traces],
+        "token_confidence": _list_array(
+            [
+                None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
+                for t in traces
+            ],
+            pa.float32(),
+        ),
+        "probes": [
+            [{"n_tokens": p.n_tokens, "answer": p.answer} for p in t.probes] or None for t in traces
+        ],
+    }
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type)
+        for name, column in columns.items()
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Trace]:
+    """The traces of a table of this schema.
+
+    ``token_end`` and ``token_confidence`` are slices of the column's flat values, without a copy.
+    """
+    row = {
+        name: table.column(name).to_pylist()
+        for name in table.column_names
+        if name not in ("token_end", "token_confidence")
+    }
+    token_end = list_slices(table.column("token_end"))
+    token_confidence = list_slices(table.column("token_confidence"))
+    questions: dict[tuple[str, str], Question] = {}
+    traces = []
+    for i in range(table.num_rows):
+        key = (row["dataset"][i], row["question_id"][i])
+        if key not in questions:
+            questions[key] = Question(*key, text=row["question"][i], gold=row["gold"][i])
+        ends = token_end[i]
+        assert ends is not None
+        traces.append(
+            Trace(
+                question=questions[key],
+                model=row["model"][i],
+                sample_id=row["sample_id"][i],
+                text=row["text"][i],
+                n_tokens=row["n_tokens"][i],
+                token_end=cast(Sequence[int], ends),
+                finish_reason=FinishReason(row["finish_reason"][i]),
+                answer=row["answer"][i],
+                answer_class=row["answer_class"][i],
+                is_correct=row["is_correct"][i],
+                seed=row["seed"][i],
+                source=row["source"][i],
+                token_confidence=cast(Sequence[float] | None, token_confidence[i]),
+                probes=tuple(Probe(p["n_tokens"], p["answer"]) for p in row["probes"][i] or ()),
+            )
+        )
+    return traces
+
+
+def list_slices(column: pa.ChunkedArray) -> list[NDArray[Any] | None]:
+    """Each row of a list column as a read-only slice of the flat values; ``None`` where null."""
+    slices: list[NDArray[Any] | None] = []
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=True)
+        offsets = chunk.offsets.to_numpy(zero_copy_only=True).tolist()
+        valid = chunk.is_valid().to_pylist()
+        slices.extend(
+            values[offsets[i] : offsets[i + 1]] if valid[i] else None for i in range(len(chunk))
+        )
+    return slices
+
+
+def _list_array(rows: Iterable[NDArray[Any] | None], element: pa.DataType) -> pa.Array:
+    """List array of ``element`` over the rows; null where a row is ``None``."""
+    rows = list(rows)
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])
+    present = [row for row in rows if row is not None]
+    values = np.concatenate(present) if present else np.zeros(0, element.to_pandas_dtype())
+    return pa.ListArray.from_arrays(
+        pa.array(offsets),
+        pa.array(values, element),
+        type=pa.list_(pa.field("element", element, nullable=False)),
+        mask=pa.array([row is None for row in rows], pa.bool_()),
+    )
