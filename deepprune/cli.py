@@ -41,11 +41,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         near = get_close_matches(command, ("train", "evaluate", "traces"), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        sys.exit(_fail(f"unknown command {command!r}{hint} The commands are train, evaluate, traces."))
+        sys.exit(
+            _fail(f"unknown command {command!r}{hint} The commands are train, evaluate, traces.")
+        )
 
 
 def run_application(name: str) -> None:
     """Run the Hydra application ``name`` on ``sys.argv`` and exit."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        from deepprune.config.help import help_text
+
+        usage = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
+        print(help_text(name, usage, config_folder()), end="")
+        return
     import hydra
 
     from deepprune.config.schemas import register
@@ -90,7 +98,9 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
 
         return _fail(advise(error, application, config_folder()))
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command with the same hydra.run.dir goes on", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command with the same hydra.run.dir goes on", file=sys.stderr
+        )
         return 130
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from deepprune.answers.normalise import Answer, Kind
 
 TOLERANCE = "1e-6"
-"""Relative error (a decimal string) up to which a decimal stands for a number that is not one: 0.333333 for 1/3."""
+"""Relative error (a decimal string) of a decimal for what is none: 0.333333 stands for 1/3."""
 
 SameMath = Callable[[Answer, Answer], bool]
 """Compares two answers of which at least one needs algebra."""
@@ -32,7 +32,7 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
     if a.kind is Kind.NUMBER and b.kind is Kind.NUMBER:
         return _same_number(a, b)
     if a.kind in _VALUES and b.kind in _VALUES:
-        return Kind.TEXT not in (a.kind, b.kind) and same_math(a, b)
+        return _may_be_algebra(a, b) and same_math(a, b)
     if a.kind is Kind.BRACKETS and b.kind is Kind.BRACKETS:
         return (
             a.brackets == b.brackets
@@ -46,6 +46,13 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
     if a.kind not in _MANY and b.kind not in _MANY:
         return False
     return _same_multiset(_parts(a), _parts(b), same_math)
+
+
+def _may_be_algebra(a: Answer, b: Answer) -> bool:
+    """One is an expression, the other is not words (a single letter may be a variable)."""
+    return any(x.kind in _ALGEBRA for x in (a, b)) and not any(
+        x.kind is Kind.TEXT and len(x.text) > 1 for x in (a, b)
+    )
 
 
 def _same_number(a: Answer, b: Answer) -> bool:

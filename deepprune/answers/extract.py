@@ -7,6 +7,7 @@ Every scan is linear in the length of the text: model output is untrusted, and a
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
@@ -149,12 +150,12 @@ def _boxes(text: str) -> Iterator[_Box]:
 
 def _boxed(text: str) -> str | None:
     """The last box, joined with the boxes before it in the same sentence."""
-    boxes = list(_boxes(text))
+    boxes = deque(_boxes(text), maxlen=_MAX_JOINED + 1)
     if not boxes:
         return None
     last = boxes[-1]
     values = [_unwrap(last.content)]
-    for box in reversed(boxes[:-1]):
+    for box in list(boxes)[-2::-1]:
         if box.start >= last.start:  # nested inside the last one
             continue
         gap = text[box.end : last.start]

@@ -67,7 +67,10 @@ class Answer:
 
 _WORDS_ONLY = re.compile(r"\\text\{([^{}]*)\}")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_SIMPLE_NAME = re.compile(r"[A-Za-z](?:_?\{?\w+\}?)?(?:\([A-Za-z]\))?|\\[A-Za-z]+|\([A-Za-z, ]+\)")
+_SIMPLE_NAME = re.compile(
+    r"(?:[A-Za-z]|\\[A-Za-z]+(?: ?[A-Za-z])?|\\[A-Za-z]+\{[A-Za-z]+\})(?:_?\{?\w+\}?)?"
+    r"(?:\([A-Za-z]\))?|\([A-Za-z, ]+\)"
+)
 _MEMBER = re.compile(r"^[A-Za-z] *\\in(?![A-Za-z])")
 _RELATION = re.compile(r"=|<|>|\\leq|\\geq|\\neq|\\[lg]t(?![A-Za-z])")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][A-Za-z'\u2019 .?!-]*")
@@ -125,6 +128,12 @@ def _parse(text: str, depth: int = 0) -> Answer:
 
 def _group(kind: Kind, parts: list[str], depth: int, brackets: str = "") -> Answer:
     parsed = tuple(_parse(part, depth + 1) for part in parts if part.strip())
+    if kind is Kind.LIST:  # \pm 1, \pm 7 are four values
+        parsed = tuple(
+            value
+            for part in parsed
+            for value in (part.parts if part.kind is kind and not part.name else (part,))
+        )
     if kind in (Kind.LIST, Kind.SET) and len(parsed) == 1:
         return parsed[0]
     opening, closing = {Kind.SET: ("\\{", "\\}"), Kind.BRACKETS: (brackets[:1], brackets[1:])}.get(

@@ -33,7 +33,6 @@ class SweepProgress(EvaluatorCallback):
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """Show the bar, the recorded questions already done."""
-
         self._bar.start()
         self._task = self._bar.add_task(
             f"{plan.judge}: {len(plan.points)} points",

@@ -11,6 +11,7 @@ from deepprune.evaluation.ledger import Bill, GeneratorSize, draw_bill, generato
 from deepprune.evaluation.metrics import sweep_rows
 from deepprune.evaluation.results import OutcomeLog, PointOutcome, QuestionKey, write_rows
 from deepprune.evaluation.scores import QuestionScores
+from deepprune.evaluation.selection import check_questions
 from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
@@ -70,7 +71,7 @@ class Evaluator:
         Raises:
             InputError: If a question has no gold answer or too few traces, before anything runs.
         """
-        self._check(questions)
+        check_questions(questions, self._n_traces)
         log = OutcomeLog(self._folder / "outcomes.jsonl")
         keys = [_key(q) for q in questions]
         plan = SweepPlan(
@@ -101,24 +102,6 @@ class Evaluator:
         result = SweepResult(plan, rows, path)
         self._tell("on_sweep_end", result)
         return result
-
-    def _check(self, questions: Sequence[QuestionTraces]) -> None:
-        if not questions:
-            raise InputError("no questions to evaluate: the selection of traces is empty.")
-        for group in questions:
-            name = f"{group.question.question_id!r} ({group.model})"
-            if group.question.gold is None:
-                raise InputError(
-                    f"accuracy needs gold answers, question {name} has none: "
-                    "import the traces with them, or leave the question out."
-                )
-            if len(group.traces) < self._n_traces:
-                raise InputError(
-                    f"question {name} has {len(group.traces)} traces, fewer than the "
-                    f"{self._n_traces} of sweep.traces: lower it, or leave such questions out "
-                    "with sweep.skip_short=true."
-                )
-            generator_size(group.model, self._generators)
 
     def _question(
         self, group: QuestionTraces, engine: Engine, judge: Judge

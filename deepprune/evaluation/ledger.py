@@ -35,8 +35,8 @@ def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorS
     if model not in known:
         raise InputError(
             f"net savings need the generator's size, and {model!r} is not among "
-            f"{sorted(known)}: give it with \"generator={{params: 8.03e9, layers: 32, "
-            "hidden: 4096}\"."
+            f'{sorted(known)}: give it with "generator={{params: 8.03e9, layers: 32, '
+            'hidden: 4096}".'
         )
     return known[model]
 

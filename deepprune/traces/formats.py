@@ -91,7 +91,7 @@ def read_parquet(path: Path, format: str) -> SourceFile:
         if format == "auto":
             format = detect(path, names)
         require(path, format, names)
-        known = _NORMALISED if format == "normalised" else dict(zip(SCHEMA.names, SCHEMA.names))
+        known = _NORMALISED if format == "normalised" else {n: n for n in SCHEMA.names}
         table = file.read(columns=[name for name in names if name in known])
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]

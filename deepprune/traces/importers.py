@@ -23,7 +23,7 @@ from deepprune.errors import InputError
 from deepprune.traces.atomic import sha256_file, sync_folder
 from deepprune.traces.formats import FORMATS, Record, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
-from deepprune.traces.manifest import MANIFEST, SOURCE
+from deepprune.traces.manifest import SOURCE
 from deepprune.traces.store import TraceStore, check_free
 from deepprune.traces.tokens import token_ends
 from deepprune.types import NO_ANSWER, Trace
@@ -169,7 +169,7 @@ def _classify(records: Sequence[Record], report: OnProgress) -> _Classed:
                 classed[i] = replace(records[i], answer_class=class_id, is_correct=verdict)
             done += len(members)
             report("answers", done, len(records))
-        return _Classed(classed, conflicts, checker.timeouts)
+        return _Classed(classed, conflicts, checker.timeouts + checker.crashes)
 
 
 def _correct_classes(
@@ -213,7 +213,8 @@ def _trace(record: Record) -> Trace:
 def _published(out: Path) -> Iterator[Path]:
     """Give a hidden folder beside ``out`` to fill; at the end it becomes ``out``.
 
-    Whoever publishes first wins: a store that another process put there meanwhile stays.
+    Raises:
+        InputError: If another process has put a store there meanwhile; that one stays.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -225,8 +226,8 @@ def _published(out: Path) -> Iterator[Path]:
         try:
             os.replace(folder / "store", out)
         except OSError:
-            if not (out / MANIFEST).exists():
-                raise
+            check_free(out)
+            raise
         sync_folder(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The manifest of a trace store: what it holds, where that came from, and the hash of every part."""
+"""The manifest of a trace store: what it holds, where that came from, the hash of every part."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Manifest:
         n_questions: Distinct ``(dataset, question_id)``.
         n_traces: Rows over all parts.
         n_tokens: Tokens over all traces.
-        conflicts: Pairs of answers on which equivalence was not transitive.
-        timeouts: Comparisons of answers that hit their time limit and counted as different.
+        conflicts: Pairs of distinct answers in one class that, compared directly, differ.
+        timeouts: Comparisons of answers that were given up and so counted as different.
         sampling: Sampling parameters, as far as known.
         provenance: Source file, its SHA-256, importer and options; empty for collected traces.
         parts: The files that belong to the store, in the order of their appending.

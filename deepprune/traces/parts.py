@@ -35,7 +35,6 @@ _DICTIONARY = [  # values that repeat
     "finish_reason",
     "answer",
     "answer_class",
-    "token_confidence.list.element",
     "probes.list.element.n_tokens",
     "probes.list.element.answer",
 ]
@@ -61,6 +60,7 @@ def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str])
             compression_level=9,
             use_dictionary=_DICTIONARY,
             column_encoding=_ENCODINGS,
+            write_statistics=False,  # rows are found by the index
         ) as writer:
             for start, stop in _row_groups(traces):
                 table = to_table(traces[start:stop]).replace_schema_metadata(schema.metadata)

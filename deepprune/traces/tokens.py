@@ -86,7 +86,8 @@ def _token_ends(text: str, vocabulary: _Vocabulary) -> TokenEnds:
     byte_end = np.cumsum(vocabulary.byte_length[np.concatenate(ids)])
     if text.isascii():
         return byte_end.astype(np.int32)
-    return completed_characters(text)[byte_end]
+    ends: TokenEnds = completed_characters(text)[byte_end]
+    return ends
 
 
 def completed_characters(text: str) -> TokenEnds:

@@ -1,0 +1,26 @@
+# make demo: set up .venv, train a judge on the bundled traces, run the pruning sweep.
+# make test: set up .venv, run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+demo: .venv/ready
+	$(BIN)/python train.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Installs once, and again only when the dependencies have changed.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deepprune needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,31 @@
+"""``deepprune evaluate``: pruning policies on recorded traces, with any judge."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from deepprune.commands.run import Run, command_run
+from deepprune.commands.sweep import headline, run_sweep
+from deepprune.config import build
+from deepprune.evaluation.selection import unseen_questions
+from deepprune.report.tables import show, sweep_table
+
+
+def evaluate(config: DictConfig) -> Run:
+    """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
+    sweep = build.sweep(config)
+    groups = build.groups(config)
+    questions, n_traces = build.questions(config, groups)
+    build.generators(config, questions)
+    with command_run(config, "evaluate") as run:
+        judge = build.judge(config)
+        unseen = unseen_questions(questions, judge)
+        if len(unseen) < len(questions):
+            print(
+                f"{len(questions) - len(unseen)} of {len(questions)} questions were used to train "
+                f"{judge.provenance.name} and are left out"
+            )
+        result = run_sweep(config, sweep, unseen, n_traces, judge, run)
+        show(sweep_table(result.rows, f"{judge.provenance.name} on {config.traces}"))
+        run.metrics |= headline(result.rows)
+    return run

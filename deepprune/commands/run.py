@@ -1,0 +1,87 @@
+"""The frame of a command: its folder, its W&B run, its summary, its last lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from deepprune.atomic import write_atomic
+from deepprune.evaluation.statistics import Estimate
+from deepprune.provenance import open_run
+from deepprune.report.tracking import start_run
+
+SUMMARY = "summary.json"
+
+
+@dataclass
+class Run:
+    """A command at work.
+
+    Attributes:
+        folder: Where everything goes.
+        wandb: The W&B run, or ``None`` with ``logger=none``.
+        is_resumed: The folder holds an earlier start of the same run.
+        metrics: The headline, for the comparison of a multirun.
+        status: ``ok``, or ``failed``.
+        results_path: What ``results:`` prints.
+    """
+
+    folder: Path
+    wandb: Any
+    is_resumed: bool
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    status: str = "ok"
+    results_path: Path | None = None
+
+
+@contextmanager
+def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
+    """Claim the run folder, start W&B; at the end write ``summary.json`` and say where things are.
+
+    Raises:
+        InputError: If the folder holds a run of another configuration.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    overrides = list(hydra.overrides.task)
+    resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    is_resumed = open_run(folder, resolved, overrides)
+    is_multirun = hydra.mode == RunMode.MULTIRUN
+    logger = resolved["logger"]
+    wandb_run = None
+    if logger:
+        wandb_run = start_run(
+            folder,
+            resolved,
+            **logger,
+            group=Path(hydra.sweep.dir).name if is_multirun else None,
+            tags=overrides,
+            job_type=job_type,
+        )
+    run = Run(folder, wandb_run, is_resumed)
+    try:
+        yield run
+    except BaseException:
+        run.status = "failed"
+        raise
+    finally:
+        summary = {"status": run.status, "overrides": _pairs(overrides), "metrics": run.metrics}
+        write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
+        if wandb_run is not None:
+            wandb_run.finish(exit_code=int(run.status != "ok"))  # or the next job logs into it
+    if run.results_path is not None:
+        print(f"results: {run.results_path}")
+    print(f"run: {folder}")
+
+
+def _pairs(overrides: list[str]) -> Mapping[str, str]:
+    return dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)

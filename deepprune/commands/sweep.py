@@ -1,0 +1,69 @@
+"""The pruning sweep, as both commands run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from deepprune.commands.run import Run
+from deepprune.config import build
+from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
+from deepprune.evaluation.evaluator import Evaluator
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
+from deepprune.evaluation.results import Row
+from deepprune.evaluation.statistics import Estimate
+from deepprune.judge.base import Judge
+from deepprune.judge.score_cache import ScoreCache
+from deepprune.types import QuestionTraces
+
+
+def run_sweep(
+    config: DictConfig,
+    sweep: build.Sweep,
+    questions: Sequence[QuestionTraces],
+    n_traces: int,
+    judge: Judge,
+    run: Run,
+) -> SweepResult:
+    """Evaluate, with the configured callbacks and W&B watching, into the run's folder."""
+    callbacks: list[EvaluatorCallback] = build.sweep_callbacks(config)
+    if run.wandb is not None:
+        from deepprune.callbacks.sweep_wandb import SweepWandb
+
+        callbacks.append(SweepWandb(run.wandb))
+    engine = build.engine(config, questions)
+    cache = ScoreCache(run.folder / "scores.sqlite")
+    try:
+        evaluator = Evaluator(
+            sweep.points(n_traces),
+            n_traces=n_traces,
+            resamples=sweep.resamples,
+            seed=sweep.seed,
+            generators=build.generators(config, questions),
+            folder=run.folder,
+            cache=cache,
+            callbacks=callbacks,
+        )
+        result = evaluator.run(questions, engine, judge)
+    finally:
+        engine.close()
+        cache.close()
+    run.results_path = result.results_path
+    failed = [r for r in result.rows if r["status"] != "ok"]
+    if failed:
+        run.status = "failed"
+        print(f"{len(failed)} of {len(result.rows)} points failed: {failed[0]['reason']}")
+    if (warning := too_few_questions(result.rows)) is not None:
+        print(warning)
+    return result
+
+
+def headline(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """The first policy point at the middle threshold: what a comparison of runs shows."""
+    points = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
+    if not points:
+        return {}
+    row = points[len(points) // 2]
+    names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
+    return {name: row[name] for name in names}

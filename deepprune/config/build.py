@@ -1,0 +1,163 @@
+"""From a composed configuration to objects: the only module below the commands that sees one.
+
+Cheap objects first: a bad value fails before any trace is read and any model loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from deepprune.errors import InputError
+from deepprune.evaluation.callback import EvaluatorCallback
+from deepprune.evaluation.ledger import GeneratorSize, generator_size
+from deepprune.evaluation.selection import select_questions
+from deepprune.evaluation.sweep import Point, grid
+from deepprune.judge.base import Judge
+from deepprune.protocols import Engine, Policy
+from deepprune.traces import open_traces
+from deepprune.types import PrefixRule, QuestionTraces
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The axes of a sweep, checked."""
+
+    policies: Sequence[Policy]
+    thresholds: Sequence[float]
+    prefixes: Sequence[PrefixRule]
+    ks: Sequence[int] | None
+    resamples: int
+    seed: int
+
+    def points(self, n_traces: int) -> list[Point]:
+        """The grid for N traces a question."""
+        if self.ks and max(self.ks) > n_traces:
+            raise InputError(f"sweep.ks must not exceed N = {n_traces}, got {max(self.ks)}.")
+        return grid(
+            self.policies,
+            n_traces=n_traces,
+            thresholds=self.thresholds,
+            prefixes=self.prefixes,
+            ks=self.ks,
+        )
+
+
+def sweep(config: DictConfig) -> Sweep:
+    """Policies and axes.
+
+    Raises:
+        InputError: If an axis is empty or a value out of range.
+    """
+    axes = config.sweep
+    for name in ("thresholds", "prefix_lens"):
+        if not len(axes[name]):
+            raise InputError(f"sweep.{name} is empty: give at least one value.")
+    for threshold in axes.thresholds:
+        if not 0 <= threshold <= 1:
+            raise InputError(
+                f"thresholds must lie in [0, 1], got {threshold:g}. A judge score is a "
+                "probability; did you pass a percentage?"
+            )
+    if axes.ks is not None and (not len(axes.ks) or min(axes.ks) < 1):
+        raise InputError(f"sweep.ks must be numbers of traces >= 1, got {list(axes.ks)}.")
+    if axes.resamples < 1:
+        raise InputError(f"sweep.resamples must be at least 1, got {axes.resamples}.")
+    rule: Any = prefix_rule(config)
+    return Sweep(
+        [_instantiate(policy) for policy in config.pruning.values()],
+        list(axes.thresholds),
+        [_replaced(rule, k) for k in axes.prefix_lens],
+        None if axes.ks is None else list(axes.ks),
+        axes.resamples,
+        config.seed,
+    )
+
+
+def prefix_rule(config: DictConfig) -> PrefixRule:
+    """Where prefixes end."""
+    rule: PrefixRule = _instantiate(config.prefix)
+    return rule
+
+
+def _replaced(rule: Any, k: float) -> PrefixRule:
+    whole = type(rule.k)(k)
+    if whole != k:
+        raise InputError(f"sweep.prefix_lens of {rule.kind} are whole numbers, got {k:g}.")
+    try:
+        changed: PrefixRule = replace(rule, k=whole)
+    except ValueError as error:
+        raise InputError(f"sweep.prefix_lens: {error}") from error
+    return changed
+
+
+def groups(config: DictConfig) -> list[QuestionTraces]:
+    """The traces of the configured models and data sets."""
+    store = open_traces(config.traces)
+    data = config.data
+    chosen = store.load(
+        models=None if data.models is None else list(data.models),
+        datasets=None if data.datasets is None else list(data.datasets),
+    )
+    if not chosen:
+        raise InputError(
+            f"{config.traces} has no traces of data.models={data.models} and "
+            f"data.datasets={data.datasets}; it has models {sorted(store.models)} and data sets "
+            f"{sorted(store.datasets)}."
+        )
+    return chosen
+
+
+def questions(
+    config: DictConfig, groups: Sequence[QuestionTraces]
+) -> tuple[list[QuestionTraces], int]:
+    """The questions of the sweep, and N."""
+    return select_questions(
+        groups,
+        n_questions=config.sweep.questions,
+        n_traces=config.sweep.traces,
+        skip_short=config.sweep.skip_short,
+        seed=config.seed,
+    )
+
+
+def generators(config: DictConfig, questions: Sequence[QuestionTraces]) -> dict[str, GeneratorSize]:
+    """The size of every model whose traces are evaluated."""
+    models = {q.model for q in questions}
+    if config.generator is not None:
+        return dict.fromkeys(models, instantiate(config.generator))
+    known = {name: instantiate(size) for name, size in config.generators.items()}
+    return {model: generator_size(model, known) for model in models}
+
+
+def engine(config: DictConfig, questions: Sequence[QuestionTraces]) -> Engine:
+    """The engine that serves ``questions``."""
+    made: Engine = _instantiate(config.engine)(questions)
+    return made
+
+
+def judge(config: DictConfig) -> Judge:
+    """What scores in an evaluation."""
+    made: Judge = _instantiate(config.judge)
+    return made
+
+
+def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:
+    """Who watches the sweep."""
+    return [_instantiate(c) for c in (config.callbacks.get("sweep") or {}).values()]
+
+
+def _instantiate(node: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Hydra's ``instantiate``; an InputError of a constructor passes as it is."""
+    from hydra.errors import InstantiationException
+
+    try:
+        return instantiate(node, *arguments, **keywords)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from error
+        raise

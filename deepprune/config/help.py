@@ -1,0 +1,40 @@
+"""What ``--help`` prints: the commands, the groups and the options, read from `conf/` itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TEMPLATE = """{title}
+
+  {usage} [OPTION=VALUE ...]                 run; the results are in runs/
+  {usage} -m loss=bce,focal seed=0,1         one run for each combination, and a table of all
+  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there
+
+Groups, each chosen with GROUP=NAME (the default first):
+{groups}
+
+Options:
+{options}
+More: --cfg job shows every option with its value, --hydra-help Hydra's own flags.
+"""
+
+
+def help_text(application: str, usage: str, config_folder: Path) -> str:
+    """The help of an application."""
+    text = (config_folder / f"{application}.yaml").read_text()
+    title, defaults, options = re.split(r"^defaults:\n|^\n(?=traces:)", text, flags=re.M)[:3]
+    chosen = re.findall(r"^  - (\w+): (.+)$", defaults, flags=re.M)
+    groups = []
+    for group, default in chosen:
+        names = [n.strip() for n in default.strip("[]").split(",")]
+        there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
+        others = [n for n in there if n not in names]
+        first = f"[{', '.join(names)}]" if default.startswith("[") else default
+        groups.append(f"  {group:<11} {' | '.join([first, *others])}")
+    return TEMPLATE.format(
+        title=title.strip().lstrip("# "),
+        usage=usage,
+        groups="\n".join(groups),
+        options="".join(f"  {line}\n" for line in options.split("\nhydra:")[0].splitlines()),
+    )

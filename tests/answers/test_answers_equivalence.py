@@ -1,0 +1,186 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from deepprune.answers import EquivalenceChecker
+
+SAME = [
+    ("x=5", "5"),
+    ("5 = x", "5"),
+    ("9 + 8 + 6 = 23", "23"),
+    (r"50\%", "50"),
+    (r"\frac12", "0.5"),
+    (r"\dfrac{1}{2}", "1/2"),
+    (r"\frac{7!}{2} = 2520", "2520"),
+    (r"\frac13", "0.333333"),
+    (r"0.\overline{3}", r"\frac13"),
+    (r"2\frac{1}{2}", "2 1/2"),
+    (r"5\text{ cm}", "5 cm"),
+    (r"\$5", "5"),
+    (r"90^\circ", "90"),
+    (r"12^{\mathrm{th}} \text{ grade}", "12"),
+    ("10,000", r"10{,}000"),
+    (r"10\,000", "10000"),
+    (r"28,\!800", r"2 \times 5! \times 5!"),
+    (r"1.2\times10^{-3}", "0.0012"),
+    (r"\text{C}", "(C)"),
+    (r"\text{Monday}", "monday"),
+    ("4343_6", r"4343_{\text{base }6}"),
+    ("(1,2)", r"\left(1, \frac42\right)"),
+    (r"\{1,2\}", r"\{2,1\}"),
+    ("1,2", r"2 \text{ and } 1"),
+    (r"3 \pm \sqrt2", r"3+\sqrt{2}, 3-\sqrt{2}"),
+    (r"\pm 1, \pm 7", "-7, -1, 1, 7"),
+    (r"\theta_c = 5", "5"),
+    (r"\mathbf{v} = 5", "5"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix} 1 \\ 2.0 \end{bmatrix}"),
+    (r"\sqrt{2}", "1.4142136"),
+    (r"\frac{1}{i}", "-i"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("x", r"\frac{2x}{2}"),
+    ("0.5x", r"\frac{x}{2}"),
+    ("y=2x+3", "2x-y+3=0"),
+    ("x>3", "3<x"),
+    ("1<x<2", "(1,2)"),
+    (r"x \in (1,2)", "(1,2)"),
+    (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1)"),
+]
+DIFFERENT = [
+    ("n=3k", "3"),
+    ("x=5", "y=5"),
+    ("0.5", r"50\%"),  # else 50 and 0.5 would be the same
+    (r"\frac13", "0.333"),
+    ("0.0000672", "0.000067"),  # six decimal places are not enough
+    ("1000000", "1000001"),
+    ("(1,2)", "[1,2]"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2)", "1,2"),
+    ("1,2,2", "1,2"),
+    ("(100,200)", "100200"),
+    (r"\sqrt{2}", "1.41421"),
+    (r"\pm 2021", "2021"),
+    ("05/01/2021", "5/2021"),
+    ("12:00", "12"),
+    ("4343_6", "4343"),
+    ("A", "B"),
+    ("x", "X"),
+    ("5 x", "5"),
+    ("5 million", "5"),
+    (r"\text{even}", r"\text{odd}"),
+    ("3x-y+13=0", "3x+4y+14=0"),
+    ("0=1", "0=2"),
+    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+    (r"1,2,\ldots,n", r"1,3,\ldots,2n-1"),
+    (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1]"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    (r"\frac{", r"\frac{1}"),
+    ("", ")"),
+    ("7" * 5000, "x" * 5000),
+]
+HUGE = "2003^(2002^2001)"
+
+
+@pytest.fixture(scope="module")
+def checker():
+    with EquivalenceChecker() as checker:
+        yield checker
+
+
+@pytest.mark.parametrize(("a", "b"), SAME)
+def test_same(checker, a, b):
+    assert checker.same_many([(a, b), (b, a), (a, a)]) == [True, True, True]
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT)
+def test_different(checker, a, b):
+    assert checker.same_many([(a, b), (b, a), (b, b)]) == [False, False, True]
+
+
+def test_nothing_timed_out_or_crashed_above(checker):
+    assert (checker.timeouts, checker.crashes) == (0, 0)
+
+
+def test_plain_answers_need_no_worker():
+    with EquivalenceChecker() as checker:
+        assert checker.same_many([("0.5", r"\frac12"), ("A", "B"), ("10", "12")]) == [
+            True,
+            False,
+            False,
+        ]
+        assert checker._worker is None
+
+
+def test_a_timeout_counts_as_different_spares_the_batch_and_leaves_no_process():
+    with EquivalenceChecker(timeout_s=1) as checker:
+        assert checker.same("2x", "x2")
+        first = checker._worker.process
+        verdicts = checker.same_many([("3x", "x3"), (HUGE, "x"), ("4x", "x4"), ("4x", "x")])
+        assert verdicts == [True, False, True, False]
+        assert checker.timeouts == 1
+        assert first.returncode is not None  # killed and reaped
+        second = checker._worker.process
+        assert second.pid != first.pid
+        assert not checker.same("x", HUGE)  # known by now, in either order
+        assert checker.timeouts == 1
+    assert second.returncode is not None
+
+
+def test_works_off_the_main_thread_and_from_many_threads(checker):
+    pairs = [(f"{k}x", f"x*{k}") for k in range(2, 8)]
+    results = []
+
+    def compare():
+        results.append(checker.same_many([*pairs, ("x", "2x")]))
+
+    threads = [threading.Thread(target=compare) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[True] * 6 + [False]] * 4
+
+
+def test_a_script_without_main_guard_leaves_no_worker_behind():
+    """Killed, it cannot clean up: the worker ends with its input."""
+    script = """if True:
+        import time
+        from deepprune.answers import EquivalenceChecker
+        checker = EquivalenceChecker()
+        checker.same("2x", "x2")
+        print(checker._worker.process.pid, flush=True)
+        time.sleep(60)
+    """
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(pid)
+
+
+def _is_alive(pid):
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self"):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_rejects_a_time_limit_that_is_none():
+    with pytest.raises(ValueError, match="got 0"):
+        EquivalenceChecker(timeout_s=0)

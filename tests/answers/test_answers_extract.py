@@ -1,0 +1,85 @@
+import pytest
+
+from deepprune.answers import contains_answer, extract_answer
+from deepprune.errors import InputError
+
+CASES = [
+    (r"So $x=\boxed{\frac{1}{2}}$.", "auto", r"\frac{1}{2}"),
+    (r"\boxed{1} no, wait: \boxed{2}. Done.", "boxed", "1, 2"),  # one sentence, two boxes
+    (r"First \boxed{1}. Then \boxed{2}.", "boxed", "2"),
+    (r"\(\boxed{3}\), \(\boxed{5}\), and \(\boxed{7}\).", "boxed", "3, 5, 7"),
+    (r"\boxed{5} $ and again $ \boxed{5}", "boxed", "5"),
+    (r"\boxed{2 \cdot 3} = \boxed{6}", "boxed", "6"),
+    (r"\boxed{\{1, 2\}}", "boxed", r"\{1, 2\}"),
+    (r"\boxed{\boxed{5}}", "boxed", "5"),
+    (r"\fbox{7}", "boxed", "7"),
+    (r"$\boxed 5$ apples", "boxed", "5"),
+    (r"$\boxed\pi$", "boxed", r"\pi"),
+    (r"\boxed{12} hmm \boxed{1", "boxed", "12"),  # cut inside the second box
+    (r"\boxed{12", "boxed", None),
+    (r"I will write it in \boxed{}, as \boxed{answer}.", "boxed", None),
+    ("no box", "boxed", None),
+    ("#### 1,200\n", "auto", "1,200"),
+    ("#### 7\n#### \n", "gsm8k", "7"),
+    ("The final answer is **42**.", "answer_is", "42"),
+    ("The answer is $x = 3.5$, I think.", "answer_is", "x = 3.5"),
+    ("**Final Answer**\n\n\\[ \\frac{1}{2} \\]", "auto", r"\frac{1}{2}"),
+    ("The answer is 3.5 dollars. Good.", "auto", "3.5 dollars"),
+    ("the answer is 4. No, the answer is not 4", "answer_is", "4"),
+    ("Answer: 1\nAnswer: 2", "answer_is", "2"),
+    ("So the answer is (C).", "choice", "C"),
+    ("Answer: C", "choice", "C"),
+    ("The correct answer is: **B**", "choice", "B"),
+    (r"\boxed{\text{C}}", "choice", "C"),
+    (r"\boxed{D. 12 apples}", "choice", "D"),
+    ("Consider A.\n\n(D)\n", "choice", "D"),
+    ("Consider A and B", "choice", None),
+]
+
+
+@pytest.mark.parametrize(("text", "style", "expected"), CASES)
+def test_extracts(text, style, expected):
+    assert extract_answer(text, style) == expected
+    if style != "auto":
+        assert contains_answer(text, style) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        (r"so \boxed{5} then", True),
+        (r"so \boxed{5", False),
+        ("#### 5", True),
+        ("**Final Answer**: 5", True),
+        ("**Final Answer**:", False),
+        ("So the answer is 5? Wait, no", False),  # a thought is not a final answer
+        ("", False),
+    ],
+)
+def test_contains_an_answer_once_it_is_marked_as_final(prefix, expected):
+    assert contains_answer(prefix) is expected
+
+
+def test_unknown_style_lists_the_known_ones():
+    with pytest.raises(InputError, match="auto, boxed, answer_is, gsm8k, choice, got 'box'"):
+        extract_answer("5", "box")
+
+
+@pytest.mark.timeout(60)  # quadratic time would take hours
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        ("\\boxed{" * 150_000, "auto"),
+        ("\\boxed{" * 70_000 + "}" * 500_000, "boxed"),
+        ("\\boxed{1}" * 110_000, "boxed"),
+        ("\\boxed " * 150_000, "boxed"),
+        ("\\boxed" + " " * 1_000_000, "boxed"),
+        ("\\boxed{" + "{" * 1_000_000, "boxed"),
+        ("answer is " * 100_000, "answer_is"),
+        ("final answer\n" * 80_000, "auto"),
+        ("answer" + " " * 1_000_000, "choice"),
+        ("#### \n" * 160_000, "gsm8k"),
+    ],
+)
+def test_a_megabyte_of_nonsense_takes_linear_time(text, style):
+    extract_answer(text, style)
