@@ -65,7 +65,6 @@ class Answer:
     name: str = ""
 
 
-_WORDS_ONLY = re.compile(r"\\text\{([^{}]*)\}")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SIMPLE_NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+(?: ?[A-Za-z])?|\\[A-Za-z]+\{[A-Za-z]+\})(?:_?\{?\w+\}?)?"
@@ -94,7 +93,7 @@ def _parse(text: str, depth: int = 0) -> Answer:
     text = text.strip().rstrip(".;, ").lstrip(";, ")
     if depth > 20:
         return Answer(Kind.TEXT, text)
-    if whole := _WORDS_ONLY.fullmatch(text):  # \text{Monday}, \text{C}, \text{5}
+    if whole := _TEXT.fullmatch(text):  # \text{Monday}, \text{C}, \text{5}
         text = whole[1].strip().rstrip(".")
     if depth == 0 or not outer_brackets(text):
         text = _join_thousands(text)

@@ -58,6 +58,46 @@ class FractionConf:
 
 
 @dataclass
+class LoraConf:
+    _target_: str = "deepprune.judge.backbones.Lora"
+    _convert_: str = "all"
+    r: int = MISSING
+    alpha: float = MISSING
+    dropout: float = MISSING
+    target_modules: list[str] = MISSING
+
+
+@dataclass
+class BackboneConf:
+    _target_: str = "deepprune.judge.backbones.Backbone"
+    source: str = MISSING
+    revision: str | None = None
+    pooling: str = MISSING
+    lora: LoraConf | None = None
+    freeze: bool = MISSING
+    dropout: float = MISSING
+    dtype: str = MISSING
+    attention: str = MISSING
+    gradient_checkpointing: bool = MISSING
+    trust_remote_code: bool = MISSING
+
+
+@dataclass
+class EncoderConf:
+    max_length: int = MISSING
+    with_question: bool = MISSING
+    padding_side: str = MISSING
+
+
+@dataclass
+class ModelConf:
+    backbone: BackboneConf = field(default_factory=BackboneConf)
+    encoder: EncoderConf = field(default_factory=EncoderConf)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+
+
+@dataclass
 class FocalConf:
     _target_: str = "deepprune.judge.losses.FocalLoss"
     gamma: float = MISSING
@@ -72,7 +112,7 @@ class BCEConf:
 @dataclass
 class WeightedBCEConf:
     _target_: str = "deepprune.judge.losses.WeightedBCELoss"
-    positive_weight: float | None = MISSING
+    positive_weight: float = MISSING
 
 
 @dataclass
@@ -131,7 +171,8 @@ class LexicalConf:
 
 @dataclass
 class SentenceEmbeddingConf:
-    _target_: str = "deepprune.judge.baselines.SentenceEmbeddingJudge"
+    _target_: str = "deepprune.judge.sentence_embedding.SentenceEmbeddingJudge"
+    device: str = MISSING
 
 
 @dataclass
@@ -185,7 +226,7 @@ class TrainConf:
     seed: int = MISSING
     data: DataConf = field(default_factory=DataConf)
     prefix: Any = MISSING
-    model: Any = MISSING
+    model: ModelConf = field(default_factory=ModelConf)
     loss: Any = MISSING
     sampler: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
@@ -205,6 +246,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "reasoning_words": ReasoningWordsConf,
         "fraction": FractionConf,
     },
+    "model": {"model": ModelConf},
     "loss": {"focal": FocalConf, "bce": BCEConf, "weighted_bce": WeightedBCEConf},
     "sampler": {
         "natural": NaturalConf,

@@ -16,9 +16,7 @@ from deepprune.types import Trace, TracePair
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPERAND = r"[-(]{0,2}\d[\d.,]*\)?"
-_EQUATION = re.compile(
-    rf"{_OPERAND}(?:(?:[-+*/^×÷·]|\\times|\\cdot|\\div){_OPERAND})*={_OPERAND}"
-)
+_EQUATION = re.compile(rf"{_OPERAND}(?:(?:[-+*/^×÷·]|\\times|\\cdot|\\div){_OPERAND})*={_OPERAND}")
 _SPACE = re.compile(r"[\s$]+|\\[,;!]")
 _NO_EVIDENCE = 0.5
 _CACHED_PREFIXES = 65_536
@@ -115,9 +113,7 @@ class CoinJudge(Judge):
 
 def _identity(trace: Trace) -> str:
     question = trace.question
-    return "\x1f".join(
-        (question.dataset, question.question_id, trace.model, str(trace.sample_id))
-    )
+    return "\x1f".join((question.dataset, question.question_id, trace.model, str(trace.sample_id)))
 
 
 def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> FloatArray:

@@ -87,7 +87,9 @@ class JudgeModule(pl.LightningModule):
         self.loss = loss
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._seed = seed
-        self.strict_loading = False  # frozen weights are not in a checkpoint; see on_load_checkpoint
+        self.strict_loading = (
+            False  # frozen weights are not in a checkpoint; see on_load_checkpoint
+        )
         self.outputs: dict[str, PairOutputs] = {}
         """What the last validation (``"val"``) and test (``"test"``) gave, for calibration."""
         self._steps: list[dict[str, Tensor]] = []
@@ -206,7 +208,8 @@ def _metrics(outputs: PairOutputs, rows: BoolArray, suffix: str) -> dict[str, fl
 def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
     """Outputs of all ranks; pairs that filled up a rank's batches are dropped."""
     mine = {
-        name: torch.cat([step[name] for step in steps]).numpy() for name in (steps[0] if steps else ())
+        name: torch.cat([step[name] for step in steps]).numpy()
+        for name in (steps[0] if steps else ())
     }
     ranks = [mine]
     if distributed.is_available() and distributed.is_initialized():

@@ -1,0 +1,286 @@
+"""The trained judge: a classifier over pairs, batched, calibrated, exported and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from deepprune.data.loader import PairTokens
+from deepprune.errors import InputError
+from deepprune.flops import transformer_flops
+from deepprune.judge.backbones import Backbone, PairClassifier, model_size
+from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
+from deepprune.judge.calibration import Calibration, fit_calibration
+from deepprune.judge.encoding import Layout, PairEncoder
+from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
+from deepprune.protocols import FloatArray
+from deepprune.types import PrefixRule, TracePair
+
+_CACHED_TEXTS = 65_536
+
+
+class _Texts(NamedTuple):
+    """What a score depends on."""
+
+    question: str
+    first: str
+    second: str
+
+    @classmethod
+    def of(cls, pair: TracePair) -> _Texts:
+        return cls(pair.first.trace.question.text, pair.first.text, pair.second.text)
+
+    def swapped(self) -> _Texts:
+        return _Texts(self.question, self.second, self.first)
+
+
+class CrossEncoderJudge(Judge):
+    """Scores a pair by reading both prefixes together.
+
+    Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
+    by tokens. On a CPU with bfloat16 instructions and on CUDA devices that have them it computes in
+    bfloat16; the precision is part of the fingerprint.
+
+    Args:
+        model: The classifier; put into evaluation mode and moved to the device.
+        encoder: How pairs become sequences.
+        backbone: What the model was built from.
+        calibration: Logits to scores.
+        name: Short name for tables.
+        seen_questions: Hashes of the questions used for fitting it.
+        device: ``auto`` (CUDA where there is one, else the CPU) or a torch device.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        symmetric: Average the logits of both orders: twice the cost, and swapping changes nothing.
+        tokens_per_batch: Tokens of a batch, padding included.
+
+    Raises:
+        InputError: If the device is not there.
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PairClassifier,
+        encoder: PairEncoder,
+        backbone: Backbone,
+        *,
+        calibration: Calibration | None = None,
+        name: str = "cross-encoder",
+        seen_questions: frozenset[str] = frozenset(),
+        device: str = "auto",
+        precision: str = "auto",
+        symmetric: bool = False,
+        tokens_per_batch: int = 8192,
+    ) -> None:
+        if tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch must be >= 1, got {tokens_per_batch}.")
+        self.device = _device(device)
+        self.precision = _precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.encoder, self.backbone = encoder, backbone
+        self.calibration = calibration or Calibration()
+        self.is_symmetric = symmetric
+        self._name, self._seen, self._path = name, seen_questions, None
+        self._tokens_per_batch = tokens_per_batch
+        self._size = model_size(model)
+        self._tokens: dict[str, list[int]] = {}
+        self._fingerprint: str | None = None
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """Its fingerprint follows from weights, encoding, calibration, symmetry and precision."""
+        if self._fingerprint is None:
+            self._fingerprint = scoring_fingerprint(
+                self._export_record(), self.model, self.precision
+            )
+        return JudgeProvenance(self._name, self._fingerprint, self._seen, self._path)
+
+    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
+        return self.calibration(self.logits(pairs))
+
+    def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Uncalibrated logits, shape ``(len(pairs),)``."""
+        texts = [_Texts.of(pair) for pair in pairs]
+        todo = self._distinct(texts)
+        known = dict(zip(todo, self._forward(todo), strict=True))
+        if self.is_symmetric:
+            values = [(known[text] + known[text.swapped()]) / 2 for text in texts]
+        else:
+            values = [known[text] for text in texts]
+        return np.array(values, dtype=np.float64)
+
+    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
+        """Distinct pairs, their tokens, and the FLOPs of a forward pass over each."""
+        todo = self._distinct([_Texts.of(pair) for pair in pairs])
+        self._tokenise(todo)
+        causal = self.encoder.config.layout is Layout.CAUSAL
+        lengths = [
+            self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in todo
+        ]
+        flops = sum(transformer_flops(*self._size, length, causal=causal) for length in lengths)
+        return JudgeCost(len(todo), sum(lengths), flops)
+
+    def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
+        """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
+        self.calibration = fit_calibration(self.logits(pairs), [pair.label for pair in pairs])
+        self._fingerprint = None
+        return self.calibration
+
+    def export(
+        self,
+        folder: Path | str,
+        *,
+        prefix_rule: PrefixRule | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the folder that ``load`` reads, atomically; nothing in it refers to Lightning.
+
+        It holds ``judge.json``, ``weights.safetensors`` and the tokenizer. A model that was trained
+        with LoRA is saved as adapters and head, and needs its backbone to be read back; any other
+        is saved whole.
+
+        Args:
+            folder: Where to; it must not exist.
+            prefix_rule: The prefixes it was trained on, for whoever loads it.
+            training: JSON values to keep with it: configuration, commit, metrics.
+
+        Raises:
+            InputError: If the folder exists.
+        """
+        record = replace(
+            self._export_record(), prefix_rule=prefix_rule, training=dict(training or {})
+        )
+        return write_export(Path(folder), record, self.model, self.encoder.tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        device: str = "auto",
+        *,
+        backbone: str | None = None,
+        precision: str = "auto",
+        tokens_per_batch: int = 8192,
+    ) -> CrossEncoderJudge:
+        """Read an export.
+
+        Args:
+            folder: What ``export`` wrote.
+            device: See the class.
+            backbone: The source that the export must have been trained from; ``None`` for any.
+            precision: See the class.
+            tokens_per_batch: See the class.
+
+        Raises:
+            InputError: If files are missing or changed, the backbone is another one, or the device
+                is not there.
+        """
+        found = read_export(Path(folder), backbone)
+        record = found.record
+        judge = cls(
+            found.model,
+            PairEncoder.from_dict(record.encoder, found.tokenizer),
+            record.backbone,
+            calibration=record.calibration,
+            name=record.name,
+            seen_questions=record.seen_questions,
+            device=device,
+            precision=precision,
+            symmetric=record.symmetric,
+            tokens_per_batch=tokens_per_batch,
+        )
+        judge._path = Path(folder)
+        return judge
+
+    def _export_record(self) -> JudgeExport:
+        return JudgeExport(
+            name=self._name,
+            backbone=self.backbone,
+            encoder=self.encoder.to_dict(),
+            calibration=self.calibration,
+            symmetric=self.is_symmetric,
+            seen_questions=self._seen,
+        )
+
+    def _distinct(self, texts: Sequence[_Texts]) -> list[_Texts]:
+        if not self.is_symmetric:
+            return list(dict.fromkeys(texts))
+        return list(dict.fromkeys(t for text in texts for t in (text, text.swapped())))
+
+    def _tokenise(self, texts: Sequence[_Texts]) -> None:
+        """Make sure that all parts of all texts are in ``self._tokens``."""
+        parts = dict.fromkeys(part for text in texts for part in text)
+        missing = [part for part in parts if part not in self._tokens]
+        if len(self._tokens) + len(missing) > _CACHED_TEXTS:
+            self._tokens.clear()
+            missing = list(parts)
+        self._tokens.update(zip(missing, self.encoder.tokenise(missing), strict=True))
+
+    def _forward(self, texts: Sequence[_Texts]) -> list[float]:
+        """Logits of distinct texts, in their order."""
+        self._tokenise(texts)
+        sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in texts]
+        logits = np.empty(len(sequences))
+        for rows in _batches([len(s.input_ids) for s in sequences], self._tokens_per_batch):
+            logits[rows] = self._logits([sequences[row] for row in rows])
+        return [float(value) for value in logits]
+
+    @torch.inference_mode()
+    def _logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
+        inputs = {k: v.to(self.device) for k, v in self.encoder.collate(sequences).items()}
+        with self._autocast():
+            logits = self.model(**inputs)
+        values: FloatArray = logits.float().cpu().numpy().astype(np.float64)
+        return values
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Rows grouped by length, longest first, so that the largest batch comes first."""
+    batches: list[list[int]] = []
+    width = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not batches or (len(batches[-1]) + 1) * width > tokens_per_batch:
+            batches.append([])
+            width = lengths[row]
+        batches[-1].append(row)
+    return batches
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {name!r} was asked for and no CUDA device is there; use auto or cpu."
+        )
+    return device
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_fast_bfloat16(device.type) else "float32"
+
+
+def has_fast_bfloat16(device_type: str) -> bool:
+    """Whether the hardware has bfloat16 instructions: emulated, it is slower than float32."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())  # the check torch's own compiler uses
+    return False

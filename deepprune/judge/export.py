@@ -1,0 +1,276 @@
+"""The folder of a trained judge: what is in it, writing it whole, and refusing a changed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from deepprune.data import prefixes
+from deepprune.errors import InputError
+from deepprune.judge.backbones import (
+    Backbone,
+    Lora,
+    PairClassifier,
+    build_classifier,
+    file_sha256,
+    load_backbone,
+)
+from deepprune.judge.calibration import Calibration
+from deepprune.types import PrefixRule
+
+FORMAT = 1
+_JSON, _WEIGHTS, _CONFIG = "judge.json", "weights.safetensors", "config.json"
+_SAMPLED = 64  # values of each frozen tensor that identify a backbone
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeExport:
+    """``judge.json``, without what is derived from the weights.
+
+    Attributes:
+        name: Short name for tables.
+        backbone: What the model was built from.
+        encoder: ``PairEncoder.to_dict``.
+        calibration: Logits to scores.
+        symmetric: Whether both orders are averaged.
+        seen_questions: Hashes of training and validation questions.
+        prefix_rule: The prefixes it was trained on, where known.
+        training: Where it came from, JSON values.
+    """
+
+    name: str
+    backbone: Backbone
+    encoder: dict[str, Any]
+    calibration: Calibration
+    symmetric: bool
+    seen_questions: frozenset[str]
+    prefix_rule: PrefixRule | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class ReadExport(NamedTuple):
+    """An export read back."""
+
+    record: JudgeExport
+    model: PairClassifier
+    tokenizer: Any
+
+
+def write_export(folder: Path, record: JudgeExport, model: PairClassifier, tokenizer: Any) -> Path:
+    """Write a judge's folder beside its place, sync it, then rename it into place.
+
+    Raises:
+        InputError: If the folder exists.
+    """
+    if folder.exists():
+        raise InputError(
+            f"an export is never overwritten, and {folder} exists: give another folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        save_file(_saved_tensors(model, record.backbone), temporary / _WEIGHTS)
+        tokenizer.save_pretrained(temporary)
+        if record.backbone.lora is None:
+            config = {k: v for k, v in _config(model).items() if k != "_name_or_path"}
+            _write_json(temporary / _CONFIG, config)
+        values = _to_json(record) | {
+            "weights_sha256": _sha256(temporary / _WEIGHTS),
+            "frozen_digest": _frozen_digest(model) if record.backbone.lora else None,
+            "fingerprint": scoring_fingerprint(record, model, "float32"),
+        }
+        _write_json(temporary / _JSON, values)
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExport:
+    """Read and check a judge's folder.
+
+    Raises:
+        InputError: If files are missing or changed, or the backbone is another one.
+    """
+    values = _read_json(folder)
+    record = _from_json(values, folder)
+    source = record.backbone.source
+    if expected_backbone is not None and source != expected_backbone:
+        raise InputError(
+            f"the judge in {folder} was trained from {source!r}, got backbone {expected_backbone!r}: "
+            f"set the backbone to {source!r}, or load another export."
+        )
+    needed = [_WEIGHTS, *([] if record.backbone.lora else [_CONFIG])]
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise InputError(
+            f"an export needs {', '.join(missing)}, missing in {folder}: export again."
+        )
+    if (found := _sha256(folder / _WEIGHTS)) != values["weights_sha256"]:
+        raise InputError(
+            f"{folder / _WEIGHTS} must have sha256 {values['weights_sha256']}, got {found}: the "
+            "weights changed after the export; export again."
+        )
+    if record.backbone.lora is None:
+        encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder)).to(
+            getattr(torch, record.backbone.dtype)
+        )
+        model = build_classifier(encoder, record.backbone)
+    else:
+        model = load_backbone(record.backbone).model
+        if _frozen_digest(model) != values["frozen_digest"]:
+            raise InputError(
+                f"the adapters in {folder} were trained on other weights than {source!r} now has: "
+                "pin backbone.revision, or restore the folder they were trained from."
+            )
+    _load_tensors(model, folder / _WEIGHTS)
+    return ReadExport(record, model, AutoTokenizer.from_pretrained(folder))
+
+
+def scoring_fingerprint(record: JudgeExport, model: PairClassifier, precision: str) -> str:
+    """What scores depend on, hashed: weights, backbone, encoding, calibration, order, precision."""
+    backbone = asdict(record.backbone)
+    settings = {
+        "backbone": {k: backbone[k] for k in ("source", "revision", "pooling", "dtype", "lora")},
+        "encoder": record.encoder,
+        "calibration": asdict(record.calibration),
+        "symmetric": record.symmetric,
+        "precision": precision,
+    }
+    digest = hashlib.blake2b(
+        json.dumps(settings, sort_keys=True, default=list).encode(), digest_size=16
+    )
+    for name, tensor in sorted(_saved_tensors(model, record.backbone).items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    if record.backbone.lora is not None:
+        digest.update(_frozen_digest(model).encode())
+    return digest.hexdigest()
+
+
+def _saved_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]:
+    """Everything, or with LoRA the trained part; contiguous CPU copies that share no memory."""
+    state = model.state_dict()
+    if backbone.lora is not None:
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        state = {name: tensor for name, tensor in state.items() if name in trained}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+
+def _load_tensors(model: PairClassifier, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} must be a safetensors file ({error}): export again.") from error
+    expected = {name for name, p in model.named_parameters() if p.requires_grad}
+    state = model.state_dict()
+    wrong = sorted(expected - set(tensors)) or sorted(
+        name for name, t in tensors.items() if name not in state or state[name].shape != t.shape
+    )
+    if wrong:
+        raise InputError(
+            f"{path} must fit the model that judge.json describes, got {wrong[0]!r} amiss."
+        )
+    model.load_state_dict(tensors, strict=False)
+
+
+def _frozen_digest(model: PairClassifier) -> str:
+    """Identifies frozen weights by a few values of each tensor: enough to tell two models apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, p in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if not p.requires_grad:
+            flat = p.detach().flatten()
+            stride = max(1, flat.numel() // _SAMPLED)
+            digest.update(f"{name}{p.dtype}{tuple(p.shape)}".encode())
+            digest.update(_bytes(flat[::stride][:_SAMPLED].cpu()))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def _config(model: PairClassifier) -> dict[str, Any]:
+    config: Any = model.encoder.config
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return values
+
+
+def _to_json(record: JudgeExport) -> dict[str, Any]:
+    rule: Any = record.prefix_rule
+    return {
+        "format": FORMAT,
+        "name": record.name,
+        "backbone": asdict(record.backbone),
+        "encoder": record.encoder,
+        "calibration": asdict(record.calibration),
+        "symmetric": record.symmetric,
+        "prefix_rule": None if rule is None else {"rule": type(rule).__name__, **asdict(rule)},
+        "seen_questions": sorted(record.seen_questions),
+        "training": record.training,
+    }
+
+
+def _from_json(values: Mapping[str, Any], folder: Path) -> JudgeExport:
+    try:
+        backbone, rule = dict(values["backbone"]), values["prefix_rule"]
+        if backbone["lora"] is not None:
+            backbone["lora"] = Lora(**backbone["lora"])
+        if rule is not None:
+            rule = dict(rule)
+            rule = getattr(prefixes, rule.pop("rule"))(**rule)
+        return JudgeExport(
+            name=values["name"],
+            backbone=Backbone(**backbone),
+            encoder=values["encoder"],
+            calibration=Calibration(**values["calibration"]),
+            symmetric=values["symmetric"],
+            seen_questions=frozenset(values["seen_questions"]),
+            prefix_rule=rule,
+            training=values["training"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / _JSON} is damaged ({error!r}): export again.") from error
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / _JSON).read_text())
+    except OSError as error:
+        raise InputError(
+            f"a judge's folder holds {_JSON}, and {folder} does not: give the folder that training "
+            "exported."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{folder / _JSON} is damaged ({error}): export again.") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else None
+        raise InputError(
+            f"{folder / _JSON} must have format {FORMAT}, got {found}: export again with this version."
+        )
+    return values
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1, default=list) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    return file_sha256.__wrapped__(path)
