@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,21 +61,34 @@ def run_application(name: str) -> None:
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
-    statuses: list[str] = []
+    codes: list[int] = []
 
     def task(config: Any) -> Any:
-        from deepprune.commands import COMMANDS
+        """One job; in a multirun the others go on when one fails."""
+        objective: list[Any] = [None]
 
-        summary = COMMANDS[name](config)
-        statuses.append(summary.status)
-        return summary.objective
+        def job() -> int:
+            from importlib import import_module  # torch comes with it: only now
+
+            run = getattr(import_module(f"deepprune.commands.{name}"), name)(config)
+            objective[0] = run.objective
+            return int(run.status != "ok")
+
+        try:
+            codes.append(_guarded(job, name))
+        except Exception:
+            if "--multirun" not in sys.argv and "-m" not in sys.argv:
+                raise
+            traceback.print_exc()
+            codes.append(1)
+        return objective[0]
 
     task.__module__ = name  # Hydra names the job after it
     application = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name=name
     )(task)
     code = _guarded(application, name)
-    sys.exit(code or int("failed" in statuses))
+    sys.exit(max([code, *codes]))
 
 
 def config_folder() -> Path:

@@ -41,6 +41,12 @@ class Run:
     status: str = "ok"
     results_path: Path | None = None
 
+    @property
+    def objective(self) -> float | None:
+        """What a Hydra sweeper maximises: the within-question AUROC on unfinished pairs."""
+        found = self.metrics.get("auroc_within_unfinished")
+        return None if found is None else found.value
+
 
 @contextmanager
 def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:

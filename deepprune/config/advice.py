@@ -23,7 +23,7 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
     missing_choice = re.search(r"Could not find '([^']+)'", text)
     if missing_choice:
         return _unknown_choice(missing_choice[1], config_folder)
-    call = re.search(r"Error (?:in call to|instantiating|locating target) '([^']+)'", text)
+    call = re.search(r"Error (?:in call to target|instantiating|locating target) '([^']+)'", text)
     if call and cause is not None:  # a constructor's own message says it best
         key = re.search(r"full_key: (\S+)", text)
         return f"{f'{key[1]}: ' if key else ''}{cause}"

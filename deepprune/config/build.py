@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from deepprune.data.splits import Splits, split_questions
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
@@ -138,6 +140,113 @@ def engine(config: DictConfig, questions: Sequence[QuestionTraces]) -> Engine:
     """The engine that serves ``questions``."""
     made: Engine = _instantiate(config.engine)(questions)
     return made
+
+
+@dataclass(frozen=True)
+class FitParts:
+    """What a training is made of, before any weights are read."""
+
+    rule: PrefixRule
+    backbone: Any
+    loss: Any
+    sampler: Any
+    optimizer: Any
+    scheduler: Any
+
+
+def fit_parts(config: DictConfig) -> FitParts:
+    """The cheap objects of a training; constructors check their values here."""
+    model = config.model
+    return FitParts(
+        prefix_rule(config),
+        _instantiate(model.backbone),
+        _instantiate(config.loss),
+        _instantiate(config.sampler),
+        _instantiate(model.optimizer),
+        None if model.scheduler is None else _instantiate(model.scheduler),
+    )
+
+
+def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
+    """Training, validation and test questions."""
+    try:
+        return split_questions(
+            groups,
+            list(config.data.fractions),
+            holdout_models=list(config.data.holdout_models),
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise InputError(f"data: {error}") from error
+
+
+def encoder(config: DictConfig, backbone: Any) -> Any:
+    """How pairs become sequences; reads the tokenizer alone."""
+    from deepprune.judge.backbones import load_tokenizer
+    from deepprune.judge.encoding import PairEncoder
+
+    return PairEncoder(load_tokenizer(backbone), layout=backbone.layout, **config.model.encoder)
+
+
+def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any) -> Any:
+    """Batches of pairs."""
+    from deepprune.data.datamodule import JudgeDataModule
+
+    data = config.data
+    return JudgeDataModule(
+        splits,
+        parts.rule,
+        encoder,
+        parts.sampler,
+        batch_size=data.batch_size,
+        pairs_per_question=data.pairs_per_question,
+        eval_pairs_per_question=data.eval_pairs_per_question,
+        only_unfinished=data.only_unfinished,
+        answer_style=data.answer_style,
+        seed=config.seed,
+    )
+
+
+def module(config: DictConfig, parts: FitParts) -> Any:
+    """The LightningModule; the model's weights are read when the fit begins."""
+    from deepprune.judge.backbones import load_model
+    from deepprune.judge.module import JudgeModule
+
+    return JudgeModule(
+        lambda: load_model(parts.backbone),
+        parts.loss,
+        parts.optimizer,
+        parts.scheduler,
+        seed=config.seed,
+    )
+
+
+def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
+    """Lightning's Trainer, with the configured callbacks before ``callbacks``."""
+    configured = [_instantiate(c) for c in (config.callbacks.get("training") or {}).values()]
+    has_checkpoints = any(type(c).__name__ == "ModelCheckpoint" for c in configured)
+    precision = config.trainer.precision
+    return _instantiate(
+        config.trainer,
+        precision=_fast_precision(config.trainer.accelerator) if precision == "auto" else precision,
+        default_root_dir=str(folder),
+        logger=loggers,
+        callbacks=[*configured, *callbacks],
+        enable_checkpointing=has_checkpoints,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the samplers know their rank
+    )
+
+
+def _fast_precision(accelerator: str) -> str:
+    """bfloat16 where the hardware has it: emulated, it is slower than float32."""
+    import torch
+
+    from deepprune.judge.cross_encoder import has_fast_bfloat16
+
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if has_fast_bfloat16("cuda" if on_gpu else "cpu") else "32-true"
 
 
 def judge(config: DictConfig) -> Judge:

@@ -171,7 +171,7 @@ class LexicalConf:
 
 @dataclass
 class SentenceEmbeddingConf:
-    _target_: str = "deepprune.judge.sentence_embedding.SentenceEmbeddingJudge"
+    _target_: str = "deepprune.judge.embedding.SentenceEmbeddingJudge"
     device: str = MISSING
 
 

@@ -17,7 +17,7 @@ NEAR_DUPLICATE = 0.9
 """Similarity from which two questions count as one; see ``question_similarity``."""
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_SIGN = r"[+*/^=<>×÷]|-(?=\s?[\d(])"
+_SIGN = r"[+*/^=<>\u00d7\u00f7]|-(?=\s?[\d(])"
 _WORD = re.compile(rf"{_NUMBER}|{_SIGN}|\\?[^\W\d_]+|[^\w\s]")
 _FACT = re.compile(rf"{_NUMBER}|{_SIGN}")
 _SHINGLE = 3  # words
@@ -126,8 +126,8 @@ def split_questions(
         if fraction > 0 and not part
     ]:
         raise InputError(
-            f"after holding out {sorted(holdout)} nothing is left for {', '.join(empty)}: the other "
-            "models need traces of the remaining questions, and the held-out ones of test questions."
+            f"after holding out {sorted(holdout)} nothing is left for {', '.join(empty)}: the "
+            "other models need traces of the training questions, the held-out ones of the test's."
         )
     return Splits(*(tuple(part) for part in parts))
 

@@ -51,7 +51,7 @@ class Lora:
     """
 
     r: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     target_modules: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -150,23 +150,31 @@ class PairClassifier(nn.Module):
                 return torch.cat(((u + v) / 2, (u - v).abs(), u * v), dim=1)
 
 
-class LoadedBackbone(NamedTuple):
-    """A model and its tokenizer."""
+def load_tokenizer(backbone: Backbone) -> Any:
+    """Read the tokenizer, with a pad token of its own.
 
-    model: PairClassifier
-    tokenizer: Any
+    Raises:
+        InputError: If it is not there.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_source(backbone.source), **_common(backbone)
+        )
+    except OSError as error:
+        raise InputError(_missing(backbone.source, error)) from error
+    set_pad_token(tokenizer)
+    return tokenizer
 
 
-def load_backbone(backbone: Backbone) -> LoadedBackbone:
-    """Read weights and tokenizer, add head and adapters, freeze what is not trained.
+def load_model(backbone: Backbone) -> PairClassifier:
+    """Read the weights, add head and adapters, freeze what is not trained.
 
     The head and the adapters are drawn from torch's global generator: seed it first.
 
     Raises:
         InputError: If the weights are not there, or a name of ``target_modules`` is not.
     """
-    source = resolve_source(backbone.source)
-    common = {"revision": backbone.revision, "trust_remote_code": backbone.trust_remote_code}
+    source, common = resolve_source(backbone.source), _common(backbone)
     try:
         config = AutoConfig.from_pretrained(source, **common)
         _set_dropout(config, backbone.dropout)
@@ -178,11 +186,13 @@ def load_backbone(backbone: Backbone) -> LoadedBackbone:
             use_safetensors=True,
             **common,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
     except OSError as error:
         raise InputError(_missing(backbone.source, error)) from error
-    set_pad_token(tokenizer)
-    return LoadedBackbone(build_classifier(encoder, backbone), tokenizer)
+    return build_classifier(encoder, backbone)
+
+
+def _common(backbone: Backbone) -> dict[str, Any]:
+    return {"revision": backbone.revision, "trust_remote_code": backbone.trust_remote_code}
 
 
 def build_classifier(encoder: nn.Module, backbone: Backbone) -> PairClassifier:
@@ -238,7 +248,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 def build_on_meta(config: Any, backbone: Backbone) -> PairClassifier:
     """The model of a configuration without its weights, to count parameters of any size."""
     with torch.device("meta"):
-        return build_classifier(AutoModel.from_config(config), backbone)
+        return build_classifier(AutoModel.from_config(config), backbone)  # type: ignore[no-untyped-call]
 
 
 class ModelSize(NamedTuple):

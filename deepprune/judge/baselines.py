@@ -16,7 +16,9 @@ from deepprune.types import Trace, TracePair
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPERAND = r"[-(]{0,2}\d[\d.,]*\)?"
-_EQUATION = re.compile(rf"{_OPERAND}(?:(?:[-+*/^×÷·]|\\times|\\cdot|\\div){_OPERAND})*={_OPERAND}")
+_EQUATION = re.compile(
+    rf"{_OPERAND}(?:(?:[-+*/^\u00d7\u00f7\u00b7]|\\times|\\cdot|\\div){_OPERAND})*={_OPERAND}"
+)
 _SPACE = re.compile(r"[\s$]+|\\[,;!]")
 _NO_EVIDENCE = 0.5
 _CACHED_PREFIXES = 65_536

@@ -113,11 +113,14 @@ class _Pairs:
 
     def per_cluster(self, values: FloatArray) -> FloatArray:
         """Sums over the pairs of each cluster, shape ``(C,)``."""
-        return np.bincount(self.cluster, weights=values, minlength=self.n_clusters)
+        sums: FloatArray = np.bincount(
+            self.cluster, weights=values, minlength=self.n_clusters
+        ).astype(np.float64)
+        return sums
 
 
 def _auroc(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    """``c' W c / (c'n_same c'n_different)``; ``W[i, j]``: wins of i's "same" over j's "different"."""
+    """``c' W c / (c'n_same c'n_different)``; ``W[i, j]``: wins of i's "same" over j's others."""
     order = np.argsort(pairs.scores, kind="stable")
     labels, cluster = pairs.labels[order], pairs.cluster[order]
     ends = distinct_ends(pairs.scores[order])
@@ -206,6 +209,6 @@ def _in_blocks(
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    return np.divide(
-        numerator, denominator, out=np.full(numerator.shape, NAN), where=denominator > 0
-    )
+    ratio: FloatArray = np.full(numerator.shape, NAN)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio

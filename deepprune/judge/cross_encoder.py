@@ -86,7 +86,8 @@ class CrossEncoderJudge(Judge):
         self.encoder, self.backbone = encoder, backbone
         self.calibration = calibration or Calibration()
         self.is_symmetric = symmetric
-        self._name, self._seen, self._path = name, seen_questions, None
+        self._name, self._seen = name, seen_questions
+        self._path: Path | None = None
         self._tokens_per_batch = tokens_per_batch
         self._size = model_size(model)
         self._tokens: dict[str, list[int]] = {}
@@ -129,7 +130,7 @@ class CrossEncoderJudge(Judge):
 
     def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
         """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
-        self.calibration = fit_calibration(self.logits(pairs), [pair.label for pair in pairs])
+        self.calibration = fit_calibration(self.logits(pairs), _labels(pairs))
         self._fingerprint = None
         return self.calibration
 
@@ -258,6 +259,13 @@ def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     return batches
 
 
+def _labels(pairs: Sequence[TracePair]) -> list[int]:
+    labels = [pair.label for pair in pairs if pair.label is not None]
+    if len(labels) < len(pairs):
+        raise ValueError(f"calibration needs labels, got {len(pairs) - len(labels)} pairs without.")
+    return labels
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -280,7 +288,7 @@ def _precision(precision: str, device: torch.device) -> str:
 def has_fast_bfloat16(device_type: str) -> bool:
     """Whether the hardware has bfloat16 instructions: emulated, it is slower than float32."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())  # the check torch's own compiler uses
     return False

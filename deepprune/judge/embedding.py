@@ -24,9 +24,9 @@ _BATCH = 64
 class SentenceEmbeddingJudge(Judge):
     """Cosine of the mean-pooled MiniLM embeddings of the last tokens of two prefixes.
 
-    ``score = (1 + cos(u, v)) / 2``. Reimers & Gurevych 2019 (https://arxiv.org/abs/1908.10084), with
-    all-MiniLM-L6-v2 as it was published: nothing is fitted. Each distinct prefix is embedded once,
-    which is what it costs.
+    ``score = (1 + cos(u, v)) / 2``. Reimers & Gurevych 2019 (https://arxiv.org/abs/1908.10084),
+    with all-MiniLM-L6-v2 as it was published: nothing is fitted. Each distinct prefix is embedded
+    once, which is what it costs.
 
     Args:
         max_length: Tokens at the end of a prefix that are read, special tokens included.
@@ -55,7 +55,8 @@ class SentenceEmbeddingJudge(Judge):
         self._embed(_texts(pairs))
         first = np.stack([self._vectors[pair.first.text] for pair in pairs])
         second = np.stack([self._vectors[pair.second.text] for pair in pairs])
-        return np.clip((1 + (first * second).sum(1)) / 2, 0.0, 1.0)
+        scores: FloatArray = np.clip((1 + (first * second).sum(1)) / 2, 0.0, 1.0)
+        return scores
 
     def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
         """Calls are pairs; tokens and FLOPs those of the distinct prefixes."""

@@ -93,7 +93,7 @@ class PairEncoder:
         self.tokenizer = tokenizer
         self.config = PairEncoderConfig(Layout(layout), max_length, with_question, padding_side)
         if tokenizer.pad_token_id is None:
-            raise ValueError("the tokenizer needs a pad token; backbones.load_backbone sets one.")
+            raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
         if self.config.layout is Layout.BERT:
             if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 raise ValueError("the bert layout needs a tokenizer with [CLS] and [SEP].")

@@ -26,7 +26,7 @@ from deepprune.judge.backbones import (
     PairClassifier,
     build_classifier,
     file_sha256,
-    load_backbone,
+    load_model,
 )
 from deepprune.judge.calibration import Calibration
 from deepprune.types import PrefixRule
@@ -115,8 +115,8 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
     source = record.backbone.source
     if expected_backbone is not None and source != expected_backbone:
         raise InputError(
-            f"the judge in {folder} was trained from {source!r}, got backbone {expected_backbone!r}: "
-            f"set the backbone to {source!r}, or load another export."
+            f"the judge in {folder} was trained from {source!r}, got backbone "
+            f"{expected_backbone!r}: set it to {source!r}, or load another export."
         )
     needed = [_WEIGHTS, *([] if record.backbone.lora else [_CONFIG])]
     if missing := [name for name in needed if not (folder / name).is_file()]:
@@ -129,18 +129,18 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
             "weights changed after the export; export again."
         )
     if record.backbone.lora is None:
-        encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder)).to(
-            getattr(torch, record.backbone.dtype)
-        )
+        encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.from_pretrained(folder)
+        ).to(getattr(torch, record.backbone.dtype))
         model = build_classifier(encoder, record.backbone)
     else:
-        model = load_backbone(record.backbone).model
+        model = load_model(record.backbone)
         if _frozen_digest(model) != values["frozen_digest"]:
             raise InputError(
                 f"the adapters in {folder} were trained on other weights than {source!r} now has: "
                 "pin backbone.revision, or restore the folder they were trained from."
             )
-    _load_tensors(model, folder / _WEIGHTS)
+    _load_tensors(model, folder / _WEIGHTS, partial=record.backbone.lora is not None)
     return ReadExport(record, model, AutoTokenizer.from_pretrained(folder))
 
 
@@ -174,13 +174,13 @@ def _saved_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tenso
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
 
-def _load_tensors(model: PairClassifier, path: Path) -> None:
+def _load_tensors(model: PairClassifier, path: Path, *, partial: bool) -> None:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} must be a safetensors file ({error}): export again.") from error
-    expected = {name for name, p in model.named_parameters() if p.requires_grad}
     state = model.state_dict()
+    expected = {name for name, p in model.named_parameters() if p.requires_grad or not partial}
     wrong = sorted(expected - set(tensors)) or sorted(
         name for name, t in tensors.items() if name not in state or state[name].shape != t.shape
     )
@@ -263,7 +263,8 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else None
         raise InputError(
-            f"{folder / _JSON} must have format {FORMAT}, got {found}: export again with this version."
+            f"{folder / _JSON} must have format {FORMAT}, got {found}: export again with this "
+            "version."
         )
     return values
 

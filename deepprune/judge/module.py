@@ -52,16 +52,16 @@ class PairOutputs:
 class JudgeModule(pl.LightningModule):
     """Trains a pair classifier and measures it on validation and test pairs.
 
-    Logs ``judge/train/loss`` and, for ``val`` and ``test``, ``loss`` and all of ``judge_metrics`` on
-    all pairs (``judge/val/auroc``) and on those of which neither prefix is finished
+    Logs ``judge/train/loss`` and, for ``val`` and ``test``, ``loss`` and all of ``judge_metrics``
+    on all pairs (``judge/val/auroc``) and on those of which neither prefix is finished
     (``judge/val/auroc_unfinished``). Checkpoints are chosen by
     ``judge/val/auroc_within_unfinished``. It is ``nan`` where no question has unfinished pairs of
     both classes; that is logged as a warning, and ``ModelCheckpoint`` ranks ``nan`` below all
     numbers (``EarlyStopping`` needs ``check_finite=False``).
 
-    A checkpoint holds what is trained, not the frozen part of a backbone. Before each training batch
-    torch's generator is seeded by seed, step, rank and batch, so that a resumed run draws the same
-    dropout as an uninterrupted one.
+    A checkpoint holds what is trained, not the frozen part of a backbone. Before each training
+    batch torch's generator is seeded by seed, step, rank and batch, so that a resumed run draws the
+    same dropout as an uninterrupted one.
 
     Args:
         model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
@@ -174,8 +174,8 @@ class JudgeModule(pl.LightningModule):
 
     def _collect(self, batch: PairBatch) -> None:
         logits, meta = self(**batch["inputs"]), batch["meta"]
-        kept = {"logits": logits, "labels": batch["labels"], **meta}
-        self._steps.append({name: value.detach().cpu() for name, value in kept.items()})  # type: ignore[attr-defined]
+        kept: dict[str, Any] = {"logits": logits, "labels": batch["labels"], **meta}
+        self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
     def _finish(self, part: str) -> None:
         outputs = _gathered(self._steps)

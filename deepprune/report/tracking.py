@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def start_run(
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / "wandb_id"
     if not marker.exists():
-        marker.write_text(wandb.util.generate_id())
+        marker.write_text(secrets.token_hex(4))
     os.environ.setdefault("WANDB_SILENT", "true")
     return wandb.init(
         dir=folder,

@@ -20,11 +20,11 @@ from deepprune.answers import (
     is_correct,
 )
 from deepprune.errors import InputError
-from deepprune.traces.atomic import sha256_file, sync_folder
+from deepprune.traces.files import sha256_file, sync_folder
 from deepprune.traces.formats import FORMATS, Record, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
-from deepprune.traces.manifest import SOURCE
-from deepprune.traces.store import TraceStore, check_free
+from deepprune.traces.manifest import SOURCE, check_free
+from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
 from deepprune.types import NO_ANSWER, Trace
 
@@ -119,7 +119,7 @@ def _read(
     if format == "auto" and path.suffix not in (".jsonl", ".parquet"):
         raise InputError(
             f"the format of {str(path)!r} cannot be told from its name (.parquet, .jsonl). "
-            f"Give --format: {', '.join(FORMATS)}."
+            f"Name it to 'deepprune traces import --format': {', '.join(FORMATS)}."
         )
     if format == "jsonl" or (format == "auto" and path.suffix == ".jsonl"):
         return read_jsonl(path, fields, dataset, model)

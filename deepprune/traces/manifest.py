@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deepprune import __version__
+from deepprune.atomic import write_atomic
 from deepprune.errors import InputError
-from deepprune.traces.atomic import replacing
 from deepprune.traces.schema import SCHEMA_VERSION
 
 FORMAT = "deepprune-traces"
@@ -74,8 +74,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Replace the manifest of ``folder``, atomically."""
         record = {"format": FORMAT, **asdict(self), "content_hash": self.content_hash}
-        with replacing(folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_atomic(folder / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def content_hash(parts: Iterable[Part]) -> str:
@@ -121,3 +120,21 @@ def read_manifest(folder: Path) -> Manifest:
             "Import the traces again."
         )
     return manifest
+
+
+def check_free(path: Path) -> None:
+    """Hold a folder that is to become a store against what is there already.
+
+    Raises:
+        InputError: If it is a file, a store, or a folder with other things in it.
+    """
+    if not path.exists():
+        return
+    if path.is_dir() and (path / MANIFEST).exists():
+        raise InputError(f"{str(path)!r} is a trace store already. Choose another folder.")
+    others = [p.name for p in path.iterdir() if p.name != "README.md"] if path.is_dir() else []
+    if others or not path.is_dir():
+        raise InputError(
+            f"a new trace store needs a folder of its own, but {str(path)!r} "
+            + (f"holds {sorted(others)[0]!r}." if others else "is a file.")
+        )

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from deepprune.errors import InputError
-from deepprune.traces.atomic import sha256_file
+from deepprune.traces.files import sha256_file
 from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
-from deepprune.traces.manifest import MANIFEST, Manifest, read_manifest
+from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, group_key, write_part
 from deepprune.traces.schema import check_trace, from_table
 from deepprune.types import QuestionTraces, Trace
@@ -192,10 +192,11 @@ class TraceStore:
         n_tokens = 0
         for number, part in enumerate(self.manifest.parts):
             try:
+                path = self.path / part.file
+                if path.is_file() and sha256_file(path) != part.sha256:
+                    problems.append(f"{part.file} is changed: its SHA-256 is not the manifest's.")
                 reader = PartReader(self.path, part)
                 rows = reader.index_rows()
-                if sha256_file(self.path / part.file) != part.sha256:
-                    problems.append(f"{part.file} is changed: its SHA-256 is not the manifest's.")
                 if len(rows) != part.rows:
                     problems.append(
                         f"{part.file} has {len(rows)} rows, the manifest says {part.rows}."
@@ -254,21 +255,3 @@ class TraceStore:
         if stop < first + len(traces):
             self._row_groups[part] = (number, traces)
         return traces[start - first : stop - first]
-
-
-def check_free(path: Path) -> None:
-    """Hold a folder that is to become a store against what is there already.
-
-    Raises:
-        InputError: If it is a file, a store, or a folder with other things in it.
-    """
-    if not path.exists():
-        return
-    if path.is_dir() and (path / MANIFEST).exists():
-        raise InputError(f"{str(path)!r} is a trace store already. Choose another folder.")
-    others = [p.name for p in path.iterdir() if p.name != "README.md"] if path.is_dir() else []
-    if others or not path.is_dir():
-        raise InputError(
-            f"a new trace store needs a folder of its own, but {str(path)!r} "
-            + (f"holds {sorted(others)[0]!r}." if others else "is a file.")
-        )

@@ -52,7 +52,7 @@ def test_another_content_is_another_store(tmp_path, file):
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path, file, monkeypatch):
-    def interrupt(*args: object) -> None:
+    def interrupt(*args, **counts):
         raise KeyboardInterrupt
 
     cache = tmp_path / "cache"

@@ -10,7 +10,7 @@ TEXTS = {
     "accents": "naïve café, Ångström",
     "decomposed": "e\u0301 o\u0308 n\u0303",  # two code points each: nothing is normalised
     "cjk": "我们需要计算这个表达式的值。",
-    "emoji": "ok 👩‍👩‍👧‍👦 🇫🇷 𝔘𝔫𝔦 🫠",  # families, flags: several tokens a character
+    "emoji": "ok 👩‍👩‍👧‍👦 🇫🇷 𒀀𓀀 🫠",  # families, flags: several tokens a character
     "special": "<|im_start|>user\n<|im_end|><|endoftext|>",
     "empty": "",
 }

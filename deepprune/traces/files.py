@@ -1,4 +1,4 @@
-"""Files that are either there as a whole or not at all: temporary file, fsync, rename."""
+"""Large files that are there whole or not at all, and their hashes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""Lightning callback: after the fit, the best weights are calibrated and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from deepprune.data.datamodule import JudgeDataModule
+from deepprune.judge.backbones import Backbone, PairClassifier
+from deepprune.judge.cross_encoder import CrossEncoderJudge
+from deepprune.judge.encoding import PairEncoder
+from deepprune.judge.module import JudgeModule
+
+
+class ExportJudge(pl.Callback):
+    """Writes the folder that ``Judge.load`` reads, from rank 0.
+
+    The weights are those of the best checkpoint where a ``ModelCheckpoint`` monitors one, else the
+    last. The calibration is fitted on the validation pairs.
+
+    Args:
+        folder: Where to; its presence says that the training is done.
+        encoder: How pairs become sequences.
+        backbone: What the model was built from.
+        data: Has the validation pairs and the questions that were seen.
+        name: Name of the judge in tables.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: PairEncoder,
+        backbone: Backbone,
+        data: JudgeDataModule,
+        *,
+        name: str,
+    ) -> None:
+        self._folder = folder
+        self._encoder = encoder
+        self._backbone = backbone
+        self._data = data
+        self._name = name
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Load the best, calibrate, export."""
+        if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, JudgeModule)
+        best = [c.best_model_path for c in trainer.checkpoint_callbacks if _monitors(c)]
+        if best and best[0]:
+            state = torch.load(best[0], map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state)
+        assert isinstance(pl_module.model, PairClassifier)
+        judge = CrossEncoderJudge(
+            pl_module.model,
+            self._encoder,
+            self._backbone,
+            name=self._name,
+            seen_questions=self._data.splits.seen_questions(),
+        )
+        if self._data.splits.val:
+            judge.calibrate(self._data.pairs("val"))
+        judge.export(
+            self._folder,
+            prefix_rule=self._data.rule,
+            training={"steps": trainer.global_step, "epochs": trainer.current_epoch},
+        )
+
+
+def _monitors(callback: pl.Callback) -> bool:
+    return isinstance(callback, ModelCheckpoint) and callback.monitor is not None

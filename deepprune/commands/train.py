@@ -1,0 +1,114 @@
+"""``train.py``: train a judge, export it, report it, and sweep pruning policies with it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from deepprune.callbacks.export_judge import ExportJudge
+from deepprune.callbacks.prune_sweep import PruneSweep
+from deepprune.commands.run import Run, command_run
+from deepprune.commands.sweep import headline, run_sweep
+from deepprune.config import build
+from deepprune.data.pairs import build_pairs
+from deepprune.data.splits import Splits
+from deepprune.evaluation.judge_report import JudgeReport, judge_report, write_judge_reports
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.report.metrics_file import MetricsFile
+from deepprune.report.tables import judge_table, show, sweep_table
+from deepprune.types import TracePair
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def train(config: DictConfig) -> Run:
+    """Run ``conf/train.yaml``; in the folder of an interrupted run, do what is missing."""
+    sweep = build.sweep(config)
+    parts = build.fit_parts(config)
+    groups = build.groups(config)
+    splits = build.splits(config, groups)
+    questions, n_traces = build.questions(config, splits.test)
+    build.generators(config, questions)
+    with command_run(config, "train") as run:
+        export = run.folder / "judge"
+
+        def after_training(judge: Judge) -> None:
+            """What follows once the export is on disk, in this start of the run or another."""
+            reports = _report(config, splits, judge, run)
+            result = run_sweep(config, sweep, questions, n_traces, judge, run)
+            run.metrics |= headline(result.rows)
+            show(
+                judge_table({name: r["all"] for name, r in reports.items()}),
+                sweep_table(result.rows, f"pruning with {judge.provenance.name}"),
+            )
+
+        if export.exists():
+            print(f"the judge of this run is trained: {export}")
+            after_training(Judge.load(export))
+        else:
+            _fit(config, parts, splits, run, PruneSweep(export, after_training))
+    return run
+
+
+def _fit(
+    config: DictConfig, parts: build.FitParts, splits: Splits, run: Run, sweep: PruneSweep
+) -> None:
+    _quieten()
+    pl.seed_everything(config.seed, verbose=False)
+    encoder = build.encoder(config, parts.backbone)
+    data = build.datamodule(config, parts, splits, encoder)
+    data.setup("fit")  # bad data stops here, before any weights are read
+    module = build.module(config, parts)
+    loggers: list[Any] = [MetricsFile(run.folder)]
+    if run.wandb is not None:
+        from pytorch_lightning.loggers import WandbLogger
+
+        loggers.append(WandbLogger(experiment=run.wandb))
+    exporter = ExportJudge(
+        sweep.export, encoder, parts.backbone, data, name=Path(config.model.backbone.source).name
+    )
+    trainer = build.trainer(config, run.folder, loggers, [exporter, sweep])
+    last = run.folder / LAST
+    if last.exists():
+        print(f"going on from {last}")
+    trainer.fit(
+        module,
+        datamodule=data,
+        ckpt_path=str(last) if last.exists() else None,
+        weights_only=True,
+    )
+
+
+def _report(config: DictConfig, splits: Splits, judge: Judge, run: Run) -> dict[str, JudgeReport]:
+    """The judge beside the lexical line, on all test questions; written and logged."""
+    pairs: list[TracePair] = []
+    for group in splits.test:
+        pairs += build_pairs(
+            group,
+            build.prefix_rule(config),
+            max_pairs=config.data.eval_pairs_per_question,
+            answer_style=config.data.answer_style,
+            seed=config.seed,
+        )
+    judges = (judge, LexicalJudge())
+    reports = {j.provenance.name: judge_report(j, pairs, config.seed) for j in judges}
+    write_judge_reports(run.folder / "judge_report.json", reports)
+    mine = reports[judge.provenance.name]["all"]
+    run.metrics |= mine
+    if run.wandb is not None:
+        for name, estimate in mine.items():
+            run.wandb.summary[f"judge/test/{name}"] = estimate.value
+    return reports
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says of every small run; warnings of substance stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
