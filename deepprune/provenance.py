@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from deepprune.atomic import write_atomic
 from deepprune.errors import InputError
+from deepprune.files import write_atomic
 
 PACKAGES = (
     "deepprune",

@@ -6,7 +6,7 @@ from pathlib import Path
 import deepprune
 
 LAYERS = [
-    ["errors", "types", "seeding", "atomic", "flops", "provenance", "protocols"],
+    ["errors", "types", "seeding", "files", "flops", "provenance", "protocols"],
     ["answers"],
     ["traces", "pruning", "engines"],
     ["data"],

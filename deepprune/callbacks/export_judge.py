@@ -49,9 +49,9 @@ class ExportJudge(pl.Callback):
         if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, JudgeModule)
-        best = [c.best_model_path for c in trainer.checkpoint_callbacks if _monitors(c)]
-        if best and best[0]:
-            state = torch.load(best[0], map_location="cpu", weights_only=True)["state_dict"]
+        best = _best_checkpoint(trainer)
+        if best is not None:
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             pl_module.load_state_dict(state)
         assert isinstance(pl_module.model, PairClassifier)
         judge = CrossEncoderJudge(
@@ -70,5 +70,8 @@ class ExportJudge(pl.Callback):
         )
 
 
-def _monitors(callback: pl.Callback) -> bool:
-    return isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+def _best_checkpoint(trainer: pl.Trainer) -> str | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return callback.best_model_path
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from deepprune.atomic import write_atomic
+from deepprune.files import write_atomic
 
 SHOWN = (
     "auroc_within_unfinished",

@@ -26,8 +26,8 @@ class SweepWandb(EvaluatorCallback):
         import wandb
 
         rows = [plain(r) for r in result.rows]
-        columns = sorted({name for row in rows for name in row})
-        data = [[row.get(name) for name in columns] for row in rows]
+        columns: list[str | int] = [*sorted({name for row in rows for name in row})]
+        data = [[row.get(str(name)) for name in columns] for row in rows]
         self._run.log({"prune/results": wandb.Table(columns=columns, data=data)})
         figure = result.plan.folder / FIGURE
         if figure.exists():

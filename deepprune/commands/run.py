@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from deepprune.atomic import write_atomic
 from deepprune.evaluation.statistics import Estimate
+from deepprune.files import write_atomic
 from deepprune.provenance import open_run
 from deepprune.report.tracking import start_run
 

@@ -68,8 +68,8 @@ def _walk(node: Any, name: str = "") -> list[str]:
     if not isinstance(node, DictConfig):
         return [name]
     keys = [name] if name else []
-    for key in node:
-        full = f"{name}.{key}" if name else str(key)
+    for key in map(str, node):
+        full = f"{name}.{key}" if name else key
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             keys.append(full)
         else:

@@ -172,7 +172,7 @@ class LexicalConf:
 @dataclass
 class SentenceEmbeddingConf:
     _target_: str = "deepprune.judge.embedding.SentenceEmbeddingJudge"
-    device: str = MISSING
+    max_length: int = MISSING
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from deepprune.errors import InputError
 from deepprune.seeding import generator
-from deepprune.types import NO_ANSWER, QuestionTraces
+from deepprune.types import QuestionTraces
 
 NEAR_DUPLICATE = 0.9
 """Similarity from which two questions count as one; see ``question_similarity``."""
@@ -91,7 +91,7 @@ def split_questions(
 
     Raises:
         ValueError: If ``fractions`` are not three shares that sum to 1.
-        InputError: If a question has no pair of answered traces, there are too few questions, a
+        InputError: If a question has only one trace, there are too few questions, a
             held-out model is unknown, or near-duplicates fall into different parts.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
@@ -99,7 +99,7 @@ def split_questions(
             f"fractions must be three shares >= 0 that sum to 1, got {tuple(fractions)}."
         )
     for group in groups:
-        _check_pairs(group)
+        _check_traces(group)
     holdout = _check_models(groups, holdout_models)
 
     texts = sorted({normalise_question(group.question.text) for group in groups})
@@ -183,14 +183,13 @@ def _check_near_duplicates(part_of: dict[str, int]) -> None:
                     )
 
 
-def _check_pairs(group: QuestionTraces) -> None:
-    answered = sum(trace.answer_class != NO_ANSWER for trace in group.traces)
-    if answered < 2:
+def _check_traces(group: QuestionTraces) -> None:
+    if len(group.traces) < 2:
         question = group.question
         raise InputError(
-            "a question needs two traces with an answer to make a pair, got "
-            f"{len(group.traces)} traces and {answered} answers for {question.dataset}/"
-            f"{question.question_id} ({group.model}): collect more traces, or leave it out."
+            f"a pair needs two traces of a question, got {len(group.traces)} for "
+            f"{question.dataset}/{question.question_id} ({group.model}): collect more traces, or "
+            "leave the question or the model out (data.datasets, data.models)."
         )
 
 

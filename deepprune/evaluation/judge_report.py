@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deepprune.atomic import write_atomic
 from deepprune.evaluation.statistics import Estimate
+from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
 from deepprune.judge.bootstrap import bootstrap_questions
 from deepprune.judge.metrics import judge_metrics

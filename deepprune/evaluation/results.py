@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepprune.atomic import write_atomic
 from deepprune.evaluation.ledger import Bill
 from deepprune.evaluation.statistics import Estimate
+from deepprune.files import write_atomic
 
 Row = dict[str, Any]
 """One line of ``results.jsonl``; `evaluation.metrics.sweep_rows` says what is in it."""

@@ -69,8 +69,8 @@ class QuestionScores:
         fingerprint = self._judge.provenance.fingerprint
         assert fingerprint is not None
         scores = self._cache.get_many(fingerprint, pairs)
-        missing = np.flatnonzero(np.isnan(scores))
-        if missing.size:
+        missing = np.flatnonzero(np.isnan(scores)).tolist()
+        if missing:
             todo = [pairs[i] for i in missing]
             scores[missing] = _checked(self._judge.score(todo), self._judge)
             self._cache.put_many(fingerprint, todo, scores[missing])

@@ -56,8 +56,8 @@ class LexicalJudge(Judge):
 class OracleJudge(Judge):
     """The truth: 1 where both traces end in the same answer, else 0.
 
-    Traces without an answer are a class of their own: two of them score 1, since the vote ignores
-    both and stopping one loses nothing; one of them and an answered trace score 0.
+    A trace without an answer ends in the same answer as no other: were such traces a cluster, the
+    largest of a question could have no vote.
     """
 
     is_symmetric = True
@@ -69,10 +69,7 @@ class OracleJudge(Judge):
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """1.0 or 0.0, shape ``(len(pairs),)``."""
-        return _each(
-            pairs,
-            lambda pair: float(pair.first.trace.answer_class == pair.second.trace.answer_class),
-        )
+        return _each(pairs, lambda pair: float(pair.label or 0))
 
     def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
         """Calls only."""

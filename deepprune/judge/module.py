@@ -99,6 +99,7 @@ class JudgeModule(pl.LightningModule):
         if self.model is None:
             assert self._build_model is not None
             self.model = self._build_model()
+        self.model.train()  # `from_pretrained` hands out models in evaluation mode
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits, float32, shape ``(B,)``."""

@@ -31,27 +31,26 @@ def percent(estimate: Estimate, *, sign: bool = False) -> str:
 
 
 def describe(row: Row) -> str:
-    """A point in few words: ``cons@8``, ``deepprune 0.5 @ 500 first_tokens``."""
+    """A point in few words: ``cons@8``, ``deepprune tau=0.5 @ 500 tokens``."""
     if row["policy"] == "consensus":
         return f"cons@{row['k']}"
-    words = [row["policy"]]
+    words = ["representatives" if row.get("finish") == "representatives" else row["policy"]]
     if "threshold" in row:
         words.append(f"tau={row['threshold']:g}")
     if "prefix_len" in row:
-        words.append(f"{row['prefix_kind']}={row['prefix_len']:g}")
-    if row.get("finish", "largest_cluster") != "largest_cluster":
-        words.append(row["finish"])
+        unit = {"first_tokens": " tokens", "reasoning_words": " words"}.get(row["prefix_kind"], "")
+        words.append(f"@ {row['prefix_len']:g}{unit}")
     return " ".join(words)
 
 
 def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Accuracy, tokens and savings of every point, in percent with 95 % intervals."""
+    """Accuracy, tokens a question and savings, in percent with 95 % intervals over questions."""
     table = Table(title=title or None, title_justify="left")
     table.add_column("policy", no_wrap=True)
-    for name in ("accuracy", "vs cons@k, same tokens", "tokens/question"):
-        table.add_column(name, justify="right")
-    for name in ("saved, gross", "saved, net of judge", "judge calls"):
-        table.add_column(name, justify="right")
+    for name in ("accuracy", "vs cons@k of\nequal tokens", "tokens", "saved, gross"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("saved, net\nof the judge", "judge\ncalls"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         if row["status"] != "ok":
             table.add_row(describe(row), f"[red]failed: {row['reason']}[/red]")

@@ -20,7 +20,7 @@ from deepprune.answers import (
     is_correct,
 )
 from deepprune.errors import InputError
-from deepprune.traces.files import sha256_file, sync_folder
+from deepprune.files import sha256_file, sync_folder
 from deepprune.traces.formats import FORMATS, Record, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
 from deepprune.traces.manifest import SOURCE, check_free

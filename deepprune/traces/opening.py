@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from deepprune.errors import InputError
-from deepprune.traces.files import sha256_file
+from deepprune.files import sha256_file
 from deepprune.traces.manifest import MANIFEST
 from deepprune.traces.progress import import_progress
 from deepprune.traces.schema import SCHEMA_VERSION

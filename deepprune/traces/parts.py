@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepprune.errors import InputError
-from deepprune.traces.files import replacing, sha256_file
+from deepprune.files import replacing, sha256_file
 from deepprune.traces.index import GroupKey, IndexRow
 from deepprune.traces.manifest import Part
 from deepprune.traces.schema import SCHEMA, to_table

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from deepprune.errors import InputError
-from deepprune.traces.files import sha256_file
+from deepprune.files import sha256_file
 from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, group_key, write_part

@@ -1,4 +1,4 @@
-"""Large files that are there whole or not at all, and their hashes."""
+"""Files that are there whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` to ``path``, whole or not at all; makes the folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def sync_folder(folder: Path) -> None:
