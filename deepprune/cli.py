@@ -126,3 +126,7 @@ def _fail(message: str) -> int:
 def train() -> None:
     """Entry point of ``train.py``."""
     run_application("train")
+
+
+if __name__ == "__main__":
+    main()

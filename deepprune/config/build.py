@@ -131,8 +131,11 @@ def generators(config: DictConfig, questions: Sequence[QuestionTraces]) -> dict[
     """The size of every model whose traces are evaluated."""
     models = {q.model for q in questions}
     if config.generator is not None:
-        return dict.fromkeys(models, instantiate(config.generator))
-    known = {name: instantiate(size) for name, size in config.generators.items()}
+        try:
+            return dict.fromkeys(models, GeneratorSize(**config.generator))
+        except TypeError as error:
+            raise InputError(f"generator needs params, layers and hidden: {error}.") from error
+    known = {name: _instantiate(size) for name, size in config.generators.items()}
     return {model: generator_size(model, known) for model in models}
 
 

@@ -213,9 +213,9 @@ class EvaluateConf:
     sweep: SweepConf = field(default_factory=SweepConf)
     engine: Any = MISSING
     generators: dict[str, GeneratorConf] = field(default_factory=dict)
-    generator: GeneratorConf | None = None
+    generator: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: Any = MISSING
+    logger: Any = None
 
 
 @dataclass
@@ -233,9 +233,9 @@ class TrainConf:
     sweep: SweepConf = field(default_factory=SweepConf)
     engine: Any = MISSING
     generators: dict[str, GeneratorConf] = field(default_factory=dict)
-    generator: GeneratorConf | None = None
+    generator: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: Any = MISSING
+    logger: Any = None
     trainer: Any = MISSING
 
 

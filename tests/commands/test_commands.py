@@ -1,0 +1,115 @@
+"""The commands as a user calls them: in a process of their own, offline, in an empty folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deepprune.cli import config_folder
+
+TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
+EVALUATE = [sys.executable, "-m", "deepprune.cli", "evaluate"]
+SMALL = ["sweep.questions=6", "sweep.traces=6", "sweep.resamples=2", "logger=none"]
+
+
+def call(arguments, folder, check=0):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_evaluate_writes_its_rows_and_says_where(tmp_path):
+    done = call([*EVALUATE, *SMALL, "sweep.thresholds=[0.3,0.7]", "hydra.run.dir=r"], tmp_path)
+    assert done.stdout.splitlines()[-2:] == ["results: r/results.jsonl", "run: r"]
+    written = rows(tmp_path / "r" / "results.jsonl")
+    assert [r["policy"] for r in written] == ["consensus"] * 5 + ["deepprune"] * 2
+    needed = {"accuracy", "accuracy_low", "accuracy_high", "token_saving", "net_saving", "seconds"}
+    assert needed <= written[-1].keys()
+    assert (tmp_path / "r" / "accuracy_tokens.png").stat().st_size > 10_000
+    provenance = json.loads((tmp_path / "r" / "provenance.json").read_text())
+    assert provenance["overrides"] == [*SMALL, "sweep.thresholds=[0.3,0.7]"]
+
+
+def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
+    command = [*EVALUATE, *SMALL, "sweep.questions=30", "sweep.resamples=20"]
+    call([*command, "hydra.run.dir=whole"], tmp_path)
+    process = subprocess.Popen(
+        [*command, "hydra.run.dir=cut"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    outcomes = tmp_path / "cut" / "outcomes.jsonl"
+    while process.poll() is None and not (outcomes.exists() and outcomes.read_bytes()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    recorded = outcomes.read_bytes()
+    assert 0 < recorded.count(b"\n") < 30, "killed too late to show anything"
+    call([*command, "hydra.run.dir=cut"], tmp_path)
+    assert outcomes.read_bytes().startswith(recorded[: recorded.rindex(b"\n") + 1])
+    same = [(tmp_path / d / "results.jsonl").read_bytes() for d in ("whole", "cut")]
+    assert same[0] == same[1]
+
+
+def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
+    call([*EVALUATE, *SMALL, "hydra.run.dir=r"], tmp_path)
+    done = call([*EVALUATE, *SMALL, "seed=1", "hydra.run.dir=r"], tmp_path, check=2)
+    assert done.stderr.startswith("error: r holds a run of another configuration (seed: 0 -> 1)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep.thresholds=[50]"], "thresholds must lie in [0, 1], got 50"),
+        (["prefix.k=0"], "prefix: k must be >= 1, got 0"),
+        (["judge=lexicl"], "did you mean lexical?"),
+        (["sweeep.traces=4"], "did you mean sweep.traces?"),
+        (["traces=nowhere"], "got 'nowhere'"),
+        (["traces=other.parquet"], "other.parquet"),
+        (["traces=empty"], "empty"),
+        (["traces=single.jsonl"], "at least 2 traces"),
+        (["traces=nogold.jsonl"], "accuracy needs gold answers"),
+        (["judge=trained", "judge.path=empty"], "judge.json"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    (tmp_path / "empty").mkdir()
+    trace = {"question": "1+1?", "gold": "2", "model": "m", "text": r"so \boxed{2}"}
+    (tmp_path / "single.jsonl").write_text(json.dumps(trace) + "\n")
+    without = {k: v for k, v in trace.items() if k != "gold"}
+    (tmp_path / "nogold.jsonl").write_text(
+        "".join(json.dumps(without | {"text": t + r" \boxed{2}"}) + "\n" for t in "ab")
+    )
+    monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
+    size = "generator={params: 1e6, layers: 2, hidden: 8}"
+    done = call([*EVALUATE, size, "logger=none", *arguments], tmp_path, check=2)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert "results:" not in done.stdout
+
+
+def test_help_is_quick_and_loads_no_torch(tmp_path):
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']\n"
+        "from deepprune.cli import train; train()\n"
+        "assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
+    )
+    done = call([sys.executable, "-c", code], tmp_path)
+    assert "loss        focal | bce" in done.stdout
+    assert config_folder().is_dir()

@@ -1,0 +1,63 @@
+from dataclasses import replace
+
+import pytest
+from builders import group
+
+from deepprune.data.pairs import build_pairs
+from deepprune.data.prefixes import FirstTokens
+from deepprune.types import TracePair
+
+RULE = FirstTokens(5)
+
+
+def names(pairs):
+    return [(p.first.trace.sample_id, p.second.trace.sample_id) for p in pairs]
+
+
+def unordered(pairs):
+    return sorted(tuple(sorted(name)) for name in names(pairs))
+
+
+def test_all_unordered_pairs_with_an_answer():
+    pairs = build_pairs(group(["a", "b", None, "a"]), RULE)
+    assert unordered(pairs) == [(0, 1), (0, 3), (1, 3)]
+    assert {tuple(sorted(n)): p.label for n, p in zip(names(pairs), pairs, strict=True)} == {
+        (0, 1): 0,
+        (0, 3): 1,
+        (1, 3): 0,
+    }
+
+
+def test_swapping_a_pair_keeps_its_label():
+    for pair in build_pairs(group(["a", "b", "a"]), RULE):
+        swapped = TracePair(pair.second, pair.first)
+        assert swapped.label == pair.label
+        assert swapped.is_unfinished == pair.is_unfinished
+
+
+def test_orientation_is_random_but_seeded():
+    question = group(["a"] * 12)
+    assert names(build_pairs(question, RULE, seed=1)) == names(build_pairs(question, RULE, seed=1))
+    share = sum(a < b for a, b in names(build_pairs(question, RULE, seed=1))) / 66
+    assert 0.3 < share < 0.7
+
+
+def test_only_unfinished_leaves_out_traces_that_have_ended():
+    question = group(["a", "a", "b"], [4, 10, 10])
+    assert unordered(build_pairs(question, RULE, only_unfinished=True)) == [(1, 2)]
+    assert sum(pair.is_unfinished for pair in build_pairs(question, RULE)) == 1
+
+
+def test_the_sample_depends_on_seed_and_question_alone():
+    question = group(["a", "b"] * 8)
+    sample = names(build_pairs(question, RULE, max_pairs=10, seed=3))
+    assert len(set(sample)) == 10
+    assert names(build_pairs(question, RULE, max_pairs=10, seed=3)) == sample
+    assert names(build_pairs(question, RULE, max_pairs=10, seed=4)) != sample
+    other = replace(question, question=replace(question.question, question_id="other"))
+    assert names(build_pairs(other, RULE, max_pairs=10, seed=3)) != sample
+
+
+def test_a_cap_needs_room():
+    with pytest.raises(ValueError, match="got 0"):
+        build_pairs(group(["a", "a"]), RULE, max_pairs=0)
