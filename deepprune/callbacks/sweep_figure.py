@@ -15,5 +15,5 @@ class SweepFigure(EvaluatorCallback):
         """Draw."""
         plan = result.plan
         n = len({q.question for q in plan.questions})
-        title = f"{n} held-out questions, N = {plan.n_traces} traces, judge: {plan.judge}"
+        title = f"{n} questions, N = {plan.n_traces} traces, judge: {plan.judge}"
         accuracy_figure(result.rows, plan.folder / FIGURE, title)

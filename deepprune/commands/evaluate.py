@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from deepprune.commands.run import Run, command_run
+from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.commands.sweep import headline, run_sweep
 from deepprune.config import build
 from deepprune.evaluation.selection import unseen_questions
+from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.tables import show, sweep_table
 
 
@@ -25,7 +26,8 @@ def evaluate(config: DictConfig) -> Run:
                 f"{len(questions) - len(unseen)} of {len(questions)} questions were used to train "
                 f"{judge.provenance.name} and are left out"
             )
-        result = run_sweep(config, sweep, unseen, n_traces, judge, run)
+        with ScoreCache(run.folder / SCORES) as cache:
+            result = run_sweep(config, sweep, unseen, n_traces, judge, run, cache)
         show(sweep_table(result.rows, f"{judge.provenance.name} on {config.traces}"))
         run.metrics |= headline(result.rows)
     return run

@@ -13,12 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.evaluation.statistics import Estimate
 from deepprune.files import write_atomic
 from deepprune.provenance import open_run
 from deepprune.report.tracking import start_run
 
-SUMMARY = "summary.json"
+SUMMARY, SCORES = "summary.json", "scores.sqlite"
 
 
 @dataclass
@@ -84,6 +85,8 @@ def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
         if wandb_run is not None:
             wandb_run.finish(exit_code=int(run.status != "ok"))  # or the next job logs into it
+    if (figure := folder / FIGURE).exists():
+        print(f"figure: {figure}")
     if run.results_path is not None:
         print(f"results: {run.results_path}")
     print(f"run: {folder}")

@@ -25,6 +25,7 @@ def run_sweep(
     n_traces: int,
     judge: Judge,
     run: Run,
+    cache: ScoreCache,
 ) -> SweepResult:
     """Evaluate, with the configured callbacks and W&B watching, into the run's folder."""
     callbacks: list[EvaluatorCallback] = build.sweep_callbacks(config)
@@ -33,7 +34,6 @@ def run_sweep(
 
         callbacks.append(SweepWandb(run.wandb))
     engine = build.engine(config, questions)
-    cache = ScoreCache(run.folder / "scores.sqlite")
     try:
         evaluator = Evaluator(
             sweep.points(n_traces),
@@ -48,7 +48,6 @@ def run_sweep(
         result = evaluator.run(questions, engine, judge)
     finally:
         engine.close()
-        cache.close()
     run.results_path = result.results_path
     failed = [r for r in result.rows if r["status"] != "ok"]
     if failed:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from deepprune.callbacks.export_judge import ExportJudge
 from deepprune.callbacks.prune_sweep import PruneSweep
-from deepprune.commands.run import Run, command_run
+from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.commands.sweep import headline, run_sweep
 from deepprune.config import build
 from deepprune.data.pairs import build_pairs
@@ -20,6 +20,7 @@ from deepprune.data.splits import Splits
 from deepprune.evaluation.judge_report import JudgeReport, judge_report, write_judge_reports
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.metrics_file import MetricsFile
 from deepprune.report.tables import judge_table, show, sweep_table
 from deepprune.types import TracePair
@@ -40,8 +41,9 @@ def train(config: DictConfig) -> Run:
 
         def after_training(judge: Judge) -> None:
             """What follows once the export is on disk, in this start of the run or another."""
-            reports = _report(config, splits, judge, run)
-            result = run_sweep(config, sweep, questions, n_traces, judge, run)
+            with ScoreCache(run.folder / SCORES) as cache:
+                reports = _report(config, splits, judge, run, cache)
+                result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
             run.metrics |= headline(result.rows)
             show(
                 judge_table({name: r["all"] for name, r in reports.items()}),
@@ -85,7 +87,9 @@ def _fit(
     )
 
 
-def _report(config: DictConfig, splits: Splits, judge: Judge, run: Run) -> dict[str, JudgeReport]:
+def _report(
+    config: DictConfig, splits: Splits, judge: Judge, run: Run, cache: ScoreCache
+) -> dict[str, JudgeReport]:
     """The judge beside the lexical line, on all test questions; written and logged."""
     pairs: list[TracePair] = []
     for group in splits.test:
@@ -97,7 +101,9 @@ def _report(config: DictConfig, splits: Splits, judge: Judge, run: Run) -> dict[
             seed=config.seed,
         )
     judges = (judge, LexicalJudge())
-    reports = {j.provenance.name: judge_report(j, pairs, config.seed) for j in judges}
+    reports = {
+        j.provenance.name: judge_report(j, pairs, seed=config.seed, cache=cache) for j in judges
+    }
     write_judge_reports(run.folder / "judge_report.json", reports)
     mine = reports[judge.provenance.name]["all"]
     run.metrics |= mine

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from deepprune.evaluation.scores import cached_scores
 from deepprune.evaluation.statistics import Estimate
 from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
 from deepprune.judge.bootstrap import bootstrap_questions
 from deepprune.judge.metrics import judge_metrics
+from deepprune.judge.score_cache import ScoreCache
 from deepprune.protocols import BoolArray, FloatArray
 from deepprune.types import TracePair
 
@@ -24,15 +26,18 @@ all pairs (``auroc``) and for those of which neither trace has finished (``auroc
 Other parts are ``model=NAME`` and ``dataset=NAME`` where there are several."""
 
 
-def judge_report(judge: Judge, pairs: Sequence[TracePair], seed: int) -> JudgeReport:
+def judge_report(
+    judge: Judge, pairs: Sequence[TracePair], *, seed: int, cache: ScoreCache | None = None
+) -> JudgeReport:
     """Score labelled pairs and report every metric, overall and by model and data set.
 
     Args:
         judge: Who scores.
         pairs: Labelled pairs of held-out questions.
         seed: Seed of the bootstrap over questions.
+        cache: Scores on disk, kept between runs.
     """
-    scores = judge.score(pairs)
+    scores = cached_scores(judge, cache, pairs)
     traces = [p.first.trace for p in pairs]
     parts = {"all": np.ones(len(pairs), dtype=np.bool_)}
     for kind, names in (

@@ -12,17 +12,35 @@ from deepprune.protocols import FloatArray, IntArray, Session
 from deepprune.types import Prefix, TracePair
 
 
+def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TracePair]) -> FloatArray:
+    """Scores in [0, 1] of pairs, shape ``(len(pairs),)``; only those not in ``cache`` are computed.
+
+    Raises:
+        ValueError: If the judge gives anything else.
+    """
+    fingerprint = judge.provenance.fingerprint
+    if cache is None or fingerprint is None:
+        return _checked(judge.score(pairs), judge)
+    scores = cache.get_many(fingerprint, pairs)
+    missing = np.flatnonzero(np.isnan(scores)).tolist()
+    if missing:
+        todo = [pairs[i] for i in missing]
+        scores[missing] = _checked(judge.score(todo), judge)
+        cache.put_many(fingerprint, todo, scores[missing])
+    return scores
+
+
 class QuestionScores:
     """All scores of a question, shared by every policy, threshold and order of traces.
 
     Args:
         judge: Scores what is missing.
-        cache: Scores on disk, kept between runs; ``None`` for judges without a fingerprint.
+        cache: Scores on disk, kept between runs.
     """
 
     def __init__(self, judge: Judge, cache: ScoreCache | None = None) -> None:
         self._judge = judge
-        self._cache = cache if judge.provenance.fingerprint is not None else None
+        self._cache = cache
         self._prefixes: list[Prefix] = []
         self._ids: dict[tuple[str, int, int], int] = {}
         self._scores: FloatArray = np.full((64, 64), np.nan)
@@ -49,7 +67,8 @@ class QuestionScores:
         missing = np.isnan(scores)
         if missing.any():
             todo = np.unique(ids[missing], axis=0)
-            self._scores[todo[:, 0], todo[:, 1]] = self._compute(self.pairs(todo))
+            found = cached_scores(self._judge, self._cache, self.pairs(todo))
+            self._scores[todo[:, 0], todo[:, 1]] = found
             scores = self._scores[ids[:, 0], ids[:, 1]]
         return scores
 
@@ -63,19 +82,6 @@ class QuestionScores:
             ids = np.sort(ids, axis=1)
         return self._judge.cost(self.pairs(np.unique(ids, axis=0)))
 
-    def _compute(self, pairs: Sequence[TracePair]) -> FloatArray:
-        if self._cache is None:
-            return _checked(self._judge.score(pairs), self._judge)
-        fingerprint = self._judge.provenance.fingerprint
-        assert fingerprint is not None
-        scores = self._cache.get_many(fingerprint, pairs)
-        missing = np.flatnonzero(np.isnan(scores)).tolist()
-        if missing:
-            todo = [pairs[i] for i in missing]
-            scores[missing] = _checked(self._judge.score(todo), self._judge)
-            self._cache.put_many(fingerprint, todo, scores[missing])
-        return scores
-
 
 class RunScores:
     """``ScorePairs`` for one policy run; remembers what was asked, for the bill."""
@@ -85,17 +91,20 @@ class RunScores:
         self._session = session
         self._asked: list[IntArray] = []
         self._seen_tokens = -1
-        self._ids: dict[int, int] = {}
+        self._ids: IntArray = np.zeros(0, dtype=np.int64)
 
     def __call__(self, pairs: IntArray) -> FloatArray:
         """Scores of pairs of trace indices on what they have generated so far."""
         if self._session.tokens_generated != self._seen_tokens:  # prefixes have grown since
             self._seen_tokens = self._session.tokens_generated
-            self._ids.clear()
-        for trace in np.unique(pairs).tolist():
-            if trace not in self._ids:
+            self._ids = np.full(0, -1, dtype=np.int64)
+        if (missing := int(pairs.max()) + 1 - len(self._ids)) > 0:
+            self._ids = np.append(self._ids, np.full(missing, -1, dtype=np.int64))
+        ids = self._ids[pairs]
+        if (ids < 0).any():
+            for trace in np.unique(pairs[ids < 0]).tolist():
                 self._ids[trace] = self._scores.prefix_id(self._session.prefix(trace))
-        ids = np.array([[self._ids[a], self._ids[b]] for a, b in pairs.tolist()], dtype=np.int64)
+            ids = self._ids[pairs]
         self._asked.append(ids)
         return self._scores.lookup(ids)
 

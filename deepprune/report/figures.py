@@ -31,6 +31,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     matplotlib.use("Agg")
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter
 
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     ok = [r for r in rows if r["status"] == "ok"]
@@ -86,6 +87,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
                     color=colour,
                 )
     axes.set_xscale("log")
+    for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        side(FuncFormatter(_thousands))
     axes.set_xlabel("tokens generated a question (log scale)")
     axes.set_ylabel("accuracy, % (95 % interval over questions)")
     axes.set_title(title, fontsize=10, loc="left")
@@ -95,3 +98,11 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
+
+
+def _thousands(tokens: float, _: int) -> str:
+    """1, 2 and 5 of every decade, as 500 or 20k."""
+    leading = f"{tokens:e}"[0]
+    if leading not in "125" or not f"{tokens:e}".startswith(f"{leading}.000"):
+        return ""
+    return f"{tokens / 1000:g}k" if tokens >= 1000 else f"{tokens:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -25,18 +26,17 @@ SHOWN_JUDGE_METRICS = {
 
 def percent(estimate: Estimate, *, sign: bool = False) -> str:
     """``81.0 [74.2, 87.1]``, in percent."""
-    form = "+.1f" if sign else ".1f"
-    low, high = format(100 * estimate.low, form), format(100 * estimate.high, form)
-    return f"{format(100 * estimate.value, form)} [{low}, {high}]"
+    value, low, high = (f"{100 * v:+.1f}" if sign else f"{100 * v:.1f}" for v in estimate)
+    return f"{value} [{low}, {high.replace('100.0', '100')}]"
 
 
 def describe(row: Row) -> str:
-    """A point in few words: ``cons@8``, ``deepprune tau=0.5 @ 500 tokens``."""
+    """A point in few words: ``cons@8``, ``deepprune 0.5 @ 500 tokens``."""
     if row["policy"] == "consensus":
         return f"cons@{row['k']}"
     words = ["representatives" if row.get("finish") == "representatives" else row["policy"]]
     if "threshold" in row:
-        words.append(f"tau={row['threshold']:g}")
+        words.append(f"{row['threshold']:g}")
     if "prefix_len" in row:
         unit = {"first_tokens": " tokens", "reasoning_words": " words"}.get(row["prefix_kind"], "")
         words.append(f"@ {row['prefix_len']:g}{unit}")
@@ -45,7 +45,7 @@ def describe(row: Row) -> str:
 
 def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
     """Accuracy, tokens a question and savings, in percent with 95 % intervals over questions."""
-    table = Table(title=title or None, title_justify="left")
+    table = _table(title)
     table.add_column("policy", no_wrap=True)
     for name in ("accuracy", "vs cons@k of\nequal tokens", "tokens", "saved, gross"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -70,7 +70,7 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
 
 def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Table:
     """Judges side by side: metric, then a column for each judge, with 95 % intervals."""
-    table = Table(title=title or None, title_justify="left")
+    table = _table(title)
     table.add_column("on held-out questions")
     for judge in metrics:
         table.add_column(judge, justify="right")
@@ -83,7 +83,7 @@ def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") 
 def comparison_table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     """Runs of a multirun: what was varied, then what came out."""
     varied = sorted({name for run in runs for name in run["overrides"]})
-    table = Table(title="comparison of the runs", title_justify="left")
+    table = _table("comparison of the runs")
     for name in ("run", *varied, *columns):
         table.add_column(name, justify="right" if name in columns else "left")
     for run in runs:
@@ -96,14 +96,20 @@ def comparison_table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
     return table
 
 
+def _table(title: str) -> Table:
+    return Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+
+
 def _plain(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def show(*tables: Table) -> None:
-    """Print tables, at least 120 columns wide so that nothing is cut in a log file."""
+    """Print tables, at least 124 columns wide so that nothing is cut in a log file."""
     console = Console()
-    if console.width < 120:
-        console = Console(width=120)
+    if console.width < 124:
+        console = Console(width=124)
     for table in tables:
         console.print(table)

@@ -65,10 +65,10 @@ def test_templates_with_other_numbers_are_different_questions():
 
 
 def test_near_duplicates_across_parts_are_an_error_that_names_both():
-    copy = TREES.replace("How many?", "How many ?!")
-    assert question_similarity(TREES, copy + " Tell me") >= 0.8
-    long = TREES + " They finish before noon and then count all of the trees again. " * 3
-    groups = [*sums(4), ask(long), ask(long.replace("count all", "count"))]
+    long = TREES + " They finish before noon and then count all of the trees again. " * 4
+    copy = long.replace("in the grove", "in that grove")
+    assert 0.9 <= question_similarity(long, copy) < 1
+    groups = [*sums(4), ask(long), ask(copy)]
     for seed in range(20):
         try:
             splits = split_questions(groups, (0.4, 0.3, 0.3), seed=seed)

@@ -1,0 +1,160 @@
+"""The data module under a real Trainer, with an encoding of words and a model of one weight."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from builders import group
+
+from deepprune.data.datamodule import JudgeDataModule
+from deepprune.data.loader import PairTokens
+from deepprune.data.prefixes import FirstTokens
+from deepprune.data.samplers import BalancedSampler
+from deepprune.data.splits import Splits
+from deepprune.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
+    "ignore:.*does not have many workers:UserWarning",
+)
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+class Words:
+    """One token a word, numbered by its length."""
+
+    def __init__(self):
+        self.n_texts = 0
+
+    def tokenise(self, texts):
+        self.n_texts += len(texts)
+        return [[len(word) for word in text.split()] for text in texts]
+
+    def join(self, question, first, second):
+        return PairTokens(
+            [*first, 99, *second], [0] * (len(first) + 1) + [1] * len(second), is_truncated=False
+        )
+
+    def length(self, n_question, n_first, n_second):
+        return n_first + 1 + n_second
+
+    def collate(self, sequences):
+        longest = max(len(s.input_ids) for s in sequences)
+        padded = [s.input_ids + [0] * (longest - len(s.input_ids)) for s in sequences]
+        return {"input_ids": torch.tensor(padded)}
+
+
+class Recorder(pl.LightningModule):
+    """Remembers the pairs of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch["meta"]["pair"].tolist())
+        return self.weight.sum() * batch["labels"].mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def data(**settings):
+    groups = [group(["a", "a", "b", "b", "a"], [9, 9, 9, 9, 4], name=f"q{i}") for i in range(6)]
+    splits = Splits(tuple(groups[:4]), tuple(groups[4:5]), tuple(groups[5:]))
+    return JudgeDataModule(
+        splits, FirstTokens(5), Words(), **{"batch_size": 4, "bucket_batches": 2, **settings}
+    )
+
+
+def test_training_sees_unfinished_pairs_and_evaluation_all():
+    module = data()
+    assert len(module.pairs("train")) == 4 * 6
+    assert all(pair.is_unfinished for pair in module.pairs("train"))
+    assert len(module.pairs("val")) == 10
+    assert module.encoded("val").is_unfinished.sum() == 6
+    assert len(data(only_unfinished=False).pairs("train")) == 40
+    assert len(data(pairs_per_question=2).pairs("train")) == 8
+
+
+def test_batches_say_what_metrics_need():
+    module = data()
+    encoded = module.encoded("train")
+    batch = encoded.batch([0, 23])
+    assert batch["labels"].tolist() == [p.label for p in (encoded.pairs[0], encoded.pairs[23])]
+    assert batch["labels"].dtype == torch.float32
+    assert batch["meta"]["question"].tolist() == [0, 3]
+    assert batch["inputs"]["input_ids"].shape == (2, encoded.lengths[[0, 23]].max())
+    assert encoded.lengths.tolist() == [11] * 24
+
+
+def test_each_prefix_is_tokenised_once():
+    words = Words()
+    groups = [group(["a", "b", "a"], name=f"q{i}") for i in range(3)]
+    splits = Splits(*((g,) for g in groups))
+    JudgeDataModule(splits, FirstTokens(5), words).encoded("train")
+    assert words.n_texts == 1 + 3  # the question and three prefixes, in three pairs
+
+
+def test_validation_covers_every_pair_once():
+    loader = data(eval_batch_size=3).val_dataloader()
+    seen = np.concatenate([batch["meta"]["pair"].numpy() for batch in loader])
+    assert sorted(seen.tolist()) == list(range(10))
+
+
+def test_the_sampler_is_a_factory():
+    labels = torch.cat([b["labels"] for b in data(sampler=BalancedSampler).train_dataloader()])
+    assert labels.mean() == 0.5
+
+
+def test_a_split_without_validation_trains():
+    module = data()
+    module.splits = Splits(module.splits.train, (), module.splits.test)
+    pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(Recorder(), module)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 9])
+def test_a_resumed_run_sees_exactly_the_batches_that_were_left(stop, tmp_path):
+    """Six batches an epoch, three epochs; stopped within, at the end of, and after the first."""
+    whole = Recorder()
+    pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET).fit(whole, data())
+    assert len(whole.seen) == 18
+
+    first, second = Recorder(), Recorder()
+    trainer = pl.Trainer(max_epochs=3, max_steps=stop, enable_checkpointing=False, **QUIET)
+    trainer.fit(first, data())
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    assert first.seen == whole.seen[:stop]
+
+    trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET)
+    trainer.fit(second, data(), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    assert second.seen == whole.seen[stop:]
+
+
+def test_no_pairs_and_one_class_are_errors():
+    with pytest.raises(InputError, match="shorter prefix"):
+        module = data()
+        module.rule = FirstTokens(50)
+        module.setup("fit")
+    with pytest.raises(InputError, match="both classes"):
+        module = data()
+        module.splits = Splits(
+            (group(["a", "a"], name="x"),), module.splits.val, module.splits.test
+        )
+        module.setup("fit")
+
+
+def test_overlapping_parts_are_refused():
+    one = group(["a", "b"])
+    with pytest.raises(InputError, match="one part only"):
+        JudgeDataModule(Splits((one,), (), (one,)), FirstTokens(5), Words())

@@ -1,0 +1,15 @@
+import pytest
+
+from deepprune.flops import transformer_flops
+
+
+def test_by_hand():
+    """1,000 weights, 2 layers of width 8, 10 tokens: 2 * 1000 * 10 + 4 * 2 * 8 * 100."""
+    assert transformer_flops(1000, 2, 8, 10, causal=False) == 20_000 + 6_400
+    assert transformer_flops(1000, 2, 8, 10, causal=True) == 20_000 + 3_200
+    assert transformer_flops(1000, 2, 8, 0) == 0
+
+
+def test_no_negative_sizes():
+    with pytest.raises(ValueError, match="-1"):
+        transformer_flops(1000, 2, 8, -1)

@@ -1,0 +1,93 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from builders import group
+
+from deepprune.errors import InputError
+from deepprune.judge.score_cache import ScoreCache
+from deepprune.types import Prefix, TracePair
+
+
+def pairs(n=4):
+    question = group(["a"] * (n + 1))
+    prefixes = [Prefix(t, 5, is_finished=False) for t in question.traces]
+    return [TracePair(prefixes[0], other) for other in prefixes[1:]]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_what_was_put_comes_back(on_disk, tmp_path):
+    with ScoreCache(tmp_path / "new" / "scores.sqlite" if on_disk else None) as cache:
+        some = pairs(4)
+        cache.put_many("judge", some[:2], [0.25, 1.0])
+        assert cache.get_many("judge", some)[:2].tolist() == [0.25, 1.0]
+        assert np.isnan(cache.get_many("judge", some)[2:]).all()
+        assert np.isnan(cache.get_many("other judge", some)).all()
+        assert len(cache) == 2
+        cache.put_many("judge", some[:1], [0.5])
+        assert cache.get_many("judge", some)[0] == 0.5
+        assert cache.get_many("judge", []).shape == (0,)
+
+
+def test_the_order_and_the_prefix_are_part_of_the_key():
+    cache, (pair, *_) = ScoreCache(), pairs()
+    cache.put_many("judge", [pair], [0.5])
+    longer = TracePair(pair.first, Prefix(pair.second.trace, 6, is_finished=False))
+    assert np.isnan(cache.get_many("judge", [TracePair(pair.second, pair.first), longer])).all()
+
+
+def test_more_keys_than_one_query_takes():
+    cache, some = ScoreCache(), pairs(1200)
+    scores = np.linspace(0, 1, len(some))
+    cache.put_many("judge", some, scores)
+    assert (cache.get_many("judge", some) == scores).all()
+
+
+@pytest.mark.parametrize("scores", [[0.5, 1.5], [0.5, float("nan")], [0.5]])
+def test_only_scores_are_stored(scores):
+    cache = ScoreCache()
+    with pytest.raises(ValueError, match="scores must"):
+        cache.put_many("judge", pairs(2), scores)
+    assert len(cache) == 0
+
+
+def test_a_reader_beside_the_writer(tmp_path):
+    with ScoreCache(tmp_path / "s") as writer, ScoreCache(tmp_path / "s") as reader:
+        writer.put_many("judge", pairs(2), [0.1, 0.2])
+        assert reader.get_many("judge", pairs(2)).tolist() == [0.1, 0.2]
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no database at all, but long enough to be looked at" * 20)
+    with pytest.raises(InputError, match="notes.txt"):
+        ScoreCache(tmp_path / "notes.txt")
+
+
+def test_batches_survive_a_killed_process(tmp_path):
+    """A child writes batches of three until it is killed; whole batches are there, none torn."""
+    code = f"""
+        import sys; sys.path[:0] = {[p for p in sys.path if p.endswith("tests")]!r}
+        from builders import group
+        from deepprune.judge.score_cache import ScoreCache
+        from deepprune.types import Prefix, TracePair
+        cache = ScoreCache({str(tmp_path / "s")!r})
+        prefixes = [Prefix(t, 5, is_finished=False) for t in group(["a"] * 4).traces]
+        for i in range(10**9):
+            cache.put_many(str(i), [TracePair(prefixes[0], p) for p in prefixes[1:]], [0.5] * 3)
+            if i == 50:
+                print("going", flush=True)
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "going\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    with ScoreCache(tmp_path / "s") as cache:
+        assert len(cache) >= 51 * 3
+        assert len(cache) % 3 == 0
+        assert not np.isnan(cache.get_many("50", pairs(3))).any()
