@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 from deepprune.data.loader import EncodedPairs, PairEncoding, PairLoader
 from deepprune.data.pairs import build_pairs
 from deepprune.data.samplers import (
+    BatchState,
     BucketBatchSampler,
     NaturalSampler,
     OrderedSampler,
@@ -79,6 +81,8 @@ class JudgeDataModule(pl.LightningDataModule):
         self._bucket_batches = bucket_batches
         self._seed = seed
         self._encoded: dict[str, EncodedPairs] = {}
+        self._train_loader: PairLoader | None = None
+        self._resume: BatchState | None = None
 
     def pairs(self, part: str) -> list[TracePair]:
         """The pairs of ``"train"``, ``"val"`` or ``"test"``.
@@ -104,12 +108,29 @@ class JudgeDataModule(pl.LightningDataModule):
         """Training batches, drawn by the sampler."""
         encoded = self.encoded("train")
         sampler = self._make_sampler(encoded.labels, self._seed)
-        return PairLoader(
-            encoded,
-            BucketBatchSampler(
-                sampler, encoded.lengths, self._batch_size, bucket_batches=self._bucket_batches
-            ),
+        batches = BucketBatchSampler(
+            sampler, encoded.lengths, self._batch_size, bucket_batches=self._bucket_batches
         )
+        self._train_loader = PairLoader(encoded, batches)
+        if self._resume is not None:
+            self._train_loader.load_state_dict(self._resume)
+            self._resume = None
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the train loader stands.
+
+        Lightning keeps the state of a loader as well, but loads it only while it makes the loader,
+        which ``Trainer.estimated_stepping_batches`` (a schedule asks for it) does too early.
+        """
+        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next train loader go on from there; other stages start afresh."""
+        if state_dict and self.trainer is not None and self.trainer.state.fn == "fit":
+            self._resume = BatchState(
+                epoch=state_dict["epoch"], batches_yielded=state_dict["batches_yielded"]
+            )
 
     def val_dataloader(self) -> PairLoader | list[PairLoader]:
         """Validation batches; none where the split has no validation part."""

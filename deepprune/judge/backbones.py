@@ -136,11 +136,10 @@ class PairClassifier(nn.Module):
         mask_BT = inputs["attention_mask"]
         match self.pooling:
             case Pooling.CLS:
-                return hidden_BTD[:, 0]
+                return _at(hidden_BTD, mask_BT.argmax(1))
             case Pooling.LAST:
                 positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-                last_B = (positions * mask_BT).argmax(1)
-                return hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+                return _at(hidden_BTD, (positions * mask_BT).argmax(1))
             case Pooling.MEAN:
                 return _mean(hidden_BTD, mask_BT)
             case Pooling.SEGMENTS:
@@ -330,6 +329,10 @@ def set_pad_token(tokenizer: Any) -> None:
         f"the tokenizer needs a pad token besides {tokenizer.eos_token!r} and has none to spare: "
         "add one to its files."
     )
+
+
+def _at(hidden_BTD: Tensor, index_B: Tensor) -> Tensor:
+    return hidden_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
 
 
 def _mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
 from deepprune.protocols import FloatArray
 from deepprune.types import Trace, TracePair
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_OPERAND = r"[-(]{0,2}\d[\d.,]*\)?"
-_EQUATION = re.compile(
-    rf"{_OPERAND}(?:(?:[-+*/^\u00d7\u00f7\u00b7]|\\times|\\cdot|\\div){_OPERAND})*={_OPERAND}"
-)
-_SPACE = re.compile(r"[\s$]+|\\[,;!]")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_DELIMITER = re.compile(r"[$]|\\[()\[\],;!]")
+_SIGN = r"(?:[-+*/^=\u00d7\u00f7\u00b7]|\\times|\\cdot|\\div)"
+_SPACED_SIGN = re.compile(rf"\s*({_SIGN})\s*")
+_OPERAND = r"\(?-?\d+(?:\.\d+)?\)?"
+_EQUATION = re.compile(rf"{_OPERAND}(?:{_SIGN}{_OPERAND})*={_OPERAND}")
 _NO_EVIDENCE = 0.5
 _CACHED_PREFIXES = 65_536
 
@@ -130,5 +131,9 @@ def _overlap(first: str, second: str) -> float:
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
 def _features(text: str) -> _Features:
-    numbers = frozenset(number.replace(",", "") for number in _NUMBER.findall(text))
-    return _Features(numbers, frozenset(_EQUATION.findall(_SPACE.sub("", text))))
+    text = _THOUSANDS.sub("", text)
+    formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", text))
+    return _Features(
+        frozenset(_NUMBER.findall(text)),
+        frozenset(equation.strip("()") for equation in _EQUATION.findall(formula)),
+    )

@@ -1,12 +1,13 @@
 """Intervals of judge metrics by a bootstrap over questions, vectorised over the draws.
 
-P: pairs, C: clusters (questions), R: draws. A draw is a vector of counts: how often each question
-was drawn. Whatever does not depend on the draw is summed per question once.
+P: pairs, C: clusters (questions), R: draws, S: distinct scores, from the lowest. A draw is a vector
+of counts: how often each question was drawn. Whatever does not depend on the draw is summed per
+question once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,14 +18,13 @@ from deepprune.judge.metrics import (
     ECE_BINS,
     NAN,
     check_groups,
-    distinct_ends,
     ece_bin,
     within_parts,
 )
 from deepprune.protocols import FloatArray, IntArray
 from deepprune.seeding import generator
 
-_BLOCK = 1 << 20  # weights of pairs held at once, 8 MB
+_BLOCK = 1 << 20  # values held at once, 8 MB
 
 
 class Interval(NamedTuple):
@@ -118,20 +118,22 @@ class _Pairs:
         ).astype(np.float64)
         return sums
 
+    def up_to_each_score(self, values: FloatArray) -> FloatArray:
+        """Sums over the pairs of each cluster at or below each distinct score, shape ``(C, S)``."""
+        distinct, score = np.unique(self.scores, return_inverse=True)
+        cell = self.cluster * distinct.size + score
+        sums = np.bincount(cell, weights=values, minlength=self.n_clusters * distinct.size)
+        up_to: FloatArray = np.cumsum(sums.reshape(self.n_clusters, distinct.size), axis=1)
+        return up_to
+
 
 def _auroc(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
     """``c' W c / (c'n_same c'n_different)``; ``W[i, j]``: wins of i's "same" over j's others."""
-    order = np.argsort(pairs.scores, kind="stable")
-    labels, cluster = pairs.labels[order], pairs.cluster[order]
-    ends = distinct_ends(pairs.scores[order])
-    tie_of = np.repeat(np.arange(ends.size), np.diff(ends, prepend=-1))
-    wins_CC = np.empty((pairs.n_clusters, pairs.n_clusters))
-    for i in range(pairs.n_clusters):
-        different = (1 - labels) * (cluster == i)
-        up_to = np.cumsum(different)[ends]  # at or below each distinct score
-        beaten = (up_to + np.concatenate(([0.0], up_to[:-1]))) / 2
-        wins_CC[:, i] = np.bincount(cluster, labels * beaten[tie_of], pairs.n_clusters)
-    wins = np.einsum("ri,ij,rj->r", counts_RC, wins_CC, counts_RC, optimize=True)
+    same_CS = np.diff(pairs.up_to_each_score(pairs.labels), axis=1, prepend=0)
+    different_CS = pairs.up_to_each_score(1 - pairs.labels)
+    below_CS = different_CS - np.diff(different_CS, axis=1, prepend=0) / 2  # a tie is half a win
+    wins_CC = same_CS @ below_CS.T
+    wins = ((counts_RC @ wins_CC) * counts_RC).sum(1)
     n_same = counts_RC @ pairs.per_cluster(pairs.labels)
     n_different = counts_RC @ pairs.per_cluster(1 - pairs.labels)
     return _ratio(wins, n_same * n_different)
@@ -147,34 +149,29 @@ def _auroc_within(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
 
 
 def _tnr(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    order = np.argsort(pairs.scores, kind="stable")
-    labels, cluster = pairs.labels[order], pairs.cluster[order]
-    starts = np.concatenate(([0], distinct_ends(pairs.scores[order])[:-1] + 1))
-
-    def value(weights_RP: FloatArray) -> FloatArray:
-        same, different = weights_RP * labels, weights_RP * (1 - labels)
-        n_same, n_different = same.sum(1), different.sum(1)
-        # Below a threshold lie the pairs before the first one of its score.
-        lost = (np.cumsum(same, axis=1) - same)[:, starts]
-        caught = (np.cumsum(different, axis=1) - different)[:, starts]
-        is_allowed = lost <= 0.2 * n_same[:, None] + 1e-9
-        best = np.where(is_allowed, caught, 0).max(1)
-        return np.where(n_same > 0, _ratio(best, n_different), NAN)
-
-    return _in_blocks(value, cluster, counts_RC)
+    same_CS = pairs.up_to_each_score(pairs.labels)
+    different_CS = pairs.up_to_each_score(1 - pairs.labels)
+    n_same, n_different = counts_RC @ same_CS[:, -1], counts_RC @ different_CS[:, -1]
+    # A threshold just above the s-th score loses what lies up to it; as many as may be lost.
+    n_allowed = np.zeros(len(counts_RC), dtype=np.int64)
+    for columns in _blocks(same_CS.shape[1], len(counts_RC)):
+        lost_RS = counts_RC @ same_CS[:, columns]
+        n_allowed += (lost_RS <= 0.2 * n_same[:, None] + 1e-9).sum(1)
+    caught = np.einsum("rc,cr->r", counts_RC, different_CS[:, np.maximum(n_allowed - 1, 0)])
+    rate = _ratio(np.where(n_allowed > 0, caught, 0), n_different)
+    return np.where(n_same > 0, rate, NAN)
 
 
 def _average_precision(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    order = np.argsort(pairs.scores, kind="stable")
-    labels, cluster = pairs.labels[order], pairs.cluster[order]
-    ends = distinct_ends(pairs.scores[order])
-
-    def value(weights_RP: FloatArray) -> FloatArray:
-        found = np.cumsum(weights_RP * (1 - labels), axis=1)[:, ends]
-        precision = np.nan_to_num(_ratio(found, np.cumsum(weights_RP, axis=1)[:, ends]))
-        return _ratio((np.diff(found, axis=1, prepend=0) * precision).sum(1), found[:, -1])
-
-    return _in_blocks(value, cluster, counts_RC)
+    found_CS = pairs.up_to_each_score(1 - pairs.labels)
+    step_CS = np.diff(found_CS, axis=1, prepend=0)
+    all_CS = pairs.up_to_each_score(np.ones_like(pairs.labels))
+    area = np.zeros(len(counts_RC))
+    for columns in _blocks(all_CS.shape[1], len(counts_RC)):
+        precision_RS = counts_RC @ found_CS[:, columns]
+        precision_RS /= np.maximum(counts_RC @ all_CS[:, columns], 1)  # 0 / 0 weighs nothing
+        area += np.einsum("rs,rs->r", counts_RC @ step_CS[:, columns], precision_RS)
+    return _ratio(area, counts_RC @ found_CS[:, -1])
 
 
 def _ece(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
@@ -199,13 +196,10 @@ _METRICS: dict[str, Callable[[_Pairs, FloatArray], FloatArray]] = {
 }
 
 
-def _in_blocks(
-    value: Callable[[FloatArray], FloatArray], cluster: IntArray, counts_RC: FloatArray
-) -> FloatArray:
-    """``value`` of the pair weights of all draws, ``(R, P)``, a few draws at a time."""
-    rows = max(1, _BLOCK // cluster.size)
-    blocks = [value(counts_RC[i : i + rows][:, cluster]) for i in range(0, len(counts_RC), rows)]
-    return np.concatenate(blocks)
+def _blocks(n_columns: int, n_rows: int) -> Iterator[slice]:
+    """Column slices of a matrix of so many rows, a few at a time."""
+    width = max(1, _BLOCK // n_rows)
+    return (slice(i, i + width) for i in range(0, n_columns, width))
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

@@ -32,10 +32,6 @@ _VERDICT = "\n\nSame final answer:"
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
 
-class _Budget(tuple[int, int, int]):
-    """Tokens kept of question, first and second."""
-
-
 @dataclass(frozen=True, slots=True)
 class PairEncoderConfig:
     """What decides a sequence besides the tokenizer; small enough for ``judge.json``.
@@ -159,8 +155,8 @@ class PairEncoder:
     def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``.
 
-        The bert layout adds ``token_type_ids``, the causal one ``position_ids``, so that padding on
-        the left moves no token.
+        The bert layout adds ``token_type_ids``; the causal layout, and padding on the left, add
+        ``position_ids``, so that padding moves no token.
         """
         longest = max(len(sequence.input_ids) for sequence in sequences)
         shape = (len(sequences), longest)
@@ -175,7 +171,7 @@ class PairEncoder:
         inputs = {"input_ids": input_ids, "attention_mask": mask}
         if self.config.layout is Layout.BERT:
             inputs["token_type_ids"] = segments
-        else:
+        if self.config.layout is Layout.CAUSAL or self.config.padding_side == "left":
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         return inputs
 
@@ -188,7 +184,8 @@ class PairEncoder:
         """What ``to_dict`` gave, with its tokenizer."""
         return cls(tokenizer, **values)
 
-    def _budget(self, n_question: int, n_first: int, n_second: int) -> _Budget:
+    def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
+        """Tokens kept of each."""
         room = self.config.max_length - self._n_fixed
         if not self.config.with_question:
             n_question = 0
@@ -203,4 +200,4 @@ class PairEncoder:
                 n_first = room - n_second
             else:
                 n_first, n_second = half, room - half
-        return _Budget((n_question, n_first, n_second))
+        return n_question, n_first, n_second

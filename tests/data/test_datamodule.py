@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from builders import group
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.loader import PairTokens
@@ -15,7 +16,7 @@ from deepprune.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
-    "ignore:.*does not have many workers:UserWarning",
+    "ignore:.*callbacks used to create the checkpoint need:UserWarning",
 )
 QUIET = {
     "accelerator": "cpu",
@@ -66,6 +67,7 @@ class Recorder(pl.LightningModule):
         pass
 
     def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 18  # makes the loader, before it resumes
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
@@ -120,37 +122,36 @@ def test_the_sampler_is_a_factory():
 def test_a_split_without_validation_trains():
     module = data()
     module.splits = Splits(module.splits.train, (), module.splits.test)
-    pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(Recorder(), module)
+    trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, limit_val_batches=0, **QUIET)
+    trainer.fit(Recorder(), module)
 
 
-@pytest.mark.parametrize("stop", [4, 6, 9])
-def test_a_resumed_run_sees_exactly_the_batches_that_were_left(stop, tmp_path):
-    """Six batches an epoch, three epochs; stopped within, at the end of, and after the first."""
+@pytest.mark.parametrize("done", [4, 6, 9])
+def test_a_resumed_run_sees_exactly_the_batches_that_were_left(done, tmp_path):
+    """Six batches an epoch, three epochs; resumed within, at the end of, and after the first."""
     whole = Recorder()
-    pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET).fit(whole, data())
+    checkpoints = ModelCheckpoint(
+        tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, monitor=None
+    )
+    pl.Trainer(max_epochs=3, callbacks=[checkpoints], **QUIET).fit(whole, data())
     assert len(whole.seen) == 18
+    assert len({str(sorted(map(sorted, whole.seen[i : i + 6]))) for i in (0, 6, 12)}) == 3
 
-    first, second = Recorder(), Recorder()
-    trainer = pl.Trainer(max_epochs=3, max_steps=stop, enable_checkpointing=False, **QUIET)
-    trainer.fit(first, data())
-    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-    assert first.seen == whole.seen[:stop]
-
+    resumed = Recorder()
     trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET)
-    trainer.fit(second, data(), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
-    assert second.seen == whole.seen[stop:]
+    trainer.fit(resumed, data(), ckpt_path=tmp_path / f"step={done}.ckpt", weights_only=True)
+    assert resumed.seen == whole.seen[done:]
 
 
 def test_no_pairs_and_one_class_are_errors():
+    module = data()
+    module.rule = FirstTokens(50)
     with pytest.raises(InputError, match="shorter prefix"):
-        module = data()
-        module.rule = FirstTokens(50)
         module.setup("fit")
+    module = data()
+    one_class = (group(["a", "a"], name="x"),)
+    module.splits = Splits(one_class, module.splits.val, module.splits.test)
     with pytest.raises(InputError, match="both classes"):
-        module = data()
-        module.splits = Splits(
-            (group(["a", "a"], name="x"),), module.splits.val, module.splits.test
-        )
         module.setup("fit")
 
 

@@ -69,20 +69,17 @@ def test_near_duplicates_across_parts_are_an_error_that_names_both():
     copy = long.replace("in the grove", "in that grove")
     assert 0.9 <= question_similarity(long, copy) < 1
     groups = [*sums(4), ask(long), ask(copy)]
+    outcomes = []
     for seed in range(20):
         try:
             splits = split_questions(groups, (0.4, 0.3, 0.3), seed=seed)
         except InputError as error:
-            assert "there are 15 trees" in str(error)
-            assert str(error).count("'") >= 4
-            break
-        assert any(
-            {normalise_question(groups[4].question.text)} <= texts(part)
-            and {normalise_question(groups[5].question.text)} <= texts(part)
-            for part in (splits.train, splits.val, splits.test)
-        )
-    else:
-        pytest.fail("no seed put them into different parts")
+            outcomes.append(str(error))
+        else:  # both in one part
+            both = texts(groups[4:])
+            assert any(both <= texts(part) for part in (splits.train, splits.val, splits.test))
+    assert outcomes
+    assert all("in the grove" in o and "in that grove" in o for o in outcomes)
 
 
 def test_hand_made_parts_are_checked():

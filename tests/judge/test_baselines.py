@@ -31,7 +31,7 @@ def all_pairs(question):
         ("12 apples", "12 pears and 3 plums", 1 / 2),  # numbers {12} and {12, 3}; no equations
         # numbers {3, 4, 7} and {3, 4, 8} share 2 of 4; equations {3+4=7} and {3+4=8} none
         ("3 + 4 = 7", "3 + 4 = 8", (2 / 4 + 0) / 2),
-        (r"\( 3 \times 4 = 12 \)", r"so 3\times4=12", 1.0),  # spaces and dollars aside
+        (r"\( 3 \times 4 = 12 \)", r"so 3\times4=12", 1.0),  # spaces and delimiters aside
         ("$2 + 2 = 4$, 9", "2 + 2 = 4", (2 / 3 + 1) / 2),
         ("1,200 in all", "1200 in all", 1.0),
         ("let us think", "let us see", 0.5),  # no evidence

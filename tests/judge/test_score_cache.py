@@ -63,7 +63,7 @@ def test_a_reader_beside_the_writer(tmp_path):
 
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no database at all, but long enough to be looked at" * 20)
-    with pytest.raises(InputError, match="notes.txt"):
+    with pytest.raises(InputError, match=r"notes\.txt"):
         ScoreCache(tmp_path / "notes.txt")
 
 

