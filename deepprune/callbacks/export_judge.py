@@ -51,8 +51,9 @@ class ExportJudge(pl.Callback):
         assert isinstance(pl_module, JudgeModule)
         best = _best_checkpoint(trainer)
         if best is not None:
-            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
+            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            pl_module.on_load_checkpoint(checkpoint)  # refuses another model's
+            pl_module.load_state_dict(checkpoint["state_dict"], strict=False)  # no frozen weights
         assert isinstance(pl_module.model, PairClassifier)
         judge = CrossEncoderJudge(
             pl_module.model,

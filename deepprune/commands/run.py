@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     overrides = list(hydra.overrides.task)
     resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # Lightning started us; rank 0 keeps the record
+        yield Run(folder, wandb=None, is_resumed=False)
+        return
     is_resumed = open_run(folder, resolved, overrides)
     is_multirun = hydra.mode == RunMode.MULTIRUN
     logger = resolved["logger"]

@@ -18,7 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from deepprune.errors import InputError
 from deepprune.judge.encoding import Layout
@@ -104,23 +109,26 @@ class Backbone:
 class PairClassifier(nn.Module):
     """A transformer with a linear head: inputs of ``PairEncoder.collate`` to logits ``(B,)``.
 
-    With ``last`` it computes what ``AutoModelForSequenceClassification`` of a causal model does,
-    except that the last token is found by the attention mask: by the pad token's id, a text that
-    itself ends in that token would be pooled one token too early.
+    With ``last`` these are the backbone and the head of ``AutoModelForSequenceClassification`` with
+    one label, and the same logits, except that the last token is found by the attention mask: by
+    the pad token's id, a text that itself ends in that token would be pooled one token too early.
 
     Args:
         encoder: A base model without head, as ``AutoModel`` gives it.
         pooling: What the head reads.
+        head: The head, for ``last``; a new one where ``None``.
     """
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling | str) -> None:
+    def __init__(
+        self, encoder: nn.Module, pooling: Pooling | str, head: nn.Linear | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = Pooling(pooling)
         hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
         width = hidden * (3 if self.pooling is Pooling.SEGMENTS else 1)
-        self.head = nn.Linear(width, 1, bias=self.pooling is not Pooling.LAST)
-        if not self.head.weight.is_meta:
+        self.head = head or nn.Linear(width, 1, bias=self.pooling is not Pooling.LAST)
+        if head is None and not self.head.weight.is_meta:
             nn.init.normal_(self.head.weight, std=0.02)
             if self.head.bias is not None:
                 nn.init.zeros_(self.head.bias)
@@ -175,9 +183,10 @@ def load_model(backbone: Backbone) -> PairClassifier:
     """
     source, common = resolve_source(backbone.source), _common(backbone)
     try:
-        config = AutoConfig.from_pretrained(source, **common)
+        config = AutoConfig.from_pretrained(source, num_labels=1, **common)
         _set_dropout(config, backbone.dropout)
-        encoder = AutoModel.from_pretrained(
+        is_causal = backbone.layout is Layout.CAUSAL
+        loaded = (AutoModelForSequenceClassification if is_causal else AutoModel).from_pretrained(
             source,
             config=config,
             dtype=getattr(torch, backbone.dtype),
@@ -187,16 +196,20 @@ def load_model(backbone: Backbone) -> PairClassifier:
         )
     except OSError as error:
         raise InputError(_missing(backbone.source, error)) from error
-    return build_classifier(encoder, backbone)
+    if is_causal:  # a checkpoint that has a head of its own keeps it
+        return build_classifier(loaded.base_model, backbone, loaded.score)
+    return build_classifier(loaded, backbone)
 
 
 def _common(backbone: Backbone) -> dict[str, Any]:
     return {"revision": backbone.revision, "trust_remote_code": backbone.trust_remote_code}
 
 
-def build_classifier(encoder: nn.Module, backbone: Backbone) -> PairClassifier:
+def build_classifier(
+    encoder: nn.Module, backbone: Backbone, head: nn.Linear | None = None
+) -> PairClassifier:
     """Add head and adapters to a base model and freeze what is not trained."""
-    model = PairClassifier(encoder, backbone.pooling)
+    model = PairClassifier(encoder, backbone.pooling, head)
     if backbone.freeze:
         encoder.requires_grad_(False)
     if backbone.lora is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from deepprune.data.loader import PairTokens
 from deepprune.errors import InputError
@@ -229,8 +230,12 @@ class CrossEncoderJudge(Judge):
         self._tokenise(texts)
         sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in texts]
         logits = np.empty(len(sequences))
-        for rows in _batches([len(s.input_ids) for s in sequences], self._tokens_per_batch):
-            logits[rows] = self._logits([sequences[row] for row in rows])
+        with tqdm(
+            total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False
+        ) as progress:
+            for rows in _batches([len(s.input_ids) for s in sequences], self._tokens_per_batch):
+                logits[rows] = self._logits([sequences[row] for row in rows])
+                progress.update(len(rows))
         return [float(value) for value in logits]
 
     @torch.inference_mode()

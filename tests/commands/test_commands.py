@@ -8,11 +8,13 @@ import sys
 import time
 
 import pytest
+from tiny_models import save_tiny_bert, save_tiny_qwen3
 
 from deepprune.cli import config_folder
 
 TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
 EVALUATE = [sys.executable, "-m", "deepprune.cli", "evaluate"]
+RUNS = ("whole", "cut")
 SMALL = ["sweep.questions=6", "sweep.traces=6", "sweep.resamples=2", "logger=none"]
 
 
@@ -59,6 +61,53 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
     assert outcomes.read_bytes().startswith(recorded[: recorded.rindex(b"\n") + 1])
     same = [(tmp_path / d / "results.jsonl").read_bytes() for d in ("whole", "cut")]
     assert same[0] == same[1]
+
+
+TINY_FIT = [
+    "data.pairs_per_question=6", "data.eval_pairs_per_question=8", "prefix.k=16",
+    "trainer.max_epochs=2", "callbacks.training.last.every_n_train_steps=1", "sweep.questions=2",
+    "sweep.traces=4", "sweep.resamples=1", "logger=none",
+]  # fmt: skip
+
+
+@pytest.mark.timeout(300)  # four processes that each import torch
+def test_a_killed_training_goes_on_to_the_same_judge_and_rows(tmp_path):
+    """Killed in mid-epoch by SIGKILL, a training ends in the same weights, step and results."""
+    fit = [*TRAIN, *TINY_FIT, f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
+    call([*fit, "hydra.run.dir=whole"], tmp_path)
+    process = subprocess.Popen(
+        [*fit, "hydra.run.dir=cut"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "judge").exists(), "killed too late to show anything"
+    done = call([*fit, "hydra.run.dir=cut"], tmp_path)
+    assert "going on from cut/checkpoints/last.ckpt" in done.stdout
+    exports = [json.loads((tmp_path / d / "judge" / "judge.json").read_text()) for d in RUNS]
+    assert exports[0] == exports[1]
+    assert rows(tmp_path / "whole" / "results.jsonl") == rows(tmp_path / "cut" / "results.jsonl")
+    done = call([*fit, "hydra.run.dir=cut"], tmp_path)
+    assert "the judge of this run is trained" in done.stdout
+
+
+def test_the_papers_recipe_runs_on_two_layers_of_its_architecture(tmp_path):
+    """`experiment=paper_qwen3_4b` as shipped, but for the size of the model and of the data."""
+    source = save_tiny_qwen3(tmp_path / "tiny")
+    small = [
+        "traces=pool", "prefix.k=3", f"model.backbone.source={source}", "sweep.thresholds=[0.5]",
+        "data.pairs_per_question=4", "data.eval_pairs_per_question=8", "trainer.max_epochs=1",
+        "sweep.questions=2", "sweep.traces=4", "sweep.resamples=1", "logger=none",
+    ]  # fmt: skip
+    command = [*TRAIN, "experiment=paper_qwen3_4b", *small, "hydra.run.dir=r"]
+    call(command, tmp_path)
+    export = json.loads((tmp_path / "r" / "judge" / "judge.json").read_text())
+    assert export["backbone"]["lora"]["r"] == 16
+    policies = [r["policy"] for r in rows(tmp_path / "r" / "results.jsonl")]
+    assert policies.count("deepprune") == 2
 
 
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):

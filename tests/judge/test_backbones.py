@@ -203,3 +203,13 @@ def test_the_packaged_minilm():
     encoder = PairEncoder(tokenizer, max_length=64)
     tokens = encoder.tokenise(["12 + 3 = 15", "12 + 3 = 16"])
     assert math.isfinite(logits(model, encoder, [tuple(tokens)]).item())
+
+
+def test_a_sequence_classifier_keeps_the_head_it_was_trained_with(tmp_path):
+    reference = AutoModelForSequenceClassification.from_config(
+        tiny_qwen3_config(num_labels=1, pad_token_id=0)
+    )
+    save_tiny_qwen3(tmp_path / "tiny")  # brings the tokenizer
+    reference.save_pretrained(tmp_path / "tiny")
+    model = load_model(Backbone(source=str(tmp_path / "tiny"), **LAST))
+    assert torch.equal(model.head.weight, reference.score.weight)

@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -141,13 +140,3 @@ def test_intervals_are_seeded_and_hold_the_value():
     assert interval.low < auroc(scores, labels) < interval.high
     with pytest.raises(ValueError, match="got 'auc'"):
         bootstrap_questions("auc", scores, labels, questions)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS)
-def test_the_size_of_a_study_takes_seconds(metric):
-    _, labels, questions = sample(160_000, 80)
-    scores = np.random.default_rng(1).random(160_000)  # hardly a tie
-    start = time.perf_counter()
-    bootstrap_questions(metric, scores, labels, questions)
-    assert time.perf_counter() - start < 20
