@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
 from deepprune.report.figures import accuracy_figure
 
@@ -9,7 +12,18 @@ FIGURE = "accuracy_tokens.png"
 
 
 class SweepFigure(EvaluatorCallback):
-    """Writes ``accuracy_tokens.png`` beside the results."""
+    """Writes ``accuracy_tokens.png`` beside the results.
+
+    Raises:
+        InputError: If matplotlib is missing.
+    """
+
+    def __init__(self) -> None:
+        if find_spec("matplotlib") is None:
+            raise InputError(
+                "the figure needs matplotlib: pip install 'deepprune[report]', or leave the figure "
+                "out with ~callbacks.sweep.figure."
+            )
 
     def on_sweep_end(self, result: SweepResult) -> None:
         """Draw."""

@@ -97,7 +97,7 @@ def _report(
             group,
             build.prefix_rule(config),
             max_pairs=config.data.eval_pairs_per_question,
-            answer_style=config.data.answer_style,
+            answer_style=build.answer_style(config),
             seed=config.seed,
         )
     judges = (judge, LexicalJudge())

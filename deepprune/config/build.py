@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from deepprune.answers import AnswerStyle
 from deepprune.data.splits import Splits, split_questions
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
@@ -170,6 +171,17 @@ def fit_parts(config: DictConfig) -> FitParts:
     )
 
 
+def answer_style(config: DictConfig) -> dict[str, str]:
+    """How traces state their answers, by data set."""
+    styles = {str(name): str(style) for name, style in config.data.answer_style.items()}
+    for name, style in styles.items():
+        if style not in list(AnswerStyle):
+            raise InputError(
+                f"data.answer_style.{name} must be one of {', '.join(AnswerStyle)}, got {style!r}."
+            )
+    return styles
+
+
 def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
     """Training, validation and test questions."""
     try:
@@ -205,7 +217,7 @@ def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         only_unfinished=data.only_unfinished,
-        answer_style=data.answer_style,
+        answer_style=answer_style(config),
         seed=config.seed,
     )
 

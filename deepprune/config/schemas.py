@@ -22,7 +22,7 @@ class DataConf:
     pairs_per_question: int | None = MISSING
     eval_pairs_per_question: int | None = MISSING
     only_unfinished: bool = MISSING
-    answer_style: str = MISSING
+    answer_style: dict[str, str] = MISSING
     batch_size: int = MISSING
 
 
@@ -191,6 +191,7 @@ class TrainedConf:
     _target_: str = "deepprune.judge.base.Judge.load"
     path: str = MISSING
     device: str = MISSING
+    backbone: str | None = None
 
 
 @dataclass

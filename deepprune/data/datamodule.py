@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class JudgeDataModule(pl.LightningDataModule):
         eval_pairs_per_question: The same for validation and test.
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
             Validation and test keep all pairs, and mark them.
-        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``.
+        answer_style: How a trace states its answer, see ``build_pairs``.
         bucket_batches: Batches that are sorted by length together.
         seed: Decides the sample of pairs, their orientation and their order.
 
@@ -65,7 +65,7 @@ class JudgeDataModule(pl.LightningDataModule):
         pairs_per_question: int | None = None,
         eval_pairs_per_question: int | None = None,
         only_unfinished: bool = True,
-        answer_style: str = "auto",
+        answer_style: str | Mapping[str, str] = "auto",
         bucket_batches: int = 8,
         seed: int = 0,
     ) -> None:

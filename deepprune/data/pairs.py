@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from deepprune.data.prefixes import make_prefix
@@ -15,7 +17,7 @@ def build_pairs(
     *,
     max_pairs: int | None = None,
     only_unfinished: bool = False,
-    answer_style: str = "auto",
+    answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
     """All unordered pairs of a question whose traces both have an answer, or a sample of them.
@@ -28,7 +30,8 @@ def build_pairs(
         rule: Where their prefixes end.
         max_pairs: Draw this many without replacement where there are more; ``None`` keeps all.
         only_unfinished: Keep only pairs of which neither prefix has reached its answer.
-        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``.
+        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``; or by
+            data set, ``default`` for those not named.
         seed: Decides the sample and the order within a pair.
 
     Returns:
@@ -39,6 +42,9 @@ def build_pairs(
     """
     if max_pairs is not None and max_pairs < 1:
         raise ValueError(f"max_pairs must be >= 1 or None, got {max_pairs}.")
+    question = group.question
+    if not isinstance(answer_style, str):
+        answer_style = answer_style.get(question.dataset, answer_style["default"])
     prefixes = [
         make_prefix(trace, rule, answer_style)
         for trace in group.traces
@@ -47,7 +53,6 @@ def build_pairs(
     if only_unfinished:
         prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
     first, second = np.triu_indices(len(prefixes), k=1)
-    question = group.question
     rng = generator(seed, "pairs", question.dataset, question.question_id, group.model)
     if max_pairs is not None and len(first) > max_pairs:
         chosen = np.sort(rng.choice(len(first), max_pairs, replace=False))

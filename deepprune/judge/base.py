@@ -64,8 +64,8 @@ class Judge(ABC):
         """What ``score`` costs on these pairs when nothing is cached, without scoring them."""
 
     @staticmethod
-    def load(path: Path | str, device: str = "auto") -> Judge:
+    def load(path: Path | str, device: str = "auto", backbone: str | None = None) -> Judge:
         """Read a trained judge from the folder that training exported; needs no Lightning."""
         from deepprune.judge.cross_encoder import CrossEncoderJudge  # torch is imported only here
 
-        return CrossEncoderJudge.load(Path(path), device=device)
+        return CrossEncoderJudge.load(path, device, backbone=backbone)

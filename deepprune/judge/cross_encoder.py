@@ -164,17 +164,17 @@ class CrossEncoderJudge(Judge):
     @classmethod
     def load(
         cls,
-        folder: Path | str,
+        path: Path | str,
         device: str = "auto",
-        *,
         backbone: str | None = None,
+        *,
         precision: str = "auto",
         tokens_per_batch: int = 8192,
     ) -> CrossEncoderJudge:
         """Read an export.
 
         Args:
-            folder: What ``export`` wrote.
+            path: What ``export`` wrote.
             device: See the class.
             backbone: The source that the export must have been trained from; ``None`` for any.
             precision: See the class.
@@ -184,7 +184,7 @@ class CrossEncoderJudge(Judge):
             InputError: If files are missing or changed, the backbone is another one, or the device
                 is not there.
         """
-        found = read_export(Path(folder), backbone)
+        found = read_export(Path(path), backbone)
         record = found.record
         judge = cls(
             found.model,
@@ -198,7 +198,7 @@ class CrossEncoderJudge(Judge):
             symmetric=record.symmetric,
             tokens_per_batch=tokens_per_batch,
         )
-        judge._path = Path(folder)
+        judge._path = Path(path)
         return judge
 
     def _export_record(self) -> JudgeExport:

@@ -93,7 +93,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     axes.set_ylabel("accuracy, % (95 % interval over questions)")
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

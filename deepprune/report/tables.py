@@ -107,9 +107,9 @@ def _plain(estimate: Estimate) -> str:
 
 
 def show(*tables: Table) -> None:
-    """Print tables, at least 124 columns wide so that nothing is cut in a log file."""
+    """Print tables, at least 132 columns wide so that nothing is cut in a log file."""
     console = Console()
-    if console.width < 124:
-        console = Console(width=124)
+    if console.width < 132:
+        console = Console(width=132)
     for table in tables:
         console.print(table)

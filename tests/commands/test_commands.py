@@ -32,15 +32,22 @@ def rows(path):
 
 
 def test_evaluate_writes_its_rows_and_says_where(tmp_path):
-    done = call([*EVALUATE, *SMALL, "sweep.thresholds=[0.3,0.7]", "hydra.run.dir=r"], tmp_path)
-    assert done.stdout.splitlines()[-2:] == ["results: r/results.jsonl", "run: r"]
+    wandb = [*SMALL[:-1], "sweep.thresholds=[0.3,0.7]"]
+    done = call([*EVALUATE, *wandb, "hydra.run.dir=r"], tmp_path)
+    last = ["figure: r/accuracy_tokens.png", "results: r/results.jsonl", "run: r"]
+    assert done.stdout.splitlines()[-3:] == last
     written = rows(tmp_path / "r" / "results.jsonl")
     assert [r["policy"] for r in written] == ["consensus"] * 5 + ["deepprune"] * 2
     needed = {"accuracy", "accuracy_low", "accuracy_high", "token_saving", "net_saving", "seconds"}
     assert needed <= written[-1].keys()
     assert (tmp_path / "r" / "accuracy_tokens.png").stat().st_size > 10_000
     provenance = json.loads((tmp_path / "r" / "provenance.json").read_text())
-    assert provenance["overrides"] == [*SMALL, "sweep.thresholds=[0.3,0.7]"]
+    assert provenance["overrides"] == wandb
+    (offline,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
+    media = offline / "files" / "media"
+    assert [p.suffix for p in (media / "images" / "prune").iterdir()] == [".png"]
+    (logged,) = (media / "table" / "prune").iterdir()
+    assert len(json.loads(logged.read_text())["data"]) == 7
 
 
 def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
@@ -108,6 +115,10 @@ def test_the_papers_recipe_runs_on_two_layers_of_its_architecture(tmp_path):
     assert export["backbone"]["lora"]["r"] == 16
     policies = [r["policy"] for r in rows(tmp_path / "r" / "results.jsonl")]
     assert policies.count("deepprune") == 2
+    trained = ["judge=trained", "judge.path=r/judge", "judge.backbone=minilm", *SMALL]
+    done = call([*EVALUATE, *trained, "hydra.run.dir=other"], tmp_path, check=2)
+    assert "minilm" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
