@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from deepprune.callbacks.export_judge import ExportJudge
 from deepprune.callbacks.prune_sweep import PruneSweep
+from deepprune.callbacks.resume_point import LAST
 from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.commands.sweep import headline, run_sweep
 from deepprune.config import build
@@ -24,8 +25,6 @@ from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.metrics_file import MetricsFile
 from deepprune.report.tables import judge_table, show, sweep_table
 from deepprune.types import TracePair
-
-LAST = Path("checkpoints") / "last.ckpt"
 
 
 def train(config: DictConfig) -> Run:

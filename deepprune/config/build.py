@@ -238,8 +238,10 @@ def module(config: DictConfig, parts: FitParts) -> Any:
 
 def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
     """Lightning's Trainer, with the configured callbacks before ``callbacks``."""
+    from pytorch_lightning.callbacks import Checkpoint
+
     configured = [_instantiate(c) for c in (config.callbacks.get("training") or {}).values()]
-    has_checkpoints = any(type(c).__name__ == "ModelCheckpoint" for c in configured)
+    has_checkpoints = any(isinstance(c, Checkpoint) for c in configured)
     precision = config.trainer.precision
     return _instantiate(
         config.trainer,

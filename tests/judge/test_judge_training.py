@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 
 import pytest
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ from builders import group
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_models import save_tiny_qwen3
 
+from deepprune.callbacks.resume_point import ResumePoint
 from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import OversampleSampler
@@ -24,6 +26,7 @@ from deepprune.judge.schedules import cosine_schedule, linear_schedule
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
     "ignore:.*callbacks used to create the checkpoint need:UserWarning",
+    "ignore:Checkpoint directory .* is not empty:UserWarning",
 )
 QUIET = {
     "accelerator": "cpu",
@@ -94,6 +97,34 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(source, tmp_path)
     assert trainer.global_step == 12
     for name, p in trained(whole).items():
         assert torch.equal(p, trained(resumed)[name]), name
+
+
+class Copies(ResumePoint):
+    """Keeps every resume point."""
+
+    def _save(self, trainer):
+        super()._save(trainer)
+        last = trainer.default_root_dir + "/checkpoints/last.ckpt"
+        shutil.copy(last, f"{trainer.default_root_dir}/{trainer.global_step}.ckpt")
+
+
+def test_from_any_resume_point_the_same_checkpoint_is_best(source, tmp_path):
+    """Four batches an epoch: points at 1, 2, 3, 5, ... and, after validation, at 4, 8 and 12."""
+
+    def fit(folder, *callbacks, **resume):
+        best = ModelCheckpoint(folder, monitor="judge/val/loss", save_weights_only=True)
+        trainer = pl.Trainer(
+            max_epochs=3, callbacks=[best, *callbacks], default_root_dir=folder, **QUIET
+        )
+        trainer.fit(module(source), data(source), **resume)
+        return best.best_model_score.item(), trainer.global_step
+
+    whole = fit(tmp_path, Copies(every_n_train_steps=1))
+    points = sorted(int(p.stem) for p in tmp_path.glob("[0-9]*.ckpt"))
+    assert points == list(range(1, 13))
+    for point in (3, 4, 8, 12):
+        path = tmp_path / f"{point}.ckpt"
+        assert fit(tmp_path, ckpt_path=path, weights_only=True) == whole, point
 
 
 def test_a_checkpoint_of_another_model_is_refused(source, tmp_path):
