@@ -202,14 +202,13 @@ class WandbConf:
 
 
 @dataclass
-class EvaluateConf:
-    """`deepprune evaluate`."""
+class SweepingConf:
+    """What both commands have."""
 
     traces: str = MISSING
     seed: int = MISSING
     data: DataConf = field(default_factory=DataConf)
     prefix: Any = MISSING
-    judge: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
     sweep: SweepConf = field(default_factory=SweepConf)
     engine: Any = MISSING
@@ -220,23 +219,19 @@ class EvaluateConf:
 
 
 @dataclass
-class TrainConf:
+class EvaluateConf(SweepingConf):
+    """`deepprune evaluate`."""
+
+    judge: Any = MISSING
+
+
+@dataclass
+class TrainConf(SweepingConf):
     """`train.py`."""
 
-    traces: str = MISSING
-    seed: int = MISSING
-    data: DataConf = field(default_factory=DataConf)
-    prefix: Any = MISSING
     model: ModelConf = field(default_factory=ModelConf)
     loss: Any = MISSING
     sampler: Any = MISSING
-    pruning: dict[str, Any] = field(default_factory=dict)
-    sweep: SweepConf = field(default_factory=SweepConf)
-    engine: Any = MISSING
-    generators: dict[str, GeneratorConf] = field(default_factory=dict)
-    generator: Any = None
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: Any = None
     trainer: Any = MISSING
 
 
