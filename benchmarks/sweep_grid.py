@@ -28,9 +28,7 @@ def seconds(thresholds: list[float]) -> float:
     groups = open_traces("pool").load()[:20]
     judge = SentenceEmbeddingJudge()
     rule = FirstTokens(64)
-    points = grid(
-        [DeepPrune(rule)], n_traces=N, thresholds=thresholds, prefixes=[rule], ks=[1, N]
-    )
+    points = grid([DeepPrune(rule)], n_traces=N, thresholds=thresholds, prefixes=[rule])
     judge.score([])
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,10 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_application(command)
     else:
         near = get_close_matches(command, ("train", "evaluate", "traces"), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        sys.exit(
-            _fail(f"unknown command {command!r}{hint} The commands are train, evaluate, traces.")
-        )
+        hint = f"did you mean {near[0]}? " if near else ""
+        message = f"unknown command {command!r}; {hint}The commands are train, evaluate, traces."
+        sys.exit(_fail(message))
 
 
 def run_application(name: str) -> None:

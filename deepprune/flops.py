@@ -19,7 +19,7 @@ def transformer_flops(
             that has no language-model head: a look-up multiplies nothing (ibid.). A tied table
             counts once, as the head.
         n_layers: Transformer layers ``L``.
-        hidden: Width ``d`` of the residual stream (heads x head size where they differ).
+        hidden: Attention width ``d``, heads x head size.
         n_tokens: Length ``T`` of the sequence.
         causal: Whether a token sees only those before it.
 

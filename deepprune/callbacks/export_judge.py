@@ -9,10 +9,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepprune.data.datamodule import JudgeDataModule
-from deepprune.judge.backbones import Backbone, PairClassifier
+from deepprune.judge.backbones import Backbone, load_model
 from deepprune.judge.cross_encoder import CrossEncoderJudge
 from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.module import JudgeModule
 
 
 class ExportJudge(pl.Callback):
@@ -45,18 +44,20 @@ class ExportJudge(pl.Callback):
         self._name = name
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Load the best, calibrate, export."""
-        if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+        """Load the best into a model of its own, whatever the strategy did to ours; export."""
+        if trainer.interrupted or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        assert isinstance(pl_module, JudgeModule)
+        state = trainer.strategy.lightning_module_state_dict()  # gathered by all ranks
+        if not trainer.is_global_zero:
+            return
         best = _best_checkpoint(trainer)
         if best is not None:
-            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-            pl_module.on_load_checkpoint(checkpoint)  # refuses another model's
-            pl_module.load_state_dict(checkpoint["state_dict"], strict=False)  # no frozen weights
-        assert isinstance(pl_module.model, PairClassifier)
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        model = load_model(self._backbone)
+        trained = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        model.load_state_dict(trained, strict=False)  # a checkpoint leaves frozen weights out
         judge = CrossEncoderJudge(
-            pl_module.model,
+            model,
             self._encoder,
             self._backbone,
             name=self._name,

@@ -15,19 +15,22 @@ from deepprune.report.tables import show, sweep_table
 def evaluate(config: DictConfig) -> Run:
     """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
     sweep = build.sweep(config)
-    groups = build.groups(config)
-    questions, n_traces = build.questions(config, groups)
+    store = build.store(config)
+    groups = build.groups(config, store)
+    questions, _ = build.questions(config, groups)
     build.generators(config, questions)
-    with command_run(config, "evaluate") as run:
+    inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
+    with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)
-        unseen = unseen_questions(questions, judge)
-        if len(unseen) < len(questions):
+        unseen = unseen_questions(groups, judge)
+        if len(unseen) < len(groups):
             print(
-                f"{len(questions) - len(unseen)} of {len(questions)} questions were used to train "
+                f"{len(groups) - len(unseen)} of {len(groups)} questions were used to train "
                 f"{judge.provenance.name} and are left out"
             )
+        questions, n_traces = build.questions(config, unseen)
         with ScoreCache(run.folder / SCORES) as cache:
-            result = run_sweep(config, sweep, unseen, n_traces, judge, run, cache)
+            result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
         show(sweep_table(result.rows, f"{judge.provenance.name} on {config.traces}"))
-        run.metrics |= headline(result.rows)
+        headline(result.rows, run)
     return run

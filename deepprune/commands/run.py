@@ -30,16 +30,16 @@ class Run:
     Attributes:
         folder: Where everything goes.
         wandb: The W&B run, or ``None`` with ``logger=none``.
-        is_resumed: The folder holds an earlier start of the same run.
         metrics: The headline, for the comparison of a multirun.
+        point: The grid point that the headline is of.
         status: ``ok``, or ``failed``.
         results_path: What ``results:`` prints.
     """
 
     folder: Path
     wandb: Any
-    is_resumed: bool
     metrics: dict[str, Estimate] = field(default_factory=dict)
+    point: str = ""
     status: str = "ok"
     results_path: Path | None = None
 
@@ -51,8 +51,15 @@ class Run:
 
 
 @contextmanager
-def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
+def command_run(
+    config: DictConfig, job_type: str, inputs: Mapping[str, str | None]
+) -> Iterator[Run]:
     """Claim the run folder, start W&B; at the end write ``summary.json`` and say where things are.
+
+    Args:
+        config: The composed configuration.
+        job_type: The command.
+        inputs: Hashes of what the configuration names: a run goes on only with the same.
 
     Raises:
         InputError: If the folder holds a run of another configuration.
@@ -62,12 +69,12 @@ def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     overrides = list(hydra.overrides.task)
     resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # Lightning started us; rank 0 keeps the record
-        yield Run(folder, wandb=None, is_resumed=False)
+    if not is_rank_zero():  # rank 0 keeps the record
+        yield Run(folder, wandb=None)
         return
-    is_resumed = open_run(folder, resolved, overrides)
+    logger = resolved.pop("logger")  # where a run is logged does not change what it is
+    open_run(folder, {**resolved, "inputs": dict(inputs)}, overrides)
     is_multirun = hydra.mode == RunMode.MULTIRUN
-    logger = resolved["logger"]
     wandb_run = None
     if logger:
         wandb_run = start_run(
@@ -78,14 +85,19 @@ def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
             tags=overrides,
             job_type=job_type,
         )
-    run = Run(folder, wandb_run, is_resumed)
+    run = Run(folder, wandb_run)
     try:
         yield run
     except BaseException:
         run.status = "failed"
         raise
     finally:
-        summary = {"status": run.status, "overrides": _pairs(overrides), "metrics": run.metrics}
+        summary = {
+            "status": run.status,
+            "overrides": _pairs(overrides),
+            "point": run.point,
+            "metrics": run.metrics,
+        }
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
         if wandb_run is not None:
             wandb_run.finish(exit_code=int(run.status != "ok"))  # or the next job logs into it
@@ -94,6 +106,12 @@ def command_run(config: DictConfig, job_type: str) -> Iterator[Run]:
     if run.results_path is not None:
         print(f"results: {run.results_path}")
     print(f"run: {folder}")
+
+
+def is_rank_zero() -> bool:
+    """Whether this process keeps the record, of those that a launcher or Lightning started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
 def _pairs(overrides: list[str]) -> Mapping[str, str]:

@@ -12,9 +12,9 @@ from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
 from deepprune.evaluation.evaluator import Evaluator
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
 from deepprune.evaluation.results import Row
-from deepprune.evaluation.statistics import Estimate
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.report.tables import describe
 from deepprune.types import QuestionTraces
 
 
@@ -58,11 +58,13 @@ def run_sweep(
     return result
 
 
-def headline(rows: Sequence[Row]) -> dict[str, Estimate]:
-    """The first policy point at the middle threshold: what a comparison of runs shows."""
-    points = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
-    if not points:
-        return {}
-    row = points[len(points) // 2]
-    names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
-    return {name: row[name] for name in names}
+def headline(rows: Sequence[Row], run: Run) -> None:
+    """Keep the first policy's middle point for the comparison of a multirun's runs."""
+    measured = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
+    points = [r for r in measured if r.get("finish") == measured[0].get("finish")]
+    points = [r for r in points if r["policy"] == measured[0]["policy"]]
+    if points:
+        row = points[len(points) // 2]
+        names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
+        run.metrics |= {name: row[name] for name in names}
+        run.point = describe(row)

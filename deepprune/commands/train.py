@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from deepprune.callbacks.export_judge import ExportJudge
 from deepprune.callbacks.prune_sweep import PruneSweep
 from deepprune.callbacks.resume_point import LAST
-from deepprune.commands.run import SCORES, Run, command_run
+from deepprune.commands.run import SCORES, Run, command_run, is_rank_zero
 from deepprune.commands.sweep import headline, run_sweep
 from deepprune.config import build
 from deepprune.data.pairs import build_pairs
@@ -31,11 +31,12 @@ def train(config: DictConfig) -> Run:
     """Run ``conf/train.yaml``; in the folder of an interrupted run, do what is missing."""
     sweep = build.sweep(config)
     parts = build.fit_parts(config)
-    groups = build.groups(config)
+    store = build.store(config)
+    groups = build.groups(config, store)
     splits = build.splits(config, groups)
     questions, n_traces = build.questions(config, splits.test)
     build.generators(config, questions)
-    with command_run(config, "train") as run:
+    with command_run(config, "train", {"traces": store.content_hash}) as run:
         export = run.folder / "judge"
 
         def after_training(judge: Judge) -> None:
@@ -43,16 +44,16 @@ def train(config: DictConfig) -> Run:
             with ScoreCache(run.folder / SCORES) as cache:
                 reports = _report(config, splits, judge, run, cache)
                 result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
-            run.metrics |= headline(result.rows)
+            headline(result.rows, run)
             show(
                 judge_table({name: r["all"] for name, r in reports.items()}),
                 sweep_table(result.rows, f"pruning with {judge.provenance.name}"),
             )
 
-        if export.exists():
+        if export.exists() and is_rank_zero():
             print(f"the judge of this run is trained: {export}")
             after_training(Judge.load(export))
-        else:
+        elif not export.exists():
             _fit(config, parts, splits, run, PruneSweep(export, after_training))
     return run
 
@@ -65,6 +66,12 @@ def _fit(
     encoder = build.encoder(config, parts.backbone)
     data = build.datamodule(config, parts, splits, encoder)
     data.setup("fit")  # bad data stops here, before any weights are read
+    if encoder.n_truncated:
+        print(
+            f"{encoder.n_truncated} of {len(data.pairs('train')) + len(data.pairs('val'))} pairs "
+            f"are longer than model.encoder.max_length={encoder.config.max_length} tokens: the "
+            "judge reads the end of their prefixes"
+        )
     module = build.module(config, parts)
     loggers: list[Any] = [MetricsFile(run.folder)]
     if run.wandb is not None:

@@ -5,7 +5,8 @@ Cheap objects first: a bad value fails before any trace is read and any model lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.selection import select_questions
 from deepprune.evaluation.sweep import Point, grid
+from deepprune.files import sha256_file
 from deepprune.judge.base import Judge
 from deepprune.protocols import Engine, Policy
-from deepprune.traces import open_traces
+from deepprune.traces import TraceStore, open_traces
 from deepprune.types import PrefixRule, QuestionTraces
 
 
@@ -33,7 +35,7 @@ class Sweep:
     policies: Sequence[Policy]
     thresholds: Sequence[float]
     prefixes: Sequence[PrefixRule]
-    ks: Sequence[int] | None
+    ks: Sequence[int]
     resamples: int
     seed: int
 
@@ -66,16 +68,20 @@ def sweep(config: DictConfig) -> Sweep:
                 f"thresholds must lie in [0, 1], got {threshold:g}. A judge score is a "
                 "probability; did you pass a percentage?"
             )
-    if axes.ks is not None and (not len(axes.ks) or min(axes.ks) < 1):
+    if min(axes.ks, default=1) < 1:
         raise InputError(f"sweep.ks must be numbers of traces >= 1, got {list(axes.ks)}.")
     if axes.resamples < 1:
         raise InputError(f"sweep.resamples must be at least 1, got {axes.resamples}.")
     rule: Any = prefix_rule(config)
+    policies = [_instantiate(policy) for policy in config.pruning.values()]
+    if rule.kind == "fraction":
+        print("no policy knows a trace's length in time: prefix=fraction sweeps cons@k alone")
+        policies = [p for p in policies if not hasattr(p, "prefix")]
     return Sweep(
-        [_instantiate(policy) for policy in config.pruning.values()],
+        policies,
         list(axes.thresholds),
         [_replaced(rule, k) for k in axes.prefix_lens],
-        None if axes.ks is None else list(axes.ks),
+        list(axes.ks),
         axes.resamples,
         config.seed,
     )
@@ -91,16 +97,18 @@ def _replaced(rule: Any, k: float) -> PrefixRule:
     whole = type(rule.k)(k)
     if whole != k:
         raise InputError(f"sweep.prefix_lens of {rule.kind} are whole numbers, got {k:g}.")
-    try:
+    with _inputs("sweep.prefix_lens"):
         changed: PrefixRule = replace(rule, k=whole)
-    except ValueError as error:
-        raise InputError(f"sweep.prefix_lens: {error}") from error
     return changed
 
 
-def groups(config: DictConfig) -> list[QuestionTraces]:
+def store(config: DictConfig) -> TraceStore:
+    """The store behind ``traces``."""
+    return open_traces(config.traces)
+
+
+def groups(config: DictConfig, store: TraceStore) -> list[QuestionTraces]:
     """The traces of the configured models and data sets."""
-    store = open_traces(config.traces)
     data = config.data
     chosen = store.load(
         models=None if data.models is None else list(data.models),
@@ -161,11 +169,17 @@ class FitParts:
 def fit_parts(config: DictConfig) -> FitParts:
     """The cheap objects of a training; constructors check their values here."""
     model = config.model
+    sampler = _instantiate(config.sampler)
+    with _inputs("sampler"):
+        sampler([0, 1], 0)
+    for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
+        if config.data[name] is not None and config.data[name] < 1:
+            raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
     return FitParts(
         prefix_rule(config),
         _instantiate(model.backbone),
         _instantiate(config.loss),
-        _instantiate(config.sampler),
+        sampler,
         _instantiate(model.optimizer),
         None if model.scheduler is None else _instantiate(model.scheduler),
     )
@@ -184,15 +198,18 @@ def answer_style(config: DictConfig) -> dict[str, str]:
 
 def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
     """Training, validation and test questions."""
-    try:
+    if min(config.data.fractions) <= 0:
+        raise InputError(
+            "data.fractions must all be above 0: validation chooses the checkpoint and calibrates, "
+            f"the test is reported; got {list(config.data.fractions)}."
+        )
+    with _inputs("data"):
         return split_questions(
             groups,
             list(config.data.fractions),
             holdout_models=list(config.data.holdout_models),
             seed=config.seed,
         )
-    except ValueError as error:
-        raise InputError(f"data: {error}") from error
 
 
 def encoder(config: DictConfig, backbone: Any) -> Any:
@@ -200,7 +217,9 @@ def encoder(config: DictConfig, backbone: Any) -> Any:
     from deepprune.judge.backbones import load_tokenizer
     from deepprune.judge.encoding import PairEncoder
 
-    return PairEncoder(load_tokenizer(backbone), layout=backbone.layout, **config.model.encoder)
+    tokenizer = load_tokenizer(backbone)
+    with _inputs("model.encoder"):
+        return PairEncoder(tokenizer, layout=backbone.layout, **config.model.encoder)
 
 
 def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any) -> Any:
@@ -272,9 +291,33 @@ def judge(config: DictConfig) -> Judge:
     return made
 
 
+def judge_hash(config: DictConfig) -> str | None:
+    """What identifies a trained judge without loading it: its ``judge.json`` names its weights."""
+    path = config.judge.get("path")
+    if path is None:
+        return None
+    if not (record := Path(path) / "judge.json").is_file():
+        raise InputError(
+            f"judge.path must be a folder that train.py has exported, got {path!r} without "
+            "judge.json: give the folder `judge` of its run."
+        )
+    return sha256_file(record)
+
+
 def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:
     """Who watches the sweep."""
     return [_instantiate(c) for c in (config.callbacks.get("sweep") or {}).values()]
+
+
+@contextmanager
+def _inputs(name: str) -> Iterator[None]:
+    """A ``ValueError`` of a constructor is one of the option ``name``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def _instantiate(node: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 TEMPLATE = """{title}
 
   {usage} [OPTION=VALUE ...]                 run; the results are in runs/
-  {usage} -m loss=bce,focal seed=0,1         one run for each combination, and a table of all
+  {usage} -m prefix.k=32,64 seed=0,1         one run for each combination, and a table of all
   {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there
 
 Groups, each chosen with GROUP=NAME (the default first):

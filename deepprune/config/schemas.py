@@ -30,7 +30,7 @@ class DataConf:
 class SweepConf:
     thresholds: list[float] = MISSING
     prefix_lens: list[float] = MISSING
-    ks: list[int] | None = None
+    ks: list[int] = MISSING
     questions: int | None = None
     traces: int | None = None
     resamples: int = MISSING

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deepprune.evaluation.scores import cached_scores
-from deepprune.evaluation.statistics import Estimate
+from deepprune.evaluation.statistics import N_DRAWS, Estimate
 from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
 from deepprune.judge.bootstrap import bootstrap_questions
@@ -53,8 +53,9 @@ def _metrics(
     scores: FloatArray, pairs: Sequence[TracePair], chosen: BoolArray, seed: int
 ) -> dict[str, Estimate]:
     labels = np.array([p.label for p in pairs], dtype=np.int64)
-    texts = np.array([p.first.trace.question.text for p in pairs])
-    groups = np.array([f"{p.first.trace.model}: {p.first.trace.question.text}" for p in pairs])
+    names = [f"{q.dataset}\n{q.question_id}" for q in (p.first.trace.question for p in pairs)]
+    groups = np.array([f"{n}\n{p.first.trace.model}" for n, p in zip(names, pairs, strict=True)])
+    clusters = np.array(names)
     unfinished = np.array([p.is_unfinished for p in pairs])
     metrics: dict[str, Estimate] = {}
     for suffix, mask in (("", chosen), ("_unfinished", chosen & unfinished)):
@@ -63,7 +64,9 @@ def _metrics(
             if name in COUNTS or np.isnan(value):
                 low = high = value
             else:
-                low, high = bootstrap_questions(name, *facts, clusters=texts[mask], seed=seed)
+                low, high = bootstrap_questions(
+                    name, *facts, clusters=clusters[mask], n=N_DRAWS, seed=seed
+                )
             metrics[name + suffix] = Estimate(value, low, high)
     return metrics
 

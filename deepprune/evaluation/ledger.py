@@ -16,9 +16,10 @@ class GeneratorSize:
     """The size of a generator, for its FLOPs.
 
     Attributes:
-        params: Parameters that a token passes through (a mixture of experts: the active ones).
+        params: Weights that a token is multiplied with: without an input embedding table that is
+            not the output head as well; of a mixture of experts the active ones.
         layers: Transformer layers.
-        hidden: Width of the residual stream.
+        hidden: Attention width, heads x head size.
     """
 
     params: float
@@ -35,7 +36,7 @@ def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorS
     if model not in known:
         raise InputError(
             f"net savings need the generator's size, and {model!r} is not among "
-            f'{sorted(known)}: give it with "generator={{params: 8.03e9, layers: 32, '
+            f'{sorted(known)}: give it with "generator={{params: 7.5e9, layers: 32, '
             'hidden: 4096}".'
         )
     return known[model]

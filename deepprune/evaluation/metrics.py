@@ -124,17 +124,18 @@ def too_few_questions(rows: Sequence[Row], margin: float = 0.03) -> str | None:
     """A sentence where the questions cannot show that a policy stays within ``margin``.
 
     The test: the widest lower arm of the interval of ``accuracy_vs_cons_n`` exceeds the margin, so
-    that a policy exactly as good as cons@N could not be told from one that loses ``margin``.
+    that a policy exactly as good as cons@N could not be told from one that loses ``margin``. An arm
+    is at least 3 / n: what n questions without a difference leave open (the rule of three).
     """
     arms: list[float] = []
     for row in rows:
         difference = row.get("accuracy_vs_cons_n")
         if isinstance(difference, Estimate) and row["policy"] != "consensus":
-            arms.append(difference.value - difference.low)
+            arms.append(max(difference.value - difference.low, 3 / row["n_questions"]))
     if not arms or max(arms) <= margin:
         return None
     n = rows[0]["n_questions"]
-    needed = int(np.ceil(n * (max(arms) / margin) ** 2))
+    needed = max(int(np.ceil(n * (max(arms) / margin) ** 2)), round(3 / margin))
     return (
         f"{n} questions are too few to show an accuracy within {100 * margin:.0f} points of "
         f"cons@N: the interval reaches {100 * max(arms):.1f} points down; "

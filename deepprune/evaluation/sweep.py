@@ -49,15 +49,15 @@ def grid(
     n_traces: int,
     thresholds: Sequence[float],
     prefixes: Sequence[PrefixRule],
-    ks: Sequence[int] | None = None,
+    ks: Sequence[int] = (),
 ) -> list[Point]:
     """Every policy at every value of the axes that it has.
 
     An axis applies to the policies with a field of its name: ``k``, ``prefix``, ``threshold``, in
     this order, the last one fastest. The cons@k curve up to cons@N always belongs to a sweep: it
-    comes first, asked for or not, since no saving means anything without it.
+    comes first, asked for or not, since no saving means anything without it. ``ks`` adds to it.
     """
-    sizes = sorted({*ks, n_traces} if ks else consensus_sizes(n_traces))
+    sizes = sorted({*consensus_sizes(n_traces), *ks})
     values: dict[str, Sequence[Any]] = {"k": sizes, "prefix": prefixes, "threshold": thresholds}
     others = [p for p in policies if not isinstance(p, Consensus)]
     points: dict[str, Point] = {}

@@ -5,8 +5,6 @@ Tensor names: B pairs, T tokens, D width.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from transformers import (
 )
 
 from deepprune.errors import InputError
+from deepprune.files import sha256_file
 from deepprune.judge.encoding import Layout
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -209,6 +208,8 @@ def build_classifier(
     encoder: nn.Module, backbone: Backbone, head: nn.Linear | None = None
 ) -> PairClassifier:
     """Add head and adapters to a base model and freeze what is not trained."""
+    if getattr(encoder, "pooler", None) is not None:
+        setattr(encoder, "pooler", None)  # noqa: B010  # unused weights have no gradient: DDP stops
     model = PairClassifier(encoder, backbone.pooling, head)
     if backbone.freeze:
         encoder.requires_grad_(False)
@@ -307,19 +308,12 @@ def resolve_source(source: str) -> str:
     if importlib.util.find_spec(_MINILM_PACKAGE) is None:
         return MINILM_HUB_NAME
     folder = Path(importlib.import_module(_MINILM_PACKAGE).get_model_path())
-    if (found := file_sha256(folder / "model.safetensors")) != MINILM_SHA256:
+    if (found := sha256_file(folder / "model.safetensors")) != MINILM_SHA256:
         raise InputError(
             f"the packaged MiniLM must have sha256 {MINILM_SHA256}, got {found} in {folder}: "
             "reinstall it with pip install --force-reinstall 'deepprune[demo]'."
         )
     return str(folder)
-
-
-@functools.lru_cache(maxsize=8)
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex; computed once per process."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_pad_token(tokenizer: Any) -> None:

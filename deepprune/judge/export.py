@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from deepprune.data import prefixes
 from deepprune.errors import InputError
+from deepprune.files import sha256_file
 from deepprune.judge.backbones import (
     Backbone,
     Lora,
     PairClassifier,
     build_classifier,
-    file_sha256,
     load_model,
 )
 from deepprune.judge.calibration import Calibration
@@ -134,7 +134,8 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
         ).to(getattr(torch, record.backbone.dtype))
         model = build_classifier(encoder, record.backbone)
     else:
-        model = load_model(record.backbone)
+        # Code from the hub runs only where the user says so, never because an export does.
+        model = load_model(replace(record.backbone, trust_remote_code=False))
         if _frozen_digest(model) != values["frozen_digest"]:
             raise InputError(
                 f"the adapters in {folder} were trained on other weights than {source!r} now has: "
@@ -274,4 +275,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return file_sha256.__wrapped__(path)
+    return sha256_file(path)

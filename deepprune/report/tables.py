@@ -84,14 +84,16 @@ def comparison_table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
     """Runs of a multirun: what was varied, then what came out."""
     varied = sorted({name for run in runs for name in run["overrides"]})
     table = _table("comparison of the runs")
-    for name in ("run", *varied, *columns):
+    for name in ("run", "status", *varied, "policy point", *columns):
         table.add_column(name, justify="right" if name in columns else "left")
     for run in runs:
         cells = [run["metrics"].get(c) for c in columns]
         table.add_row(
             str(run["run"]),
+            run["status"],
             *(str(run["overrides"].get(name, "")) for name in varied),
-            *(run["status"] if c is None else _plain(Estimate(*c)) for c in cells),
+            run["point"],
+            *("" if c is None else _plain(Estimate(*c)) for c in cells),
         )
     return table
 

@@ -70,6 +70,17 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
     assert same[0] == same[1]
 
 
+def test_other_traces_are_refused_in_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
+    trace = {"question": "1+1?", "gold": "2", "model": "m", "text": r"so \boxed{2}"}
+    command = [*EVALUATE, "traces=t.jsonl", "generator={params: 1e6, layers: 2, hidden: 8}"]
+    for text, code in (("one", 0), ("two", 2)):
+        lines = [json.dumps(trace | {"text": f"{text} {i} {trace['text']}"}) for i in range(3)]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines))
+        done = call([*command, "logger=none", "hydra.run.dir=r"], tmp_path, check=code)
+    assert "inputs.traces" in done.stderr
+
+
 TINY_FIT = [
     "data.pairs_per_question=6", "data.eval_pairs_per_question=8", "prefix.k=16",
     "trainer.max_epochs=2", "callbacks.training.last.every_n_train_steps=1", "sweep.questions=2",
@@ -101,6 +112,7 @@ def test_a_killed_training_goes_on_to_the_same_judge_and_rows(tmp_path):
     assert "the judge of this run is trained" in done.stdout
 
 
+@pytest.mark.timeout(300)
 def test_the_papers_recipe_runs_on_two_layers_of_its_architecture(tmp_path):
     """`experiment=paper_qwen3_4b` as shipped, but for the size of the model and of the data."""
     source = save_tiny_qwen3(tmp_path / "tiny")

@@ -57,13 +57,12 @@ def questions(n=6, seed=0):
     ]
 
 
-def points(thresholds=(0.3, 0.6), ks=None):
+def points(thresholds=(0.3, 0.6)):
     return grid(
         [DeepPrune(FirstTokens(4), max_finishers=3)],
         n_traces=8,
         thresholds=thresholds,
         prefixes=[FirstTokens(4), FirstTokens(8)],
-        ks=ks,
     )
 
 
@@ -149,13 +148,15 @@ def test_an_oracle_with_all_finishers_is_as_accurate_as_consensus(tmp_path):
 
 
 def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
-    """Between cons@1 and cons@8 of the grid, a point's matched k follows from its tokens."""
-    rows = evaluate(tmp_path, points=points(ks=[1, 8])).rows
-    one, eight = (r for r in rows if r["policy"] == "consensus")
-    for row in rows[2:]:
-        share = (row["tokens"] - one["tokens"]) / (eight["tokens"] - one["tokens"])
-        assert row["matched_k"] == pytest.approx(1 + 7 * share)
-        matched = (1 - share) * one["accuracy"].value + share * eight["accuracy"].value
+    """A point's k and accuracy of equal tokens lie on the lines between the curve's points."""
+    rows = evaluate(tmp_path).rows
+    curve = [r for r in rows if r["policy"] == "consensus"]
+    tokens = [r["tokens"] for r in curve]
+    for row in rows[len(curve) :]:
+        assert tokens[0] < row["tokens"] < tokens[-1]
+        k = np.interp(row["tokens"], tokens, [r["k"] for r in curve])
+        assert row["matched_k"] == pytest.approx(k)
+        matched = np.interp(row["tokens"], tokens, [r["accuracy"].value for r in curve])
         gain = row["accuracy"].value - matched
         assert row["accuracy_vs_matched_cons"].value == pytest.approx(gain)
 
@@ -223,7 +224,9 @@ def test_bootstrap_of_a_constant_has_no_width_and_pairs_its_differences():
 
 
 def test_too_few_questions_are_said_to_be_too_few():
-    row = {"policy": "deepprune", "n_questions": 30}
+    row = {"policy": "deepprune", "n_questions": 300}
     assert too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.02, 0.02)}]) is None
     said = too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.06, 0.06)}])
-    assert "about 120 would be needed" in said
+    assert "about 1200 would be needed" in said
+    same = row | {"n_questions": 20, "accuracy_vs_cons_n": Estimate(0.0, 0.0, 0.0)}
+    assert "20 questions are too few" in too_few_questions([same])  # 3 / 20 > 0.03
