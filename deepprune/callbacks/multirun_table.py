@@ -11,15 +11,6 @@ from omegaconf import DictConfig
 
 from deepprune.files import write_atomic
 
-SHOWN = (
-    "auroc_within_unfinished",
-    "auroc_unfinished",
-    "accuracy",
-    "accuracy_vs_matched_cons",
-    "token_saving",
-    "net_saving",
-)
-
 
 class MultirunTable(Callback):
     """Prints the ``summary.json`` of all runs side by side; writes ``comparison.jsonl``."""
@@ -36,6 +27,6 @@ class MultirunTable(Callback):
 
         table = folder / "comparison.jsonl"
         write_atomic(table, "".join(json.dumps(r) + "\n" for r in rows))
-        show(comparison_table(rows, SHOWN))
+        show(comparison_table(rows))
         print(f"results: {table}")
         print(f"run: {folder}")

@@ -80,20 +80,34 @@ def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") 
     return table
 
 
-def comparison_table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    """Runs of a multirun: what was varied, then what came out."""
-    varied = sorted({name for run in runs for name in run["overrides"]})
-    table = _table("comparison of the runs")
-    for name in ("run", "status", *varied, "policy point", *columns):
-        table.add_column(name, justify="right" if name in columns else "left")
+SHOWN_IN_COMPARISON = {
+    "auroc_within_unfinished": "AUROC within\nquestion",
+    "auroc_unfinished": "AUROC\npooled",
+    "accuracy": "accuracy",
+    "accuracy_vs_matched_cons": "vs cons@k of\nequal tokens",
+    "token_saving": "saved, gross",
+    "net_saving": "saved, net",
+}
+"""What the comparison of a multirun shows: pairs that are both unfinished, one policy point."""
+
+
+def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """Runs of a multirun: the overrides that differ, then what came out."""
+    names = sorted({name for run in runs for name in run["overrides"]})
+    varied = [n for n in names if len({run["overrides"].get(n) for run in runs}) > 1]
+    points = ", ".join(sorted({run["point"] for run in runs if run["point"]}))
+    table = _table(f"comparison of the runs; policy figures are of {points}")
+    for name in ("run", "status", *varied):
+        table.add_column(name)
+    for label in SHOWN_IN_COMPARISON.values():
+        table.add_column(label, justify="right", no_wrap=True)
     for run in runs:
-        cells = [run["metrics"].get(c) for c in columns]
+        cells = [run["metrics"].get(name) for name in SHOWN_IN_COMPARISON]
         table.add_row(
             str(run["run"]),
             run["status"],
             *(str(run["overrides"].get(name, "")) for name in varied),
-            run["point"],
-            *("" if c is None else _plain(Estimate(*c)) for c in cells),
+            *("" if c is None else "{:.3f} [{:.2f}, {:.2f}]".format(*c) for c in cells),
         )
     return table
 
@@ -109,9 +123,9 @@ def _plain(estimate: Estimate) -> str:
 
 
 def show(*tables: Table) -> None:
-    """Print tables, at least 132 columns wide so that nothing is cut in a log file."""
+    """Print tables, at least 160 columns wide so that nothing is cut in a log file."""
     console = Console()
-    if console.width < 132:
-        console = Console(width=132)
+    if console.width < 160:
+        console = Console(width=160)
     for table in tables:
         console.print(table)
