@@ -26,14 +26,11 @@ PACKAGES = (
 )
 
 
-def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Claim ``folder`` for a run, or for going on with the same run.
 
     Writes ``config.json`` (everything resolved) and ``provenance.json`` (overrides, command, commit
     and uncommitted diff, versions, machine).
-
-    Returns:
-        True if the folder holds an earlier start of the same run, which is then continued.
 
     Raises:
         InputError: If it holds a run of another configuration; says what differs.
@@ -51,10 +48,9 @@ def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) 
                 f"{folder} holds a run of another configuration ({shown}{more}): resume with the "
                 "same one, or give another hydra.run.dir."
             )
-        return True
+        return
     write_atomic(folder / "provenance.json", json.dumps(_provenance(overrides), indent=2))
     write_atomic(path, text)  # last: its presence says that the run has begun
-    return False
 
 
 def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:

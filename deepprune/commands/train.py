@@ -42,7 +42,7 @@ def train(config: DictConfig) -> Run:
         def after_training(judge: Judge) -> None:
             """What follows once the export is on disk, in this start of the run or another."""
             with ScoreCache(run.folder / SCORES) as cache:
-                reports = _report(config, splits, judge, run, cache)
+                reports = _report(config, parts, splits, judge, run, cache)
                 result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
             headline(result.rows, run)
             show(
@@ -94,16 +94,21 @@ def _fit(
 
 
 def _report(
-    config: DictConfig, splits: Splits, judge: Judge, run: Run, cache: ScoreCache
+    config: DictConfig,
+    parts: build.FitParts,
+    splits: Splits,
+    judge: Judge,
+    run: Run,
+    cache: ScoreCache,
 ) -> dict[str, JudgeReport]:
     """The judge beside the lexical line, on all test questions; written and logged."""
     pairs: list[TracePair] = []
     for group in splits.test:
         pairs += build_pairs(
             group,
-            build.prefix_rule(config),
+            parts.rule,
             max_pairs=config.data.eval_pairs_per_question,
-            answer_style=build.answer_style(config),
+            answer_style=parts.answer_style,
             seed=config.seed,
         )
     judges = (judge, LexicalJudge())

@@ -159,6 +159,7 @@ class FitParts:
     """What a training is made of, before any weights are read."""
 
     rule: PrefixRule
+    answer_style: dict[str, str]
     backbone: Any
     loss: Any
     sampler: Any
@@ -177,6 +178,7 @@ def fit_parts(config: DictConfig) -> FitParts:
             raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
     return FitParts(
         prefix_rule(config),
+        _answer_style(config),
         _instantiate(model.backbone),
         _instantiate(config.loss),
         sampler,
@@ -185,7 +187,7 @@ def fit_parts(config: DictConfig) -> FitParts:
     )
 
 
-def answer_style(config: DictConfig) -> dict[str, str]:
+def _answer_style(config: DictConfig) -> dict[str, str]:
     """How traces state their answers, by data set."""
     styles = {str(name): str(style) for name, style in config.data.answer_style.items()}
     for name, style in styles.items():
@@ -236,7 +238,7 @@ def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         only_unfinished=data.only_unfinished,
-        answer_style=answer_style(config),
+        answer_style=parts.answer_style,
         seed=config.seed,
     )
 

@@ -103,6 +103,20 @@ def test_a_wrong_axis_is_refused_before_anything_loads(override, said):
         build.sweep(composed("evaluate", override))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.answer_style.default=box", "data.answer_style.default must be one of auto, boxed"),
+        ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
+        ("data.pairs_per_question=0", "data.pairs_per_question must be at least 1, got 0"),
+        ("sampler.ratio=0.5", "sampler: .*got 0.5"),
+    ],
+)
+def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, said):
+    with pytest.raises(InputError, match=said):
+        build.fit_parts(composed("train", override))
+
+
 def test_help_lists_every_choice_of_every_group():
     text = help_text("train", "python train.py", Path(CONF))
     for path in CONF.glob("*/*.yaml"):
