@@ -118,6 +118,7 @@ def test_the_papers_recipe_runs_on_two_layers_of_its_architecture(tmp_path):
     source = save_tiny_qwen3(tmp_path / "tiny")
     small = [
         "traces=pool", "prefix.k=3", f"model.backbone.source={source}", "sweep.thresholds=[0.5]",
+        "data.datasets=[reasoning_gym/products,reasoning_gym/simple_equations]",
         "data.pairs_per_question=4", "data.eval_pairs_per_question=8", "trainer.max_epochs=1",
         "sweep.questions=2", "sweep.traces=4", "sweep.resamples=1", "logger=none",
     ]  # fmt: skip
