@@ -1,46 +1,148 @@
-"""What a grid costs as axes of one run, against one run for every point.
+"""What a large pruning sweep costs, through the command line: imports, scores, statistics and all.
 
-    python benchmarks/sweep_grid.py
+    python benchmarks/sweep_grid.py TRACES.parquet [grid|thresholds|points|scale ...]
 
-Both do the same points on the bundled pool with the sentence-embedding judge (a model, so that
-scores cost something); the ratio is taken within this one process. Needs ``deepprune[demo]``.
+- ``grid``: 20 thresholds x 5 prefix lengths x 6 policies, lexical judge, N = 64, 16 orders.
+- ``thresholds``: the same with 200 thresholds; the ratio.
+- ``points``: the grid in one run, against one process for each of its points. Three processes are
+  timed, the rest follow from their mean.
+- ``scale``: 250, 500 and 1,000 questions x 512 traces, drawn with replacement from the file; 10
+  points.
+
+Each run prints seconds and the peak of the memory of all its processes together (proportional set
+size, sampled ten times a second; Linux). ``scale`` writes about 2 GB below the temporary folder.
 """
 
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
-from deepprune.evaluation.evaluator import Evaluator
-from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.sweep import grid
-from deepprune.judge.embedding import SentenceEmbeddingJudge
-from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.traces import open_traces
+import numpy as np
 
-N, THRESHOLDS = 16, [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
-SIZES = {"Qwen2.5-Coder-0.5B-Instruct": GeneratorSize(0.494e9, 24, 896)}
+from deepprune.traces import TraceStore, open_traces
+
+POLICIES = [
+    "pruning=[deepprune,representatives,oracle_prune,random_prune]",
+    "+sweep.axes.deepprune.clustering=[greedy,average]",
+    "+sweep.axes.representatives.clustering=[greedy,average]",
+]
+GRID = ["sweep.traces=64", "sweep.resamples=16", "sweep.prefix_lens=[100,200,300,500,700]"]
 
 
-def seconds(thresholds: list[float]) -> float:
-    """One sweep with a fresh judge; loading the judge and the traces is not counted."""
-    groups = open_traces("pool").load()[:20]
-    judge = SentenceEmbeddingJudge()
-    rule = FirstTokens(64)
-    points = grid([DeepPrune(rule)], n_traces=N, thresholds=thresholds, prefixes=[rule])
-    judge.score([])
-    start = time.perf_counter()
+def thresholds(n: int) -> str:
+    """So many, evenly spaced in [0, 1)."""
+    return f"sweep.thresholds=[{','.join(f'{i / n:g}' for i in range(n))}]"
+
+
+def run(traces: str, *overrides: str) -> tuple[float, float]:
+    """Seconds and peak GiB of one ``deepprune evaluate``."""
     with tempfile.TemporaryDirectory() as folder:
-        Evaluator(
-            points, n_traces=N, resamples=4, seed=0, generators=SIZES, folder=Path(folder)
-        ).run(groups, ReplayEngine(groups), judge)
-    return time.perf_counter() - start
+        command = [sys.executable, "-m", "deepprune.cli", "evaluate", f"traces={traces}"]
+        command += ["logger=none", f"hydra.run.dir={folder}/run", *overrides]
+        start = time.perf_counter()
+        with Path(folder, "log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            peak = [0.0]
+            watcher = threading.Thread(target=_watch, args=(process, peak))
+            watcher.start()
+            code = process.wait()
+            watcher.join()
+        seconds = time.perf_counter() - start
+        if code:
+            sys.exit(Path(folder, "log").read_text()[-2000:])
+    return seconds, peak[0]
+
+
+def _watch(process: subprocess.Popen, peak: list[float]) -> None:
+    while process.poll() is None:
+        family = [process.pid]
+        for pid in family:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    family += map(int, children.read_text().split())
+                except OSError:
+                    continue
+        peak[0] = max(peak[0], sum(map(_pss, family)) / 2**20)
+        time.sleep(0.1)
+
+
+def _pss(pid: int) -> int:
+    """Proportional set size in KiB; 0 for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def grid(traces: str, n: int = 20) -> float:
+    """The grid with n thresholds."""
+    seconds, peak = run(traces, *GRID, *POLICIES, thresholds(n))
+    print(f"{n} thresholds x 5 prefix lengths x 6 policies: {seconds:.1f} s, {peak:.2f} GiB")
+    return seconds
+
+
+def points(traces: str) -> None:
+    """The grid in one run against a process for each point."""
+    whole = grid(traces)
+    small = ["sweep.traces=64", "sweep.resamples=16", "pruning=deepprune"]
+    chosen = [(0.1, 100), (0.5, 300), (0.9, 700)]
+    each = [
+        run(traces, *small, f"sweep.thresholds=[{t}]", f"sweep.prefix_lens=[{k}]")[0]
+        for t, k in chosen
+    ]
+    mean, n = float(np.mean(each)), 20 * 5 * 6
+    print(f"one point in a process of its own: {', '.join(f'{s:.1f} s' for s in each)}")
+    print(f"{n} such processes, one after the other: {n * mean:.0f} s = {n * mean / whole:.0f}x")
+
+
+def scale(traces: str) -> None:
+    """Time and memory against the number of questions."""
+    for n in (250, 500, 1000):
+        with tempfile.TemporaryDirectory() as folder:
+            path = _resampled(traces, n, 512, Path(folder) / "store")
+            seconds, peak = run(
+                str(path),
+                "sweep.resamples=1",
+                "sweep.thresholds=[0.1,0.2,0.3,0.4,0.5]",
+                "pruning=[deepprune,representatives]",
+            )
+            print(f"{n} questions x 512 traces, 10 points: {seconds:.1f} s, {peak:.2f} GiB")
+
+
+def _resampled(traces: str, n_questions: int, n_traces: int, path: Path) -> Path:
+    """A store of questions with traces drawn with replacement from real ones."""
+    source = open_traces(traces)
+    refs, rng = source.refs(), np.random.default_rng(0)
+    store = TraceStore.create(path, token_counter="qwen", answers="source")
+    for start in range(0, n_questions, 50):
+        part = []
+        for number in range(start, min(start + 50, n_questions)):
+            group = source.group(refs[number % len(refs)])
+            question = replace(
+                group.question,
+                question_id=f"{number:04d} {group.question.question_id}",
+                text=f"{number}. {group.question.text}",
+            )
+            for sample, i in enumerate(rng.integers(len(group.traces), size=n_traces)):
+                part.append(replace(group.traces[i], question=question, sample_id=sample))
+        store.append(part)
+    return path
 
 
 if __name__ == "__main__":
-    seconds(THRESHOLDS[:1])  # loads what is loaded once
-    one = seconds(THRESHOLDS)
-    many = sum(seconds([t]) for t in THRESHOLDS)
-    print(f"{len(THRESHOLDS)} thresholds in one run: {one:.1f} s; one run each: {many:.1f} s")
-    print(f"ratio: {many / one:.1f}x")
+    what = sys.argv[2:] or ["thresholds", "points", "scale"]
+    if "grid" in what:
+        grid(sys.argv[1])
+    if "thresholds" in what:
+        few = grid(sys.argv[1], 20)
+        many = grid(sys.argv[1], 200)
+        print(f"200 thresholds instead of 20: {many / few:.2f}x the time")
+    if "points" in what:
+        points(sys.argv[1])
+    if "scale" in what:
+        scale(sys.argv[1])

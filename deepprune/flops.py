@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from deepprune.protocols import FloatArray
+
+Tokens = TypeVar("Tokens", float, FloatArray)
+
 
 def transformer_flops(
-    n_params: float, n_layers: int, hidden: int, n_tokens: float, *, causal: bool = True
-) -> float:
+    n_params: float, n_layers: int, hidden: int, n_tokens: Tokens, *, causal: bool = True
+) -> Tokens:
     """FLOPs to read or to generate ``n_tokens`` tokens: ``2 P T + a L d T^2``.
 
     ``2 P T`` is one multiplication and one addition per weight and token (Kaplan et al. 2020,
@@ -20,11 +26,11 @@ def transformer_flops(
             counts once, as the head.
         n_layers: Transformer layers ``L``.
         hidden: Attention width ``d``, heads x head size.
-        n_tokens: Length ``T`` of the sequence.
+        n_tokens: Length ``T`` of the sequence, or of several.
         causal: Whether a token sees only those before it.
 
     Returns:
-        FLOPs.
+        FLOPs, for each sequence.
 
     >>> transformer_flops(1000, 2, 8, 10, causal=False)
     26400.0
@@ -32,10 +38,9 @@ def transformer_flops(
     Raises:
         ValueError: If an argument is negative.
     """
-    if min(n_params, n_layers, hidden, n_tokens) < 0:
+    if min(n_params, n_layers, hidden) < 0:
         raise ValueError(
-            "parameters, layers, width and tokens must be >= 0, got "
-            f"{n_params}, {n_layers}, {hidden}, {n_tokens}."
+            f"parameters, layers and width must be >= 0, got {n_params}, {n_layers}, {hidden}."
         )
     attention = (2.0 if causal else 4.0) * n_layers * hidden * n_tokens**2
     return 2.0 * n_params * n_tokens + attention

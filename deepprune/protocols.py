@@ -1,7 +1,7 @@
 """Where engines and policies meet.
 
     engine   starts traces, advances them to a checkpoint, stops them      -> Observation
-    policy   sees observations and scores, decides what happens next       -> Step ... Vote
+    policy   sees observations and evidence, decides what happens next     -> Step ... Vote
     judge    scores pairs of prefixes (its protocol: `judge.base.Judge`)   -> scores in [0, 1]
     loop     `pruning.controller.run_question`, called by the evaluator
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -38,12 +39,15 @@ class Observation:
         is_stopped: A policy stopped it, shape ``(N,)``.
         answer_class: Class of the final answer; ``NO_ANSWER`` while unfinished or without one,
             shape ``(N,)``.
+        probe_class: Class of the answer that was forced at this checkpoint; of a finished trace its
+            ``answer_class``; ``NO_ANSWER`` where the step asked for no probes, shape ``(N,)``.
     """
 
     n_tokens: IntArray
     is_finished: BoolArray
     is_stopped: BoolArray
     answer_class: IntArray
+    probe_class: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +57,42 @@ class Step:
     Attributes:
         start: How many more traces to start.
         stop: The running traces to stop, and why.
-        until: Where running traces pause next; ``None`` runs them to their end.
+        until: Where running traces pause next: where a rule says, or after so many tokens more;
+            ``None`` runs them to their end.
+        probe: Force an answer out of every trace that still runs there; it goes on as if nothing
+            had been asked.
     """
 
     start: int = 0
     stop: Sequence[Decision] = ()
-    until: PrefixRule | None = None
+    until: PrefixRule | int | None = None
+    probe: bool = False
 
 
 PolicyRun = Generator[Step, Observation, Vote]
+
+
+class Evidence(Protocol):
+    """What a policy can ask about running traces, on what they have generated so far."""
+
+    def score(self, pairs: IntArray) -> FloatArray:
+        """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``."""
+        ...
+
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
+
+        Of each token minus the mean of its top-k log-probabilities, in nats (see `types.Trace`).
+        """
+        ...
+
+
+class Need(StrEnum):
+    """What a policy asks for beyond tokens and final answers."""
+
+    JUDGE = "judge"  # pair scores, and so the text of the traces
+    PROBES = "probes"  # forced answers at checkpoints
+    CONFIDENCE = "confidence"  # token log-probabilities
 
 
 class Policy(Protocol):
@@ -76,9 +107,33 @@ class Policy(Protocol):
         """The policy's name in configs, tables and figures."""
         ...
 
-    def run(self, n_traces: int, score: ScorePairs, rng: np.random.Generator) -> PolicyRun:
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it asks for; an evaluation checks that the traces have it before it begins."""
+        ...
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Decide for one question with at most ``n_traces`` traces."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an engine has done for one question so far.
+
+    Attributes:
+        tokens: Tokens generated over all traces, without probes.
+        tokens_probes: Tokens generated to force answers.
+        tokens_sequential: Tokens that had to be generated one after the other: the latency.
+        peak_traces: The most traces that ran at once.
+        seconds: On the engine's clock; virtual in a replay.
+    """
+
+    tokens: int
+    tokens_probes: int
+    tokens_sequential: int
+    peak_traces: int
+    seconds: float
 
 
 class Session(Protocol):
@@ -92,22 +147,21 @@ class Session(Protocol):
         """Stop traces by index; what they generated stays."""
         ...
 
-    def advance(self, until: PrefixRule | None) -> Observation:
-        """Let every running trace generate up to ``until`` (``None``: to its end) and report."""
+    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+        """Let every running trace generate up to ``until``, see `Step`, and report."""
         ...
 
     def prefix(self, trace: int) -> Prefix:
         """What trace ``trace`` has generated so far."""
         ...
 
-    @property
-    def tokens_generated(self) -> int:
-        """The engine's own count of generated tokens, over all traces of the session."""
+    def confidence(self, trace: int) -> FloatArray:
+        """Its token confidences so far, see `Evidence`."""
         ...
 
     @property
-    def seconds(self) -> float:
-        """Seconds on the engine's clock since the question started; virtual in a replay."""
+    def usage(self) -> Usage:
+        """The engine's own count of what it has done for this question."""
         ...
 
     def close(self) -> None:

@@ -34,10 +34,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none."""
+    """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none.
+
+    ``answer_class`` is its equivalence class, in the numbering of the question's final answers.
+    """
 
     n_tokens: int
     answer: str | None
+    answer_class: int = NO_ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,20 @@ class Trace:
     source: str | None = None
     token_confidence: Sequence[float] | None = field(default=None, repr=False, compare=False)
     probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRef:
+    """Names the traces that one model generated for one question, without holding them."""
+
+    question: Question
+    model: str
+    n_traces: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Dataset, question id, model."""
+        return self.question.dataset, self.question.question_id, self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,11 @@ class StopReason(StrEnum):
 
     REDUNDANT = "redundant"  # the judge expects the answer of a trace that goes on
     NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule lets go on
+    SETTLED = "settled"  # its own answer has stood through its last probes
+    DECIDED = "decided"  # the vote of the question is decided without it
+    DEVIANT = "deviant"  # its probes keep disagreeing with a clear majority
+    UNSURE = "unsure"  # its token confidence fell too low
+    RANDOM = "random"  # drawn by lot
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,14 @@
-"""Small hand-made traces: every word is a token."""
+"""Small hand-made traces, every word a token, and a way to run a policy on them."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from deepprune.types import NO_ANSWER, FinishReason, Question, QuestionTraces, Trace
+import numpy as np
+
+from deepprune.engines.replay import ReplayEngine
+from deepprune.pruning.controller import run_question
+from deepprune.types import NO_ANSWER, FinishReason, Probe, Question, QuestionTraces, Trace
 
 
 def trace(
@@ -50,3 +55,48 @@ def group(
             for i, (a, n) in enumerate(zip(answers, lengths, strict=True))
         ),
     )
+
+
+def with_probes(traces: QuestionTraces, probes: Sequence[Sequence[int]], every: int):
+    """The same traces with probe classes recorded after ``every``, ``2 * every``, ... tokens."""
+    probed = [
+        replace(t, probes=tuple(Probe((i + 1) * every, str(c), c) for i, c in enumerate(classes)))
+        for t, classes in zip(traces.traces, probes, strict=True)
+    ]
+    return replace(traces, traces=tuple(probed))
+
+
+class SessionEvidence:
+    """Evidence from a session; ``similarity`` is a matrix over trace indices, or 1 where the
+    recorded answers agree."""
+
+    def __init__(self, session, similarity=None):
+        self.session = session
+        self.similarity = None if similarity is None else np.asarray(similarity, dtype=float)
+
+    def score(self, pairs):
+        if self.similarity is not None:
+            return self.similarity[pairs[:, 0], pairs[:, 1]]
+        classes = [[self.session.prefix(i).trace.answer_class for i in p] for p in pairs.tolist()]
+        return np.array([a == b != NO_ANSWER for a, b in classes], dtype=float)
+
+    def confidence(self, trace):
+        return self.session.confidence(trace)
+
+
+class InOrder(ReplayEngine):
+    """A replay whose traces start in their recorded order, so that arithmetic can be worked out."""
+
+    def recording(self, question, model):
+        recording = super().recording(question, model)
+        recording.order = lambda n_traces, seed: np.arange(n_traces)
+        return recording
+
+
+def play(policy, traces: QuestionTraces, similarity=None, seed=0, tokens_per_probe=0):
+    """Run a policy on all traces of one question, in their recorded order."""
+    engine = InOrder([traces], tokens_per_probe=tokens_per_probe)
+    n = len(traces.traces)
+    session = engine.open(traces.question, traces.model, n, seed)
+    evidence = SessionEvidence(session, similarity)
+    return run_question(policy, session, n, evidence, np.random.default_rng(seed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,11 +14,12 @@ from rich.progress import (
 )
 
 from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
-from deepprune.types import QuestionTraces
+from deepprune.evaluation.results import QuestionOutcomes
+from deepprune.types import QuestionRef
 
 
 class SweepProgress(EvaluatorCallback):
-    """Counts questions; a question's first points pay for its scores, so points would mislead."""
+    """Counts questions, and the runs of points that they stand for."""
 
     def __init__(self) -> None:
         """Build the bar; it shows once the sweep starts."""
@@ -24,7 +27,7 @@ class SweepProgress(EvaluatorCallback):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("questions,"),
+            TextColumn("questions, {task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("gone,"),
             TimeRemainingColumn(),
@@ -33,16 +36,21 @@ class SweepProgress(EvaluatorCallback):
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """Show the bar, the recorded questions already done."""
+        self._runs_a_question = len(plan.points) * plan.resamples
+        self._done, self._started = 0, time.monotonic()
         self._bar.start()
         self._task = self._bar.add_task(
-            f"{plan.judge}: {len(plan.points)} points",
+            f"{plan.judge}: {len(plan.points)} points x {plan.resamples} orders",
             total=len(plan.questions),
             completed=plan.n_recorded,
+            rate="",
         )
 
-    def on_question_end(self, question: QuestionTraces) -> None:
+    def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:
         """One more."""
-        self._bar.advance(self._task)
+        self._done += self._runs_a_question
+        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        self._bar.update(self._task, advance=1, rate=f"{rate:,.0f} runs/s,")
 
     def on_sweep_end(self, result: SweepResult) -> None:
         """Take the bar away."""

@@ -16,21 +16,22 @@ def evaluate(config: DictConfig) -> Run:
     """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
     sweep = build.sweep(config)
     store = build.store(config)
-    groups = build.groups(config, store)
-    questions, _ = build.questions(config, groups)
+    refs = build.refs(config, store)
+    questions, n_traces = build.questions(config, refs)
+    sweep.points(n_traces)
     build.generators(config, questions)
     inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
     with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)
-        unseen = unseen_questions(groups, judge)
-        if len(unseen) < len(groups):
+        unseen = unseen_questions(refs, judge)
+        if len(unseen) < len(refs):
             print(
-                f"{len(groups) - len(unseen)} of {len(groups)} questions were used to train "
+                f"{len(refs) - len(unseen)} of {len(refs)} questions were used to train "
                 f"{judge.provenance.name} and are left out"
             )
         questions, n_traces = build.questions(config, unseen)
         with ScoreCache(run.folder / SCORES) as cache:
-            result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
+            result = run_sweep(config, sweep, questions, n_traces, store, judge, run, cache)
         show(sweep_table(result.rows, f"{judge.provenance.name} on {config.traces}"))
         headline(result.rows, run)
     return run

@@ -11,18 +11,22 @@ from deepprune.config import build
 from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
 from deepprune.evaluation.evaluator import Evaluator
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
+from deepprune.evaluation.question import QuestionRunner
 from deepprune.evaluation.results import Row
+from deepprune.evaluation.selection import with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.tables import describe
-from deepprune.types import QuestionTraces
+from deepprune.traces import TraceStore
+from deepprune.types import QuestionRef
 
 
 def run_sweep(
     config: DictConfig,
     sweep: build.Sweep,
-    questions: Sequence[QuestionTraces],
+    questions: Sequence[QuestionRef],
     n_traces: int,
+    store: TraceStore,
     judge: Judge,
     run: Run,
     cache: ScoreCache,
@@ -33,27 +37,36 @@ def run_sweep(
         from deepprune.callbacks.sweep_wandb import SweepWandb
 
         callbacks.append(SweepWandb(run.wandb))
-    engine = build.engine(config, questions)
-    try:
-        evaluator = Evaluator(
-            sweep.points(n_traces),
-            n_traces=n_traces,
-            resamples=sweep.resamples,
-            seed=sweep.seed,
-            generators=build.generators(config, questions),
-            folder=run.folder,
-            cache=cache,
-            callbacks=callbacks,
-        )
-        result = evaluator.run(questions, engine, judge)
-    finally:
-        engine.close()
+    points = sweep.points(n_traces)
+    if sweep.skip_unmet:
+        points = with_needs_met(points, store.group(questions[0]))
+    runner = QuestionRunner(
+        points,
+        n_traces=n_traces,
+        resamples=sweep.resamples,
+        seed=sweep.seed,
+        generators=build.generators(config, questions),
+        load=store.group,
+        make_engine=build.make_engine(config),
+        judge=judge,
+        cache=cache,
+        usd_judge=sweep.usd_judge,
+    )
+    evaluator = Evaluator(
+        runner,
+        run.folder,
+        distributed=build.distributed(config),
+        callbacks=callbacks,
+        baseline=sweep.baseline,
+        margin=sweep.margin,
+    )
+    result = evaluator.run(questions)
     run.results_path = result.results_path
-    failed = [r for r in result.rows if r["status"] != "ok"]
+    failed = [r for r in result.rows if r["status"] == "failed"]
     if failed:
         run.status = "failed"
         print(f"{len(failed)} of {len(result.rows)} points failed: {failed[0]['reason']}")
-    if (warning := too_few_questions(result.rows)) is not None:
+    if (warning := too_few_questions(result.rows, sweep.margin)) is not None:
         print(warning)
     return result
 

@@ -34,7 +34,10 @@ def train(config: DictConfig) -> Run:
     store = build.store(config)
     groups = build.groups(config, store)
     splits = build.splits(config, groups)
-    questions, n_traces = build.questions(config, splits.test)
+    held_out = {(g.question, g.model) for g in splits.test}
+    refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
+    questions, n_traces = build.questions(config, refs)
+    sweep.points(n_traces)
     build.generators(config, questions)
     with command_run(config, "train", {"traces": store.content_hash}) as run:
         export = run.folder / "judge"
@@ -43,7 +46,7 @@ def train(config: DictConfig) -> Run:
             """What follows once the export is on disk, in this start of the run or another."""
             with ScoreCache(run.folder / SCORES) as cache:
                 reports = _report(config, parts, splits, judge, run, cache)
-                result = run_sweep(config, sweep, questions, n_traces, judge, run, cache)
+                result = run_sweep(config, sweep, questions, n_traces, store, judge, run, cache)
             headline(result.rows, run)
             show(
                 judge_table({name: r["all"] for name, r in reports.items()}),

@@ -5,7 +5,7 @@ Cheap objects first: a bad value fails before any trace is read and any model lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,29 +18,41 @@ from deepprune.answers import AnswerStyle
 from deepprune.data.splits import Splits, split_questions
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
+from deepprune.evaluation.distributed import Distributed
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
+from deepprune.evaluation.question import MakeEngine
 from deepprune.evaluation.selection import select_questions
 from deepprune.evaluation.sweep import Point, grid
 from deepprune.files import sha256_file
 from deepprune.judge.base import Judge
-from deepprune.protocols import Engine, Policy
+from deepprune.protocols import Policy
 from deepprune.traces import TraceStore, open_traces
-from deepprune.types import PrefixRule, QuestionTraces
+from deepprune.types import PrefixRule, QuestionRef, QuestionTraces
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The axes of a sweep, checked."""
 
-    policies: Sequence[Policy]
+    policies: Mapping[str, Policy]
     thresholds: Sequence[float]
     prefixes: Sequence[PrefixRule]
     ks: Sequence[int]
+    ns: Sequence[int]
+    axes: Mapping[str, Mapping[str, Sequence[Any]]]
+    skip_unmet: bool
     resamples: int
     seed: int
+    baseline: str
+    margin: float
+    usd_judge: float | None
 
     def points(self, n_traces: int) -> list[Point]:
-        """The grid for N traces a question."""
+        """The grid for N traces a question.
+
+        Raises:
+            InputError: If a k or an N exceeds it, or an axis is no field of its policy.
+        """
         if self.ks and max(self.ks) > n_traces:
             raise InputError(f"sweep.ks must not exceed N = {n_traces}, got {max(self.ks)}.")
         return grid(
@@ -49,6 +61,8 @@ class Sweep:
             thresholds=self.thresholds,
             prefixes=self.prefixes,
             ks=self.ks,
+            ns=self.ns,
+            axes=self.axes,
         )
 
 
@@ -73,17 +87,36 @@ def sweep(config: DictConfig) -> Sweep:
     if axes.resamples < 1:
         raise InputError(f"sweep.resamples must be at least 1, got {axes.resamples}.")
     rule: Any = prefix_rule(config)
-    policies = [_instantiate(policy) for policy in config.pruning.values()]
+    policies: dict[str, Policy] = {}
+    for name, policy in config.pruning.items():
+        with _inputs(f"pruning.{name}"):
+            policies[str(name)] = _instantiate(policy)
     if rule.kind == "fraction":
-        print("no policy knows a trace's length in time: prefix=fraction sweeps cons@k alone")
-        policies = [p for p in policies if not hasattr(p, "prefix")]
+        print("no policy knows a trace's length in time: prefix=fraction sweeps no prefix policies")
+        policies = {name: p for name, p in policies.items() if not hasattr(p, "prefix")}
+    known = {p.name for p in policies.values()} | {"consensus"}
+    if axes.baseline not in known:
+        raise InputError(
+            f"sweep.baseline must be a policy of the sweep, got {axes.baseline!r}; it has "
+            f"{', '.join(sorted(known))}."
+        )
+    if not 0 < axes.margin < 1:
+        raise InputError(
+            f"sweep.margin must be a share of the questions between 0 and 1, got {axes.margin:g}."
+        )
     return Sweep(
         policies,
         list(axes.thresholds),
         [_replaced(rule, k) for k in axes.prefix_lens],
         list(axes.ks),
+        list(axes.ns),
+        {name: dict(fields) for name, fields in axes.axes.items()},
+        axes.skip_unmet,
         axes.resamples,
         config.seed,
+        axes.baseline,
+        axes.margin,
+        axes.usd_judge,
     )
 
 
@@ -123,12 +156,19 @@ def groups(config: DictConfig, store: TraceStore) -> list[QuestionTraces]:
     return chosen
 
 
-def questions(
-    config: DictConfig, groups: Sequence[QuestionTraces]
-) -> tuple[list[QuestionTraces], int]:
+def refs(config: DictConfig, store: TraceStore) -> list[QuestionRef]:
+    """What the store has of the configured models and data sets, without reading the traces."""
+    data = config.data
+    return store.refs(
+        models=None if data.models is None else list(data.models),
+        datasets=None if data.datasets is None else list(data.datasets),
+    )
+
+
+def questions(config: DictConfig, refs: Sequence[QuestionRef]) -> tuple[list[QuestionRef], int]:
     """The questions of the sweep, and N."""
     return select_questions(
-        groups,
+        refs,
         n_questions=config.sweep.questions,
         n_traces=config.sweep.traces,
         skip_short=config.sweep.skip_short,
@@ -136,7 +176,7 @@ def questions(
     )
 
 
-def generators(config: DictConfig, questions: Sequence[QuestionTraces]) -> dict[str, GeneratorSize]:
+def generators(config: DictConfig, questions: Sequence[QuestionRef]) -> dict[str, GeneratorSize]:
     """The size of every model whose traces are evaluated."""
     models = {q.model for q in questions}
     if config.generator is not None:
@@ -148,9 +188,17 @@ def generators(config: DictConfig, questions: Sequence[QuestionTraces]) -> dict[
     return {model: generator_size(model, known) for model in models}
 
 
-def engine(config: DictConfig, questions: Sequence[QuestionTraces]) -> Engine:
-    """The engine that serves ``questions``."""
-    made: Engine = _instantiate(config.engine)(questions)
+def make_engine(config: DictConfig) -> MakeEngine:
+    """What serves the traces of a question."""
+    made: MakeEngine = _instantiate(config.engine)
+    with _inputs("engine"):
+        made([])
+    return made
+
+
+def distributed(config: DictConfig) -> Distributed:
+    """Who does the questions of the sweep."""
+    made: Distributed = _instantiate(config.distributed)
     return made
 
 

@@ -31,6 +31,12 @@ class SweepConf:
     thresholds: list[float] = MISSING
     prefix_lens: list[float] = MISSING
     ks: list[int] = MISSING
+    ns: list[int] = MISSING
+    axes: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    skip_unmet: bool = False
+    baseline: str = MISSING
+    margin: float = MISSING
+    usd_judge: float | None = None
     questions: int | None = None
     traces: int | None = None
     resamples: int = MISSING
@@ -141,12 +147,107 @@ class BalancedConf:
 class DeepPruneConf:
     _target_: str = "deepprune.pruning.policies.deepprune.DeepPrune"
     prefix: Any = "${prefix}"
-    max_clusters: int = MISSING
-    max_members: int = MISSING
+    threshold: float = 0.5
+    clustering: str = "greedy"
+    max_clusters: int = 32
+    max_members: int = 10
     finish: str = MISSING
     max_finishers: int = 20
     singleton_finishers: int = 20
     vote: str = "plain"
+    wave: int | None = None
+    stop_confidence: float | None = None
+    check_every: int = 500
+    recheck: bool = False
+    judge: str = "sweep"
+    name: str = "deepprune"
+
+
+@dataclass
+class OraclePruneConf(DeepPruneConf):
+    judge: str = "oracle"
+    name: str = "oracle_prune"
+
+
+@dataclass
+class RandomPruneConf(DeepPruneConf):
+    judge: str = "coin"
+    name: str = "random_prune"
+
+
+@dataclass
+class DeepConfConf:
+    _target_: str = "deepprune.pruning.policies.deepconf.DeepConf"
+    keep: float = MISSING
+    warmup: int = MISSING
+    window: int = MISSING
+    consensus: float | None = MISSING
+    check_every: int = MISSING
+    parallel: int = MISSING
+
+
+@dataclass
+class DeepConfOfflineConf:
+    _target_: str = "deepprune.pruning.policies.deepconf_offline.DeepConfOffline"
+    k: int | None = MISSING
+    measure: str = MISSING
+    keep: float = MISSING
+    window: int = MISSING
+
+
+@dataclass
+class SlimSCConf:
+    _target_: str = "deepprune.pruning.policies.slim_sc.SlimSC"
+    similarity: float = MISSING
+    variant: str = MISSING
+    warmup: int = MISSING
+    check_every: int = MISSING
+
+
+@dataclass
+class AdaptiveConsistencyConf:
+    _target_: str = "deepprune.pruning.policies.adaptive_consistency.AdaptiveConsistency"
+    stop_confidence: float = MISSING
+    cap: int | None = MISSING
+    wave: int = MISSING
+    rule: str = MISSING
+    budget: int | None = MISSING
+    name: str = "adaptive_consistency"
+
+
+@dataclass
+class ESCConf:
+    _target_: str = "deepprune.pruning.policies.esc.ESC"
+    window: int = MISSING
+    cap: int | None = MISSING
+
+
+@dataclass
+class EarlyExitConf:
+    _target_: str = "deepprune.pruning.policies.early_exit.EarlyExit"
+    probe_every: int = MISSING
+    agreeing: int = MISSING
+    k: int | None = MISSING
+
+
+@dataclass
+class ParallelProbeConf:
+    _target_: str = "deepprune.pruning.policies.parallel_probe.ParallelProbe"
+    probe_every: int = MISSING
+    stable: int = MISSING
+    warmup: int = MISSING
+    prune_share: float = MISSING
+    prune_after: int = MISSING
+    min_active: int = MISSING
+    k: int | None = MISSING
+
+
+@dataclass
+class MARSConf:
+    _target_: str = "deepprune.pruning.policies.mars.MARS"
+    probe_every: int = MISSING
+    warmup: int = MISSING
+    gamma: float = MISSING
 
 
 @dataclass
@@ -154,6 +255,7 @@ class ReplayConf:
     _target_: str = "deepprune.engines.replay.ReplayEngine"
     _partial_: bool = True
     seconds_per_token: float = MISSING
+    tokens_per_probe: int = MISSING
 
 
 @dataclass
@@ -162,6 +264,23 @@ class GeneratorConf:
     params: float = MISSING
     layers: int = MISSING
     hidden: int = MISSING
+    usd_prompt: float | None = None
+    usd_generated: float | None = None
+
+
+@dataclass
+class ProcessesConf:
+    _target_: str = "deepprune.evaluation.distributed.Processes"
+    n: int | None = MISSING
+
+
+@dataclass
+class RayConf:
+    _target_: str = "deepprune.evaluation.distributed.Ray"
+    n: int = MISSING
+    address: str | None = MISSING
+    cpus: float = MISSING
+    gpus: float = MISSING
 
 
 @dataclass
@@ -183,6 +302,13 @@ class OracleConf:
 @dataclass
 class CoinConf:
     _target_: str = "deepprune.judge.baselines.CoinJudge"
+    seed: int = MISSING
+
+
+@dataclass
+class NoisyOracleConf:
+    _target_: str = "deepprune.judge.baselines.NoisyOracleJudge"
+    auroc: float = MISSING
     seed: int = MISSING
 
 
@@ -212,6 +338,7 @@ class SweepingConf:
     pruning: dict[str, Any] = field(default_factory=dict)
     sweep: SweepConf = field(default_factory=SweepConf)
     engine: Any = MISSING
+    distributed: Any = MISSING
     generators: dict[str, GeneratorConf] = field(default_factory=dict)
     generator: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -249,15 +376,35 @@ GROUPS: dict[str, dict[str, Any]] = {
         "oversample": OversampleConf,
         "balanced": BalancedConf,
     },
+    "sweep": {"sweep": SweepConf},
     "engine": {"replay": ReplayConf},
+    "distributed": {"processes": ProcessesConf, "ray": RayConf},
     "judge": {
         "lexical": LexicalConf,
         "sentence_embedding": SentenceEmbeddingConf,
         "oracle": OracleConf,
         "coin": CoinConf,
+        "noisy_oracle": NoisyOracleConf,
         "trained": TrainedConf,
     },
     "logger": {"wandb": WandbConf},
+}
+
+
+POLICIES: dict[str, Any] = {
+    "deepprune": DeepPruneConf,
+    "representatives": DeepPruneConf,
+    "oracle_prune": OraclePruneConf,
+    "random_prune": RandomPruneConf,
+    "deepconf": DeepConfConf,
+    "deepconf_offline": DeepConfOfflineConf,
+    "slim_sc": SlimSCConf,
+    "adaptive_consistency": AdaptiveConsistencyConf,
+    "adaptive_budget": AdaptiveConsistencyConf,
+    "esc": ESCConf,
+    "early_exit": EarlyExitConf,
+    "parallel_probe": ParallelProbeConf,
+    "mars": MARSConf,
 }
 
 
@@ -269,7 +416,5 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=schema)
-    for name in ("deepprune", "representatives"):
-        store.store(
-            group="pruning", name=f"base_{name}", node=DeepPruneConf, package=f"pruning.{name}"
-        )
+    for name, policy in POLICIES.items():  # a policy adds itself, so that several can be chosen
+        store.store(group="pruning", name=f"base_{name}", node=policy, package=f"pruning.{name}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 
 from deepprune.data.loader import EncodedPairs, PairEncoding, PairLoader
-from deepprune.data.pairs import build_pairs
+from deepprune.data.pairs import build_part
 from deepprune.data.samplers import (
     BatchState,
     BucketBatchSampler,
@@ -18,9 +17,8 @@ from deepprune.data.samplers import (
     PairSampler,
 )
 from deepprune.data.splits import Splits, check_disjoint
-from deepprune.errors import InputError
 from deepprune.protocols import IntArray
-from deepprune.types import PrefixRule, QuestionTraces, TracePair
+from deepprune.types import PrefixRule, TracePair
 
 SamplerFactory = Callable[[IntArray, int], PairSampler]
 """Makes the training sampler of labels and a seed; a sampler class is one."""
@@ -153,29 +151,12 @@ class JudgeDataModule(pl.LightningDataModule):
 
     def _build(self, part: str) -> list[TracePair]:
         is_train = part == "train"
-        groups: Sequence[QuestionTraces] = getattr(self.splits, part)
-        pairs = [
-            pair
-            for group in groups
-            for pair in build_pairs(
-                group,
-                self.rule,
-                max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
-                only_unfinished=is_train and self._only_unfinished,
-                answer_style=self._answer_style,
-                seed=self._seed,
-            )
-        ]
-        if not pairs:
-            raise InputError(
-                f"the {part} part needs pairs, got none from {len(groups)} questions with "
-                f"{self.rule}: take a shorter prefix"
-                + (" or only_unfinished=False." if is_train else " or another split.")
-            )
-        labels = np.array([pair.label for pair in pairs])
-        if is_train and labels.min() == labels.max():
-            raise InputError(
-                f"training needs pairs of both classes, got {len(pairs)} with label {labels[0]}: "
-                "add questions."
-            )
-        return pairs
+        return build_part(
+            part,
+            getattr(self.splits, part),
+            self.rule,
+            max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
+            only_unfinished=is_train and self._only_unfinished,
+            answer_style=self._answer_style,
+            seed=self._seed,
+        )

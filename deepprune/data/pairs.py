@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from deepprune.data.prefixes import make_prefix
+from deepprune.errors import InputError
+from deepprune.protocols import IntArray
 from deepprune.seeding import generator
 from deepprune.types import NO_ANSWER, PrefixRule, QuestionTraces, TracePair
 
@@ -62,3 +64,57 @@ def build_pairs(
         TracePair(prefixes[j], prefixes[i]) if swap else TracePair(prefixes[i], prefixes[j])
         for i, j, swap in zip(first.tolist(), second.tolist(), swapped.tolist(), strict=True)
     ]
+
+
+def build_part(
+    part: str,
+    groups: Sequence[QuestionTraces],
+    rule: PrefixRule,
+    *,
+    max_pairs: int | None = None,
+    only_unfinished: bool = False,
+    answer_style: str | Mapping[str, str] = "auto",
+    seed: int = 0,
+) -> list[TracePair]:
+    """The pairs of all questions of a part, see ``build_pairs``.
+
+    Raises:
+        InputError: If there are none, or the part is ``"train"`` and lacks a class.
+    """
+    pairs = [
+        pair
+        for group in groups
+        for pair in build_pairs(
+            group,
+            rule,
+            max_pairs=max_pairs,
+            only_unfinished=only_unfinished,
+            answer_style=answer_style,
+            seed=seed,
+        )
+    ]
+    if not pairs:
+        raise InputError(
+            f"the {part} part needs pairs, got none from {len(groups)} questions with {rule}: take "
+            "a shorter prefix"
+            + (" or only_unfinished=False." if part == "train" else " or another split.")
+        )
+    labels = labels_of(pairs)
+    if part == "train" and labels.min() == labels.max():
+        raise InputError(
+            f"training needs pairs of both classes, got {len(pairs)} with label {labels[0]}: "
+            "add questions."
+        )
+    return pairs
+
+
+def labels_of(pairs: Sequence[TracePair]) -> IntArray:
+    """The labels of pairs, shape ``(len(pairs),)``.
+
+    Raises:
+        ValueError: If a pair has none.
+    """
+    labels = [pair.label for pair in pairs if pair.label is not None]
+    if len(labels) < len(pairs):
+        raise ValueError(f"pairs need labels, got {len(pairs) - len(labels)} without.")
+    return np.array(labels, dtype=np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from deepprune.protocols import IntArray, Observation
+from deepprune.protocols import BoolArray, FloatArray, IntArray, Observation, Usage
 from deepprune.seeding import generator
-from deepprune.types import NO_ANSWER, Prefix, PrefixRule, Question, QuestionTraces, Trace
+from deepprune.types import NO_ANSWER, Prefix, PrefixRule, Question, QuestionTraces
 
 
 class ReplayEngine:
@@ -18,112 +19,200 @@ class ReplayEngine:
     seed. Running traces advance in lock-step, one token each per tick: the clock reads the longest
     stretch at every step (sequential decoding), times ``seconds_per_token``. An answer is reported
     only once its trace has ended, so a policy cannot tell a recording from a live engine.
+
+    A probe gives what was recorded at the checkpoint, or last before it. All probes of a checkpoint
+    run side by side: they cost ``tokens_per_probe`` ticks.
     """
 
-    def __init__(self, groups: Iterable[QuestionTraces], seconds_per_token: float = 0.02) -> None:
+    def __init__(
+        self,
+        groups: Iterable[QuestionTraces],
+        seconds_per_token: float = 0.02,
+        tokens_per_probe: int = 20,
+    ) -> None:
         """Serve ``groups``.
 
         Args:
             groups: The traces of each question.
             seconds_per_token: Virtual decoding time of a token, in seconds.
+            tokens_per_probe: Tokens that forcing one answer takes; recordings do not say.
 
         Raises:
-            ValueError: If ``seconds_per_token`` is not positive.
+            ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_probe`` negative.
         """
         if seconds_per_token <= 0:
             raise ValueError(f"seconds_per_token must be positive, got {seconds_per_token}.")
-        self._groups = {(g.question, g.model): g for g in groups}
-        self._seconds_per_token = seconds_per_token
-        self._cuts: dict[tuple[Question, str, int, PrefixRule], int] = {}
+        if tokens_per_probe < 0:
+            raise ValueError(f"tokens_per_probe must not be negative, got {tokens_per_probe}.")
+        self.seconds_per_token = seconds_per_token
+        self.tokens_per_probe = tokens_per_probe
+        self._recordings = {(g.question, g.model): Recording(g) for g in groups}
 
     def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
         """Begin a question; ``seed`` decides which recorded traces come, and in which order."""
-        traces = self._groups[question, model].traces
-        if n_traces > len(traces):
-            raise ValueError(
-                f"{question.question_id!r} has {len(traces)} recorded traces, asked for {n_traces}."
-            )
-        rng = generator(seed, question.dataset, question.question_id, model)
-        order = rng.permutation(len(traces))[:n_traces]
-        return ReplaySession(self, [traces[i] for i in order], self._seconds_per_token)
+        recording = self.recording(question, model)
+        return ReplaySession(recording, recording.order(n_traces, seed), self)
+
+    def recording(self, question: Question, model: str) -> Recording:
+        """What is replayed for a question."""
+        return self._recordings[question, model]
 
     def close(self) -> None:
-        """Forget the remembered checkpoints."""
-        self._cuts.clear()
+        """Nothing is held."""
 
-    def cut(self, trace: Trace, rule: PrefixRule) -> int:
-        """Where ``rule`` pauses ``trace``, in tokens; computed once for each trace and rule."""
-        key = (trace.question, trace.model, trace.sample_id, rule)
-        if key not in self._cuts:
-            self._cuts[key] = rule.cut(trace.text, trace.token_end)
-        return self._cuts[key]
+
+class Recording:
+    """The traces of one question as arrays, in their recorded order.
+
+    Attributes:
+        group: The traces.
+        n_tokens: Their lengths, shape ``(M,)``.
+        answer_class: Classes of their final answers, shape ``(M,)``.
+    """
+
+    def __init__(self, group: QuestionTraces) -> None:
+        self.group = group
+        self.n_tokens: IntArray = np.array([t.n_tokens for t in group.traces], dtype=np.int64)
+        self.answer_class: IntArray = np.array(
+            [t.answer_class for t in group.traces], dtype=np.int64
+        )
+        self._orders: dict[tuple[int, int], IntArray] = {}
+        self._cuts: dict[PrefixRule, IntArray] = {}
+        self._probes: dict[int, tuple[list[int], list[int]]] = {}
+
+    def order(self, n_traces: int, seed: int) -> IntArray:
+        """Which recorded traces come, and in which order, shape ``(n_traces,)``."""
+        group = self.group
+        if n_traces > len(group.traces):
+            raise ValueError(
+                f"{group.question.question_id!r} has {len(group.traces)} recorded traces, "
+                f"asked for {n_traces}."
+            )
+        if (n_traces, seed) not in self._orders:
+            names = (group.question.dataset, group.question.question_id, group.model)
+            drawn = generator(seed, *names).permutation(len(group.traces))
+            self._orders[n_traces, seed] = drawn[:n_traces]
+        return self._orders[n_traces, seed]
+
+    def cuts(self, rule: PrefixRule) -> IntArray:
+        """Where ``rule`` pauses each trace, in tokens, shape ``(M,)``."""
+        if rule not in self._cuts:
+            cuts = [rule.cut(t.text, t.token_end) for t in self.group.traces]
+            self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
+        return self._cuts[rule]
+
+    def probe(self, trace: int, n_tokens: int) -> int:
+        """Class of the answer that was forced out of a trace last, up to ``n_tokens`` tokens.
+
+        Raises:
+            ValueError: If the trace has no probes.
+        """
+        if trace not in self._probes:
+            probes = self.group.traces[trace].probes
+            if not probes:
+                raise ValueError(
+                    f"no probes are recorded for {self.group.question.question_id!r}: import "
+                    "traces with probes, or choose a policy that needs none."
+                )
+            self._probes[trace] = (
+                [p.n_tokens for p in probes],
+                [p.answer_class for p in probes],
+            )
+        places, classes = self._probes[trace]
+        last = bisect_right(places, n_tokens) - 1
+        return classes[last] if last >= 0 else NO_ANSWER
 
 
 class ReplaySession:
     """One question of a `ReplayEngine`."""
 
-    def __init__(self, engine: ReplayEngine, traces: list[Trace], seconds_per_token: float) -> None:
+    def __init__(self, recording: Recording, order: IntArray, engine: ReplayEngine) -> None:
+        self._recording = recording
+        self._order = order
         self._engine = engine
-        self._traces = traces
-        self._seconds_per_token = seconds_per_token
-        self._lengths: IntArray = np.array([t.n_tokens for t in traces], dtype=np.int64)
-        self._answers: IntArray = np.array([t.answer_class for t in traces], dtype=np.int64)
+        self._lengths = recording.n_tokens[order]
+        self._answers = recording.answer_class[order]
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
-        self._is_stopped = np.zeros(0, dtype=np.bool_)
-        self._tokens_generated = 0
-        self._ticks = 0
+        self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
+        self._tokens = self._tokens_probes = self._ticks = self._peak = 0
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
         started = len(self._n_tokens)
-        if started + n > len(self._traces):
+        if started + n > len(self._order):
             raise ValueError(
-                f"the question has {len(self._traces)} traces, {started} are started, "
+                f"the question has {len(self._order)} traces, {started} are started, "
                 f"so {n} more cannot be."
             )
         self._n_tokens = np.concatenate((self._n_tokens, np.zeros(n, dtype=np.int64)))
         self._is_stopped = np.concatenate((self._is_stopped, np.zeros(n, dtype=np.bool_)))
 
     def stop(self, traces: Sequence[int]) -> None:
-        """Stop traces by index."""
-        self._is_stopped[list(traces)] = True
+        """Stop traces by index; one that has ended stays as it is."""
+        ended = self._n_tokens >= self._lengths[: len(self._n_tokens)]
+        self._is_stopped[[t for t in traces if not ended[t]]] = True
 
-    def advance(self, until: PrefixRule | None) -> Observation:
+    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
         """Let running traces go on to ``until``; none is ever taken back."""
-        started = len(self._n_tokens)
+        old = self._n_tokens
+        started = len(old)
         lengths = self._lengths[:started]
+        running = ~self._is_stopped & (old < lengths)
         if until is None:
             target = lengths
+        elif isinstance(until, int):
+            target = np.minimum(old + until, lengths)
         else:
-            cuts = [self._engine.cut(t, until) for t in self._traces[:started]]
-            target = np.minimum(np.array(cuts, dtype=np.int64), lengths)
-        target = np.where(self._is_stopped, self._n_tokens, np.maximum(target, self._n_tokens))
-        stretch = target - self._n_tokens
-        self._tokens_generated += int(stretch.sum())
+            target = np.maximum(self._recording.cuts(until)[self._order[:started]], old)
+        target = np.where(running, target, old)
+        stretch = target - old
+        self._tokens += int(stretch.sum())
         self._ticks += int(stretch.max(initial=0))
+        self._peak = max(self._peak, int(running.sum()))
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped
-        return Observation(
-            n_tokens=target.copy(),
-            is_finished=is_finished,
-            is_stopped=self._is_stopped.copy(),
-            answer_class=np.where(is_finished, self._answers[:started], NO_ANSWER),
-        )
+        answers = np.where(is_finished, self._answers[:started], NO_ANSWER)
+        probed = np.full(started, NO_ANSWER)
+        if probe:
+            probed = answers.copy()
+            asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
+            for trace in asked:
+                recorded = int(self._order[trace])
+                probed[trace] = self._recording.probe(recorded, int(target[trace]))
+            self._tokens_probes += len(asked) * self._engine.tokens_per_probe
+            self._ticks += self._engine.tokens_per_probe if asked else 0
+        return Observation(target, is_finished, self._is_stopped.copy(), answers, probed)
 
     def prefix(self, trace: int) -> Prefix:
         """What trace ``trace`` has generated so far."""
-        recorded, n_tokens = self._traces[trace], int(self._n_tokens[trace])
+        recorded = self._recording.group.traces[int(self._order[trace])]
+        n_tokens = int(self._n_tokens[trace])
         return Prefix(recorded, n_tokens, is_finished=n_tokens >= recorded.n_tokens)
 
-    @property
-    def tokens_generated(self) -> int:
-        """Tokens served, counted as they were served."""
-        return self._tokens_generated
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
+
+        Raises:
+            ValueError: If none are recorded.
+        """
+        prefix = self.prefix(trace)
+        if prefix.trace.token_confidence is None:
+            raise ValueError(
+                f"no token confidences are recorded for {prefix.trace.question.question_id!r}: "
+                "import traces with token_confidence, or choose a policy that needs none."
+            )
+        return np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
 
     @property
-    def seconds(self) -> float:
-        """Virtual seconds since the question was opened."""
-        return self._ticks * self._seconds_per_token
+    def usage(self) -> Usage:
+        """What was served, counted as it was served."""
+        return Usage(
+            self._tokens,
+            self._tokens_probes,
+            self._ticks,
+            self._peak,
+            self._ticks * self._engine.seconds_per_token,
+        )
 
     def close(self) -> None:
         """Stop whatever still runs."""

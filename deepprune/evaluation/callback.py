@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepprune.evaluation.ledger import Bill
-from deepprune.evaluation.results import Row
+from deepprune.evaluation.results import Outcomes, QuestionOutcomes, Row
 from deepprune.evaluation.sweep import Point
 from deepprune.protocols import Observation, Step
-from deepprune.types import Decision, QuestionTraces
+from deepprune.types import Decision, QuestionRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +20,17 @@ class SweepPlan:
         points: The grid.
         questions: The questions, those on record already included.
         n_recorded: How many questions an earlier, interrupted run has recorded.
-        n_traces: N, traces a question.
+        n_traces: The largest N.
+        resamples: Orders of the traces.
         judge: Name of the judge.
         folder: Where the record is written.
     """
 
     points: Sequence[Point]
-    questions: Sequence[QuestionTraces]
+    questions: Sequence[QuestionRef]
     n_recorded: int
     n_traces: int
+    resamples: int
     judge: str
     folder: Path
 
@@ -46,17 +47,22 @@ class SweepResult:
 class EvaluatorCallback:
     """Watches an evaluation; override what you need.
 
-    Order: ``on_sweep_start``; for every question ``on_question_start``, then at every point and
-    order of the traces ``on_checkpoint`` and ``on_decision``, after each point
-    ``on_point_progress``, then ``on_question_end``; when all questions are done ``on_point_end``
-    for every row; ``on_sweep_end``.
+    Order: ``on_sweep_start``; for every question ``on_question_start``, its ``on_checkpoint`` and
+    ``on_decision``, ``on_question_end``; when all questions are done ``on_point_end`` for every
+    row; ``on_sweep_end``. Questions come in their order whoever does them, each when it is done.
+
+    A callback that overrides ``on_checkpoint`` or ``on_decision`` makes the sweep go run by run,
+    which is slower than many runs at once.
     """
+
+    look_every: int | None = None
+    """Ask ``give_up`` after so many questions; ``None``: never."""
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """The grid is known, nothing has run."""
 
-    def on_question_start(self, question: QuestionTraces) -> None:
-        """All points of this question come next."""
+    def on_question_start(self, question: QuestionRef) -> None:
+        """What happened on this question comes next."""
 
     def on_checkpoint(self, point: Point, step: Step, seen: Observation) -> None:
         """All running traces have reached ``step.until``."""
@@ -64,11 +70,12 @@ class EvaluatorCallback:
     def on_decision(self, point: Point, decision: Decision) -> None:
         """A trace is about to be stopped."""
 
-    def on_point_progress(self, point: Point, question: QuestionTraces, bills: list[Bill]) -> None:
-        """A point is done on a question: a bill for each order, none where it failed."""
-
-    def on_question_end(self, question: QuestionTraces) -> None:
+    def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:
         """All points of this question are done and on disk."""
+
+    def give_up(self, seen: Outcomes) -> dict[int, str]:
+        """Points that need no further questions: number and reason."""
+        return {}
 
     def on_point_end(self, row: Row) -> None:
         """A row of the results stands."""

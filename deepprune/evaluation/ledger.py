@@ -1,30 +1,40 @@
-"""What a question cost: tokens by kind, FLOPs of the generator and of the judge, seconds."""
+"""What a question cost: tokens by kind, FLOPs of the generator and of the judge, time, money."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
-from deepprune.judge.base import JudgeCost
+from deepprune.protocols import FloatArray
 from deepprune.pruning.controller import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorSize:
-    """The size of a generator, for its FLOPs.
+    """The size of a generator, for its FLOPs, and what it costs.
 
     Attributes:
         params: Weights that a token is multiplied with: without an input embedding table that is
             not the output head as well; of a mixture of experts the active ones.
         layers: Transformer layers.
         hidden: Attention width, heads x head size.
+        usd_prompt: Price of a million prompt tokens; ``None`` where unknown.
+        usd_generated: Price of a million generated tokens.
     """
 
     params: float
     layers: int
     hidden: int
+    usd_prompt: float | None = None
+    usd_generated: float | None = None
+
+    def flops(self, n_tokens: FloatArray) -> FloatArray:
+        """FLOPs of sequences of so many tokens, read or generated, attention included."""
+        return transformer_flops(self.params, self.layers, self.hidden, n_tokens, causal=True)
 
 
 def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorSize:
@@ -43,46 +53,68 @@ def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorS
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
-    """The cost of one question under one policy.
+class Ledger:
+    """Draws the bills of one question.
 
-    Attributes:
-        tokens_finished: Tokens of traces that ran to their end.
-        tokens_pruned: Tokens of traces that were stopped: their prefixes.
-        tokens_probes: Tokens of forced answers; 0 for engines and policies without probes.
-        generator_flops: Decoding of all tokens above, attention included; the prompt, which all
-            traces share, is left out.
-        judge: What the judge cost had this policy run alone, with nothing cached.
-        seconds: On the engine's clock; virtual in a replay.
+    A generator that shares the prompt among the traces of a question (prefix caching) reads it
+    once. A probe reads nothing anew, since its trace is cached, and generates its tokens.
+
+    Args:
+        size: The generator.
+        prompt_tokens: Tokens of the question's text; the chat template is not recorded.
+        usd_judge: Price of a million judge tokens; ``None`` where unknown.
     """
 
-    tokens_finished: int
-    tokens_pruned: int
-    tokens_probes: int
-    generator_flops: float
-    judge: JudgeCost
-    seconds: float
+    size: GeneratorSize
+    prompt_tokens: int
+    usd_judge: float | None = None
 
-    @property
-    def tokens(self) -> int:
-        """All generated tokens."""
-        return self.tokens_finished + self.tokens_pruned + self.tokens_probes
+    def draw(self, outcome: Outcome, judge: FloatArray) -> dict[str, float]:
+        """The bill of an outcome; its token kinds add up to the engine's own count.
 
+        Args:
+            outcome: What became of the question.
+            judge: The judge's calls, tokens and FLOPs had this policy run alone, nothing cached.
+        """
+        final, usage = outcome.final, outcome.usage
+        finished = int(final.n_tokens[final.is_finished].sum())
+        bill = self.bill(
+            tokens_finished=np.array(finished),
+            tokens_pruned=final.n_tokens.sum() - finished,
+            tokens_probes=np.array(usage.tokens_probes),
+            trace_flops=self.size.flops(final.n_tokens.astype(np.float64)).sum(),
+            judge=judge,
+        )
+        assert bill["tokens_finished"] + bill["tokens_pruned"] == usage.tokens, "the ledger is off"
+        bill |= {"tokens_sequential": np.array(usage.tokens_sequential)}
+        bill |= {"peak_traces": np.array(usage.peak_traces), "seconds": np.array(usage.seconds)}
+        return {name: value.item() for name, value in bill.items()}
 
-def draw_bill(outcome: Outcome, judge: JudgeCost, size: GeneratorSize) -> Bill:
-    """The bill of an outcome; its token kinds add up to the engine's own count."""
-    n_tokens, is_finished = outcome.final.n_tokens, outcome.final.is_finished
-    flops = sum(
-        transformer_flops(size.params, size.layers, size.hidden, int(n), causal=True)
-        for n in n_tokens
-    )
-    bill = Bill(
-        tokens_finished=int(n_tokens[is_finished].sum()),
-        tokens_pruned=int(n_tokens[~is_finished].sum()),
-        tokens_probes=0,
-        generator_flops=flops,
-        judge=judge,
-        seconds=outcome.seconds,
-    )
-    assert bill.tokens == outcome.tokens_generated, "the ledger does not add up"
-    return bill
+    def bill(
+        self,
+        *,
+        tokens_finished: FloatArray,
+        tokens_pruned: FloatArray,
+        tokens_probes: FloatArray,
+        trace_flops: FloatArray,
+        judge: FloatArray,
+    ) -> dict[str, FloatArray]:
+        """Tokens, FLOPs and money of runs, each of any shape ``(...)``, ``judge`` of ``(..., 3)``.
+
+        ``cost`` is ``nan`` where a price is unknown.
+        """
+        prompt = self.size.flops(np.array(float(self.prompt_tokens)))
+        generated = tokens_finished + tokens_pruned + tokens_probes
+        prices = [self.size.usd_prompt, self.size.usd_generated, self.usd_judge]
+        per_token = np.array([np.nan if p is None else p / 1e6 for p in prices])
+        judged = np.where(judge[..., 1] > 0, judge[..., 1] * per_token[2], 0.0)
+        return {
+            "tokens_finished": tokens_finished,
+            "tokens_pruned": tokens_pruned,
+            "tokens_probes": tokens_probes,
+            "generator_flops": trace_flops + prompt + 2 * self.size.params * tokens_probes,
+            "judge_calls": judge[..., 0],
+            "judge_tokens": judge[..., 1],
+            "judge_flops": judge[..., 2],
+            "cost": self.prompt_tokens * per_token[0] + generated * per_token[1] + judged,
+        }

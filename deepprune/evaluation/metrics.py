@@ -2,142 +2,371 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from deepprune.evaluation.results import PointOutcome, QuestionKey, Row
-from deepprune.evaluation.statistics import Estimate, QuestionBootstrap
+from deepprune.errors import InputError
+from deepprune.evaluation.results import Row
+from deepprune.evaluation.statistics import (
+    LEVEL,
+    Curve,
+    Estimate,
+    NestedBootstrap,
+    estimate,
+    frontier,
+    holm,
+    is_non_inferior,
+    mcnemar_p,
+    questions_needed,
+)
 from deepprune.evaluation.sweep import Point
-from deepprune.protocols import FloatArray
+from deepprune.protocols import FloatArray, IntArray, Need
 from deepprune.pruning.policies.consensus import Consensus
 
 ABOVE_CONSENSUS = "accuracy_vs_matched_cons"
+ABOVE_CONSENSUS_NET = "accuracy_vs_matched_cons_net"
+ABOVE_BASELINE = "accuracy_vs_matched_baseline"
+CONSENSUS = "consensus"
+CHUNK = 1000
+"""Points whose draws are compared at once: 16 MB an array at 2,000 draws."""
+
+_OTHER_COSTS = (
+    "tokens_sequential", "peak_traces", "judge_calls", "judge_tokens", "seconds", "cost",
+)  # fmt: skip
+
+
+class Outcomes(Protocol):
+    """What a sweep measured: Q questions (of one model each), R orders of the traces, P points."""
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The grid."""
+        ...
+
+    @property
+    def questions(self) -> Sequence[tuple[str, str, str]]:
+        """Dataset, question id and model of each."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Index of a point that failed -> why."""
+        ...
+
+    @property
+    def dropped(self) -> Mapping[int, str]:
+        """Index of a point that was stopped early because others dominate it -> why."""
+        ...
+
+    @property
+    def tokens_prompt(self) -> IntArray:
+        """Tokens of the prompts, shape ``(Q,)``."""
+        ...
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A field of all outcomes, shape ``(Q, R, P)``; loaded on every call."""
+        ...
 
 
 def sweep_rows(
-    points: Sequence[Point],
-    outcomes: Mapping[QuestionKey, Mapping[str, PointOutcome]],
-    *,
-    n_traces: int,
-    judge: str,
-    seed: int,
+    outcomes: Outcomes, *, judge: str, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
 ) -> list[Row]:
-    """One row a point. Estimates carry their 95 % interval by a bootstrap over questions.
+    """One row a point. Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
 
-    A row holds:
+    N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
+    `statistics.Curve` for how a point is placed on it and what happens beyond its ends. A row has:
 
-    - ``policy``, its axes, ``judge``, ``n_questions``, ``n_traces``, ``resamples``, ``seed``;
+    - ``policy``, its axes, ``judge`` (the policy's own, e.g. ``oracle``, before that
+      of the sweep; ``None`` where it asks none), ``n_questions``,
+      ``n_traces``, ``resamples``, ``seed``, ``margin``;
     - ``accuracy``: share of questions whose vote is right, mean over orders of the traces;
     - ``pass_any``: share where any trace that was asked to vote is right;
     - ``accuracy_vs_cons_n``: paired difference to cons@N;
-    - ``accuracy_vs_matched_cons``: paired difference to cons@k of the same tokens, between two k
-      interpolated linearly in tokens; ``matched_k`` is that k;
-    - per question ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_probes``,
-      ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
-      engine's clock);
+    - ``accuracy_vs_matched_cons``: paired difference to the curve at the same tokens;
+      ``matched_k`` is the k there, between two k interpolated like the accuracy;
+    - ``accuracy_vs_matched_cons_net``: the same, with the judge's bill added to the tokens: its
+      FLOPs over the FLOPs of a token of cons@N;
+    - ``tokens_vs_matched_accuracy``: tokens over those at which the curve reaches the accuracy;
+      below 1 it saves. ``None`` where the curve never reaches it; 0 at the lower end of the
+      interval where it may not;
+    - ``accuracy_vs_matched_baseline``, where ``baseline`` is another policy: paired difference to
+      its points that no other of its points beats in tokens and accuracy. They are chosen on the
+      same questions, which favours the baseline;
     - ``token_saving`` (gross): 1 - tokens / tokens of cons@N;
     - ``net_saving``: (generator FLOPs saved - judge FLOPs) / generator FLOPs of cons@N;
-    - ``status``: ``ok``, or ``failed`` with its ``reason``.
+    - ``p_mcnemar``: exact test of the votes against those of cons@N in the first order of the
+      traces alone, what one run of both would have shown; several models of a question count as
+      so many pairs. ``p_mcnemar_holm``: adjusted for all points of the sweep but those of
+      consensus sampling and ``baseline``; dropped points count, with p = 1;
+    - ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
+      ``n_questions_needed`` to rule it out if there is no difference;
+    - means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_probes``;
+      ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
+      ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
+      engine's clock), ``cost`` (``None`` without a price);
+    - ``status`` and ``reason``: ``ok``, or ``failed`` or ``dropped`` (dominated, stopped early) and
+      why. A point that was not measured has none of the above from ``accuracy`` on.
+
+    What compares cons@N with itself, and what is not a number, is ``None``.
+
+    Args:
+        outcomes: What was measured; each field is asked for once.
+        judge: Name of the judge.
+        seed: Seed of the bootstrap.
+        margin: Of the test for non-inferiority, as a share of the questions.
+        baseline: Name of the policy to compare with besides consensus sampling.
+
+    Raises:
+        InputError: If no point has a policy named ``baseline``, or the margin is not in (0, 1).
     """
-    keys = list(outcomes)
-    bootstrap = QuestionBootstrap([f"{dataset}\n{question}" for dataset, question, _ in keys], seed)
-    means = {p.key: _PointMeans(p, [outcomes[k][p.key] for k in keys]) for p in points}
-    curve = [m for m in means.values() if isinstance(m.point.policy, Consensus) and m.is_ok]
-    everything = next((m for m in curve if m.point.policy.k == n_traces), None)  # type: ignore[attr-defined]
-    rows = []
-    for point in points:
-        mean = means[point.key]
-        row: Row = {
+    names = {p.policy.name for p in outcomes.points}
+    if baseline not in names:
+        raise InputError(f"baseline {baseline!r} is not in the sweep, it has {sorted(names)}.")
+    if not 0 < margin < 1:
+        raise InputError(f"margin must lie in (0, 1), got {margin}: 0.01 is one point.")
+    is_correct = outcomes["is_correct"]
+    bootstrap = NestedBootstrap(
+        [f"{dataset}\n{question}" for dataset, question, _ in outcomes.questions],
+        n_resamples=is_correct.shape[1],
+        seed=seed,
+    )
+    rows: list[Row] = [
+        {
             "policy": point.policy.name,
             **point.axes,
-            "judge": None if isinstance(point.policy, Consensus) else judge,
+            "judge": _judge(point, judge),
             "n_questions": bootstrap.n_questions,
-            "n_traces": n_traces,
+            "n_traces": point.n_traces,
+            "resamples": is_correct.shape[1],
             "seed": seed,
+            "margin": margin,
         }
-        if mean.is_ok and everything is not None:
-            row |= _measured(mean, everything, curve, bootstrap)
-            row |= {"status": "ok", "reason": None}
-        else:
-            row |= {"status": "failed", "reason": mean.failure or "cons@N failed"}
-        rows.append(row)
+        for point in outcomes.points
+    ]
+    unmeasured = _unmeasured(outcomes)
+    measured = [i for i in range(len(rows)) if i not in unmeasured]
+    if measured:
+        facts = _describe(_Measured.of(outcomes, is_correct, measured, bootstrap), margin, baseline)
+        for i, row in zip(measured, facts, strict=True):
+            rows[i] |= row | {"status": "ok", "reason": None}
+    for i, (status, reason) in unmeasured.items():
+        rows[i] |= {"status": status, "reason": reason}
+    tested = [i for i in measured if rows[i]["policy"] not in {CONSENSUS, baseline}]
+    p = [*(rows[i]["p_mcnemar"] for i in tested), *(1.0 for _ in outcomes.dropped)]
+    for i, adjusted in zip(tested, holm(np.array(p)).tolist(), strict=False):
+        rows[i]["p_mcnemar_holm"] = adjusted
     return rows
 
 
-class _PointMeans:
-    """A point's outcomes as arrays over questions, means over the orders of the traces."""
-
-    def __init__(self, point: Point, outcomes: Sequence[PointOutcome]) -> None:
-        self.point = point
-        self.failure = next((o.failure for o in outcomes if o.failure), None)
-        self.is_ok = self.failure is None
-        self._outcomes = outcomes
-        self.resamples = len(outcomes[0].is_correct) if self.is_ok else 0
-
-    def __getitem__(self, name: str) -> FloatArray:
-        return np.array([np.mean(getattr(o, name)) for o in self._outcomes])
-
-    @property
-    def tokens(self) -> FloatArray:
-        return self["tokens_finished"] + self["tokens_pruned"] + self["tokens_probes"]
+def _judge(point: Point, judge: str) -> str | None:
+    """Who scored: the sweep's judge, unless the policy names its own; ``None`` where nobody did."""
+    if Need.JUDGE not in point.policy.needs:
+        return None
+    own = point.axes.get("judge", "sweep")
+    return judge if own == "sweep" else str(own)
 
 
-def _measured(
-    mean: _PointMeans, full: _PointMeans, curve: list[_PointMeans], bootstrap: QuestionBootstrap
-) -> Row:
-    accuracy, tokens = mean["is_correct"], mean.tokens
-    matched_k, matched = _matched(float(tokens.mean()), curve)
-    full_flops = full["generator_flops"]
-    net = full_flops - mean["generator_flops"] - mean["judge_flops"]
-    row: Row = {
-        "resamples": mean.resamples,
-        "accuracy": bootstrap.mean(accuracy),
-        "pass_any": bootstrap.mean(mean["any_correct"]),
-        "accuracy_vs_cons_n": bootstrap.mean(accuracy - full["is_correct"]),
-        ABOVE_CONSENSUS: bootstrap.mean(accuracy - matched),
-        "matched_k": matched_k,
-        "tokens": float(tokens.mean()),
+def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
+    """Status and reason of the points that cannot be described."""
+    points = outcomes.points
+    unmeasured = {i: ("dropped", reason) for i, reason in outcomes.dropped.items()}
+    unmeasured |= {i: ("failed", reason) for i, reason in outcomes.failures.items()}
+    sizes = {_size(p) for i, p in enumerate(points) if i not in unmeasured}
+    largest = max(p.n_traces for p in points)
+    for i, point in enumerate(points):
+        missing = {point.n_traces, largest} - sizes
+        if i not in unmeasured and missing:
+            reason = f"cons@{max(missing)} was not measured: there is nothing to compare with."
+            unmeasured[i] = ("failed", reason)
+    return unmeasured
+
+
+def _size(point: Point) -> int | None:
+    """The k of cons@k, ``None`` for other policies."""
+    if not isinstance(point.policy, Consensus):
+        return None
+    return point.n_traces if point.policy.k is None else point.policy.k
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The points that were measured; draws have the shape ``(1 + D, P)``, see `statistics`.
+
+    Attributes:
+        policies: Name of each one's policy.
+        reference: Position of each one's cons@N, shape ``(P,)``.
+        consensus: Positions of cons@k, by k, shape ``(K,)``.
+        sizes: Their k.
+        accuracy: Draws; so are ``tokens``, ``generator_flops`` and ``judge_flops``.
+        columns: By name, what is no comparison: a value for each point.
+        deviation: Standard deviation of a question's difference to cons@N, shape ``(P,)``.
+        n_questions: Distinct questions.
+    """
+
+    policies: list[str]
+    reference: IntArray
+    consensus: IntArray
+    sizes: list[int]
+    accuracy: FloatArray
+    tokens: FloatArray
+    generator_flops: FloatArray
+    judge_flops: FloatArray
+    columns: dict[str, list[Any]]
+    deviation: FloatArray
+    n_questions: int
+
+    @classmethod
+    def of(
+        cls,
+        outcomes: Outcomes,
+        is_correct: NDArray[Any],
+        measured: list[int],
+        bootstrap: NestedBootstrap,
+    ) -> _Measured:
+        """Load each field, reduce it, and let it go."""
+
+        def chosen(values: NDArray[Any]) -> NDArray[Any]:
+            return values if values.shape[2] == len(measured) else values.take(measured, axis=2)
+
+        def means(values: NDArray[Any]) -> list[float | None]:
+            return _numbers(values.mean(axis=(0, 1), dtype=np.float64))
+
+        points = [outcomes.points[i] for i in measured]
+        place = {k: p for p, point in enumerate(points) if (k := _size(point)) is not None}
+        reference = np.array([place[p.n_traces] for p in points])
+        is_correct = chosen(is_correct)
+        first = is_correct[:, 0]
+        full = first[:, reference]
+        p_mcnemar = mcnemar_p((full & ~first).sum(axis=0), (first & ~full).sum(axis=0))
+        by_question = bootstrap.by_question(is_correct)
+        differences = by_question - by_question[:, reference]
+        columns: dict[str, list[Any]] = {
+            "p_mcnemar": p_mcnemar.tolist(),
+            "pass_any": bootstrap.mean(chosen(outcomes["any_correct"])).cells(),
+        }
+        tokens = np.zeros(is_correct.shape, dtype=np.int64)
+        for name in ("tokens_finished", "tokens_pruned", "tokens_probes"):
+            values = chosen(outcomes[name])
+            tokens += values
+            columns[name] = means(values)
+        columns["tokens"] = means(tokens)
+        for name in _OTHER_COSTS:
+            columns[name] = means(chosen(outcomes[name]))
+        columns["tokens_prompt"] = [float(outcomes.tokens_prompt.mean())] * len(points)
+        flops = {
+            n: bootstrap.draws(chosen(outcomes[n])) for n in ("generator_flops", "judge_flops")
+        }
+        columns |= {name: _numbers(draws[0]) for name, draws in flops.items()}
+        return cls(
+            policies=[p.policy.name for p in points],
+            reference=reference,
+            consensus=np.array([place[k] for k in sorted(place)]),
+            sizes=sorted(place),
+            accuracy=bootstrap.draws(is_correct),
+            tokens=bootstrap.draws(tokens),
+            **flops,
+            columns=columns,
+            deviation=_deviation(differences),
+            n_questions=bootstrap.n_questions,
+        )
+
+    def curve(self, at: IntArray) -> Curve:
+        """The curve through the points at positions ``at``."""
+        return Curve(self.tokens[:, at], self.accuracy[:, at])
+
+
+def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[Row]:
+    """What is measured of each point, in their order."""
+    curves = {ABOVE_CONSENSUS: measured.curve(measured.consensus)}
+    is_baseline = np.array([name == baseline for name in measured.policies])
+    if baseline != CONSENSUS and is_baseline.any():
+        own = np.flatnonzero(is_baseline)
+        best = frontier(measured.tokens[0, own], measured.accuracy[0, own])
+        curves[ABOVE_BASELINE] = measured.curve(own[best])
+    spent = measured.tokens[0, measured.consensus]
+    columns = measured.columns | {
+        "matched_k": np.interp(measured.tokens[0], spent, measured.sizes).tolist(),
+        "n_questions_needed": questions_needed(measured.deviation, margin).tolist(),
     }
-    for name in ("tokens_finished", "tokens_pruned", "tokens_probes"):
-        row[name] = float(mean[name].mean())
-    row["token_saving"] = bootstrap.ratio(full.tokens - tokens, full.tokens)
-    row["net_saving"] = bootstrap.ratio(net, full_flops)
-    for name in ("judge_calls", "judge_tokens", "judge_flops", "generator_flops", "seconds"):
-        row[name] = float(mean[name].mean())
-    return row
+    for start in range(0, len(measured.policies), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        compared = _compare(measured, chunk, curves, margin)
+        if baseline != CONSENSUS:
+            compared.setdefault(ABOVE_BASELINE, [None] * len(compared["accuracy"]))
+        for i, values in enumerate(zip(*compared.values(), strict=True)):
+            row: Row = dict(zip(compared, values, strict=True))
+            row |= {name: column[start + i] for name, column in columns.items()}
+            row["p_mcnemar_holm"] = None
+            if measured.reference[start + i] == start + i:
+                row |= {"p_mcnemar": None, "is_non_inferior": None, "n_questions_needed": None}
+            yield row
 
 
-def _matched(tokens: float, curve: list[_PointMeans]) -> tuple[float, FloatArray]:
-    """The k, and the accuracy per question, of consensus sampling at ``tokens`` a question."""
-    ordered = sorted(curve, key=lambda m: m.point.policy.k)  # type: ignore[attr-defined]
-    spent = np.array([m.tokens.mean() for m in ordered])
-    ks = np.array([m.point.policy.k for m in ordered], dtype=np.float64)  # type: ignore[attr-defined]
-    place = float(np.interp(tokens, spent, np.arange(len(ordered))))  # clipped to cons@1 .. cons@N
-    low = min(int(place), len(ordered) - 1)
-    high, share = min(low + 1, len(ordered) - 1), place - low
-    accuracy = (1 - share) * ordered[low]["is_correct"] + share * ordered[high]["is_correct"]
-    return float((1 - share) * ks[low] + share * ks[high]), accuracy
+def _compare(
+    measured: _Measured, chunk: slice, curves: Mapping[str, Curve], margin: float
+) -> dict[str, list[Any]]:
+    """Accuracy, and the comparisons by name, of a part of the points."""
+    full = measured.reference[chunk]
+    accuracy, tokens = measured.accuracy[:, chunk], measured.tokens[:, chunk]
+    flops, judge_flops = measured.generator_flops[:, chunk], measured.judge_flops[:, chunk]
+    full_tokens, full_flops = measured.tokens[:, full], measured.generator_flops[:, full]
+    consensus = curves[ABOVE_CONSENSUS]
+    above_full = accuracy - measured.accuracy[:, full]
+    needed = consensus.tokens_to_reach(accuracy)
+    with np.errstate(divide="ignore", invalid="ignore"):  # sizes or prices that are not known
+        judge_tokens = judge_flops * (full_tokens / full_flops)
+        draws = {
+            "accuracy": accuracy,
+            "accuracy_vs_cons_n": above_full,
+            **{name: accuracy - curve.accuracy_at(tokens) for name, curve in curves.items()},
+            ABOVE_CONSENSUS_NET: accuracy - consensus.accuracy_at(tokens + judge_tokens),
+            "tokens_vs_matched_accuracy": tokens / needed,
+            "token_saving": 1 - tokens / full_tokens,
+            "net_saving": (full_flops - flops - judge_flops) / full_flops,
+        }
+        draws["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
+        cells: dict[str, list[Any]] = {name: estimate(d).cells() for name, d in draws.items()}
+    shown = is_non_inferior(above_full, measured.n_questions, margin)
+    return cells | {"is_non_inferior": shown.tolist()}
+
+
+def _deviation(differences: FloatArray) -> FloatArray:
+    """Standard deviation over the rows; 0 of a single one."""
+    spread = differences - differences.mean(axis=0)
+    return np.asarray(np.sqrt((spread**2).sum(axis=0) / max(len(spread) - 1, 1)))
+
+
+def _numbers(values: FloatArray) -> list[float | None]:
+    return [None if np.isnan(v) else v for v in values.tolist()]
 
 
 def too_few_questions(rows: Sequence[Row], margin: float = 0.03) -> str | None:
     """A sentence where the questions cannot show that a policy stays within ``margin``.
 
-    The test: the widest lower arm of the interval of ``accuracy_vs_cons_n`` exceeds the margin, so
-    that a policy exactly as good as cons@N could not be told from one that loses ``margin``. An arm
-    is at least 3 / n: what n questions without a difference leave open (the rule of three).
+    They are too few where a policy exactly as good as cons@N would not be shown to lose less than
+    ``margin`` with 80 % power, see `statistics.questions_needed`, by the widest lower arm of the
+    intervals of ``accuracy_vs_cons_n``. An arm is at least 3 / n: what n questions without a
+    difference leave open (the rule of three).
     """
     arms: list[float] = []
     for row in rows:
         difference = row.get("accuracy_vs_cons_n")
-        if isinstance(difference, Estimate) and row["policy"] != "consensus":
-            arms.append(max(difference.value - difference.low, 3 / row["n_questions"]))
-    if not arms or max(arms) <= margin:
+        if isinstance(difference, Estimate) and row["policy"] != CONSENSUS:
+            arms.append(difference.value - difference.low)
+    if not arms:
         return None
     n = rows[0]["n_questions"]
-    needed = max(int(np.ceil(n * (max(arms) / margin) ** 2)), round(3 / margin))
+    deviation = max(arms) / ndtri((1 + LEVEL) / 2) * np.sqrt(n)
+    needed = int(questions_needed(deviation, margin))
+    if n >= needed:
+        return None
     return (
         f"{n} questions are too few to show an accuracy within {100 * margin:.0f} points of "
-        f"cons@N: the interval reaches {100 * max(arms):.1f} points down; "
+        f"cons@N: the interval reaches {100 * max(*arms, 3 / n):.1f} points down; "
         f"about {needed} would be needed."
     )

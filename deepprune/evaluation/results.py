@@ -1,97 +1,151 @@
-"""The record of a sweep on disk: outcomes as they come, rows when all are there."""
+"""The record of a sweep on disk: outcomes question by question, rows when all are there."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from deepprune.evaluation.ledger import Bill
+import numpy as np
+from numpy.typing import NDArray
+
 from deepprune.evaluation.statistics import Estimate
+from deepprune.evaluation.sweep import Point
 from deepprune.files import write_atomic
+from deepprune.protocols import IntArray
 
 Row = dict[str, Any]
 """One line of ``results.jsonl``; `evaluation.metrics.sweep_rows` says what is in it."""
 
-
-@dataclass(frozen=True, slots=True)
-class PointOutcome:
-    """One point on one question, a list entry for each order of the traces.
-
-    ``failure`` says why the point failed here; its lists are then empty.
-    """
-
-    is_correct: list[bool]
-    any_correct: list[bool]
-    tokens_finished: list[int]
-    tokens_pruned: list[int]
-    tokens_probes: list[int]
-    generator_flops: list[float]
-    judge_calls: list[int]
-    judge_tokens: list[int]
-    judge_flops: list[float]
-    seconds: list[float]
-    failure: str | None = None
-
-    @classmethod
-    def of(
-        cls, is_correct: list[bool], any_correct: list[bool], bills: Sequence[Bill]
-    ) -> PointOutcome:
-        """Collect the bills of a point."""
-        return cls(
-            is_correct,
-            any_correct,
-            [b.tokens_finished for b in bills],
-            [b.tokens_pruned for b in bills],
-            [b.tokens_probes for b in bills],
-            [b.generator_flops for b in bills],
-            [b.judge.calls for b in bills],
-            [b.judge.tokens for b in bills],
-            [b.judge.flops for b in bills],
-            [b.seconds for b in bills],
-        )
-
-    @classmethod
-    def failed(cls, reason: str) -> PointOutcome:
-        """A point that could not be measured on a question."""
-        return cls([], [], [], [], [], [], [], [], [], [], reason)
-
-
 QuestionKey = tuple[str, str, str]
 """Dataset, question id, model."""
 
+FIELDS: dict[str, Any] = {
+    "is_correct": np.bool_,
+    "any_correct": np.bool_,
+    "tokens_finished": np.int64,
+    "tokens_pruned": np.int64,
+    "tokens_probes": np.int64,
+    "tokens_sequential": np.int64,
+    "peak_traces": np.int32,
+    "generator_flops": np.float64,
+    "judge_calls": np.int32,
+    "judge_tokens": np.int64,
+    "judge_flops": np.float64,
+    "seconds": np.float64,
+    "cost": np.float64,
+}
+"""What is recorded of every point and order of the traces, and as what."""
 
-class OutcomeLog:
-    """``outcomes.jsonl``: one line a question, appended and synced before it counts.
 
-    A line that a kill cut short is dropped, and its question is done again; so is a question on
-    which a point failed.
+@dataclass(slots=True)
+class QuestionOutcomes:
+    """All points on one question.
+
+    Attributes:
+        fields: For each name of `FIELDS` an array over points and orders, shape ``(P, R)``.
+        tokens_prompt: Tokens of the question's text.
+        failures: Point number -> why it failed here.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.outcomes: dict[QuestionKey, dict[str, PointOutcome]] = {}
-        if path.exists():
-            whole = [line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")]
-            for line in whole:
-                entry = json.loads(line)
-                points = {k: PointOutcome(**v) for k, v in entry["points"].items()}
-                if all(p.failure is None for p in points.values()):
-                    self.outcomes[tuple(entry["question"])] = points
-            write_atomic(path, b"".join(whole))
+    fields: dict[str, NDArray[Any]]
+    tokens_prompt: int
+    failures: dict[int, str] = field(default_factory=dict)
 
-    def append(self, question: QuestionKey, points: Mapping[str, PointOutcome]) -> None:
+    @classmethod
+    def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:
+        """Zeros, to be filled."""
+        shape = (n_points, n_orders)
+        return cls({n: np.zeros(shape, t) for n, t in FIELDS.items()}, tokens_prompt)
+
+
+class Failure(NamedTuple):
+    """Where and why a point failed."""
+
+    question: QuestionKey
+    reason: str
+
+
+class OutcomeStore:
+    """The folder ``outcomes``: a file a question, whole or not at all, synced before it counts.
+
+    A file holds arrays alone, no pickles. A question on which a point failed is done again when
+    the sweep is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, question: QuestionKey) -> bool:
+        """Whether a question is recorded, without failures."""
+        try:
+            return not self.read(question, FIELDS).failures
+        except Exception:  # not there, or not whole: zipfile and numpy raise a dozen kinds
+            return False
+
+    def write(self, question: QuestionKey, outcomes: QuestionOutcomes) -> None:
         """Record a question."""
-        entry = {"question": question, "points": {k: asdict(v) for k, v in points.items()}}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.outcomes[question] = dict(points)
+        buffer = io.BytesIO()
+        facts = {"question": question, "failures": outcomes.failures}
+        arrays: dict[str, Any] = {
+            "facts": np.array(json.dumps(facts)),
+            "tokens_prompt": np.array(outcomes.tokens_prompt),
+            **outcomes.fields,
+        }
+        np.savez(buffer, **arrays)
+        write_atomic(self._path(question), buffer.getvalue())
+
+    def read(self, question: QuestionKey, names: Collection[str] = ()) -> QuestionOutcomes:
+        """What is recorded of a question, of the named fields."""
+        # numpy leaves a file that is no archive open, so it is opened here
+        with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            failures = json.loads(file["facts"].item())["failures"]
+            return QuestionOutcomes(
+                {name: file[name] for name in names},
+                int(file["tokens_prompt"]),
+                {int(point): reason for point, reason in failures.items()},
+            )
+
+    def _path(self, question: QuestionKey) -> Path:
+        name = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:20]
+        return self.folder / f"{name}.npz"
+
+
+class Outcomes:
+    """All recorded questions, a field at a time: ``outcomes["cost"]`` has the shape ``(Q, R, P)``.
+
+    Attributes:
+        points: The grid.
+        questions: The questions, in the order of the first axis.
+        dropped: Point number -> why it was given up before all questions were done.
+        failures: Point number -> why it failed somewhere.
+        tokens_prompt: Tokens of the questions' texts, shape ``(Q,)``.
+    """
+
+    def __init__(
+        self,
+        store: OutcomeStore,
+        points: Sequence[Point],
+        questions: Sequence[QuestionKey],
+        dropped: Mapping[int, str] | None = None,
+    ) -> None:
+        self._store = store
+        self.points = points
+        self.questions = questions
+        self.dropped = dict(dropped or {})
+        facts = [store.read(question) for question in questions]
+        self.tokens_prompt: IntArray = np.array([f.tokens_prompt for f in facts], dtype=np.int64)
+        self.failures: dict[int, str] = {}
+        for fact in facts:
+            self.failures = fact.failures | self.failures  # the first question's reason stays
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        fields = [self._store.read(question, [name]).fields[name] for question in self.questions]
+        return np.ascontiguousarray(np.stack(fields).transpose(0, 2, 1))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepprune.judge.base import Judge, JudgeCost
+from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.protocols import FloatArray, IntArray, Session
 from deepprune.types import Prefix, TracePair
@@ -19,7 +19,7 @@ def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TraceP
         ValueError: If the judge gives anything else.
     """
     fingerprint = judge.provenance.fingerprint
-    if cache is None or fingerprint is None:
+    if cache is None or fingerprint is None or not judge.is_model:
         return _checked(judge.score(pairs), judge)
     scores = cache.get_many(fingerprint, pairs)
     missing = np.flatnonzero(np.isnan(scores)).tolist()
@@ -43,11 +43,22 @@ class QuestionScores:
         self._cache = cache
         self._prefixes: list[Prefix] = []
         self._ids: dict[tuple[str, int, int], int] = {}
-        self._scores: FloatArray = np.full((64, 64), np.nan)
+        self._scores: FloatArray = np.full((128, 128), np.nan)
+        self._prices: FloatArray = np.zeros((128, 128, 2))  # tokens, FLOPs
 
-    def run(self, session: Session) -> RunScores:
-        """The scores as one policy run on ``session`` sees them."""
-        return RunScores(self, session)
+    @property
+    def has_prices(self) -> bool:
+        """Whether a pair costs anything."""
+        return type(self._judge).pair_prices is not Judge.pair_prices
+
+    def score_all(self, ids: IntArray) -> None:
+        """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
+        if not self._judge.is_model:
+            self.lookup(np.stack(np.meshgrid(ids, ids), -1).reshape(-1, 2))
+
+    def run(self, session: Session) -> RunEvidence:
+        """The evidence as one policy run on ``session`` sees it."""
+        return RunEvidence(self, session)
 
     def prefix_id(self, prefix: Prefix) -> int:
         """A number for a prefix, the same for the same first tokens of the same trace."""
@@ -55,36 +66,47 @@ class QuestionScores:
         if key not in self._ids:
             self._ids[key] = len(self._prefixes)
             self._prefixes.append(prefix)
-            if len(self._prefixes) > len(self._scores):
-                self._scores = np.pad(self._scores, (0, len(self._scores)), constant_values=np.nan)
+            if (n := len(self._scores)) < len(self._prefixes):
+                self._scores = np.pad(self._scores, (0, n), constant_values=np.nan)
+                self._prices = np.pad(self._prices, ((0, n), (0, n), (0, 0)))
         return self._ids[key]
 
     def lookup(self, ids: IntArray) -> FloatArray:
         """Scores of pairs of prefix numbers, shape ``(P, 2)`` -> ``(P,)``."""
-        if self._judge.is_symmetric:
-            ids = np.sort(ids, axis=1)
         scores = self._scores[ids[:, 0], ids[:, 1]]
         missing = np.isnan(scores)
         if missing.any():
-            todo = np.unique(ids[missing], axis=0)
-            found = cached_scores(self._judge, self._cache, self.pairs(todo))
-            self._scores[todo[:, 0], todo[:, 1]] = found
+            todo = np.unique(self._one_way(ids[missing]), axis=0)
+            pairs = [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in todo.tolist()]
+            found = cached_scores(self._judge, self._cache, pairs)
+            prices = np.column_stack(self._judge.pair_prices(pairs))
+            for a, b in (todo.T, todo.T[::-1])[: 1 + self._judge.is_symmetric]:
+                self._scores[a, b], self._prices[a, b] = found, prices
             scores = self._scores[ids[:, 0], ids[:, 1]]
         return scores
 
-    def pairs(self, ids: IntArray) -> list[TracePair]:
-        """The pairs behind prefix numbers."""
-        return [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in ids.tolist()]
+    def prices(self, ids: IntArray) -> FloatArray:
+        """Judge tokens and FLOPs of pairs that have been looked up, ``(P, 2)`` -> ``(P, 2)``."""
+        return self._prices[ids[:, 0], ids[:, 1]]
 
-    def cost(self, ids: IntArray) -> JudgeCost:
-        """What scoring these distinct pairs costs from scratch."""
-        if self._judge.is_symmetric:
-            ids = np.sort(ids, axis=1)
-        return self._judge.cost(self.pairs(np.unique(ids, axis=0)))
+    def prefix_prices(self, ids: IntArray) -> FloatArray:
+        """Judge tokens and FLOPs of prefixes, paid once each, ``(n,)`` -> ``(n, 2)``."""
+        prefixes = [self._prefixes[i] for i in ids.tolist()]
+        return np.column_stack(self._judge.prefix_prices(prefixes))
+
+    def bill(self, ids: IntArray) -> FloatArray:
+        """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``."""
+        ids = np.unique(self._one_way(ids), axis=0)
+        paid = self.prices(ids).sum(0) + self.prefix_prices(np.unique(ids)).sum(0)
+        return np.array([len(ids), *paid])
+
+    def _one_way(self, ids: IntArray) -> IntArray:
+        """The same pairs, the smaller number first where a pair's order does not matter."""
+        return np.sort(ids, axis=1) if self._judge.is_symmetric else ids
 
 
-class RunScores:
-    """``ScorePairs`` for one policy run; remembers what was asked, for the bill."""
+class RunEvidence:
+    """``Evidence`` for one policy run; remembers which scores were asked for, for the bill."""
 
     def __init__(self, scores: QuestionScores, session: Session) -> None:
         self._scores = scores
@@ -93,10 +115,11 @@ class RunScores:
         self._seen_tokens = -1
         self._ids: IntArray = np.zeros(0, dtype=np.int64)
 
-    def __call__(self, pairs: IntArray) -> FloatArray:
+    def score(self, pairs: IntArray) -> FloatArray:
         """Scores of pairs of trace indices on what they have generated so far."""
-        if self._session.tokens_generated != self._seen_tokens:  # prefixes have grown since
-            self._seen_tokens = self._session.tokens_generated
+        tokens = self._session.usage.tokens
+        if tokens != self._seen_tokens:  # prefixes have grown since
+            self._seen_tokens = tokens
             self._ids = np.full(0, -1, dtype=np.int64)
         if (missing := int(pairs.max()) + 1 - len(self._ids)) > 0:
             self._ids = np.append(self._ids, np.full(missing, -1, dtype=np.int64))
@@ -108,10 +131,14 @@ class RunScores:
         self._asked.append(ids)
         return self._scores.lookup(ids)
 
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of a trace so far."""
+        return self._session.confidence(trace)
+
     @property
-    def cost(self) -> JudgeCost:
-        """The judge's bill of this run; a pair that was asked twice is paid once."""
-        return self._scores.cost(np.concatenate(self._asked)) if self._asked else JudgeCost()
+    def bill(self) -> FloatArray:
+        """The judge's calls, tokens and FLOPs; a pair that was asked twice is paid once."""
+        return self._scores.bill(np.concatenate(self._asked)) if self._asked else np.zeros(3)
 
 
 def _checked(scores: FloatArray, judge: Judge) -> FloatArray:

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 from deepprune.data.splits import question_hash
 from deepprune.errors import InputError
+from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
+from deepprune.protocols import Need, Policy
 from deepprune.seeding import generator
-from deepprune.types import QuestionTraces
+from deepprune.types import QuestionRef, QuestionTraces
 
 
 def select_questions(
-    groups: Sequence[QuestionTraces],
+    refs: Sequence[QuestionRef],
     *,
     n_questions: int | None,
     n_traces: int | None,
     skip_short: bool,
     seed: int,
-) -> tuple[list[QuestionTraces], int]:
+) -> tuple[list[QuestionRef], int]:
     """Choose questions, and N.
 
     Args:
-        groups: What the store has.
+        refs: What the store has.
         n_questions: So many, drawn by the seed and kept in their order; ``None`` for all.
         n_traces: N; ``None`` for as many as every question has.
         skip_short: Leave out questions with fewer than N traces.
@@ -35,8 +37,8 @@ def select_questions(
         InputError: If N would be below 2, or `check_questions` finds fault.
     """
     if n_traces is None:
-        shortest = min(groups, key=lambda g: len(g.traces))
-        n_traces = len(shortest.traces)
+        shortest = min(refs, key=lambda ref: ref.n_traces)
+        n_traces = shortest.n_traces
         way_out = "set sweep.traces and sweep.skip_short=true to leave such questions out"
         where = f" for question {shortest.question.question_id!r} ({shortest.model}): {way_out}"
     else:
@@ -44,19 +46,19 @@ def select_questions(
     if n_traces < 2:
         raise InputError(f"a vote needs at least 2 traces a question, got {n_traces}{where}.")
     if skip_short:
-        groups = [g for g in groups if len(g.traces) >= n_traces]
-        if not groups:
+        refs = [ref for ref in refs if ref.n_traces >= n_traces]
+        if not refs:
             raise InputError(f"no question has {n_traces} traces: lower sweep.traces.")
     if n_questions is not None:
         if n_questions < 1:
             raise InputError(f"sweep.questions must be at least 1, got {n_questions}.")
-        drawn = generator(seed, "questions").permutation(len(groups))[:n_questions]
-        groups = [groups[i] for i in sorted(drawn)]
-    check_questions(groups, n_traces)
-    return list(groups), n_traces
+        drawn = generator(seed, "questions").permutation(len(refs))[:n_questions]
+        refs = [refs[i] for i in sorted(drawn)]
+    check_questions(refs, n_traces)
+    return list(refs), n_traces
 
 
-def check_questions(questions: Sequence[QuestionTraces], n_traces: int) -> None:
+def check_questions(questions: Sequence[QuestionRef], n_traces: int) -> None:
     """What a sweep needs of its questions.
 
     Raises:
@@ -64,31 +66,69 @@ def check_questions(questions: Sequence[QuestionTraces], n_traces: int) -> None:
     """
     if not questions:
         raise InputError("no questions to evaluate: the selection of traces is empty.")
-    for group in questions:
-        name = f"question {group.question.question_id!r} ({group.model})"
-        if group.question.gold is None:
+    for ref in questions:
+        name = f"question {ref.question.question_id!r} ({ref.model})"
+        if ref.question.gold is None:
             raise InputError(
                 f"accuracy needs gold answers, {name} has none: import the traces with them, "
                 "or choose other data.datasets."
             )
-        if len(group.traces) < n_traces:
+        if ref.n_traces < n_traces:
             raise InputError(
-                f"{name} has {len(group.traces)} traces, fewer than sweep.traces={n_traces}: "
+                f"{name} has {ref.n_traces} traces, fewer than sweep.traces={n_traces}: "
                 "lower it, or leave such questions out with sweep.skip_short=true."
             )
 
 
-def unseen_questions(groups: Sequence[QuestionTraces], judge: Judge) -> list[QuestionTraces]:
+def unmet_needs(policy: Policy, group: QuestionTraces) -> list[str]:
+    """What ``policy`` asks for and the traces of ``group`` do not have, in words."""
+    traces = group.traces
+    has = {
+        Need.JUDGE: any(t.text for t in traces),
+        Need.PROBES: any(t.probes for t in traces),
+        Need.CONFIDENCE: any(t.token_confidence is not None for t in traces),
+    }
+    words = {
+        Need.JUDGE: "the text of the traces",
+        Need.PROBES: "recorded probes",
+        Need.CONFIDENCE: "token confidences",
+    }
+    return [words[need] for need in sorted(policy.needs) if not has[need]]
+
+
+def check_needs(points: Sequence[Point], group: QuestionTraces) -> None:
+    """Hold what policies ask for against what the first question's traces have.
+
+    Raises:
+        InputError: If something is missing.
+    """
+    for policy in dict.fromkeys(point.policy for point in points):
+        if missing := unmet_needs(policy, group):
+            raise InputError(
+                f"{policy.name} needs {' and '.join(missing)}, which these traces do not have: "
+                f"choose other policies with pruning=[...], or other traces."
+            )
+
+
+def with_needs_met(points: Sequence[Point], group: QuestionTraces) -> list[Point]:
+    """The points whose policies these traces can serve; says which it leaves out."""
+    for policy in {p.policy.name: p.policy for p in points}.values():
+        if missing := unmet_needs(policy, group):
+            print(f"{policy.name} is left out: it needs {' and '.join(missing)}")
+    return [p for p in points if not unmet_needs(p.policy, group)]
+
+
+def unseen_questions(refs: Sequence[QuestionRef], judge: Judge) -> list[QuestionRef]:
     """The questions that were not used to fit ``judge``.
 
     Raises:
         InputError: If it has seen them all.
     """
     seen = judge.provenance.seen_questions
-    unseen = [g for g in groups if question_hash(g.question.text) not in seen]
+    unseen = [ref for ref in refs if question_hash(ref.question.text) not in seen]
     if not unseen:
         raise InputError(
-            f"judge {judge.provenance.name!r} was trained on all {len(groups)} questions of this "
+            f"judge {judge.provenance.name!r} was trained on all {len(refs)} questions of this "
             "selection: evaluate it on other traces."
         )
     return unseen

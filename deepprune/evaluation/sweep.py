@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
+from deepprune.errors import InputError
 from deepprune.protocols import Policy
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.types import PrefixRule
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Point:
-    """One grid point: a policy whose fields are the axes' values."""
+    """One grid point: a policy whose fields are the axes' values, and the N that it may sample."""
 
     policy: Policy
+    n_traces: int
 
-    @property
+    @cached_property
     def axes(self) -> dict[str, Any]:
         """The policy's fields as plain values; a prefix rule becomes its kind and length."""
         axes: dict[str, Any] = {}
@@ -31,10 +34,11 @@ class Point:
                 axes[field.name] = value
         return axes
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Names the point in the record on disk."""
-        return json.dumps({"policy": self.policy.name, **self.axes}, sort_keys=True)
+        facts = {"policy": self.policy.name, "n_traces": self.n_traces, **self.axes}
+        return json.dumps(facts, sort_keys=True)
 
 
 def consensus_sizes(n_traces: int) -> list[int]:
@@ -44,26 +48,61 @@ def consensus_sizes(n_traces: int) -> list[int]:
 
 
 def grid(
-    policies: Sequence[Policy],
+    policies: Mapping[str, Policy],
     *,
     n_traces: int,
-    thresholds: Sequence[float],
-    prefixes: Sequence[PrefixRule],
+    thresholds: Sequence[float] = (),
+    prefixes: Sequence[PrefixRule] = (),
     ks: Sequence[int] = (),
+    ns: Sequence[int] = (),
+    axes: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Point]:
     """Every policy at every value of the axes that it has.
 
-    An axis applies to the policies with a field of its name: ``k``, ``prefix``, ``threshold``, in
-    this order, the last one fastest. The cons@k curve up to cons@N always belongs to a sweep: it
-    comes first, asked for or not, since no saving means anything without it. ``ks`` adds to it.
+    The last axis is the fastest. The cons@k curve up to cons@N always belongs to a sweep: it comes
+    first, asked for or not, since no saving means anything without it. ``ks`` and ``ns`` add to it.
+
+    Args:
+        policies: What is swept, by name.
+        n_traces: The largest N.
+        thresholds: Values of ``threshold``, for every policy that has one.
+        prefixes: Values of ``prefix``, likewise.
+        ks: Further k of cons@k.
+        ns: Values of N, at most ``n_traces``; that alone where empty.
+        axes: Values of any other field of a policy: name -> field -> values.
+
+    Raises:
+        InputError: If an axis is no policy's field, or a value is out of range.
     """
-    sizes = sorted({*consensus_sizes(n_traces), *ks})
-    values: dict[str, Sequence[Any]] = {"k": sizes, "prefix": prefixes, "threshold": thresholds}
-    others = [p for p in policies if not isinstance(p, Consensus)]
-    points: dict[str, Point] = {}
-    for policy in [Consensus(), *others]:
-        axes = [a for a in values if a in {f.name for f in fields(policy)}]  # type: ignore[arg-type]
-        for chosen in product(*(values[a] for a in axes)):
-            point = Point(replace(policy, **dict(zip(axes, chosen, strict=True))))  # type: ignore[type-var]
-            points[point.key] = point
-    return list(points.values())
+    ns = sorted(ns) or [n_traces]
+    if ns[0] < 2 or ns[-1] > n_traces:
+        raise InputError(
+            f"sweep.ns must lie between 2 and the {n_traces} traces a question, got {ns}."
+        )
+    sizes = sorted({*consensus_sizes(n_traces), *ns, *(k for k in ks if k <= n_traces)})
+    points = [Point(Consensus(k), n_traces) for k in sizes]
+    axes = axes or {}
+    if unknown := sorted(axes.keys() - policies.keys()):
+        raise InputError(
+            f"sweep.axes.{unknown[0]} is no policy of this sweep, which has "
+            f"{', '.join(sorted(policies))}: add it with pruning=[...]."
+        )
+    for name, policy in policies.items():
+        if isinstance(policy, Consensus):
+            continue
+        known = {field.name for field in fields(policy)}  # type: ignore[arg-type]  # a dataclass
+        mine = dict(axes.get(name, {}))
+        if unknown := sorted(mine.keys() - known):
+            raise InputError(
+                f"sweep.axes.{name}.{unknown[0]} is no field of {name}, which has "
+                f"{', '.join(sorted(known - {'name'}))}."
+            )
+        shared = {"prefix": prefixes, "threshold": thresholds}
+        values = {f: list(v) for f, v in {**shared, **mine}.items() if f in known and len(v)}
+        for chosen in product(*values.values()):
+            try:
+                point = replace(policy, **dict(zip(values, chosen, strict=True)))  # type: ignore[type-var]
+            except ValueError as error:
+                raise InputError(f"sweep, {name}: {error}") from error
+            points += [Point(point, n) for n in ns]
+    return list({point.key: point for point in points}.values())

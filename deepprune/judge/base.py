@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from deepprune.errors import InputError
 from deepprune.protocols import FloatArray
-from deepprune.types import TracePair
+from deepprune.types import Prefix, TracePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,18 @@ class JudgeCost:
         return JudgeCost(
             self.calls + other.calls, self.tokens + other.tokens, self.flops + other.flops
         )
+
+
+class Prices(NamedTuple):
+    """What each of n things costs on its own, shapes ``(n,)``."""
+
+    tokens: FloatArray
+    flops: FloatArray
+
+    @classmethod
+    def none(cls, n: int) -> Prices:
+        """Nothing, n times."""
+        return cls(np.zeros(n), np.zeros(n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +61,18 @@ class JudgeProvenance:
 
 
 class Judge(ABC):
-    """Scores pairs of prefixes: the probability that both traces end in the same answer."""
+    """Scores pairs of prefixes: the probability that both traces end in the same answer.
+
+    Its bill is the sum over the distinct pairs (`pair_prices`) and over the distinct prefixes that
+    they are made of (`prefix_prices`), as if nothing were cached.
+    """
 
     is_symmetric: bool = False
     """True where swapping a pair never changes its score."""
+
+    is_model: bool = False
+    """True where scoring takes a neural network: its scores are worth keeping on disk, and one
+    process asks for them unless the user wants more."""
 
     @property
     @abstractmethod
@@ -59,13 +83,66 @@ class Judge(ABC):
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Scores in [0, 1], shape ``(len(pairs),)``; deterministic for a fingerprint."""
 
-    @abstractmethod
+    def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
+        """What each pair costs; by default nothing."""
+        return Prices.none(len(pairs))
+
+    def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
+        """What each prefix costs, once, however many pairs it is in; by default nothing."""
+        return Prices.none(len(prefixes))
+
     def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
         """What ``score`` costs on these pairs when nothing is cached, without scoring them."""
+        prefixes = {_identity(p): p for pair in pairs for p in (pair.first, pair.second)}
+        names = [[_identity(pair.first), _identity(pair.second)] for pair in pairs]
+        if self.is_symmetric:
+            names = [sorted(name) for name in names]
+        distinct = {tuple(name): pair for name, pair in zip(names, pairs, strict=True)}
+        prices = (
+            self.pair_prices(list(distinct.values())),
+            self.prefix_prices(list(prefixes.values())),
+        )
+        return JudgeCost(
+            len(distinct),
+            int(sum(p.tokens.sum() for p in prices)),
+            float(sum(p.flops.sum() for p in prices)),
+        )
 
     @staticmethod
     def load(path: Path | str, device: str = "auto", backbone: str | None = None) -> Judge:
-        """Read a trained judge from the folder that training exported; needs no Lightning."""
-        from deepprune.judge.cross_encoder import CrossEncoderJudge  # torch is imported only here
+        """Read a trained judge from the folder that training exported; needs no Lightning.
 
-        return CrossEncoderJudge.load(path, device, backbone=backbone)
+        Args:
+            path: The folder.
+            device: Where a neural network computes: ``auto`` or a torch device.
+            backbone: The source that it must have been trained from; ``None`` for any.
+
+        Raises:
+            InputError: If the folder is no export, or device and backbone do not fit it.
+        """
+        from deepprune.judge.folder import CROSS_ENCODER, FEATURES, read_record
+
+        kind = read_record(Path(path)).get("kind", CROSS_ENCODER)
+        if kind == CROSS_ENCODER:
+            from deepprune.judge.cross_encoder import CrossEncoderJudge  # torch only here
+
+            return CrossEncoderJudge.load(path, device, backbone=backbone)
+        if kind != FEATURES:
+            raise InputError(
+                f"the judge in {path} must be of kind {CROSS_ENCODER} or {FEATURES}, got {kind!r}: "
+                "it needs another version of deepprune."
+            )
+        if backbone is not None or device not in ("auto", "cpu"):
+            raise InputError(
+                f"the judge in {path} has no backbone and runs on the CPU, got backbone "
+                f"{backbone!r} and device {device!r}: leave them null and auto."
+            )
+        from deepprune.judge.features import FeaturesJudge
+
+        return FeaturesJudge.load(path)
+
+
+def _identity(prefix: Prefix) -> tuple[str, str, str, int, int]:
+    trace = prefix.trace
+    question = trace.question
+    return question.dataset, question.question_id, trace.model, trace.sample_id, prefix.n_tokens

@@ -6,11 +6,13 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit, ndtri
 
-from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
+from deepprune.judge.base import Judge, JudgeProvenance
 from deepprune.protocols import FloatArray
 from deepprune.types import Trace, TracePair
 
@@ -23,6 +25,21 @@ _OPERAND = r"\(?-?\d+(?:\.\d+)?\)?"
 _EQUATION = re.compile(rf"{_OPERAND}(?:{_SIGN}{_OPERAND})*={_OPERAND}")
 _NO_EVIDENCE = 0.5
 _CACHED_PREFIXES = 65_536
+
+
+def find_numbers(text: str) -> list[str]:
+    """The numbers of a text in their order, without signs and thousands separators."""
+    return _NUMBER.findall(_THOUSANDS.sub("", text))
+
+
+def find_equations(text: str) -> list[str]:
+    """The number-only equations of a text in their order, without spaces and delimiters.
+
+    >>> find_equations("so $3 + 4 = 7$, and 2x = 14")
+    ['3+4=7']
+    """
+    formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", _THOUSANDS.sub("", text)))
+    return [equation.strip("()") for equation in _EQUATION.findall(formula)]
 
 
 class _Features(NamedTuple):
@@ -49,10 +66,6 @@ class LexicalJudge(Judge):
         """Scores in [0, 1], shape ``(len(pairs),)``."""
         return _each(pairs, lambda pair: _overlap(pair.first.text, pair.second.text))
 
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """Calls only."""
-        return JudgeCost(calls=len(pairs))
-
 
 class OracleJudge(Judge):
     """The truth: 1 where both traces end in the same answer, else 0.
@@ -71,10 +84,6 @@ class OracleJudge(Judge):
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """1.0 or 0.0, shape ``(len(pairs),)``."""
         return _each(pairs, lambda pair: float(pair.label or 0))
-
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """Calls only."""
-        return JudgeCost(calls=len(pairs))
 
 
 class CoinJudge(Judge):
@@ -101,14 +110,49 @@ class CoinJudge(Judge):
         """Uniform scores, shape ``(len(pairs),)``."""
         return _each(pairs, self._toss)
 
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """Calls only."""
-        return JudgeCost(calls=len(pairs))
-
     def _toss(self, pair: TracePair) -> float:
         names = sorted(_identity(prefix.trace) for prefix in (pair.first, pair.second))
         key = "\x1e".join((str(self.seed), *names)).encode("utf-8", "surrogatepass")
         return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 11) / 2**53
+
+
+class NoisyOracleJudge(CoinJudge):
+    """The truth with Gaussian noise: a judge of known skill, for asking what skill is worth.
+
+    Its evidence is ``z = d y + noise`` with y = 1 where both traces end in the same answer, and
+    ``d = sqrt(2) Phi^-1(auroc)`` (binormal, equal variances); the score is the probability of y = 1
+    given z, were both alike likely. The noise of a pair is fixed by the seed, as a coin's is, and
+    does not lessen with longer prefixes. Noise of pairs is independent, as a real judge's is not.
+
+    Args:
+        auroc: Area under its ROC curve, in (0.5, 1).
+        seed: Decides all noise.
+
+    Raises:
+        ValueError: If ``auroc`` is out of range.
+    """
+
+    def __init__(self, auroc: float, seed: int = 0) -> None:
+        if not 0.5 < auroc < 1:
+            raise ValueError(
+                f"auroc must lie between 0.5 and 1, got {auroc}: judge=coin is 0.5, oracle is 1."
+            )
+        super().__init__(seed)
+        self.auroc = auroc
+        self._shift = 2**0.5 * NormalDist().inv_cdf(auroc)
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """No fingerprint: its scores do not follow from the prefixes."""
+        return JudgeProvenance(f"oracle {self.auroc:g}", fingerprint=None)
+
+    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Scores in [0, 1], shape ``(len(pairs),)``."""
+        noise = ndtri(np.clip(super().score(pairs), 1e-12, 1 - 1e-12))
+        label = _each(pairs, lambda pair: float(pair.label or 0))
+        evidence = self._shift * label + noise
+        scores: FloatArray = expit(self._shift * (evidence - self._shift / 2))
+        return scores
 
 
 def _identity(trace: Trace) -> str:
@@ -131,9 +175,4 @@ def _overlap(first: str, second: str) -> float:
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
 def _features(text: str) -> _Features:
-    text = _THOUSANDS.sub("", text)
-    formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", text))
-    return _Features(
-        frozenset(_NUMBER.findall(text)),
-        frozenset(equation.strip("()") for equation in _EQUATION.findall(formula)),
-    )
+    return _Features(frozenset(find_numbers(text)), frozenset(find_equations(text)))

@@ -13,10 +13,11 @@ import torch
 from tqdm import tqdm
 
 from deepprune.data.loader import PairTokens
+from deepprune.data.pairs import labels_of
 from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
 from deepprune.judge.backbones import Backbone, PairClassifier, model_size
-from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
+from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.calibration import Calibration, fit_calibration
 from deepprune.judge.encoding import Layout, PairEncoder
 from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
@@ -64,6 +65,8 @@ class CrossEncoderJudge(Judge):
         InputError: If the device is not there.
         ValueError: If a value is out of range.
     """
+
+    is_model = True
 
     def __init__(
         self,
@@ -118,20 +121,22 @@ class CrossEncoderJudge(Judge):
             values = [known[text] for text in texts]
         return np.array(values, dtype=np.float64)
 
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """Distinct pairs, their tokens, and the FLOPs of a forward pass over each."""
-        todo = self._distinct([_Texts.of(pair) for pair in pairs])
-        self._tokenise(todo)
+    def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
+        """Tokens and FLOPs of a forward pass over each pair, of two where both orders are read."""
+        texts = [_Texts.of(pair) for pair in pairs]
+        self._tokenise(texts)
         causal = self.encoder.config.layout is Layout.CAUSAL
-        lengths = [
-            self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in todo
-        ]
-        flops = sum(transformer_flops(*self._size, length, causal=causal) for length in lengths)
-        return JudgeCost(len(todo), sum(lengths), flops)
+        tokens = np.array(
+            [self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in texts],
+            dtype=np.float64,
+        )
+        passes = 2 if self.is_symmetric else 1
+        flops = transformer_flops(*self._size, tokens, causal=causal)
+        return Prices(passes * tokens, passes * flops)
 
     def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
         """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
-        self.calibration = fit_calibration(self.logits(pairs), _labels(pairs))
+        self.calibration = fit_calibration(self.logits(pairs), labels_of(pairs))
         self._fingerprint = None
         return self.calibration
 
@@ -262,13 +267,6 @@ def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
             width = lengths[row]
         batches[-1].append(row)
     return batches
-
-
-def _labels(pairs: Sequence[TracePair]) -> list[int]:
-    labels = [pair.label for pair in pairs if pair.label is not None]
-    if len(labels) < len(pairs):
-        raise ValueError(f"calibration needs labels, got {len(pairs) - len(labels)} pairs without.")
-    return labels
 
 
 def _device(name: str) -> torch.device:

@@ -13,9 +13,9 @@ from transformers import AutoModel, AutoTokenizer
 from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
 from deepprune.judge.backbones import MINILM_HUB_NAME, resolve_source
-from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
+from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.protocols import FloatArray
-from deepprune.types import TracePair
+from deepprune.types import Prefix, TracePair
 
 _CACHED_TEXTS = 65_536
 _BATCH = 64
@@ -36,6 +36,7 @@ class SentenceEmbeddingJudge(Judge):
     """
 
     is_symmetric = True
+    is_model = True
 
     def __init__(self, max_length: int = 256) -> None:
         if not 3 <= max_length <= 512:
@@ -58,9 +59,9 @@ class SentenceEmbeddingJudge(Judge):
         scores: FloatArray = np.clip((1 + (first * second).sum(1)) / 2, 0.0, 1.0)
         return scores
 
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """Calls are pairs; tokens and FLOPs those of the distinct prefixes."""
-        lengths = [len(ids) for ids in self._tokenise(_texts(pairs))]
+    def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
+        """A forward pass over each; comparing two vectors costs next to nothing."""
+        lengths = np.array([len(ids) for ids in self._tokenise([p.text for p in prefixes])])
         config = self._model.config
         tables = sum(
             p.numel()
@@ -69,13 +70,11 @@ class SentenceEmbeddingJudge(Judge):
             for p in part.parameters()
         )
         n_params = sum(p.numel() for p in self._model.parameters()) - tables
-        flops = sum(
-            transformer_flops(
-                n_params, config.num_hidden_layers, config.hidden_size, length, causal=False
-            )
-            for length in lengths
+        tokens = lengths.astype(np.float64)
+        flops = transformer_flops(
+            n_params, config.num_hidden_layers, config.hidden_size, tokens, causal=False
         )
-        return JudgeCost(len(pairs), sum(lengths), flops)
+        return Prices(tokens, flops)
 
     @functools.cached_property
     def _model(self) -> Any:

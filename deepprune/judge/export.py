@@ -1,12 +1,9 @@
-"""The folder of a trained judge: what is in it, writing it whole, and refusing a changed one."""
+"""The folder of a trained judge: what is in it, and refusing a changed one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from deepprune.data import prefixes
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
 from deepprune.judge.backbones import (
@@ -29,10 +25,19 @@ from deepprune.judge.backbones import (
     load_model,
 )
 from deepprune.judge.calibration import Calibration
+from deepprune.judge.folder import (
+    FORMAT,
+    RECORD,
+    damaged,
+    read_record,
+    rule_from_json,
+    rule_to_json,
+    write_folder,
+    write_json,
+)
 from deepprune.types import PrefixRule
 
-FORMAT = 1
-_JSON, _WEIGHTS, _CONFIG = "judge.json", "weights.safetensors", "config.json"
+_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 _SAMPLED = 64  # values of each frozen tensor that identify a backbone
 
 
@@ -75,33 +80,21 @@ def write_export(folder: Path, record: JudgeExport, model: PairClassifier, token
     Raises:
         InputError: If the folder exists.
     """
-    if folder.exists():
-        raise InputError(
-            f"an export is never overwritten, and {folder} exists: give another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+
+    def fill(temporary: Path) -> None:
         save_file(_saved_tensors(model, record.backbone), temporary / _WEIGHTS)
         tokenizer.save_pretrained(temporary)
         if record.backbone.lora is None:
             config = {k: v for k, v in _config(model).items() if k != "_name_or_path"}
-            _write_json(temporary / _CONFIG, config)
+            write_json(temporary / _CONFIG, config)
         values = _to_json(record) | {
             "weights_sha256": _sha256(temporary / _WEIGHTS),
             "frozen_digest": _frozen_digest(model) if record.backbone.lora else None,
             "fingerprint": scoring_fingerprint(record, model, "float32"),
         }
-        _write_json(temporary / _JSON, values)
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return folder
+        write_json(temporary / RECORD, values)
+
+    return write_folder(folder, fill)
 
 
 def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExport:
@@ -110,7 +103,7 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
     Raises:
         InputError: If files are missing or changed, or the backbone is another one.
     """
-    values = _read_json(folder)
+    values = read_record(folder)
     record = _from_json(values, folder)
     source = record.backbone.source
     if expected_backbone is not None and source != expected_backbone:
@@ -215,7 +208,6 @@ def _config(model: PairClassifier) -> dict[str, Any]:
 
 
 def _to_json(record: JudgeExport) -> dict[str, Any]:
-    rule: Any = record.prefix_rule
     return {
         "format": FORMAT,
         "name": record.name,
@@ -223,7 +215,7 @@ def _to_json(record: JudgeExport) -> dict[str, Any]:
         "encoder": record.encoder,
         "calibration": asdict(record.calibration),
         "symmetric": record.symmetric,
-        "prefix_rule": None if rule is None else {"rule": type(rule).__name__, **asdict(rule)},
+        "prefix_rule": rule_to_json(record.prefix_rule),
         "seen_questions": sorted(record.seen_questions),
         "training": record.training,
     }
@@ -231,12 +223,9 @@ def _to_json(record: JudgeExport) -> dict[str, Any]:
 
 def _from_json(values: Mapping[str, Any], folder: Path) -> JudgeExport:
     try:
-        backbone, rule = dict(values["backbone"]), values["prefix_rule"]
+        backbone = dict(values["backbone"])
         if backbone["lora"] is not None:
             backbone["lora"] = Lora(**backbone["lora"])
-        if rule is not None:
-            rule = dict(rule)
-            rule = getattr(prefixes, rule.pop("rule"))(**rule)
         return JudgeExport(
             name=values["name"],
             backbone=Backbone(**backbone),
@@ -244,34 +233,11 @@ def _from_json(values: Mapping[str, Any], folder: Path) -> JudgeExport:
             calibration=Calibration(**values["calibration"]),
             symmetric=values["symmetric"],
             seen_questions=frozenset(values["seen_questions"]),
-            prefix_rule=rule,
+            prefix_rule=rule_from_json(values["prefix_rule"]),
             training=values["training"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / _JSON} is damaged ({error!r}): export again.") from error
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / _JSON).read_text())
-    except OSError as error:
-        raise InputError(
-            f"a judge's folder holds {_JSON}, and {folder} does not: give the folder that training "
-            "exported."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{folder / _JSON} is damaged ({error}): export again.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
-        raise InputError(
-            f"{folder / _JSON} must have format {FORMAT}, got {found}: export again with this "
-            "version."
-        )
-    return values
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, default=list) + "\n")
+        raise damaged(folder, error) from error
 
 
 def _sha256(path: Path) -> str:

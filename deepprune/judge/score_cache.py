@@ -53,6 +53,10 @@ class ScoreCache:
                 "give another path, or delete it (scores are then computed again)."
             ) from error
 
+    def __reduce__(self) -> tuple[type[ScoreCache], tuple[Path | None]]:
+        """Another process opens the file itself; a cache in memory is a new one there."""
+        return type(self), (self.path,)
+
     def get_many(self, fingerprint: str, pairs: Sequence[TracePair]) -> FloatArray:
         """Scores of pairs, shape ``(len(pairs),)``; ``nan`` where a pair is not there."""
         scores: FloatArray = np.full(len(pairs), np.nan)

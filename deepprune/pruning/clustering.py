@@ -1,78 +1,301 @@
-"""Clusters of traces that a judge expects to end in the same answer."""
+"""Clusters of traces that a judge expects to end in the same answer.
+
+Every method clusters many runs at once: R orders of the traces at T thresholds, since a sweep asks
+for all of them. A live question is one order and one threshold.
+
+- ``greedy``: one trace after the other, as in DeepPrune.
+- ``posterior``: log-odds of the scores with a Chinese-restaurant prior, re-assigned until stable.
+- ``pivot``: correlation clustering by pivots.
+- ``average``: agglomerative with average linkage.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.special import expit, logit
 
-from deepprune.protocols import ScorePairs
+from deepprune.protocols import BoolArray, FloatArray, IntArray, ScorePairs
+
+PricePairs = Callable[[IntArray], FloatArray]
+"""What scoring pairs costs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
+
+METHODS = ("greedy", "posterior", "pivot", "average")
+
+RESEATINGS = 5
+"""The most rounds of re-assignment of the ``posterior`` method."""
 
 
-@dataclass(slots=True)
-class Cluster:
-    """Traces that a judge expects to end in the same answer, in the order of joining.
+@dataclass(frozen=True, slots=True)
+class Clusterings:
+    """G clusterings of N traces; traces are numbered in the order of their start.
 
-    ``similarities`` holds the score with which each member joined; the first opened the cluster
-    and has the best score that kept it out of the others (0 for the very first).
+    Attributes:
+        labels: Number of each trace's cluster, in the order of opening, shape ``(G, N)``. A
+            cluster's representative is its first trace.
+        similarity: How much each trace resembles the rest of its cluster, in [0, 1]: by the
+            greedy method the similarity with which it joined; of a representative 1, shape
+            ``(G, N)``.
+        bill: Pairs that were scored, judge tokens, FLOPs, shape ``(G, 3)``.
+        at: Which clustering holds for an order and a threshold, shape ``(R, T)``.
     """
 
-    members: list[int]
-    similarities: list[float]
-
-    @property
-    def representative(self) -> int:
-        """The trace that opened the cluster."""
-        return self.members[0]
+    labels: IntArray
+    similarity: FloatArray
+    bill: FloatArray
+    at: IntArray
 
 
-def greedy_clusters(
-    n_traces: int,
+def cluster(
+    method: str,
     score: ScorePairs,
-    rng: np.random.Generator,
+    orders: IntArray,
+    thresholds: Sequence[float],
+    draws: FloatArray,
     *,
-    threshold: float,
     max_clusters: int,
     max_members: int,
-) -> list[Cluster]:
-    """Cluster traces one after the other, as in DeepPrune (arXiv 2510.08483, section 4.2).
+    price: PricePairs | None = None,
+) -> Clusterings:
+    """Cluster traces in each of R orders at each of T thresholds.
+
+    Args:
+        method: One of `METHODS`.
+        score: The judge, on pairs of trace numbers as they stand in ``orders``, the earlier trace
+            first.
+        orders: The traces in the order of their start, shape ``(R, N)``.
+        thresholds: tau; what joins has a similarity above it.
+        draws: Uniform draws of each order and trace, for the greedy method's members, shape
+            ``(R, N)``.
+        max_clusters: K, the most clusters.
+        max_members: K1, the most members that ``greedy`` compares a trace with.
+        price: What pairs cost; without it only their number is billed.
+    """
+    taus, place = np.unique(np.asarray(thresholds, dtype=np.float64), return_inverse=True)
+    if method == "greedy" or orders.shape[1] == 1:
+        found = _greedy(score, orders, taus, draws, max_clusters, max_members, price)
+    elif method == "pivot":
+        found = _pivot(score, orders, taus, max_clusters, price)
+    else:
+        found = _from_matrix(method, score, orders, taus, max_clusters, price)
+    return Clusterings(found.labels, found.similarity, found.bill, found.at[:, place])
+
+
+def _greedy(
+    score: ScorePairs,
+    orders: IntArray,
+    taus: FloatArray,
+    draws: FloatArray,
+    max_clusters: int,
+    max_members: int,
+    price: PricePairs | None,
+) -> Clusterings:
+    """DeepPrune's clustering (arXiv 2510.08483, section 4.2).
 
     For trace t and cluster c, ``sim(t, c)`` is the mean score over ``min(max_members, |c|)`` of its
     members, drawn without replacement. The trace joins the most similar cluster when that
-    similarity exceeds ``threshold``; else it opens a new one while fewer than ``max_clusters``
-    exist, and at the cap it joins the most similar.
+    similarity exceeds the threshold; else it opens a new one while fewer than ``max_clusters``
+    exist, and at the cap it joins the most similar. The members drawn are a reservoir sample: at
+    any time a uniform one, which a member leaves or enters when another joins.
 
-    Args:
-        n_traces: Traces 0 .. n_traces - 1, clustered in this order.
-        score: Scores of pairs (member, trace), shape ``(P, 2)`` -> ``(P,)``.
-        rng: Draws the members.
-        threshold: tau; joining needs a similarity above it.
-        max_clusters: K.
-        max_members: K1.
+    Thresholds that have made the same decisions so far are one row; a similarity that lies between
+    two of them splits it. So a threshold costs what it changes.
+    """
+    n_orders, n = orders.shape
+    order = np.arange(n_orders)  # of each row
+    low, high = np.zeros(n_orders, dtype=np.int64), np.full(n_orders, len(taus))  # its thresholds
+    labels = np.zeros((n_orders, n), dtype=np.int64)
+    similarity = np.ones((n_orders, n))
+    slot = np.full((n_orders, n), -1)  # place in the reservoir of its cluster; -1: not in it
+    sizes = np.zeros((n_orders, min(max_clusters, n)), dtype=np.int64)
+    bill = np.zeros((n_orders, 3))
+    sizes[:, 0], slot[:, 0] = 1, 0
+    for t in range(1, n):
+        rows, members = np.nonzero(slot[:, :t] >= 0)
+        pairs = orders[order[rows, None], np.column_stack((members, np.full_like(members, t)))]
+        flat = rows * sizes.shape[1] + labels[rows, members]
+        sums = np.bincount(flat, score(pairs), minlength=sizes.size).reshape(sizes.shape)
+        _pay(bill, rows, pairs, price)
+        means = np.where(sizes > 0, sums / np.minimum(np.maximum(sizes, 1), max_members), -np.inf)
+        best = means.argmax(1)
+        closest = means[np.arange(len(order)), best]
+        n_clusters = (sizes > 0).sum(1)
+        joining = np.searchsorted(taus, closest)  # so many thresholds are below the similarity
+        joining[n_clusters >= max_clusters] = len(taus)
+        joins, opens = np.flatnonzero(low < joining), np.flatnonzero(joining < high)
+        parents = np.concatenate((joins, opens))
+        is_join = np.arange(len(parents)) < len(joins)
+        low, high = (
+            np.where(is_join, low[parents], np.maximum(low, joining)[parents]),
+            np.where(is_join, np.minimum(high, joining)[parents], high[parents]),
+        )
+        order, labels, slot, bill = order[parents], labels[parents], slot[parents], bill[parents]
+        sizes, similarity = sizes[parents], similarity[parents]
+        chosen = np.where(is_join, best[parents], n_clusters[parents])
+        labels[:, t] = chosen
+        similarity[:, t] = np.where(is_join, closest[parents], 1.0)
+        every = np.arange(len(parents))
+        sizes[every, chosen] += 1
+        size = sizes[every, chosen]
+        place = np.where(size <= max_members, size - 1, (draws[order, t] * size).astype(np.int64))
+        enters = place < max_members
+        leaves = (labels[:, :t] == chosen[:, None]) & (slot[:, :t] == place[:, None])
+        slot[:, :t][leaves & enters[:, None]] = -1
+        slot[enters, t] = place[enters]
+    at = np.empty((n_orders, len(taus)), dtype=np.int64)
+    for row, (r, first, last) in enumerate(zip(order, low, high, strict=True)):
+        at[r, first:last] = row
+    return Clusterings(labels, similarity, bill, at)
+
+
+def _pivot(
+    score: ScorePairs,
+    orders: IntArray,
+    taus: FloatArray,
+    max_clusters: int,
+    price: PricePairs | None,
+) -> Clusterings:
+    """The first trace left is a pivot; what resembles it more than the threshold joins it.
+
+    Ailon, Charikar and Newman 2008 (https://doi.org/10.1145/1411509.1411513): within a factor 3
+    of the best correlation clustering, in expectation over the order. The last cluster that the
+    cap allows takes all that is left.
+    """
+    n_orders, n = orders.shape
+    order, tau = np.repeat(np.arange(n_orders), len(taus)), np.tile(taus, n_orders)
+    root = np.full((len(order), n), -1)
+    similarity = np.ones((len(order), n))
+    bill = np.zeros((len(order), 3))
+    n_clusters = np.zeros(len(order), dtype=np.int64)
+    for pivot in range(n):
+        rows = np.flatnonzero(root[:, pivot] < 0)
+        root[rows, pivot] = pivot
+        n_clusters[rows] += 1
+        which, others = np.nonzero(root[rows, pivot + 1 :] < 0)
+        if not len(which):
+            continue
+        which, others = rows[which], others + pivot + 1
+        pairs = orders[order[which, None], np.column_stack((np.full_like(others, pivot), others))]
+        scores = score(pairs)
+        _pay(bill, which, pairs, price)
+        joins = (scores > tau[which]) | (n_clusters[which] >= max_clusters)
+        root[which[joins], others[joins]] = pivot
+        similarity[which[joins], others[joins]] = scores[joins]
+    at = np.arange(len(order)).reshape(n_orders, len(taus))
+    return Clusterings(_numbered(root), similarity, bill, at)
+
+
+def _pay(bill: FloatArray, rows: IntArray, pairs: IntArray, price: PricePairs | None) -> None:
+    """Put pairs on the bills of the rows that asked for them."""
+    bill[:, 0] += np.bincount(rows, minlength=len(bill))
+    if price is not None:
+        for column, paid in enumerate(price(pairs).T, 1):
+            bill[:, column] += np.bincount(rows, paid, minlength=len(bill))
+
+
+def _from_matrix(
+    method: str,
+    score: ScorePairs,
+    orders: IntArray,
+    taus: FloatArray,
+    max_clusters: int,
+    price: PricePairs | None,
+) -> Clusterings:
+    """Methods that need the scores of all pairs."""
+    n_orders, n = orders.shape
+    first, second = np.triu_indices(n, 1)
+    roots: list[IntArray] = []
+    similarities, bills = [], []
+    at = np.empty((n_orders, len(taus)), dtype=np.int64)
+    for r, order in enumerate(orders):
+        pairs = np.column_stack((order[first], order[second]))
+        scores = np.zeros((n, n))
+        scores[first, second] = scores[second, first] = score(pairs)
+        if method == "average":
+            root, rows = _average(scores, taus, max_clusters)
+            members = (root[:, :, None] == root[:, None]) & ~np.eye(n, dtype=bool)
+            resemblance = (scores * members).sum(2) / np.maximum(members.sum(2), 1)
+        else:
+            found = [_posterior(scores, tau, max_clusters) for tau in taus]
+            root, resemblance = (np.stack(part) for part in zip(*found, strict=True))
+            rows = np.arange(len(taus))
+        at[r] = sum(len(part) for part in roots) + rows
+        roots.append(root)
+        similarities.append(np.where(root == np.arange(n), 1.0, resemblance))
+        bill = np.zeros((1, 3))
+        _pay(bill, np.zeros(len(pairs), dtype=np.int64), pairs, price)
+        bills.append(np.repeat(bill, len(root), axis=0))
+    labels = _numbered(np.concatenate(roots))
+    return Clusterings(labels, np.concatenate(similarities), np.concatenate(bills), at)
+
+
+def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[IntArray, IntArray]:
+    """Join the two most similar clusters while their mean score exceeds the threshold.
 
     Returns:
-        The clusters in the order of their opening; together they hold each trace once.
+        The first trace of each trace's cluster, a row for every number of joins that some
+        threshold allows, shape ``(G, N)``, and the row of each threshold, shape ``(T,)``.
     """
-    clusters: list[Cluster] = []
-    for trace in range(n_traces):
-        drawn = [
-            c.members
-            if len(c.members) <= max_members
-            else rng.choice(c.members, max_members, replace=False).tolist()
-            for c in clusters
-        ]
-        best, similarity = -1, 0.0
-        if drawn:
-            sizes = np.array([len(d) for d in drawn])
-            members = np.concatenate([np.asarray(d, dtype=np.int64) for d in drawn])
-            scores = score(np.column_stack((members, np.full_like(members, trace))))
-            starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-            similarities = np.add.reduceat(scores, starts) / sizes
-            best = int(similarities.argmax())
-            similarity = float(similarities[best])
-        if best >= 0 and (similarity > threshold or len(clusters) >= max_clusters):
-            clusters[best].members.append(trace)
-            clusters[best].similarities.append(similarity)
-        else:
-            clusters.append(Cluster([trace], [similarity]))
-    return clusters
+    n = len(scores)
+    tree = linkage(1 - scores[np.triu_indices(n, 1)], "average")
+    n_joins = np.searchsorted(tree[:, 2], 1 - taus)  # heights below 1 - tau; they never decrease
+    n_joins = np.maximum(n_joins, n - max_clusters)
+    wanted, rows = np.unique(n_joins, return_inverse=True)
+    root = np.arange(n)
+    first = [*range(n)]  # the first trace of each node of the tree
+    found = {0: root.copy()}
+    for step, (a, b) in enumerate(tree[:, :2].astype(int).tolist(), 1):
+        stays, goes = sorted((first[a], first[b]))
+        root[root == goes] = stays
+        first.append(stays)
+        found[step] = root.copy()
+    return np.stack([found[step] for step in wanted.tolist()]), rows
+
+
+def _posterior(scores: FloatArray, tau: float, max_clusters: int) -> tuple[IntArray, FloatArray]:
+    """The most probable seat of each trace, in turn, until none moves.
+
+    A pair with score s speaks for sharing an answer with log-odds ``logit(s) - logit(tau)``. Trace
+    t sits down at cluster c with log-probability ``log |c|`` plus the log-odds towards its
+    members, or at a new one with log 1: a Chinese-restaurant prior of concentration 1 (Pitman
+    2006). Pairs are taken as independent, which they are not: extreme scores weigh too much.
+    """
+    n = len(scores)
+    odds = logit(np.clip(scores, 1e-6, 1 - 1e-6)) - logit(np.clip(tau, 1e-6, 1 - 1e-6))
+    np.fill_diagonal(odds, 0.0)
+    seats = np.zeros((n, n + 1))  # of each trace and cluster: 1 where it sits
+    labels = np.full(n, -1)
+    for _ in range(1 + RESEATINGS):
+        before = labels.copy()
+        for t in range(n):
+            seats[t] = 0.0
+            sizes = seats.sum(0)
+            with np.errstate(divide="ignore"):
+                support = np.where(sizes > 0, np.log(sizes) + odds[t] @ seats, -np.inf)
+            if (sizes > 0).sum() < max_clusters:
+                support[int((sizes == 0).argmax())] = 0.0
+            labels[t] = int(support.argmax())
+            seats[t, labels[t]] = 1.0
+        if (labels == before).all():
+            break
+    members = labels[:, None] == labels
+    root: IntArray = members.argmax(1)
+    mean_odds = (odds * members).sum(1) / np.maximum(members.sum(1) - 1, 1)
+    return root, expit(mean_odds + logit(np.clip(tau, 1e-6, 1 - 1e-6)))
+
+
+def _numbered(root: IntArray) -> IntArray:
+    """Clusters numbered in the order of opening, from the first trace of each trace's cluster."""
+    opens = root == np.arange(root.shape[1])
+    return np.take_along_axis(opens.cumsum(1) - 1, root, 1)
+
+
+def is_representative(labels: IntArray) -> BoolArray:
+    """Whether a trace is the first of its cluster, shape ``(G, N)``."""
+    highest = np.maximum.accumulate(labels, axis=1)
+    opens = np.ones(labels.shape, dtype=bool)
+    opens[:, 1:] = labels[:, 1:] > highest[:, :-1]
+    return opens

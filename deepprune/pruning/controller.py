@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deepprune.protocols import Observation, Policy, ScorePairs, Session, Step
+from deepprune.protocols import Evidence, Observation, Policy, Session, Step, Usage
 from deepprune.types import Decision, Vote
 
 
@@ -31,38 +31,38 @@ class Outcome:
         vote: The answer.
         decisions: The traces that were stopped, in the order of stopping.
         final: State of all started traces at the end.
-        tokens_generated: The engine's own count.
-        seconds: On the engine's clock; virtual in a replay.
+        usage: The engine's own count.
     """
 
     vote: Vote
     decisions: tuple[Decision, ...]
     final: Observation
-    tokens_generated: int
-    seconds: float
+    usage: Usage
 
 
 def run_question(
     policy: Policy,
     session: Session,
     n_traces: int,
-    score: ScorePairs,
+    evidence: Evidence,
     rng: np.random.Generator,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Let ``policy`` decide one question on ``session``; closes the session, whatever happens."""
     decisions: list[Decision] = []
     try:
-        run = policy.run(n_traces, score, rng)
+        run = policy.run(n_traces, evidence, rng)
         step = next(run)
         while True:
             if watcher is not None:
                 for decision in step.stop:
                     watcher.on_decision(decision)
             decisions.extend(step.stop)
-            session.stop([d.trace for d in step.stop])
-            session.start(step.start)
-            seen = session.advance(step.until)
+            if step.stop:
+                session.stop([d.trace for d in step.stop])
+            if step.start:
+                session.start(step.start)
+            seen = session.advance(step.until, step.probe)
             if watcher is not None:
                 watcher.on_checkpoint(step, seen)
             try:
@@ -70,6 +70,6 @@ def run_question(
             except StopIteration as end:
                 vote: Vote = end.value
                 break
-        return Outcome(vote, tuple(decisions), seen, session.tokens_generated, session.seconds)
+        return Outcome(vote, tuple(decisions), seen, session.usage)
     finally:
         session.close()

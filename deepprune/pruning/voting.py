@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from deepprune.protocols import FloatArray, IntArray
 from deepprune.types import NO_ANSWER, Vote
 
 
@@ -31,3 +34,27 @@ def plurality(
         if answer != NO_ANSWER:
             totals[answer] = totals.get(answer, 0.0) + weight
     return Vote(max(totals, key=totals.__getitem__, default=NO_ANSWER), totals, voters)
+
+
+def plurality_rows(answer_class: IntArray, weights: FloatArray) -> IntArray:
+    """`plurality` of many votes at once, with the same rule for ties.
+
+    Args:
+        answer_class: Class of each trace's answer in the order of start, shape ``(G, N)``.
+        weights: Weight of each trace; 0 where it has no vote, shape ``(G, N)``.
+
+    Returns:
+        The winning classes, shape ``(G,)``.
+    """
+    n_rows = len(answer_class)
+    weights = np.where(answer_class == NO_ANSWER, 0.0, weights)
+    n_classes = int(answer_class.max(initial=NO_ANSWER)) + 1
+    if n_classes == 0:
+        return np.full(n_rows, NO_ANSWER)
+    flat = np.arange(n_rows)[:, None] * n_classes + np.maximum(answer_class, 0)
+    totals = np.bincount(flat.ravel(), weights.ravel(), minlength=n_rows * n_classes)
+    mine = totals[flat]  # the total of each trace's class, (G, N)
+    mine[weights == 0] = -1.0
+    first = mine.argmax(1)  # the earliest of equals
+    every = np.arange(n_rows)
+    return np.where(mine[every, first] > 0, answer_class[every, first], NO_ANSWER)

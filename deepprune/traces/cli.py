@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deepprune.errors import InputError
-from deepprune.traces.formats import FORMATS
+from deepprune.traces.formats import FORMATS, SUFFIXES
 from deepprune.traces.jsonl import FIELDS
+from deepprune.traces.manifest import Manifest
 from deepprune.traces.opening import open_traces
 from deepprune.traces.progress import import_progress
 from deepprune.traces.store import TraceStore
@@ -43,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="formats:\n" + "\n".join(f"  {name:11} {what}" for name, what in FORMATS.items()),
     )
-    make.add_argument("file", type=Path, metavar="FILE", help="a .parquet or .jsonl file")
+    make.add_argument(
+        "file", type=Path, metavar="FILE", help=f"a file of traces ({', '.join(SUFFIXES)})"
+    )
     make.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="where to make the store"
     )
@@ -62,8 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         help="extract answers by this style (auto, boxed, answer_is, gsm8k, choice), or 'source': "
         "keep the file's own (the default where it has them)",
     )
-    make.add_argument("--dataset", metavar="NAME", help="JSON lines: where lines name none")
-    make.add_argument("--model", metavar="NAME", help="JSON lines: where lines name none")
+    make.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="of JSON lines that name none, and of probes; the file's name if not given",
+    )
+    make.add_argument(
+        "--model",
+        metavar="NAME",
+        help="of JSON lines that name none, and of probes (there the file's name if not given)",
+    )
     make.add_argument(
         "--sampling",
         nargs="+",
@@ -173,6 +184,7 @@ def _print_summary(store: TraceStore) -> None:
     console.print(table)
     facts = {
         "model": store.models[0] if has_one_model else None,
+        "text": _text(manifest),
         "tokens counted by": manifest.token_counter,
         "answers": manifest.answers,
         "conflicts": manifest.conflicts,
@@ -181,6 +193,12 @@ def _print_summary(store: TraceStore) -> None:
     }
     line = " · ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     console.print(f"{line}\nstore: {store.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(manifest: Manifest) -> str | None:
+    """How many traces have no text; ``None`` where all have one."""
+    n, total = manifest.n_without_text, manifest.n_traces
+    return None if n == 0 else "none" if n == total else f"none for {n:,} of {total:,} traces"
 
 
 def _cells(row: TraceSummary) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from numpy.typing import NDArray
 
 from deepprune.errors import InputError
 from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.traces.schema import SCHEMA, list_slices
+from deepprune.traces.schema import SCHEMA, SCHEMAS, list_slices, probe_of
 from deepprune.types import FinishReason, Probe, Question
 
 FORMATS = {
     "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
     "native": "Parquet with the columns of a trace store; answers and token ends may be missing",
     "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
+    "probes": "JSON list of questions: answers, lengths and probes of their traces, without text",
 }
 """What can be imported, and how it is recognised."""
+
+SUFFIXES = {".parquet": "auto", ".jsonl": "jsonl", ".json": "probes"}
+"""The format that the name of a file stands for; Parquet is recognised by its columns."""
 
 _NORMALISED = {  # its column -> ours
     "dataset": "dataset",
@@ -70,6 +75,7 @@ class SourceFile:
         token_counter: Who counted its tokens; ``None`` where it has no token ends.
         answers: How its answers came about; ``None`` where it has none.
         has_classes: Whether it has equivalence classes and correctness, too.
+        has_probe_classes: Whether its probes have classes in the numbering of its answers.
     """
 
     format: str
@@ -77,6 +83,7 @@ class SourceFile:
     token_counter: str | None = None
     answers: str | None = None
     has_classes: bool = False
+    has_probe_classes: bool = False
 
 
 def read_parquet(path: Path, format: str) -> SourceFile:
@@ -108,12 +115,12 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
     for i, name in enumerate(table.column_names):
         if known[name] not in SCHEMA.names:
             continue
-        field = SCHEMA.field(known[name])
+        type_ = _type_of(known[name], table.field(i).type)
         try:
-            column = table.column(i).cast(field.type)
+            column = table.column(i).cast(type_)
         except pa.ArrowException as error:
             raise InputError(
-                f"{name} of {str(path)!r} must be {field.type}, got {table.field(i).type} "
+                f"{name} of {str(path)!r} must be {type_}, got {table.field(i).type} "
                 f"({str(error).splitlines()[0]})."
             ) from None
         if known[name] in NATIVE_COLUMNS and column.null_count:
@@ -122,6 +129,17 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
             )
         table = table.set_column(i, name, column)
     return table
+
+
+def _type_of(name: str, given: pa.DataType) -> pa.DataType:
+    """Our type of a column; probes may be without classes."""
+    schema = SCHEMAS[1] if name == "probes" and not _has_classes(given) else SCHEMA
+    return schema.field(name).type
+
+
+def _has_classes(probes: pa.DataType) -> bool:
+    probe = getattr(probes, "value_type", None)  # of a list of any kind
+    return isinstance(probe, pa.StructType) and probe.get_field_index("answer_class") >= 0
 
 
 def detect(path: Path, names: Sequence[str]) -> str:
@@ -218,7 +236,7 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
                 answer=row.get("answer"),
                 answer_class=row["answer_class"] if has_classes else None,
                 is_correct=row["is_correct"] if has_classes else None,
-                probes=tuple(Probe(p["n_tokens"], p["answer"]) for p in row.get("probes") or ()),
+                probes=tuple(map(probe_of, row.get("probes") or ())),
                 seed=row.get("seed"),
                 source=row.get("source"),
                 **{name: slices[i] for name, slices in arrays.items()},
@@ -232,7 +250,20 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
         token_counter=counter if ends is not None else None,
         answers=answers if "answer" in names else None,
         has_classes=has_classes,
+        has_probe_classes="probes" in names and _has_classes(table.schema.field("probes").type),
     )
+
+
+def question_id_of(text: str) -> str:
+    """The question_id where a file gives none: a hash of the question's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def whole(text: str) -> str:
+    """``text`` with lone surrogates replaced by U+FFFD, so that it can be written as UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finish_reason(value: object) -> FinishReason:

@@ -5,36 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from deepprune.answers import (
-    AnswerStyle,
-    EquivalenceChecker,
-    answer_classes,
-    extract_answer,
-    is_correct,
-)
+from deepprune.answers import AnswerStyle, extract_answer
 from deepprune.errors import InputError
 from deepprune.files import sha256_file, sync_folder
-from deepprune.traces.formats import FORMATS, Record, SourceFile, read_parquet
+from deepprune.traces.classes import class_answers
+from deepprune.traces.formats import FORMATS, SUFFIXES, Record, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
 from deepprune.traces.manifest import SOURCE, check_free
+from deepprune.traces.probes import read_probes
+from deepprune.traces.progress import OnProgress
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
 from deepprune.types import NO_ANSWER, Trace
 
-IMPORTER_VERSION = 1
+IMPORTER_VERSION = 2
 """Raised when an importer gives other rows for the same file; cached imports are then redone."""
 
 TOKENIZER = "qwen"
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with a stage (``tokens`` or ``answers``), the traces done and the traces in all."""
 
 
 def import_file(
@@ -54,14 +47,16 @@ def import_file(
     The file is held in memory: answer classes need all traces of a question.
 
     Args:
-        path: A Parquet or JSON-lines file.
+        path: A file of one of the `FORMATS`.
         out: Folder of the new store.
         format: One of `FORMATS`, or ``auto``.
         fields: JSON lines only: our field name -> name in the file.
         answers: A style of `extract_answer`, or ``source`` to keep the file's own answers; by
             default the file's own where it has them, else the style ``auto``.
-        dataset: JSON lines only: the dataset of lines that name none.
-        model: JSON lines only: the model of lines that name none.
+        dataset: The dataset of JSON lines that name none, or of a file of probes; by default the
+            file's name without its suffix.
+        model: The model of JSON lines that name none, or of a file of probes, where it is by
+            default the file's name without its suffix.
         sampling: Sampling parameters, for the manifest.
         on_progress: Called while tokens are counted and answers compared.
 
@@ -81,13 +76,12 @@ def import_file(
         )
     report = on_progress or (lambda stage, done, total: None)
     source = _with_tokens(source, report)
-    if answers in (None, SOURCE) and source.has_classes:
-        style, classed = source.answers or SOURCE, _Classed(source.records, 0, 0)
+    if answers == SOURCE or (answers is None and source.answers is not None):
+        style = source.answers if source.has_classes and source.answers else SOURCE
     else:
-        keeps_answers = answers == SOURCE or (answers is None and source.answers is not None)
-        style = SOURCE if keeps_answers else answers or AnswerStyle.AUTO.value
-        records = source.records if keeps_answers else _extract(source.records, style)
-        classed = _classify(records, report)
+        style = answers or AnswerStyle.AUTO.value
+        source = _extract(path, source, style)
+    classed = class_answers(source, report)
     options = {"fields": dict(fields or {}), "dataset": dataset, "model": model}
     provenance = {
         "file": path.name,
@@ -116,17 +110,23 @@ def _read(
         raise InputError(f"traces must be a file that exists, got {str(path)!r}.")
     if format not in ("auto", *FORMATS):
         raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}.")
-    if format == "auto" and path.suffix not in (".jsonl", ".parquet"):
+    if format == "auto" and path.suffix not in SUFFIXES:
         raise InputError(
-            f"the format of {str(path)!r} cannot be told from its name (.parquet, .jsonl). "
+            f"the format of {str(path)!r} cannot be told from its name ({', '.join(SUFFIXES)}). "
             f"Name it to 'deepprune traces import --format': {', '.join(FORMATS)}."
         )
-    if format == "jsonl" or (format == "auto" and path.suffix == ".jsonl"):
+    format = SUFFIXES[path.suffix] if format == "auto" else format
+    if format == "jsonl":
         return read_jsonl(path, fields, dataset, model)
-    given = {"--field": fields, "--dataset": dataset, "--model": model}
+    if fields:
+        raise InputError(f"--field is for JSON lines; the fields of {str(path)!r} are fixed.")
+    if format == "probes":
+        return read_probes(path, dataset, model)
+    given = {"--dataset": dataset, "--model": model}
     if unused := [option for option, value in given.items() if value]:
         raise InputError(
-            f"{unused[0]} is for JSON lines; {str(path)!r} is Parquet and its columns say this."
+            f"{unused[0]} is for JSON lines and probes; {str(path)!r} is Parquet and its columns "
+            "say this."
         )
     return read_parquet(path, format)
 
@@ -141,51 +141,14 @@ def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
     return replace(source, records=records)
 
 
-def _extract(records: Sequence[Record], style: str) -> list[Record]:
-    return [replace(record, answer=extract_answer(record.text, style)) for record in records]
-
-
-@dataclass(frozen=True, slots=True)
-class _Classed:
-    records: list[Record]
-    conflicts: int
-    timeouts: int
-
-
-def _classify(records: Sequence[Record], report: OnProgress) -> _Classed:
-    """Class the answers of each question, over all its models, and compare them with the gold."""
-    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for i, record in enumerate(records):
-        groups[record.question.dataset, record.question.question_id].append(i)
-    classed = list(records)
-    done = conflicts = 0
-    with EquivalenceChecker() as checker:
-        for members in groups.values():
-            found = answer_classes([records[i].answer for i in members], checker)
-            conflicts += found.conflicts
-            correct = _correct_classes([records[i] for i in members], found.class_ids, checker)
-            for i, class_id in zip(members, found.class_ids, strict=True):
-                verdict = None if records[i].question.gold is None else class_id in correct
-                classed[i] = replace(records[i], answer_class=class_id, is_correct=verdict)
-            done += len(members)
-            report("answers", done, len(records))
-        return _Classed(classed, conflicts, checker.timeouts + checker.crashes)
-
-
-def _correct_classes(
-    records: Sequence[Record], class_ids: Sequence[int], checker: EquivalenceChecker
-) -> set[int]:
-    """The classes whose most frequent spelling is equivalent to the gold answer."""
-    gold = records[0].question.gold
-    spellings: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for record, class_id in zip(records, class_ids, strict=True):
-        if record.answer is not None:
-            spellings[class_id][record.answer] += 1
-    return {
-        class_id
-        for class_id, counts in spellings.items()
-        if gold is not None and is_correct(counts.most_common(1)[0][0], gold, checker)
-    }
+def _extract(path: Path, source: SourceFile, style: str) -> SourceFile:
+    if not any(record.text for record in source.records):
+        raise InputError(
+            f"{str(path)!r} has no texts to extract answers from by the style {style!r}"
+            + (": leave --answers out." if source.answers is not None else ".")
+        )
+    records = [replace(r, answer=extract_answer(r.text, style)) for r in source.records]
+    return replace(source, records=records, has_classes=False, has_probe_classes=False)
 
 
 def _trace(record: Record) -> Trace:

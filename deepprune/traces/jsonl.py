@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.errors import InputError
-from deepprune.traces.formats import Record, SourceFile, finish_reason
+from deepprune.traces.formats import Record, SourceFile, finish_reason, question_id_of, whole
 from deepprune.traces.manifest import SOURCE
 from deepprune.types import Question
 
@@ -132,7 +131,7 @@ def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number:
         raise InputError(f"line {number} names no model. Give --model NAME or --field model=NAME.")
     question_id = _optional(row, "question_id")
     if question_id is None:
-        question_id = hashlib.sha256(question.encode()).hexdigest()[:12]
+        question_id = question_id_of(question)
     key = (str(row["dataset"]), question_id, str(row["model"]))
     sample_id = _integer(row, "sample_id", number)
     if sample_id is None:
@@ -161,12 +160,12 @@ def _text(row: Mapping[str, Any], name: str, number: int) -> str:
             f"line {number}: {name} must be a string, got {str(value)[:40]!r}. "
             f"Name the right field with --field {name}=NAME (dots lead into nested objects)."
         )
-    return _whole(value)
+    return whole(value)
 
 
 def _optional(row: Mapping[str, Any], name: str) -> str | None:
     value = row.get(name)
-    return None if value is None else _whole(str(value))
+    return None if value is None else whole(str(value))
 
 
 def _integer(row: Mapping[str, Any], name: str, number: int) -> int | None:
@@ -174,10 +173,3 @@ def _integer(row: Mapping[str, Any], name: str, number: int) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(f"line {number}: {name} must be an integer, got {str(value)[:40]!r}.")
-
-
-def _whole(text: str) -> str:
-    """``text`` with lone surrogates replaced by U+FFFD, so that it can be written as UTF-8."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

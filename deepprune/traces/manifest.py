@@ -44,13 +44,14 @@ class Manifest:
         n_questions: Distinct ``(dataset, question_id)``.
         n_traces: Rows over all parts.
         n_tokens: Tokens over all traces.
-        conflicts: Pairs of distinct answers in one class that, compared directly, differ.
+        n_without_text: Traces whose text is empty or was not recorded (0 in schema version 1).
+        conflicts: Pairs of distinct final answers in one class that, compared directly, differ.
         timeouts: Comparisons of answers that were given up and so counted as different.
         sampling: Sampling parameters, as far as known.
         provenance: Source file, its SHA-256, importer and options; empty for collected traces.
         parts: The files that belong to the store, in the order of their appending.
         created_by: Name and version of the program that created the store.
-        schema_version: Version of the rows' schema.
+        schema_version: Version of the rows' schema, the newest where parts differ.
     """
 
     token_counter: str
@@ -58,6 +59,7 @@ class Manifest:
     n_questions: int = 0
     n_traces: int = 0
     n_tokens: int = 0
+    n_without_text: int = 0
     conflicts: int = 0
     timeouts: int = 0
     sampling: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
+from deepprune.traces.formats import SUFFIXES
 from deepprune.traces.manifest import MANIFEST
 from deepprune.traces.progress import import_progress
 from deepprune.traces.schema import SCHEMA_VERSION
@@ -17,19 +18,19 @@ from deepprune.traces.store import TraceStore
 
 POOL = Path(__file__).with_name("pool")
 _DAY_S = 86_400
-_SUFFIXES = (".parquet", ".jsonl")
 
 
 def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> TraceStore:
     """Open the traces that a name or path stands for.
 
     ``pool`` is the bundled pool (a folder of that name is ``./pool``). A store folder is opened. A
-    Parquet or JSON-lines file is imported with the default options into a cache folder named by its
-    contents, so that the next time is quick; a killed import leaves nothing that would be taken for
-    a store. Whatever needs options is imported with ``deepprune traces import`` first.
+    file (Parquet, JSON lines, or a JSON list of questions with probes) is imported with the default
+    options into a cache folder named by its contents, so that the next time is quick; a killed
+    import leaves nothing that would be taken for a store. Whatever needs options is imported with
+    ``deepprune traces import`` first.
 
     Args:
-        name_or_path: ``pool``, a store folder, or a ``.parquet`` or ``.jsonl`` file.
+        name_or_path: ``pool``, a store folder, or a ``.parquet``, ``.jsonl`` or ``.json`` file.
         cache_dir: Where imports are kept; by default ``$DEEPPRUNE_CACHE/stores``, else
             ``deepprune/stores`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``).
 
@@ -39,7 +40,7 @@ def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> Trac
     path = POOL if str(name_or_path) == "pool" else Path(name_or_path)
     if not path.exists():
         raise InputError(
-            f"traces must be 'pool', a store folder, or a {' or '.join(_SUFFIXES)} file that "
+            f"traces must be 'pool', a store folder, or a {', '.join(SUFFIXES)} file that "
             f"exists, got {str(name_or_path)!r}."
         )
     store = TraceStore.open(path) if path.is_dir() else _imported(path, cache_dir or cache_folder())
@@ -59,7 +60,7 @@ def cache_folder() -> Path:
 def _imported(path: Path, cache: Path) -> TraceStore:
     from deepprune.traces.importers import IMPORTER_VERSION, import_file
 
-    # The file's name counts: it is the dataset of JSON lines that name none.
+    # The file's name counts: it is the dataset where the file names none.
     identity = f"{sha256_file(path)} {path.name} {IMPORTER_VERSION} {SCHEMA_VERSION}"
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not (folder / MANIFEST).exists():

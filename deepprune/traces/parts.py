@@ -15,7 +15,7 @@ from deepprune.errors import InputError
 from deepprune.files import replacing, sha256_file
 from deepprune.traces.index import GroupKey, IndexRow
 from deepprune.traces.manifest import Part
-from deepprune.traces.schema import SCHEMA, to_table
+from deepprune.traces.schema import SCHEMA, SCHEMAS, to_table
 from deepprune.types import Trace
 
 _ROW_GROUP_TRACES = 64
@@ -37,6 +37,7 @@ _DICTIONARY = [  # values that repeat
     "answer_class",
     "probes.list.element.n_tokens",
     "probes.list.element.answer",
+    "probes.list.element.answer_class",
 ]
 
 
@@ -106,7 +107,7 @@ class PartReader:
             )
         with self._readable():
             self._file = pq.ParquetFile(self._path)
-        if not self._file.schema_arrow.equals(SCHEMA):
+        if not any(self._file.schema_arrow.equals(known) for known in SCHEMAS.values()):
             raise InputError(f"{str(self._path)!r} is foreign: it has not the rows of a store.")
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

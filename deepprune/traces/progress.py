@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _QUIET_S = 2.0
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with a stage (``tokens`` or ``answers``), the traces done and the traces in all."""
 
 
 class SlowProgress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,16 +10,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepprune.errors import InputError
-from deepprune.types import FinishReason, Probe, Question, Trace
+from deepprune.types import NO_ANSWER, FinishReason, Probe, Question, Trace
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2: a probe has the class of its answer. Version 1 is read as having none."""
 
 TokenEnds = NDArray[np.int32]
 
-_PROBE = pa.struct([pa.field("n_tokens", pa.int32(), nullable=False), ("answer", pa.string())])
+_PROBE_1 = [pa.field("n_tokens", pa.int32(), nullable=False), pa.field("answer", pa.string())]
+_PROBE_2 = [*_PROBE_1, pa.field("answer_class", pa.int32(), nullable=False)]
 
-SCHEMA = pa.schema(
-    [
+
+def _schema(probe: Sequence[pa.Field]) -> pa.Schema:
+    fields = [
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("question_id", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
@@ -37,9 +40,21 @@ SCHEMA = pa.schema(
         pa.field("answer_class", pa.int32(), nullable=False),
         pa.field("is_correct", pa.bool_()),
         pa.field("token_confidence", pa.list_(pa.field("element", pa.float32(), nullable=False))),
-        pa.field("probes", pa.list_(pa.field("element", _PROBE, nullable=False))),
+        pa.field("probes", pa.list_(pa.field("element", pa.struct(probe), nullable=False))),
     ]
-)
+    return pa.schema(fields)
+
+
+SCHEMAS = {1: _schema(_PROBE_1), SCHEMA_VERSION: _schema(_PROBE_2)}
+"""The schemas that can be read, by version."""
+
+SCHEMA = SCHEMAS[SCHEMA_VERSION]
+"""The schema that is written."""
+
+
+def probe_of(fields: Mapping[str, Any]) -> Probe:
+    """A probe of a row of any version."""
+    return Probe(fields["n_tokens"], fields["answer"], fields.get("answer_class", NO_ANSWER))
 
 
 def check_trace(trace: Trace) -> None:
@@ -100,7 +115,12 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
             pa.float32(),
         ),
         "probes": [
-            [{"n_tokens": p.n_tokens, "answer": p.answer} for p in t.probes] or None for t in traces
+            [
+                {"n_tokens": p.n_tokens, "answer": p.answer, "answer_class": p.answer_class}
+                for p in t.probes
+            ]
+            or None
+            for t in traces
         ],
     }
     arrays = [
@@ -111,7 +131,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Trace]:
-    """The traces of a table of this schema.
+    """The traces of a table of one of our schemas.
 
     ``token_end`` and ``token_confidence`` are slices of the column's flat values, without a copy.
     """
@@ -145,7 +165,7 @@ def from_table(table: pa.Table) -> list[Trace]:
                 seed=row["seed"][i],
                 source=row["source"][i],
                 token_confidence=cast(Sequence[float] | None, token_confidence[i]),
-                probes=tuple(Probe(p["n_tokens"], p["answer"]) for p in row["probes"][i] or ()),
+                probes=tuple(map(probe_of, row["probes"][i] or ())),
             )
         )
     return traces

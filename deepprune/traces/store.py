@@ -15,8 +15,8 @@ from deepprune.files import sha256_file
 from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, group_key, write_part
-from deepprune.traces.schema import check_trace, from_table
-from deepprune.types import QuestionTraces, Trace
+from deepprune.traces.schema import SCHEMA_VERSION, check_trace, from_table
+from deepprune.types import Question, QuestionRef, QuestionTraces, Trace
 
 
 class TraceStore:
@@ -82,6 +82,10 @@ class TraceStore:
         path = Path(path)
         return cls(path, read_manifest(path))
 
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        """Another process opens the folder itself."""
+        return TraceStore.open, (self.path.absolute(),)
+
     @property
     def content_hash(self) -> str:
         """SHA-256 over the hashes of the parts: the identity of the contents."""
@@ -135,9 +139,11 @@ class TraceStore:
             n_questions=len(names),
             n_traces=manifest.n_traces + part.rows,
             n_tokens=manifest.n_tokens + sum(t.n_tokens for t in rows),
+            n_without_text=manifest.n_without_text + sum(not t.text for t in rows),
             conflicts=manifest.conflicts + conflicts,
             timeouts=manifest.timeouts + timeouts,
             parts=(*manifest.parts, part),
+            schema_version=SCHEMA_VERSION,
         )
         manifest.write(self.path)
         self.manifest = manifest
@@ -176,6 +182,21 @@ class TraceStore:
         """
         keys = self._index.select(models, datasets, min_traces, limit_questions)
         return map(self._group, keys)
+
+    def refs(
+        self, models: Iterable[str] | None = None, datasets: Iterable[str] | None = None
+    ) -> list[QuestionRef]:
+        """What `iterate` would yield, without reading any traces; `group` reads them."""
+        refs = []
+        for key in self._index.select(models, datasets, 1, None):
+            text, gold = self._index.questions[key.dataset, key.question_id]
+            question = Question(key.dataset, key.question_id, text, gold)
+            refs.append(QuestionRef(question, key.model, len(self._index.samples[key])))
+        return refs
+
+    def group(self, ref: QuestionRef) -> QuestionTraces:
+        """The traces of one question and model."""
+        return self._group(GroupKey(*ref.key))
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some columns of all traces, for statistics; the order is that of the parts."""

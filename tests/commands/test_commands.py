@@ -57,15 +57,16 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
         [*command, "hydra.run.dir=cut"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    outcomes = tmp_path / "cut" / "outcomes.jsonl"
-    while process.poll() is None and not (outcomes.exists() and outcomes.read_bytes()):
+    outcomes = tmp_path / "cut" / "outcomes"
+    while process.poll() is None and not list(outcomes.glob("*.npz")):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    recorded = outcomes.read_bytes()
-    assert 0 < recorded.count(b"\n") < 30, "killed too late to show anything"
+    recorded = {f: f.stat().st_mtime_ns for f in outcomes.glob("*.npz")}
+    assert 0 < len(recorded) < 30, "killed too late to show anything"
     call([*command, "hydra.run.dir=cut"], tmp_path)
-    assert outcomes.read_bytes().startswith(recorded[: recorded.rindex(b"\n") + 1])
+    assert len(list(outcomes.iterdir())) == 30
+    assert recorded == {f: f.stat().st_mtime_ns for f in recorded}, "what stood was done again"
     same = [(tmp_path / d / "results.jsonl").read_bytes() for d in ("whole", "cut")]
     assert same[0] == same[1]
 

@@ -64,6 +64,37 @@ def test_composes_and_binds(application, choice):
             signature.bind(**arguments)
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "pruning").glob("*.yaml")))
+def test_every_policy_is_made_and_swept(name):
+    """Alone, as the sweep's commands make it: points that have names of their own."""
+    sweep = build.sweep(composed("evaluate", f"pruning=[{name}]"))
+    chosen = sweep.points(8)
+    assert len({p.key for p in chosen}) == len(chosen)
+    names = {p.policy.name for p in chosen}
+    if name == "all":
+        assert sweep.skip_unmet
+        assert set(sweep.policies) == {p.stem for p in (CONF / "pruning").glob("*.yaml")} - {name}
+        assert names == {"deepprune" if n == "representatives" else n for n in sweep.policies}
+    else:
+        assert not sweep.skip_unmet
+        assert list(sweep.policies) == [name]
+        assert names == {"consensus", "deepprune" if name == "representatives" else name}
+
+
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_the_parts_of_a_sweep_are_made(application):
+    """Defaults, and an axis of a policy's field as a user writes it."""
+    config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,pivot]")
+    assert build.make_engine(config)([]).tokens_per_probe == 20
+    assert build.distributed(config).n is None
+    assert build.distributed(composed(application, "distributed=ray")).n == 2
+    assert build.sweep_callbacks(config)
+    chosen = build.sweep(config).points(8)
+    assert {"greedy", "pivot"} == {p.axes.get("clustering", "greedy") for p in chosen}
+    looks = "+callbacks.sweep.drop._target_=deepprune.callbacks.drop_dominated.DropDominated"
+    assert build.sweep_callbacks(composed(application, looks))[-1].look_every == 20
+
+
 def test_every_file_is_reachable():
     """No shipped YAML is left that no application composes."""
     composed_files = {c.split("=")[0] + "/" + c.split("=")[1].strip("[]") for _, c in CHOICES}
@@ -96,11 +127,43 @@ def test_a_wrong_override_is_named_with_the_way_out(override, said):
         ("sweep.prefix_lens=[1.5]", "whole numbers, got 1.5"),
         ("sweep.resamples=0", "at least 1, got 0"),
         ("sweep.ks=[0]", ">= 1"),
+        ("sweep.margin=3", "between 0 and 1, got 3"),
+        ("sweep.baseline=esc", "sweep.baseline must be a policy of the sweep, got 'esc'"),
+        ("pruning.deepprune.wave=0", "pruning.deepprune: .*wave must be at least 1"),
+        ("pruning.deepprune.clustering=k", "clustering must be one of greedy, .*got 'k'"),
     ],
 )
 def test_a_wrong_axis_is_refused_before_anything_loads(override, said):
     with pytest.raises(InputError, match=said):
         build.sweep(composed("evaluate", override))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sweep.ns=[9]", r"between 2 and the 8 traces a question, got \[9\]"),
+        ("sweep.ks=[9]", "sweep.ks must not exceed N = 8, got 9"),
+        ("+sweep.axes.deeprune.vote=[size]", "axes.deeprune is no policy of this sweep"),
+        ("+sweep.axes.deepprune.votes=[size]", "deepprune.votes is no field of deepprune"),
+        ("+sweep.axes.deepprune.vote=[many]", "vote must be one of plain, size, posterior"),
+    ],
+)
+def test_a_wrong_point_is_refused_before_anything_runs(override, said):
+    with pytest.raises(InputError, match=said):
+        build.sweep(composed("evaluate", override)).points(8)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distributed.n=0", "distributed.n must be at least 1 process, or null, got 0"),
+        ("engine.tokens_per_probe=-1", "engine: tokens_per_probe must not be negative, got -1"),
+    ],
+)
+def test_who_works_and_what_serves_is_checked(override, said):
+    config = composed("evaluate", override)
+    with pytest.raises(InputError, match=said):
+        build.distributed(config), build.make_engine(config)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
-"""The evaluator on hand-made traces: sums, intervals, resuming, failures."""
+"""The evaluator on hand-made traces: the grid, bills, resuming, failures, callbacks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import group
+from builders import InOrder, group, with_probes
+from sweeps import RIVALS, SIZES, PricedJudge, evaluate, points, questions, refs
 
 from deepprune.data.prefixes import FirstTokens
 from deepprune.engines.replay import ReplayEngine
@@ -12,66 +14,23 @@ from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.evaluator import Evaluator
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.metrics import too_few_questions
-from deepprune.evaluation.statistics import Estimate, QuestionBootstrap
-from deepprune.evaluation.sweep import consensus_sizes, grid
-from deepprune.judge.base import Judge, JudgeCost, JudgeProvenance
+from deepprune.evaluation.question import QuestionRunner, Task
+from deepprune.evaluation.results import OutcomeStore
+from deepprune.evaluation.selection import with_needs_met
+from deepprune.evaluation.sweep import Point, consensus_sizes, grid
+from deepprune.judge.base import Prices
+from deepprune.judge.baselines import CoinJudge, OracleJudge
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
+from deepprune.pruning.policies.consensus import Consensus
+from deepprune.pruning.policies.deepconf import DeepConf
 from deepprune.pruning.policies.deepprune import DeepPrune
-
-SIZES = {"tiny": GeneratorSize(params=100, layers=2, hidden=4)}
-
-
-class FirstWordJudge(Judge):
-    """A judge with a cost: a fixed function of the two texts, 7 tokens and 50 FLOPs a pair."""
-
-    def __init__(self):
-        self.n_scored = 0
-
-    @property
-    def provenance(self):
-        return JudgeProvenance("first_word", "first-word-1")
-
-    def score(self, pairs):
-        self.n_scored += len(pairs)
-        return np.array([(len(p.first.text) * 7 + len(p.second.text) * 3) % 11 / 10 for p in pairs])
-
-    def cost(self, pairs):
-        return JudgeCost(len(pairs), 7 * len(pairs), 50.0 * len(pairs))
+from deepprune.pruning.policies.early_exit import EarlyExit
+from deepprune.pruning.policies.esc import ESC
 
 
-class OracleLike(FirstWordJudge):
-    def score(self, pairs):
-        return np.array([float(p.label or 0) for p in pairs])
-
-
-def questions(n=6, seed=0):
-    rng = np.random.default_rng(seed)
-    return [
-        group(
-            rng.choice(["a", "a", "b", "c", None], size=8).tolist(),
-            rng.integers(5, 40, size=8).tolist(),
-            name=f"q{i}",
-        )
-        for i in range(n)
-    ]
-
-
-def points(thresholds=(0.3, 0.6)):
-    return grid(
-        [DeepPrune(FirstTokens(4), max_finishers=3)],
-        n_traces=8,
-        thresholds=thresholds,
-        prefixes=[FirstTokens(4), FirstTokens(8)],
-    )
-
-
-def evaluate(folder, judge=None, groups=None, cache=None, callbacks=(), **changes):
-    groups = groups or questions()
-    settings = {"n_traces": 8, "resamples": 3, "seed": 0, "generators": SIZES} | changes
-    chosen = settings.pop("points", None) or points()
-    evaluator = Evaluator(chosen, folder=folder, cache=cache, callbacks=callbacks, **settings)
-    return evaluator.run(groups, ReplayEngine(groups), judge or FirstWordJudge())
+def cons_n(rows, n=8):
+    return next(r for r in rows if r["policy"] == "consensus" and r["k"] == n)
 
 
 def test_the_grid_is_every_policy_at_its_axes_and_always_the_consensus_curve():
@@ -85,11 +44,40 @@ def test_the_grid_is_every_policy_at_its_axes_and_always_the_consensus_curve():
     ]
 
 
+def test_n_and_any_field_can_be_an_axis():
+    """The last axis is the fastest, N last of all; cons@N of every N is on the curve."""
+    chosen = grid(
+        {"adaptive": AdaptiveConsistency(), "esc": ESC(2)}, n_traces=8, ns=[8, 5],
+        ks=[7, 9], axes={"adaptive": {"stop_confidence": [0.9, 0.95], "wave": [1, 2]}},
+    )  # fmt: skip
+    assert [p.policy.k for p in chosen[:8]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [(p.policy.stop_confidence, p.policy.wave, p.n_traces) for p in chosen[8:16]] == [
+        (c, w, n) for c in (0.9, 0.95) for w in (1, 2) for n in (5, 8)
+    ]
+    assert [(p.policy.window, p.n_traces) for p in chosen[16:]] == [(2, 5), (2, 8)]
+    assert len({p.key for p in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"axes": {"mars": {"gamma": [1]}}}, "mars is no policy of this sweep, which has esc"),
+        ({"axes": {"esc": {"wave": [1]}}}, r"esc.wave is no field of esc, which has cap, window"),
+        ({"axes": {"esc": {"window": [1]}}}, "esc: window must be at least 2, got 1"),
+        ({"ns": [1, 4]}, r"between 2 and the 8 traces a question, got \[1, 4\]"),
+        ({"ns": [9]}, r"between 2 and the 8 traces a question, got \[9\]"),
+    ],
+)
+def test_an_impossible_axis_is_named(axes, said):
+    with pytest.raises(InputError, match=said):
+        grid({"esc": ESC(5)}, n_traces=8, **axes)
+
+
 def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
     """cons@N generates every token of every question; its saving is exactly 0."""
     groups = questions()
-    rows = evaluate(tmp_path, groups=groups).rows
-    full = next(r for r in rows if r["policy"] == "consensus" and r["k"] == 8)
+    rows = evaluate(tmp_path, groups, chosen=points(*RIVALS)).rows
+    full = cons_n(rows)
     recorded = sum(t.n_tokens for g in groups for t in g.traces) / len(groups)
     assert full["tokens"] == pytest.approx(recorded)
     assert tuple(full["token_saving"]) == (0.0, 0.0, 0.0)
@@ -101,50 +89,153 @@ def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
 def test_net_saving_pays_for_the_judge(tmp_path):
     """net = gross in FLOPs - 50 FLOPs a call, over the FLOPs of cons@N."""
     rows = evaluate(tmp_path).rows
-    full = next(r for r in rows if r["policy"] == "consensus" and r["k"] == 8)
-    for row in rows:
-        if row["policy"] == "deepprune":
-            assert row["judge_calls"] > 0
-            assert row["judge_flops"] == pytest.approx(50 * row["judge_calls"])
-            saved = full["generator_flops"] - row["generator_flops"] - row["judge_flops"]
-            assert row["net_saving"].value == pytest.approx(saved / full["generator_flops"])
+    full = cons_n(rows)
+    for row in rows[6:]:
+        assert row["judge_calls"] > 0
+        assert row["judge_tokens"] == pytest.approx(7 * row["judge_calls"])
+        assert row["judge_flops"] == pytest.approx(50 * row["judge_calls"])
+        saved = full["generator_flops"] - row["generator_flops"] - row["judge_flops"]
+        assert row["net_saving"].value == pytest.approx(saved / full["generator_flops"])
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_a_bill_by_hand(is_watched):
+    """Answers a a b, lengths 10 12 8, prefix 4; a judge that is right, 7 tokens a pair and 2 + 1 a
+    prefix of 4; the prompt has 5 tokens. Prices a million: prompt 1, generated 10, judge 100.
+
+    All at once: 1 joins 0, 2 does not: 0 and 1 finish, 10 + 12, 2 stops at 4: 26 tokens, 12 of them
+    one after the other. Pairs 01, 02, 12: 21 tokens, and 3 prefixes: 9 more.
+    In waves of two: 0 and 1, one pair; then 2 on its own, to its end: 30 tokens, 12 + 8 in a row,
+    2 at once. 7 + 2 * 3 judge tokens.
+    cons@3: 30 tokens, 12 in a row, 3 at once, no judge.
+    FLOPs of a token and of one of the judge's pairs: 2 * 100 + 2 * 2 * 4 * T, and 50.
+    """
+
+    class Sighted(PricedJudge):
+        def score(self, pairs):
+            return OracleJudge().score(pairs)
+
+        def prefix_prices(self, prefixes):
+            return Prices(np.array([2.0 + p.n_tokens / 4 for p in prefixes]), np.zeros(3)[:len(prefixes)])
+
+    traces = group(list("aab"), [10, 12, 8])
+    once = DeepPrune(FirstTokens(4))
+    chosen = [Point(p, 3) for p in (once, replace(once, wave=2), Consensus(3))]
+    size = replace(SIZES["tiny"], usd_prompt=1.0, usd_generated=10.0)
+    runner = QuestionRunner(
+        chosen, n_traces=3, resamples=1, seed=0, generators={"tiny": size}, usd_judge=100.0,
+        load=lambda ref: traces, make_engine=InOrder, judge=Sighted(), is_watched=is_watched,
+    )  # fmt: skip
+    done = runner(Task(refs([traces])[0], tokens_prompt=5)).outcomes
+    assert not done.failures
+    facts = {name: values[:, 0].tolist() for name, values in done.fields.items()}
+    assert facts["tokens_finished"] == [22, 30, 30]
+    assert facts["tokens_pruned"] == [4, 0, 0]
+    assert facts["tokens_sequential"] == [12, 20, 12]
+    assert facts["peak_traces"] == [3, 2, 3]
+    assert facts["seconds"] == pytest.approx([0.24, 0.4, 0.24])
+    assert facts["judge_calls"] == [3, 1, 0]
+    assert facts["judge_tokens"] == [30, 13, 0]
+    assert facts["judge_flops"] == [150, 50, 0]
+    prompt = 200 * 5 + 16 * 25
+    all_three = 200 * 30 + 16 * (100 + 144 + 64)
+    assert facts["generator_flops"] == [
+        200 * 26 + 16 * (100 + 144 + 16) + prompt, all_three + prompt, all_three + prompt
+    ]  # fmt: skip
+    millionths = [5 + 260 + 3000, 5 + 300 + 1300, 5 + 300]
+    assert facts["cost"] == pytest.approx([m / 1e6 for m in millionths])
+
+
+def test_an_unknown_price_is_no_cost(tmp_path):
+    """The judge's price is needed where it reads, the generator's everywhere."""
+    priced = {"tiny": GeneratorSize(100, 2, 4, usd_prompt=1.0, usd_generated=1.0)}
+    rows = evaluate(tmp_path / "a", generators=priced).rows
+    assert [r["cost"] is None for r in rows] == [False] * 6 + [True] * 4
+    assert {r["cost"] for r in evaluate(tmp_path / "b", usd_judge=1.0).rows} == {None}
 
 
 def test_a_pair_is_scored_once_for_all_thresholds_and_runs(tmp_path):
-    """At most 8 * 7 ordered pairs a question and prefix length, whatever the grid; then none."""
-    judge = FirstWordJudge()
-    cache = ScoreCache(tmp_path / "scores.sqlite")
+    """At most 8 * 7 ordered pairs a question and prefix length, whatever the grid; then none.
+
+    Scores of a model are kept on disk; those of any other judge are made again.
+    """
+
+    class Model(PricedJudge):
+        is_model = True
+
+    judge = Model()
     many = points(thresholds=[i / 20 for i in range(20)])
-    evaluate(tmp_path / "a", judge, cache=cache, points=many)
-    assert 0 < judge.n_scored <= 6 * 2 * 56
-    scored = judge.n_scored
-    evaluate(tmp_path / "b", judge, cache=cache, points=many)
-    assert judge.n_scored == scored
-    cache.close()
+    with ScoreCache(tmp_path / "scores.sqlite") as cache:
+        evaluate(tmp_path / "a", judge=judge, cache=cache, chosen=many)
+        assert 0 < judge.n_scored <= 6 * 2 * 56
+        scored = judge.n_scored
+        assert len(cache) == scored
+        evaluate(tmp_path / "b", judge=judge, cache=cache, chosen=many)
+        assert judge.n_scored == scored
+        evaluate(tmp_path / "c", judge=PricedJudge(), cache=cache, chosen=many)
+        assert len(cache) == scored
+    a, b, c = ((tmp_path / d / "results.jsonl").read_bytes() for d in "abc")
+    assert a == b == c
 
 
 def test_same_seed_same_bytes_and_resuming_changes_nothing(tmp_path):
-    """A sweep cut off after any question, in mid-line too, ends in the same results.jsonl."""
+    """What is missing is done again, and a file that is not whole counts as missing."""
     whole = evaluate(tmp_path / "whole").results_path.read_bytes()
     assert evaluate(tmp_path / "again").results_path.read_bytes() == whole
     assert evaluate(tmp_path / "other", seed=1).results_path.read_bytes() != whole
-    lines = (tmp_path / "whole" / "outcomes.jsonl").read_bytes().splitlines(True)
-    judge = FirstWordJudge()
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    (folder / "outcomes.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:100])
-    assert evaluate(folder, judge).results_path.read_bytes() == whole
-    assert judge.n_scored <= 2 * 56  # one question of six
+    files = sorted((tmp_path / "whole" / "outcomes").iterdir())
+    assert len(files) == 6
+    contents = [f.read_bytes() for f in files]
+    files[0].unlink()
+    files[1].write_bytes(contents[1][: len(contents[1]) // 2])
+    files[2].write_bytes(b"")
+    files[3].write_bytes(b"no archive, but long enough to be looked at" * 40)
+    (files[0].parent / f".{files[0].name}.tmp").write_bytes(contents[0][:100])
+    store = OutcomeStore(files[0].parent)
+    assert sum(store.has(ref.key) for ref in refs(questions())) == 2
+    judge = PricedJudge()
+    assert evaluate(tmp_path / "whole", judge=judge).results_path.read_bytes() == whole
+    assert 0 < judge.n_scored <= 4 * 2 * 64
+    assert [f.read_bytes() for f in files] == contents
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    """Anywhere in the file: it is done again, or what was flipped carries nothing."""
+    groups = questions(1)
+    whole = evaluate(tmp_path, groups).results_path.read_bytes()
+    (path,) = (tmp_path / "outcomes").iterdir()
+    content = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(content), 10).tolist():
+        flipped = bytearray(content)
+        flipped[place] ^= 0xFF
+        path.write_bytes(flipped)
+        assert evaluate(tmp_path, groups).results_path.read_bytes() == whole, place
 
 
 def test_an_oracle_with_all_finishers_is_as_accurate_as_consensus(tmp_path):
-    chosen = grid(
-        [DeepPrune(FirstTokens(4), max_finishers=99, singleton_finishers=99)],
-        n_traces=8, thresholds=[0.5], prefixes=[FirstTokens(4)],
-    )  # fmt: skip
-    row = evaluate(tmp_path, OracleLike(), points=chosen).rows[-1]
+    policy = DeepPrune(FirstTokens(4), max_finishers=99, singleton_finishers=99)
+    chosen = grid({"deepprune": policy}, n_traces=8, thresholds=[0.5])
+    row = evaluate(tmp_path, judge=OracleJudge(), chosen=chosen).rows[-1]
     assert tuple(row["accuracy_vs_cons_n"]) == (0.0, 0.0, 0.0)
     assert row["token_saving"].value > 0
+
+
+@pytest.mark.parametrize(("name", "judge"), [("oracle", OracleJudge()), ("coin", CoinJudge(5))])
+@pytest.mark.parametrize("wave", [None, 3])
+def test_a_policy_can_have_a_judge_of_its_own(tmp_path, name, judge, wave):
+    """As if the sweep had been given that judge; it costs calls and nothing else."""
+    policy = DeepPrune(FirstTokens(4), max_finishers=3, wave=wave)
+    for folder, own, given in (("a", name, PricedJudge()), ("b", "sweep", judge)):
+        chosen = grid({"x": replace(policy, judge=own)}, n_traces=8, thresholds=[0.5, 0.7])
+        evaluate(tmp_path / folder, judge=given, chosen=chosen, seed=5)
+    a, b = (
+        [json.loads(line) for line in (tmp_path / d / "results.jsonl").read_text().splitlines()]
+        for d in "ab"
+    )
+    assert a == b
+    assert a[-1]["judge"] == name
+    assert a[-1]["judge_calls"] > 0
+    assert a[-1]["judge_tokens"] == a[-1]["judge_flops"] == 0
 
 
 def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
@@ -161,72 +252,140 @@ def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
         assert row["accuracy_vs_matched_cons"].value == pytest.approx(gain)
 
 
+def test_a_smaller_n_is_a_sweep_of_its_own(tmp_path):
+    """With N = 8 and 5 the rows of N = 5 are compared with cons@5, and no trace after the first
+    five of an order is started."""
+    chosen = points(*RIVALS, ns=[5, 8])
+    rows = evaluate(tmp_path, chosen=chosen).rows
+    assert {r["n_traces"] for r in rows[7:]} == {5, 8}
+    full = cons_n(rows, 5)
+    for row in rows[7:]:
+        assert row["status"] == "ok"
+        if row["n_traces"] == 5:
+            assert row["tokens"] <= full["tokens"]
+            assert row["peak_traces"] <= 5
+            saved = 1 - row["tokens"] / full["tokens"]
+            assert row["token_saving"].value == pytest.approx(saved)
+
+
 def test_a_judge_that_fails_fails_its_points_and_not_the_sweep(tmp_path):
-    class Broken(FirstWordJudge):
+    class Broken(PricedJudge):
         def score(self, pairs):
             return np.full(len(pairs), np.nan)
 
-    rows = evaluate(tmp_path, Broken()).rows
-    assert {r["status"] for r in rows if r["policy"] == "consensus"} == {"ok"}
-    assert {r["status"] for r in rows if r["policy"] == "deepprune"} == {"failed"}
-    assert "a score lies in [0, 1]" in rows[-1]["reason"]
-    written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    chosen = points(*RIVALS)
+    result = evaluate(tmp_path, judge=Broken(), chosen=chosen)
+    statuses = {r["policy"]: r["status"] for r in result.rows}
+    assert statuses == {
+        "consensus": "ok", "deepprune": "failed", "adaptive_consistency": "ok",
+        "random_prune": "ok", "waves": "failed",
+    }  # fmt: skip
+    assert "a score lies in [0, 1]" in result.rows[-1]["reason"]
+    written = [json.loads(line) for line in result.results_path.read_text().splitlines()]
     assert written[-1]["status"] == "failed"
-    assert {r["status"] for r in evaluate(tmp_path).rows} == {"ok"}  # done again, and mended
+    mended = evaluate(tmp_path, chosen=chosen).results_path.read_bytes()  # done again
+    assert mended == evaluate(tmp_path / "other", chosen=chosen).results_path.read_bytes()
+
+
+class Log(EvaluatorCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_sweep_start(self, plan):
+        self.seen.append(("start", len(plan.points), plan.n_recorded))
+
+    def on_question_start(self, question):
+        self.seen.append(question.question.question_id)
+
+    def on_question_end(self, question, outcomes):
+        self.seen.append(f"{question.question.question_id} done")
+
+    def on_point_end(self, row):
+        self.seen.append(row["policy"])
+
+    def on_sweep_end(self, result):
+        self.seen.append("end")
+
+
+class Watch(Log):
+    def on_checkpoint(self, point, step, seen):
+        self.seen.append(point)
+
+    def on_decision(self, point, decision):
+        assert point.policy.name == "deepprune"
+        self.seen.append(decision)
 
 
 def test_callbacks_see_everything_in_order(tmp_path):
-    class Log(EvaluatorCallback):
-        def __init__(self):
-            self.seen = []
-            self.stopped = 0
-
-        def on_sweep_start(self, plan):
-            self.seen.append(("start", len(plan.points)))
-
-        def on_question_start(self, question):
-            self.seen.append("question")
-
-        def on_decision(self, point, decision):
-            assert point.policy.name == "deepprune"
-            self.stopped += 1
-
-        def on_point_end(self, row):
-            self.seen.append(row["policy"])
-
-        def on_sweep_end(self, result):
-            self.seen.append("end")
-
-    log = Log()
+    log, n = Log(), 6
     evaluate(tmp_path, callbacks=[log])
-    n = 6
+    each = [name for i in range(n) for name in (f"q{i:02}", f"q{i:02} done")]
     rows = ["consensus"] * 6 + ["deepprune"] * 4
-    assert log.seen == [("start", 10), *["question"] * n, *rows, "end"]
-    assert log.stopped > 0
+    assert log.seen == [("start", 10, 0), *each, *rows, "end"]
+    log.seen.clear()
+    next((tmp_path / "outcomes").iterdir()).unlink()
+    evaluate(tmp_path, callbacks=[log])
+    assert log.seen[0] == ("start", 10, 5)
+    assert len(log.seen) == 1 + 2 + 10 + 1
+
+
+def test_those_who_watch_decisions_see_the_same_rows(tmp_path):
+    """They make the sweep go run by run. Every run has a checkpoint before it votes."""
+    plain = evaluate(tmp_path / "plain").results_path.read_bytes()
+    watch = Watch()
+    watched = evaluate(tmp_path / "watched", callbacks=[watch])
+    assert watched.results_path.read_bytes() == plain
+    first = watch.seen[watch.seen.index("q00") : watch.seen.index("q00 done")]
+    checkpoints = [x for x in first if isinstance(x, Point)]
+    assert checkpoints.count(watched.plan.points[0]) == 3
+    assert checkpoints.count(watched.plan.points[-1]) == 2 * 3
+    assert sum(type(x).__name__ == "Decision" for x in first) > 0
 
 
 def test_questions_without_gold_or_with_too_few_traces_are_refused(tmp_path):
     with pytest.raises(InputError, match="has none"):
-        evaluate(tmp_path, groups=[group(["a"] * 8, gold=None)])
+        evaluate(tmp_path, [group(["a"] * 8, gold=None)])
     with pytest.raises(InputError, match=r"has 3 traces, fewer than sweep.traces=8"):
-        evaluate(tmp_path, groups=[group(["a"] * 3)])
+        evaluate(tmp_path, [group(["a"] * 3)])
+    with pytest.raises(InputError, match="selection of traces is empty"):
+        evaluate(tmp_path, [])
 
 
-def test_bootstrap_of_a_constant_has_no_width_and_pairs_its_differences():
-    bootstrap = QuestionBootstrap([f"q{i}" for i in range(40)], seed=0)
-    values = np.random.default_rng(0).random(40)
-    assert tuple(bootstrap.mean(np.ones(40))) == (1.0, 1.0, 1.0)
-    shifted = bootstrap.mean((values + 0.1) - values)
-    assert shifted.high - shifted.low < 1e-12
-    spread = bootstrap.mean(values)
-    standard_error = values.std(ddof=1) / np.sqrt(40)
-    assert spread.high - spread.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_path, capsys):
+    chosen = points(EarlyExit(probe_every=2), DeepConf())
+    with pytest.raises(InputError, match="early_exit needs recorded probes, which these traces"):
+        evaluate(tmp_path, chosen=chosen)
+    assert not (tmp_path / "outcomes").exists()
+    probed = with_probes(questions(1)[0], [[0]] * 8, every=2)
+    left = with_needs_met(chosen, probed)
+    assert capsys.readouterr().out == "deepconf is left out: it needs token confidences\n"
+    assert {p.policy.name for p in left} == {"consensus", "deepprune", "early_exit"}
+    mute = replace(probed, traces=tuple(replace(t, text="", token_end=[]) for t in probed.traces))
+    with_needs_met(chosen, mute)
+    assert "deepprune is left out: it needs the text of the traces" in capsys.readouterr().out
 
 
-def test_too_few_questions_are_said_to_be_too_few():
-    row = {"policy": "deepprune", "n_questions": 300}
-    assert too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.02, 0.02)}]) is None
-    said = too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.06, 0.06)}])
-    assert "about 1200 would be needed" in said
-    same = row | {"n_questions": 20, "accuracy_vs_cons_n": Estimate(0.0, 0.0, 0.0)}
-    assert "20 questions are too few" in too_few_questions([same])  # 3 / 20 > 0.03
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n_traces": 1}, "at least 2 traces a question, got 1"),
+        ({"resamples": 0}, "resamples must be at least 1, got 0"),
+        ({"baseline": "esc"}, "baseline 'esc' is not in the sweep"),
+        ({"generators": {"large": SIZES["tiny"]}}, "the generator's size, and 'tiny' is not among"),
+    ],
+)
+def test_impossible_settings_are_named(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        evaluate(tmp_path, questions(1), **changes)
+
+
+def test_the_engine_is_closed(tmp_path):
+    closed = []
+
+    class Engine(ReplayEngine):
+        def close(self):
+            closed.append(self)
+
+    evaluate(tmp_path, make_engine=Engine)
+    assert len(closed) == 6
+    assert Evaluator.run.__doc__

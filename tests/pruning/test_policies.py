@@ -1,76 +1,30 @@
-"""Policies on hand-worked examples, driven against the replay engine."""
+"""DeepPrune and consensus sampling on hand-worked examples, driven against the replay engine."""
 
 import numpy as np
 import pytest
-from builders import group
+from builders import group, play
 
 from deepprune.data.prefixes import FirstTokens
 from deepprune.engines.replay import ReplayEngine
-from deepprune.pruning.clustering import greedy_clusters
-from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.voting import plurality
+from deepprune.pruning.voting import plurality, plurality_rows
 from deepprune.types import NO_ANSWER, StopReason
 
-
-def table(matrix):
-    """A score function that reads a table."""
-    matrix = np.asarray(matrix, dtype=float)
-    return lambda pairs: matrix[pairs[:, 0], pairs[:, 1]]
-
-
-def play(policy, answers, lengths=10, similarity=None, seed=0):
-    """Run a policy on one question; the score is 1 where the recorded answers agree."""
-    traces = group(answers, lengths)
-    session = ReplayEngine([traces]).open(traces.question, traces.model, len(answers), seed)
-
-    def oracle(pairs):
-        classes = [session.prefix(i).trace.answer_class for i in range(len(answers))]
-        same = [classes[a] == classes[b] != NO_ANSWER for a, b in pairs.tolist()]
-        return np.array(same, dtype=float)
-
-    score = oracle if similarity is None else table(similarity)
-    outcome = run_question(policy, session, len(answers), score, np.random.default_rng(seed))
-    order = [session.prefix(i).trace.sample_id for i in range(len(outcome.final.n_tokens))]
-    return outcome, order
+FOUR = np.zeros((4, 4))
+FOUR[0, 1], FOUR[0, 2], FOUR[1, 2] = 0.9, 0.8, 0.1
+FOUR[0, 3], FOUR[1, 3], FOUR[2, 3] = 0.4, 0.6, 0.6
+"""Greedy at tau = .5: {0, 1} and {2, 3}, similarities .9 and .6; see `test_clustering`."""
 
 
-def test_greedy_clusters_follow_the_papers_rule():
-    """Four traces, tau = 0.5. 1 joins 0 (0.9 > 0.5). 2 against {0, 1}: (0.8 + 0.1) / 2 = 0.45,
-    not above: a new cluster. 3 against {0, 1}: 0.5, against {2}: 0.6: joins 2."""
-    similarity = np.zeros((4, 4))
-    similarity[0, 1], similarity[0, 2], similarity[1, 2] = 0.9, 0.8, 0.1
-    similarity[0, 3], similarity[1, 3], similarity[2, 3] = 0.4, 0.6, 0.6
-    clusters = greedy_clusters(
-        4, table(similarity), np.random.default_rng(0),
-        threshold=0.5, max_clusters=32, max_members=10,
-    )  # fmt: skip
-    assert [c.members for c in clusters] == [[0, 1], [2, 3]]
-    assert clusters[1].similarities == pytest.approx([0.45, 0.6])
+def shuffled(traces, seed):
+    """The same traces, recorded in another order."""
+    order = np.random.default_rng(seed).permutation(len(traces))
+    return [traces[i] for i in order]
 
 
-def test_at_the_cap_a_trace_joins_the_most_similar_cluster():
-    similarity = np.zeros((3, 3))
-    similarity[0, 2], similarity[1, 2] = 0.1, 0.2
-    clusters = greedy_clusters(
-        3, table(similarity), np.random.default_rng(0),
-        threshold=0.5, max_clusters=2, max_members=10,
-    )  # fmt: skip
-    assert [c.members for c in clusters] == [[0], [1, 2]]
-
-
-def test_no_more_members_are_compared_than_k1():
-    asked = []
-
-    def score(pairs):
-        asked.append(len(pairs))
-        return np.ones(len(pairs))
-
-    greedy_clusters(
-        6, score, np.random.default_rng(0), threshold=0.5, max_clusters=32, max_members=3
-    )
-    assert asked == [1, 2, 3, 3, 3]
+def decisions(outcome):
+    return [(d.trace, d.reason) for d in outcome.decisions]
 
 
 @pytest.mark.parametrize(
@@ -84,63 +38,86 @@ def test_no_more_members_are_compared_than_k1():
 )
 def test_plurality(answers, winner):
     assert plurality(answers, range(len(answers))).answer_class == winner
+    assert plurality_rows(np.array([answers]), np.ones((1, len(answers)))).tolist() == [winner]
 
 
 def test_plurality_with_weights():
     assert plurality([0, 1, 1], [0, 1, 2], [3.0, 1.0, 1.0]).answer_class == 0
+    assert plurality_rows(np.array([[0, 1, 1]] * 2), np.array([[3, 1, 1], [0, 1, 0.0]])).tolist() \
+        == [0, 1]  # fmt: skip
 
 
 def test_consensus_takes_the_first_k_and_starts_no_more():
-    outcome, _ = play(Consensus(2), ["a", "b", "b", "b"], lengths=[3, 4, 5, 6])
-    assert len(outcome.final.n_tokens) == 2
-    assert outcome.tokens_generated == int(outcome.final.n_tokens.sum())
+    outcome = play(Consensus(2), group(["a", "b", "b", "b"], [3, 4, 5, 6]))
+    assert outcome.final.n_tokens.tolist() == [3, 4]
+    assert outcome.usage.tokens == 7
+    assert outcome.usage.peak_traces == 2
 
 
 def test_largest_cluster_tokens_and_vote():
-    """Six traces of 10 tokens, answers a a a b b c, checkpoint after 4, a perfect judge, K2 = 2.
+    """Six traces of 10 tokens, answers b a a b a c, checkpoint after 4, a perfect judge, K2 = 2.
 
     Two of the three a's go on: 2 * 10 + 4 * 4 = 36 tokens. The third a is redundant, b, b and c
     are not chosen. The clock: 4 tokens to the checkpoint, 6 more to the end, 0.02 s each.
     """
-    policy = DeepPrune(FirstTokens(4), max_finishers=2)
-    outcome, order = play(policy, list("aaabbc"))
-    assert outcome.tokens_generated == 36
-    assert outcome.seconds == pytest.approx(0.2)
-    assert outcome.vote.answer_class == 0
-    reasons = sorted(("aaabbc"[order[d.trace]], d.reason) for d in outcome.decisions)
-    assert reasons == [
-        ("a", StopReason.REDUNDANT),
-        ("b", StopReason.NOT_CHOSEN),
-        ("b", StopReason.NOT_CHOSEN),
-        ("c", StopReason.NOT_CHOSEN),
+    outcome = play(DeepPrune(FirstTokens(4), max_finishers=2), group(list("baabac")))
+    assert outcome.usage.tokens == 36
+    assert (outcome.usage.tokens_sequential, outcome.usage.peak_traces) == (10, 6)
+    assert outcome.usage.seconds == pytest.approx(0.2)
+    assert outcome.vote.answer_class == 1
+    assert decisions(outcome) == [
+        (0, StopReason.NOT_CHOSEN),
+        (3, StopReason.NOT_CHOSEN),
+        (4, StopReason.REDUNDANT),
+        (5, StopReason.NOT_CHOSEN),
     ]
 
 
-@pytest.mark.parametrize(("vote", "winner"), [("plain", {0, 1, 2}), ("size", {0})])
+def test_where_all_are_singletons_the_first_k3_go_on():
+    """Nothing is similar: traces 0 and 1 of three go on, 10 + 10 + 4 tokens."""
+    policy = DeepPrune(FirstTokens(4), singleton_finishers=2)
+    outcome = play(policy, group(list("abc")), similarity=np.zeros((3, 3)))
+    assert outcome.usage.tokens == 24
+    assert outcome.vote.voters == (0, 1)
+
+
+@pytest.mark.parametrize(("vote", "winner"), [("plain", 1), ("size", 0)])
 def test_representatives_go_on_alone(vote, winner):
-    """a a a b b c: three clusters, three go on: 3 * 10 + 3 * 4 = 42 tokens."""
+    """b a a a b c: three clusters, three go on: 3 * 10 + 3 * 4 = 42 tokens. One vote each is a tie,
+    which goes to b; by size it is 3 for a."""
     policy = DeepPrune(FirstTokens(4), finish="representatives", vote=vote)
-    outcome, _ = play(policy, list("aaabbc"))
-    assert outcome.tokens_generated == 42
-    assert outcome.vote.answer_class in winner
-    assert len(outcome.vote.voters) == 3
+    answers = list("baaabc")
+    outcome = play(policy, group(answers))
+    assert outcome.usage.tokens == 42
+    assert answers[outcome.vote.voters[outcome.vote.answer_class]] == "ab"[winner]
+    assert outcome.vote.voters == (0, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("vote", "weights"), [("plain", (1, 1)), ("size", (2, 2)), ("posterior", (1.9, 1.6))]
+)
+def test_weights_of_representatives(vote, weights):
+    """0 stands for itself and 1, similar by .9; 2 for itself and 3, similar by .6."""
+    policy = DeepPrune(FirstTokens(4), finish="representatives", vote=vote)
+    outcome = play(policy, group(list("aaba")), similarity=FOUR)
+    assert tuple(outcome.vote.weights.values()) == pytest.approx(weights)
+    assert [(d.trace, d.by, d.score) for d in outcome.decisions] == [(1, 0, 0.9), (3, 2, 0.6)]
 
 
 def test_a_trace_that_ended_before_the_checkpoint_is_not_stopped():
-    outcome, _ = play(DeepPrune(FirstTokens(4), max_finishers=1), list("aab"), lengths=[2, 2, 2])
+    outcome = play(DeepPrune(FirstTokens(4), max_finishers=1), group(list("aab"), 2))
     assert not outcome.decisions
-    assert outcome.tokens_generated == 6
+    assert outcome.usage.tokens == 6
 
 
 @pytest.mark.parametrize("finish", ["largest_cluster", "representatives"])
 def test_a_threshold_above_one_is_consensus_sampling(finish):
     """Nothing joins, so with K and K3 large enough every trace finishes and votes."""
-    answers = list("abcab")
     policy = DeepPrune(FirstTokens(4), threshold=1.01, finish=finish)
     for seed in range(5):
-        pruned, _ = play(policy, answers, seed=seed)
-        full, _ = play(Consensus(), answers, seed=seed)
-        assert pruned.tokens_generated == full.tokens_generated
+        traces = group(shuffled(list("abcab"), seed), shuffled(range(3, 8), seed))
+        pruned, full = play(policy, traces, seed=seed), play(Consensus(), traces)
+        assert pruned.usage.tokens == full.usage.tokens
         assert pruned.vote == full.vote
 
 
@@ -152,10 +129,87 @@ def test_the_oracle_never_changes_the_vote():
     rng = np.random.default_rng(0)
     policy = DeepPrune(FirstTokens(3), max_finishers=99, singleton_finishers=99)
     for seed in range(50):
-        answers = rng.choice(list("abcd"), size=9).tolist()
-        pruned, _ = play(policy, answers, seed=seed)
-        full, _ = play(Consensus(), answers, seed=seed)
+        traces = group(rng.choice(list("abcd"), size=9).tolist())
+        pruned, full = play(policy, traces, seed=seed), play(Consensus(), traces)
         assert pruned.vote.answer_class == full.vote.answer_class
+
+
+@pytest.mark.parametrize(
+    ("stop_confidence", "started", "tokens", "sequential"),
+    [(0.9, 3, 30, 10), (0.95, 6, 30 + 20 + 4, 20), (None, 6, 30 + 20 + 4, 20)],
+)
+def test_no_further_wave_starts_once_the_vote_is_decided(
+    stop_confidence, started, tokens, sequential
+):
+    """Waves of 3, answers a a a | a a b. Three votes of one kind decide with 1 - .5^4 = .9375.
+
+    The second wave has one cluster of two, which finish, and b, which stops after 4 tokens.
+    """
+    policy = DeepPrune(FirstTokens(4), wave=3, stop_confidence=stop_confidence)
+    outcome = play(policy, group(list("aaaaab")))
+    assert len(outcome.final.n_tokens) == started
+    assert outcome.usage.tokens == tokens
+    assert (outcome.usage.tokens_sequential, outcome.usage.peak_traces) == (sequential, 3)
+    assert outcome.vote.voters == tuple(range(3 if started == 3 else 5))
+    assert decisions(outcome) == ([] if started == 3 else [(5, StopReason.NOT_CHOSEN)])
+
+
+def test_waves_of_representatives_are_weighed_by_their_own_clusters():
+    """a a b | a b b: two clusters each, of sizes 2 1 and 1 2; a has 2 + 1, b 1 + 2, a came first.
+
+    The last wave of six in waves of 4 has the two that are left.
+    """
+    policy = DeepPrune(FirstTokens(4), finish="representatives", vote="size", wave=3)
+    outcome = play(policy, group(list("aababb")))
+    assert outcome.vote.voters == (0, 2, 3, 4)
+    assert (outcome.vote.answer_class, outcome.vote.weights) == (0, {0: 3, 1: 3})
+    assert outcome.usage.tokens == 4 * 10 + 2 * 4
+    uneven = play(DeepPrune(FirstTokens(4), wave=4), group(list("aababb")))
+    assert len(uneven.final.n_tokens) == 6
+    assert uneven.usage.peak_traces == 4
+
+
+def test_what_still_runs_is_stopped_once_the_vote_is_decided():
+    """Five a's, four of 6 tokens and one of 20, a look every 2 tokens after the checkpoint at 4.
+
+    At 6 tokens four votes decide with 1 - .5^5 = .969; the fifth stops there: 30 tokens.
+    """
+    traces = group(list("aaaaa"), [6, 6, 6, 6, 20])
+    policy = DeepPrune(FirstTokens(4), stop_confidence=0.95, check_every=2)
+    outcome = play(policy, traces)
+    assert decisions(outcome) == [(4, StopReason.DECIDED)]
+    assert (outcome.usage.tokens, outcome.usage.tokens_sequential) == (30, 6)
+    assert outcome.vote.weights == {0: 4}
+    sure = DeepPrune(FirstTokens(4), stop_confidence=0.97, check_every=2)
+    assert play(sure, traces).usage.tokens == 44
+
+
+@pytest.mark.parametrize(("vote", "weight"), [("plain", 1), ("size", 4), ("posterior", 3.5)])
+def test_a_representative_that_turns_out_redundant_leaves_its_weight(vote, weight):
+    """0 and 2 stand for {0, 1} and {2, 3}. Looked at again after 3 more tokens, 2 alone is similar
+    to 0 alone, .8 > .5: it stops at 7. Tokens 10 + 4 + 7 + 4; posterior weights 1.9 + 1.6.
+    """
+    policy = DeepPrune(
+        FirstTokens(4), finish="representatives", vote=vote, recheck=True, check_every=3
+    )
+    outcome = play(policy, group(list("aabb")), similarity=FOUR)
+    assert outcome.final.n_tokens.tolist() == [10, 4, 7, 4]
+    assert decisions(outcome) == [(t, StopReason.REDUNDANT) for t in (1, 3, 2)]
+    assert outcome.decisions[-1].by == 0
+    assert outcome.vote.weights == {0: pytest.approx(weight)}
+    once = play(DeepPrune(FirstTokens(4), finish="representatives"), group(list("aabb")), FOUR)
+    assert once.usage.tokens == 28
+
+
+def test_a_recheck_that_finds_the_same_is_no_recheck():
+    """A judge that does not change its mind, and clusters of it that hold together."""
+    traces = group(list("abcabca"), range(6, 13))
+    for finish in ("representatives", "largest_cluster"):
+        once = play(DeepPrune(FirstTokens(4), finish=finish), traces)
+        policy = DeepPrune(FirstTokens(4), finish=finish, recheck=True, check_every=2)
+        again = play(policy, traces)
+        assert again.usage.tokens == once.usage.tokens
+        assert again.vote == once.vote
 
 
 def test_replay_hides_an_answer_until_the_trace_has_ended():
@@ -166,11 +220,21 @@ def test_replay_hides_an_answer_until_the_trace_has_ended():
     assert sorted(seen.n_tokens.tolist()) == [3, 5]
     assert (seen.answer_class == NO_ANSWER).tolist() == (~seen.is_finished).tolist()
     session.stop([i for i in (0, 1) if not seen.is_finished[i]])
-    assert session.advance(None).n_tokens.sum() == session.tokens_generated == 8
+    assert session.advance(None).n_tokens.sum() == session.usage.tokens == 8
 
 
-def test_impossible_settings_are_named():
-    with pytest.raises(ValueError, match="max_clusters must be at least 1, got 0"):
-        DeepPrune(FirstTokens(4), max_clusters=0)
-    with pytest.raises(ValueError, match="got 'biggest'"):
-        DeepPrune(FirstTokens(4), finish="biggest")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_clusters": 0}, "max_clusters must be at least 1, got 0"),
+        ({"finish": "biggest"}, "got 'biggest'"),
+        ({"clustering": "k_means"}, "clustering must be one of greedy, .*, got 'k_means'"),
+        ({"judge": "dice"}, "judge must be one of sweep, oracle, coin, got 'dice'"),
+        ({"wave": 0}, "wave must be at least 1 trace, or null, got 0"),
+        ({"stop_confidence": 95}, "stop_confidence must lie between 0 and 1, .* got 95"),
+        ({"check_every": 0}, "check_every must be at least 1 token, got 0"),
+    ],
+)
+def test_impossible_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DeepPrune(FirstTokens(4), **changes)

@@ -116,7 +116,9 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"'pool', a store folder, or a .parquet or .jsonl file"):
+    with pytest.raises(
+        InputError, match=r"'pool', a store folder, or a .parquet, .jsonl, .json file"
+    ):
         open_traces(tmp_path / "nowhere")
     (tmp_path / "a.csv").touch()
     with pytest.raises(InputError, match=r"a\.csv' cannot be told from its name"):

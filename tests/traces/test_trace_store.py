@@ -24,7 +24,7 @@ def test_a_trace_comes_back_as_it_went_in(store, make_trace):
         seed=2**40,
         source="run/7",
         token_confidence=np.array([0.5, 1.5, 2.5], np.float32),
-        probes=(Probe(1, None), Probe(3, "4")),
+        probes=(Probe(1, None), Probe(3, "4", 0)),
     )
     bare = make_trace(sample_id=1, text="")
     store.append([bare, full])
@@ -176,6 +176,6 @@ def test_what_is_no_store_is_refused(tmp_path, store):
         TraceStore.create(tmp_path, token_counter=GENERATOR, answers="boxed")
 
     path = store.path / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(InputError, match="schema version 2, this deepprune reads up to 1"):
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(InputError, match="schema version 3, this deepprune reads up to 2"):
         TraceStore.open(store.path)

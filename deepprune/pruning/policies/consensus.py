@@ -6,10 +6,11 @@ Wang et al. 2022, self-consistency (https://arxiv.org/abs/2203.11171).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from deepprune.protocols import PolicyRun, ScorePairs, Step
+from deepprune.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.pruning.voting import plurality
 
 
@@ -21,6 +22,8 @@ class Consensus:
         k: Traces to sample, at most the N of the question; ``None`` for all N.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
     k: int | None = None
     name: str = "consensus"
 
@@ -28,8 +31,8 @@ class Consensus:
         if self.k is not None and self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}: cons@k votes over k traces.")
 
-    def run(self, n_traces: int, score: ScorePairs, rng: np.random.Generator) -> PolicyRun:
-        """Sample and vote; asks no judge."""
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Sample and vote."""
         k = n_traces if self.k is None else min(self.k, n_traces)
         seen = yield Step(start=k)
         return plurality(seen.answer_class.tolist(), range(k))

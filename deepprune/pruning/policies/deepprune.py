@@ -3,48 +3,85 @@
 Tu et al. 2025 (https://arxiv.org/abs/2510.08483). Departures, where the paper is silent:
 
 - Traces are exchangeable, so "drawn" finishers are the earliest ones.
+- The members that a trace is compared with are a reservoir sample of their cluster: uniform at any
+  time, but not drawn afresh for every comparison.
 - The cap K3 for all-singleton clusterings is not given; it defaults to K2's 20.
 - A trace that ended before the checkpoint is clustered on its whole text, like any other.
+
+Beyond the paper: other clusterings, weights for representatives, waves, re-checks at later
+checkpoints, and a stop once the vote is decided. All are off by default.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from deepprune.protocols import PolicyRun, ScorePairs, Step
-from deepprune.pruning.clustering import Cluster, greedy_clusters
+from deepprune.protocols import (
+    BoolArray,
+    Evidence,
+    FloatArray,
+    IntArray,
+    Need,
+    Observation,
+    PolicyRun,
+    Step,
+)
+from deepprune.pruning.clustering import METHODS, Clusterings, cluster, is_representative
+from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
-from deepprune.types import Decision, PrefixRule, StopReason
+from deepprune.types import NO_ANSWER, Decision, PrefixRule, StopReason
 
 
 @dataclass(frozen=True, slots=True)
 class DeepPrune:
-    """Greedy clustering at one checkpoint, then one of the paper's two finishing rules.
+    """Clustering at a checkpoint, then one of the paper's two finishing rules.
 
     Attributes:
         prefix: Where all traces pause and are clustered.
         threshold: tau in [0, 1]; a similarity above it joins a cluster.
+        clustering: One of `clustering.METHODS`.
         max_clusters: K, the most clusters.
-        max_members: K1, the most members of a cluster that a trace is compared with.
+        max_members: K1, the most members of a cluster that ``greedy`` compares a trace with.
         finish: ``largest_cluster``: up to ``max_finishers`` of the largest cluster go on and vote;
             where all clusters are singletons, ``singleton_finishers`` of all traces do.
             ``representatives``: the first trace of each cluster goes on and votes.
         max_finishers: K2.
         singleton_finishers: K3.
-        vote: For ``representatives``: ``plain``, or ``size`` to weigh each by its cluster's size.
+        vote: Weight of a representative: ``plain`` 1; ``size`` the size of its cluster;
+            ``posterior`` the traces that can be expected to share its answer, the sum of the
+            members' similarities.
+        wave: Traces that start at once, are clustered among themselves and finish; then the next
+            wave, with one vote over all. ``None``: all at once.
+        stop_confidence: No further wave starts, and what still runs is stopped, once the leading
+            answer is ahead for good with this probability (`stopping.is_decided`, rule ``beta``);
+            ``None``: never.
+        check_every: Tokens between two looks at the finishers, for ``stop_confidence`` and
+            ``recheck``.
+        recheck: Cluster the finishers again at every look, by the same rule.
+        judge: Who scores: ``sweep``, the judge of the run; ``oracle`` or ``coin``, as the upper
+            and the lower line.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.JUDGE})
 
     prefix: PrefixRule
     threshold: float = 0.5
+    clustering: str = "greedy"
     max_clusters: int = 32
     max_members: int = 10
     finish: Literal["largest_cluster", "representatives"] = "largest_cluster"
     max_finishers: int = 20
     singleton_finishers: int = 20
-    vote: Literal["plain", "size"] = "plain"
+    vote: Literal["plain", "size", "posterior"] = "plain"
+    wave: int | None = None
+    stop_confidence: float | None = None
+    check_every: int = 500
+    recheck: bool = False
+    judge: Literal["sweep", "oracle", "coin"] = "sweep"
     name: str = "deepprune"
 
     def __post_init__(self) -> None:
@@ -53,55 +90,150 @@ class DeepPrune:
         for field in ("max_clusters", "max_members", "max_finishers", "singleton_finishers"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        if self.finish not in ("largest_cluster", "representatives"):
+        if self.wave is not None and self.wave < 1:
+            raise ValueError(f"wave must be at least 1 trace, or null, got {self.wave}.")
+        if self.check_every < 1:
+            raise ValueError(f"check_every must be at least 1 token, got {self.check_every}.")
+        if self.stop_confidence is not None and not 0 < self.stop_confidence < 1:
             raise ValueError(
-                f"finish must be largest_cluster or representatives, got {self.finish!r}."
+                f"stop_confidence must lie between 0 and 1, or be null, got {self.stop_confidence}."
             )
-        if self.vote not in ("plain", "size"):
-            raise ValueError(f"vote must be plain or size, got {self.vote!r}.")
+        for field, known in (
+            ("clustering", METHODS),
+            ("finish", ("largest_cluster", "representatives")),
+            ("vote", ("plain", "size", "posterior")),
+            ("judge", ("sweep", "oracle", "coin")),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}."
+                )
 
-    def run(self, n_traces: int, score: ScorePairs, rng: np.random.Generator) -> PolicyRun:
-        """Advance all traces to the prefix, cluster, stop, finish, vote."""
-        seen = yield Step(start=n_traces, until=self.prefix)
-        clusters = greedy_clusters(
-            n_traces,
-            score,
-            rng,
-            threshold=self.threshold,
+    @property
+    def decides_once(self) -> bool:
+        """Whether all is decided at the one checkpoint: a replay then does many runs at once."""
+        return self.wave is None and self.stop_confidence is None and not self.recheck
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Advance to the prefix, cluster, stop, finish, for every wave; vote."""
+        voters: list[int] = []
+        weights: list[float] = []
+        wave = self.wave or n_traces
+        for first in range(0, n_traces, wave):
+            traces = np.arange(first, min(first + wave, n_traces))
+            seen = yield Step(start=len(traces), until=self.prefix)
+            clusters = self.cluster_on(evidence, traces, rng.random(len(traces)))
+            mask, weight = self.finishers(clusters)
+            chosen = np.flatnonzero(mask[0])
+            voters += traces[chosen].tolist()
+            weights += weight[0, chosen].tolist()
+            stop = self._decisions(clusters, mask[0], traces, seen)
+            seen = yield from self._finish(stop, traces[chosen], voters, weights, evidence, rng)
+            if self._is_decided(seen, voters, weights):
+                break
+        return plurality(seen.answer_class.tolist(), voters, weights)
+
+    def cluster_on(self, evidence: Evidence, traces: IntArray, draws: FloatArray) -> Clusterings:
+        """Cluster ``traces`` on what they have generated so far."""
+        return cluster(
+            self.clustering,
+            evidence.score,
+            traces[None],
+            [self.threshold],
+            draws[None],
             max_clusters=self.max_clusters,
             max_members=self.max_members,
         )
-        finishers, weights = self._finishers(n_traces, clusters)
-        stop = [d for d in _stops(clusters, set(finishers)) if not seen.is_finished[d.trace]]
-        seen = yield Step(stop=stop)
-        return plurality(seen.answer_class.tolist(), finishers, weights)
 
-    def _finishers(
-        self, n_traces: int, clusters: list[Cluster]
-    ) -> tuple[list[int], list[float] | None]:
+    def finishers(self, clusters: Clusterings) -> tuple[BoolArray, FloatArray]:
+        """Who goes on, and with which weight in the vote, both of shape ``(G, N)``."""
+        labels = clusters.labels
+        n_rows, n = labels.shape
+        flat = np.arange(n_rows)[:, None] * n + labels
+        sizes = np.bincount(flat.ravel(), minlength=n_rows * n).reshape(n_rows, n)
         if self.finish == "representatives":
-            sizes = [float(len(c.members)) for c in clusters]
-            return [c.representative for c in clusters], sizes if self.vote == "size" else None
-        largest = max(clusters, key=lambda c: len(c.members))  # the earliest of equals
-        if len(largest.members) == 1:
-            return list(range(min(self.singleton_finishers, n_traces))), None
-        return largest.members[: self.max_finishers], None
+            weights = np.ones((n_rows, n))
+            if self.vote == "size":
+                weights = np.take_along_axis(sizes, labels, 1).astype(np.float64)
+            elif self.vote == "posterior":
+                expected = np.bincount(flat.ravel(), clusters.similarity.ravel(), n_rows * n)
+                weights = expected[flat]
+            return is_representative(labels), weights
+        largest = sizes.argmax(1)  # the earliest of equals
+        is_member = labels == largest[:, None]
+        mask = is_member & (is_member.cumsum(1) <= self.max_finishers)
+        alone = sizes.max(1) == 1
+        mask[alone] = np.arange(n) < self.singleton_finishers
+        return mask, np.ones((n_rows, n))
 
+    def _finish(
+        self,
+        stop: list[Decision],
+        traces: IntArray,
+        voters: list[int],
+        weights: list[float],
+        evidence: Evidence,
+        rng: np.random.Generator,
+    ) -> Generator[Step, Observation, Observation]:
+        """Let the finishers go on, looking at them on the way where that is asked for."""
+        if self.stop_confidence is None and not self.recheck:
+            return (yield Step(stop=stop))
+        while True:
+            seen = yield Step(stop=stop, until=self.check_every)
+            running = traces[~seen.is_finished[traces] & ~seen.is_stopped[traces]]
+            if self._is_decided(seen, voters, weights):
+                stop = [Decision(t, StopReason.DECIDED) for t in running.tolist()]
+            elif self.recheck and len(running) > 1:
+                kept = np.array([t for t in traces.tolist() if not seen.is_stopped[t]])
+                clusters = self.cluster_on(evidence, kept, rng.random(len(kept)))
+                mask, _ = self.finishers(clusters)
+                stop = self._decisions(clusters, mask[0], kept, seen)
+                if self.finish == "representatives" and self.vote != "plain":
+                    _pass_on(stop, voters, weights)
+            else:
+                stop = []
+            if len(running) == len(stop):
+                return (yield Step(stop=stop)) if stop else seen
 
-def _stops(clusters: list[Cluster], finishers: set[int]) -> list[Decision]:
-    """A decision for every trace that does not go on."""
-    decisions = []
-    for number, cluster in enumerate(clusters):
-        is_represented = cluster.representative in finishers
-        for trace, similarity in zip(cluster.members, cluster.similarities, strict=True):
-            if trace not in finishers:
-                decisions.append(
-                    Decision(
-                        trace,
-                        StopReason.REDUNDANT if is_represented else StopReason.NOT_CHOSEN,
-                        cluster=number,
-                        by=cluster.representative if is_represented else None,
-                        score=similarity,
-                    )
+    def _is_decided(self, seen: Observation, voters: list[int], weights: list[float]) -> bool:
+        """Whether the answers so far leave no doubt, at ``stop_confidence``."""
+        if self.stop_confidence is None:
+            return False
+        counts: dict[int, float] = {}
+        for trace, weight in zip(voters, weights, strict=True):
+            answer = int(seen.answer_class[trace])
+            if answer != NO_ANSWER:
+                counts[answer] = counts.get(answer, 0.0) + weight
+        return is_decided(tuple(counts.values()), "beta", self.stop_confidence)
+
+    def _decisions(
+        self, clusters: Clusterings, goes_on: BoolArray, traces: IntArray, seen: Observation
+    ) -> list[Decision]:
+        """A decision for every running trace that does not go on, cluster by cluster."""
+        labels = clusters.labels[0]
+        first = np.flatnonzero(is_representative(clusters.labels)[0])
+        decisions = []
+        for i in np.argsort(labels, kind="stable").tolist():
+            trace, number = int(traces[i]), int(labels[i])
+            if goes_on[i] or seen.is_finished[trace] or seen.is_stopped[trace]:
+                continue
+            stands_for = bool(goes_on[first[number]])
+            decisions.append(
+                Decision(
+                    trace,
+                    StopReason.REDUNDANT if stands_for else StopReason.NOT_CHOSEN,
+                    cluster=number,
+                    by=int(traces[first[number]]) if stands_for else None,
+                    score=float(clusters.similarity[0, i]),
                 )
-    return decisions
+            )
+        return decisions
+
+
+def _pass_on(stop: list[Decision], voters: list[int], weights: list[float]) -> None:
+    """A representative that turns out redundant leaves its weight to the one that goes on."""
+    place = {trace: i for i, trace in enumerate(voters)}
+    for decision in stop:
+        if decision.by is not None:
+            weights[place[decision.by]] += weights[place[decision.trace]]
+            weights[place[decision.trace]] = 0.0

@@ -1,0 +1,148 @@
+"""Evaluator callback: the best point of a sweep, chosen on half of the questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.evaluation.metrics import sweep_rows
+from deepprune.evaluation.results import Outcomes, OutcomeStore, QuestionKey, plain
+from deepprune.files import write_atomic
+from deepprune.protocols import BoolArray, FloatArray
+from deepprune.pruning.policies.consensus import Consensus
+from deepprune.report.tables import show, sweep_table
+from deepprune.seeding import generator
+
+CHOSEN = "chosen.jsonl"
+
+
+class ChooseHalf(EvaluatorCallback):
+    """Chooses the cheapest point within ``within`` of cons@N, and reports it on unseen questions.
+
+    The best of many points looks better on the questions it was chosen on than it is. So half of
+    the questions, drawn by the seed, choose: of all points whose accuracy there is at most
+    ``within`` below that of cons@N, the one with the highest net saving; the other half reports it.
+    ``chosen.jsonl`` has its row and those of cons@k, on the reporting half. Which point is chosen
+    depends on the split: so the choice is repeated over ``splits`` random halves, and their mean
+    is printed.
+
+    Args:
+        within: How far below cons@N a point may lie on the choosing half, a share of questions.
+        splits: Random halves for the second figure.
+        policies: Choose among these policies; ``None`` for all but consensus.
+    """
+
+    def __init__(
+        self, within: float = 0.01, splits: int = 200, policies: Sequence[str] | None = None
+    ) -> None:
+        if not 0 <= within < 1:
+            raise ValueError(f"within must be a share of the questions in [0, 1), got {within}.")
+        self.within, self.splits = within, splits
+        self.policies = None if policies is None else set(policies)
+
+    def on_sweep_start(self, plan: SweepPlan) -> None:
+        """Refuse what cannot be halved, before anything runs."""
+        if len(plan.questions) < 4:
+            raise ValueError(f"halves need at least 4 questions, got {len(plan.questions)}.")
+
+    def on_sweep_end(self, result: SweepResult) -> None:
+        """Choose, report, write."""
+        plan, rows = result.plan, result.rows
+        keys = [ref.key for ref in plan.questions]
+        everything = Outcomes(OutcomeStore(plan.folder / "outcomes"), plan.points, keys)
+        names = sorted({key[:2] for key in keys})
+        wanted = [
+            number
+            for number, row in enumerate(rows)
+            if row["status"] == "ok"
+            and row["policy"] != "consensus"
+            and (self.policies is None or row["policy"] in self.policies)
+        ]
+        if not wanted:
+            return
+        table = _Means(everything, wanted)
+        drawn = generator(rows[0]["seed"], "half").permutation(len(names))
+        choosing = {names[i] for i in drawn[: len(names) // 2]}
+        is_choosing = np.array([key[:2] in choosing for key in keys])
+        number = table.choose(is_choosing, self.within)
+        if number is None:
+            print(
+                f"no point is within {100 * self.within:g} points of cons@N on half the questions"
+            )
+            return
+        report = Outcomes(
+            OutcomeStore(plan.folder / "outcomes"),
+            plan.points,
+            [key for key, is_in in zip(keys, is_choosing, strict=True) if not is_in],
+        )
+        reported = sweep_rows(
+            report, judge=plan.judge, seed=rows[0]["seed"], margin=rows[0]["margin"]
+        )
+        kept = [r for i, r in enumerate(reported) if r["policy"] == "consensus" or i == number]
+        write_atomic(plan.folder / CHOSEN, "".join(json.dumps(plain(r)) + "\n" for r in kept))
+        n = len({key[:2] for key in report.questions})
+        show(sweep_table(kept, f"chosen on {len(choosing)} questions, reported on {n} others"))
+        print(self._repeated(table, names, keys, rows[0]["seed"]))
+        print(f"chosen: {plan.folder / CHOSEN}")
+
+    def _repeated(
+        self,
+        table: _Means,
+        names: Sequence[tuple[str, str]],
+        keys: Sequence[QuestionKey],
+        seed: int,
+    ) -> str:
+        rng = generator(seed, "halves")
+        gains, savings = [], []
+        for _ in range(self.splits):
+            choosing = {names[i] for i in rng.permutation(len(names))[: len(names) // 2]}
+            is_choosing = np.array([key[:2] in choosing for key in keys])
+            number = table.choose(is_choosing, self.within)
+            if number is not None:
+                gain, saving = table.report(number, ~is_choosing)
+                gains.append(100 * gain)
+                savings.append(100 * saving)
+        low, high = np.quantile(savings, [0.025, 0.975])
+        return (
+            f"over {len(savings)} random halves the chosen point's accuracy is "
+            f"{np.mean(gains):+.2f} points from cons@N on the other half, its net saving "
+            f"{np.mean(savings):.1f} % (95 % of the halves: {low:.1f} to {high:.1f} %)"
+        )
+
+
+class _Means:
+    """Accuracy and net FLOPs of every point that can be chosen, beside cons@N, by question."""
+
+    def __init__(self, outcomes: Outcomes, wanted: Sequence[int]) -> None:
+        points = outcomes.points
+        full = {
+            point.policy.k: number
+            for number, point in enumerate(points)
+            if isinstance(point.policy, Consensus)
+        }
+        against = [full[points[number].n_traces] for number in wanted]
+        accuracy = outcomes["is_correct"].mean(1)
+        flops = (outcomes["generator_flops"] + outcomes["judge_flops"]).mean(1)
+        self._wanted = list(wanted)
+        self._gain = accuracy[:, wanted] - accuracy[:, against]  # (Q, W)
+        self._flops, self._full = flops[:, wanted], flops[:, against]
+
+    def choose(self, questions: BoolArray, within: float) -> int | None:
+        """The number of the cheapest point within reach on these questions."""
+        gain, saving = self._at(questions)
+        saving[gain < -within] = -np.inf
+        best = int(saving.argmax())
+        return self._wanted[best] if saving[best] > -np.inf else None
+
+    def report(self, number: int, questions: BoolArray) -> tuple[float, float]:
+        """A point's accuracy relative to cons@N and its net saving, on these questions."""
+        gain, saving = self._at(questions)
+        place = self._wanted.index(number)
+        return float(gain[place]), float(saving[place])
+
+    def _at(self, questions: BoolArray) -> tuple[FloatArray, FloatArray]:
+        gain = self._gain[questions].mean(0)
+        return gain, 1 - self._flops[questions].sum(0) / self._full[questions].sum(0)

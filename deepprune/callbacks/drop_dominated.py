@@ -1,0 +1,50 @@
+"""Evaluator callback: gives up grid points that another one beats for certain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepprune.evaluation.callback import EvaluatorCallback
+from deepprune.evaluation.results import Outcomes
+from deepprune.pruning.policies.consensus import Consensus
+
+
+class DropDominated(EvaluatorCallback):
+    """Stops evaluating a point once another is cheaper and more accurate beyond its interval.
+
+    Looked at are paired differences over questions: a point is dominated where some other needs no
+    more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors.
+    The curve of cons@k always stays. Looks repeat, so ``z`` is well above 1.96.
+
+    Args:
+        look_every: Questions between two looks, at least 2.
+        z: Standard errors that a point must be behind by.
+    """
+
+    def __init__(self, look_every: int = 20, z: float = 3.0) -> None:
+        if look_every < 2:
+            raise ValueError(f"look_every must be at least 2 questions, got {look_every}.")
+        if z <= 0:
+            raise ValueError(f"z must be positive, got {z}.")
+        self.look_every = look_every
+        self.z = z
+
+    def give_up(self, seen: Outcomes) -> dict[int, str]:
+        """The dominated points."""
+        accuracy = seen["is_correct"].mean(1)  # (Q, P)
+        flops = (seen["generator_flops"] + seen["judge_flops"]).mean((0, 1))
+        is_out = np.zeros(len(seen.points), dtype=bool)
+        is_out[[*seen.dropped, *seen.failures]] = True
+        found = {}
+        for number, point in enumerate(seen.points):
+            if is_out[number] or isinstance(point.policy, Consensus):
+                continue
+            lead = accuracy - accuracy[:, [number]]
+            error = lead.std(0, ddof=1) / np.sqrt(len(accuracy))
+            is_better = (flops <= flops[number]) & (lead.mean(0) > self.z * error) & ~is_out
+            if is_better.any():
+                by = seen.points[int((lead.mean(0) * is_better).argmax())]
+                found[number] = (
+                    f"dominated after {len(accuracy)} questions by {by.policy.name} {by.axes}"
+                )
+        return found

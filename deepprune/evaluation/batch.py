@@ -1,0 +1,137 @@
+"""DeepPrune's one-checkpoint runs on a recording, all orders and thresholds at once.
+
+The same decisions as `controller.run_question` on a `ReplayEngine`, which a test holds; here they
+are arrays over runs, since a sweep has a hundred thousand of them a question.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprune.engines.replay import Recording
+from deepprune.evaluation.ledger import Ledger
+from deepprune.evaluation.scores import QuestionScores
+from deepprune.protocols import FloatArray, IntArray
+from deepprune.pruning.clustering import Clusterings, cluster
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.voting import plurality_rows
+from deepprune.types import Prefix
+
+
+def replay_batch(
+    policies: Sequence[DeepPrune],
+    recording: Recording,
+    orders: IntArray,
+    draws: FloatArray,
+    scores: QuestionScores,
+    ledger: Ledger,
+    correct: IntArray,
+    seconds_per_token: float,
+) -> dict[str, NDArray[Any]]:
+    """Outcomes of policies that differ in threshold, finishing rule and vote alone.
+
+    Args:
+        policies: P of them, each with ``decides_once``.
+        recording: The traces.
+        orders: Which traces start, in which order, shape ``(R, N)``.
+        draws: The policies' uniform draws, shape ``(R, N)``.
+        scores: The judge's scores of the question.
+        ledger: Draws the bills.
+        correct: Answer classes that are right.
+        seconds_per_token: Virtual decoding time of a token.
+
+    Returns:
+        The fields of `results.FIELDS`, each of shape ``(P, R)``.
+    """
+    first = policies[0]
+    cuts = recording.cuts(first.prefix)
+    ids = np.array(
+        [
+            scores.prefix_id(Prefix(trace, cut, cut >= trace.n_tokens))
+            for trace, cut in zip(recording.group.traces, cuts.tolist(), strict=True)
+        ]
+    )
+    scores.score_all(ids)
+    thresholds = sorted({p.threshold for p in policies})
+    clusters = cluster(
+        first.clustering,
+        lambda pairs: scores.lookup(ids[pairs]),
+        orders,
+        thresholds,
+        draws,
+        max_clusters=first.max_clusters,
+        max_members=first.max_members,
+        price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
+    )
+    runs = _Runs(recording, orders, cuts, clusters, ledger, correct, seconds_per_token)
+    paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens and FLOPs of each order, (R, 2)
+    clusters.bill[:, 1:] += paid_once[runs.order]
+    rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
+    for number, policy in enumerate(policies):
+        rules[replace(policy, threshold=0.0, name="")].append(number)
+    shape = (len(policies), len(orders))
+    fields: dict[str, NDArray[Any]] = {}
+    for rule, numbers in rules.items():
+        columns = [thresholds.index(policies[number].threshold) for number in numbers]
+        for name, values in runs.finish(rule).items():
+            fields.setdefault(name, np.empty(shape, values.dtype))[numbers] = values[
+                clusters.at[:, columns]
+            ].T
+    return fields
+
+
+class _Runs:
+    """G runs that stand at their checkpoint, one for each clustering."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        orders: IntArray,
+        cuts: IntArray,
+        clusters: Clusterings,
+        ledger: Ledger,
+        correct: IntArray,
+        seconds_per_token: float,
+    ) -> None:
+        self.order = np.empty(len(clusters.labels), dtype=np.int64)  # of each run
+        for number, rows in enumerate(clusters.at):
+            self.order[rows] = number
+        traces = orders[self.order]
+        self._clusters, self._ledger = clusters, ledger
+        self._seconds_per_token = seconds_per_token
+        size = ledger.size
+        self._length, self._cut = recording.n_tokens[traces], cuts[traces]
+        self._answer = recording.answer_class[traces]
+        self._is_right = np.isin(self._answer, correct)
+        self._correct = correct
+        self._flops = size.flops(recording.n_tokens.astype(np.float64))[traces]
+        self._cut_flops = size.flops(cuts.astype(np.float64))[traces]
+
+    def finish(self, rule: DeepPrune) -> dict[str, NDArray[Any]]:
+        """What comes of the runs under a finishing rule, each field of shape ``(G,)``."""
+        goes_on, weights = rule.finishers(self._clusters)
+        n_tokens = np.where(goes_on, self._length, self._cut)
+        finished = np.where(goes_on | (self._cut >= self._length), n_tokens, 0).sum(1)
+        bill = self._ledger.bill(
+            tokens_finished=finished,
+            tokens_pruned=n_tokens.sum(1) - finished,
+            tokens_probes=np.zeros_like(finished),
+            trace_flops=np.where(goes_on, self._flops, self._cut_flops).sum(1),
+            judge=self._clusters.bill,
+        )
+        winner = plurality_rows(self._answer, np.where(goes_on, weights, 0.0))
+        sequential = self._cut.max(1) + (n_tokens - self._cut).max(1)
+        return {
+            **bill,
+            "is_correct": np.isin(winner, self._correct),
+            "any_correct": (goes_on & self._is_right).any(1),
+            "tokens_sequential": sequential,
+            "peak_traces": (self._length > 0).sum(1),
+            "seconds": sequential * self._seconds_per_token,
+        }

@@ -1,0 +1,141 @@
+"""Who does the questions of a sweep: this process, several, or a Ray cluster.
+
+Each gives the questions' outcomes in the order of the tasks, and the same ones: a question depends
+on its seed alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+from deepprune.errors import InputError
+from deepprune.evaluation.question import Done, QuestionRunner, Task
+
+QUESTIONS_A_PROCESS = 10
+"""With fewer, starting another process costs more than it brings."""
+
+
+class Distributed(Protocol):
+    """Does questions."""
+
+    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
+        """The outcomes of ``tasks``, in their order, as they come."""
+        ...
+
+
+class Processes:
+    """Processes of this machine.
+
+    Args:
+        n: How many; ``None`` for one a core, and one alone for a judge that is a neural network
+            (it uses the cores or the GPU itself) or for few questions. 1 is this process.
+
+    Raises:
+        InputError: If ``n`` is below 1.
+    """
+
+    def __init__(self, n: int | None = None) -> None:
+        if n is not None and n < 1:
+            raise InputError(f"distributed.n must be at least 1 process, or null, got {n}.")
+        self.n = n
+
+    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
+        """The outcomes of ``tasks``, in their order, as they come."""
+        n = self.n or _fitting(runner, tasks)
+        if n == 1:
+            yield from map(runner, tasks)
+            return
+        pool = ProcessPoolExecutor(n, get_context("spawn"), _take, (runner, n))
+        try:
+            waiting: deque[Future[Done]] = deque()
+            for task in tasks:
+                waiting.append(pool.submit(_do, task))
+                if len(waiting) >= 4 * n:  # few enough that results do not pile up
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fitting(runner: QuestionRunner, tasks: Sequence[Task]) -> int:
+    if runner.judge.is_model:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, len(tasks) // QUESTIONS_A_PROCESS))
+
+
+_runner: QuestionRunner
+
+
+def _take(runner: QuestionRunner, n: int) -> None:
+    """Start of a process: keep the runner, and leave the others their cores."""
+    global _runner
+    _runner = runner
+    if runner.judge.is_model:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n))
+
+
+def _do(task: Task) -> Done:
+    return _runner(task)
+
+
+class Ray:
+    """A Ray cluster; its machines must see the trace store under the same path.
+
+    Args:
+        n: Actors, each on ``cpus`` cores.
+        address: Of the cluster, e.g. ``auto``; ``None`` starts one on this machine.
+        cpus: Cores of an actor.
+        gpus: GPUs of an actor, for a judge that is a neural network; may be a fraction.
+
+    Raises:
+        InputError: If ``n`` is below 1, or Ray is missing.
+    """
+
+    def __init__(
+        self, n: int = 2, address: str | None = None, cpus: float = 1, gpus: float = 0
+    ) -> None:
+        if n < 1:
+            raise InputError(f"distributed.n must be at least 1 actor, got {n}.")
+        if find_spec("ray") is None:
+            raise InputError("distributed=ray needs Ray: pip install 'deepprune[ray]'.")
+        self.n, self.address, self.cpus, self.gpus = n, address, cpus, gpus
+
+    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
+        """The outcomes of ``tasks``, in their order, as they come."""
+        import ray
+        from ray.util import ActorPool
+
+        is_mine = not ray.is_initialized()
+        if is_mine:
+            cores = max(1, round(self.n * self.cpus)) if self.address is None else None
+            ray.init(self.address, num_cpus=cores, log_to_driver=False, include_dashboard=False)
+        try:
+            remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
+            shared = ray.put(runner)
+            pool: Any = ActorPool([remote.remote(shared) for _ in range(self.n)])
+            yield from pool.map(lambda actor, task: actor.do.remote(task), tasks)
+        finally:
+            if is_mine:
+                with suppress(Exception):
+                    ray.shutdown()
+
+
+class _Actor:
+    """A process of a Ray cluster."""
+
+    def __init__(self, runner: QuestionRunner) -> None:
+        self._runner = runner
+
+    def do(self, task: Task) -> Done:
+        return self._runner(task)

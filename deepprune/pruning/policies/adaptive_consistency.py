@@ -1,0 +1,75 @@
+"""Adaptive consistency: sample until the votes so far decide the question.
+
+Aggarwal et al. 2023, "Let's Sample Step by Step" (https://arxiv.org/abs/2305.11860). Defaults: the
+beta criterion at .95, one trace at a time. Departures:
+
+- The paper samples at most 40 traces; here at most ``cap``, or all N of the question.
+- A trace without an answer does not vote.
+
+Ours is the ``budget``: the doubt that is let pass grows with the tokens already spent, so that few
+votes suffice where traces are long, and more are asked for where they are cheap
+(``experiments/p3_best_policy``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from deepprune.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.pruning.stopping import check_rule, is_decided
+from deepprune.pruning.voting import plurality
+from deepprune.types import NO_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveConsistency:
+    """Samples in waves that run to their end; after each, stops once the answers so far decide.
+
+    Attributes:
+        stop_confidence: In [0, 1]: what the criterion has to reach.
+        cap: Most traces to sample; ``None`` for all N.
+        wave: Traces sampled side by side. One saves most tokens, more save time.
+        rule: The criterion, see `pruning.stopping`.
+        budget: Tokens of a question after which any leader will do: once t tokens are spent, a
+            criterion of ``1 - t / budget`` is enough; ``None`` for no such allowance. Without a
+            single vote sampling goes on.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    stop_confidence: float = 0.95
+    cap: int | None = None
+    wave: int = 1
+    rule: Literal["beta", "dirichlet", "majority", "entropy"] = "beta"
+    budget: int | None = None
+    name: str = "adaptive_consistency"
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, self.stop_confidence)
+        if self.cap is not None and self.cap < 1:
+            raise ValueError(f"cap must be at least 1, got {self.cap}; null samples up to N.")
+        if self.wave < 1:
+            raise ValueError(f"wave must be at least 1, got {self.wave}: 1 samples one by one.")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1 token, or null, got {self.budget}.")
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Sample a wave, count, stop or go on; vote over all that were sampled."""
+        cap = n_traces if self.cap is None else min(self.cap, n_traces)
+        counts: dict[int, int] = {}
+        started = 0
+        while True:
+            seen = yield Step(start=min(self.wave, cap - started))
+            wave = seen.answer_class[started:].tolist()
+            started += len(wave)
+            for answer in wave:
+                if answer != NO_ANSWER:
+                    counts[answer] = counts.get(answer, 0) + 1
+            enough = self.stop_confidence
+            if self.budget is not None:
+                enough = min(enough, 1 - int(seen.n_tokens.sum()) / self.budget)
+            if started == cap or is_decided(counts.values(), self.rule, enough):
+                return plurality(seen.answer_class.tolist(), range(started))

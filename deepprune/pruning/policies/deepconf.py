@@ -1,0 +1,107 @@
+"""DeepConf, online: stop the traces that are generated with little confidence.
+
+Fu et al. 2025, Deep Think with Confidence (https://arxiv.org/abs/2508.15260), checked against its
+code (https://github.com/facebookresearch/deepconf): token confidence is minus the mean top-k
+log-probability, a group is a window of 2048 tokens that slides by one, a trace shorter than that
+is one group, and a trace votes with its confidence as its weight. Departures:
+
+- A running trace is looked at every ``check_every`` tokens; the paper stops it at the very token.
+- As in that code, a trace that ended although one of its groups had fallen below the threshold
+  does not vote; here that is a trace whose lapse came between two looks.
+- The paper's pseudocode adds traces one by one until there is consensus; its code runs the whole
+  budget at once and never asks for one. Here ``parallel`` traces run at a time, and consensus is
+  looked for at every pause, over what has ended by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from deepprune.protocols import Evidence, FloatArray, Need, PolicyRun, Step
+from deepprune.pruning.voting import plurality
+from deepprune.types import Decision, StopReason, Vote
+
+
+def group_confidences(confidence: FloatArray, window: int) -> FloatArray:
+    """Mean confidence of every ``window`` tokens in a row; of all tokens where there are fewer."""
+    if len(confidence) < window:
+        return np.array([confidence.mean() if len(confidence) else 0.0])
+    sums = np.concatenate(([0.0], np.cumsum(confidence)))
+    means: FloatArray = (sums[window:] - sums[:-window]) / window
+    return means
+
+
+@dataclass(frozen=True, slots=True)
+class DeepConf:
+    """Online: stops a trace that falls below the confidence of most warm-up traces.
+
+    Attributes:
+        keep: eta in (0, 1]: the threshold would keep this share of the warm-up traces; the paper's
+            "low" is 0.1, its "high" 0.9.
+        warmup: Traces that run to their end first.
+        window: Tokens of a group.
+        consensus: tau in (0, 1]: no more traces once the leading answer has this share of the
+            weights; ``None`` always uses the whole budget.
+        check_every: Tokens between two looks at a running trace.
+        parallel: Traces that run at once after the warm-up.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CONFIDENCE})
+
+    keep: float = 0.1
+    warmup: int = 16
+    window: int = 2048
+    consensus: float | None = 0.95
+    check_every: int = 128
+    parallel: int = 16
+    name: str = "deepconf"
+
+    def __post_init__(self) -> None:
+        for field in ("keep", "consensus"):
+            share = getattr(self, field)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(
+                    f"{field} must lie in (0, 1], got {share}: it is a share, not a %."
+                )
+        for field in ("warmup", "window", "check_every", "parallel"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Calibrate on the warm-up, then start, stop and count until consensus."""
+        started = min(self.warmup, n_traces)
+        seen = yield Step(start=started)
+        lowest = np.full(n_traces, np.inf)  # the lowest group confidence of each trace so far
+        read = [-1] * n_traces  # tokens of each trace that are in it
+        bar: float | None = None
+        while True:
+            for trace, n_tokens in enumerate(seen.n_tokens.tolist()):
+                has_group = seen.is_finished[trace] or n_tokens >= self.window
+                if has_group and n_tokens > read[trace]:
+                    first = max(0, read[trace] - self.window + 1)  # of the first group not yet read
+                    groups = group_confidences(evidence.confidence(trace)[first:], self.window)
+                    lowest[trace] = min(lowest[trace], groups.min())
+                    read[trace] = n_tokens
+            if bar is None:
+                bar = float(np.percentile(lowest[:started], 100 * (1 - self.keep)))
+            voters = np.flatnonzero(seen.is_finished & (lowest[:started] >= bar))
+            vote = plurality(seen.answer_class.tolist(), voters.tolist(), lowest[voters].tolist())
+            running = np.flatnonzero(~(seen.is_finished | seen.is_stopped)).tolist()
+            if self._is_decided(vote):
+                stop, start = [Decision(t, StopReason.DECIDED) for t in running], 0
+            else:
+                stop = [Decision(t, StopReason.UNSURE) for t in running if lowest[t] < bar]
+                start = min(self.parallel - len(running) + len(stop), n_traces - started)
+            if not (running or start):
+                return vote
+            started += start
+            seen = yield Step(start=start, stop=stop, until=self.check_every)
+
+    def _is_decided(self, vote: Vote) -> bool:
+        total = sum(vote.weights.values())
+        if self.consensus is None or not total:
+            return False
+        return vote.weights[vote.answer_class] / total >= self.consensus

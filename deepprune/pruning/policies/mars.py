@@ -1,0 +1,137 @@
+"""MARS, margin-adversarial risk-controlled stopping: stop once switches cannot unseat the leader.
+
+Chen et al. 2026 (https://arxiv.org/abs/2606.12935; code Wenbo11/MARS, mars/voting.py). A trace j
+that still runs switches its answer before its end with probability q_j. Against a challenger k the
+leader's margin is safe where it exceeds the sum of q_j c_j over running traces, where the cost c_j
+is 2 gamma if j votes for the leader, -1 if j votes for k (it can only leave), gamma otherwise.
+All traces stop when the leader is safe against every challenger, one that nobody has named
+included. Defaults: 16 warm-up traces, gamma = 1 (the paper's fully conservative rows), and no
+Hoeffding term (off in all of its reported runs). Departures:
+
+- q is not the paper's five-feature logistic model with Platt scaling but a smoothed count over the
+  warm-up traces: of their checkpoints with a like streak of the same answer, the share whose answer
+  is not the final one. Two of the five features are token confidences, which recordings with
+  probes lack; position and number of flips are left out with them.
+- gamma is fixed; the paper's headline rows calibrate it per question on the warm-up traces.
+- The warm-up traces are the question's first: they run to their end before the others start, are
+  paid for, vote, and cannot switch. The code draws them from the pool the votes are drawn from,
+  charges nothing for them, and leaves out all traces that end without an answer (here their
+  probe answers count as switched).
+- A finished trace has q = 0. One that runs and has given no answer yet has q = 1; the code leaves
+  it out of the bound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from deepprune.protocols import BoolArray, Evidence, Need, PolicyRun, Step
+from deepprune.pruning.stopping import is_safe
+from deepprune.pruning.voting import plurality
+from deepprune.types import NO_ANSWER, Decision, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class MARS:
+    """Learns on the first traces how often answers switch, then stops when the leader is safe.
+
+    Attributes:
+        probe_every: Tokens between checkpoints.
+        warmup: Traces that run to their end first; at N or above all do.
+        gamma: In [0, 1]: how adversarially switching traces choose their new answer; 1 is the
+            worst case.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PROBES})
+
+    probe_every: int = 500
+    warmup: int = 16
+    gamma: float = 1.0
+    name: str = "mars"
+
+    def __post_init__(self) -> None:
+        if self.probe_every < 1:
+            raise ValueError(f"probe_every must be at least 1 token, got {self.probe_every}.")
+        if self.warmup < 1:
+            raise ValueError(f"warmup must be at least 1, got {self.warmup}: q is learned on it.")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}; 1 is the worst case.")
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Warm up, count switches, then probe the rest until the leader is safe; vote."""
+        warmup = min(self.warmup, n_traces)
+        streaks = _Streaks(n_traces)
+        history: list[tuple[int, int, int]] = []  # trace, bucket of its streak, answer
+        running = list(range(warmup))
+        seen = yield Step(start=warmup, until=self.probe_every, probe=True)
+        while running:
+            answers, running = seen.probe_class.tolist(), _running(running, seen.is_finished)
+            buckets = streaks.update(running, answers)
+            history += [(trace, buckets[trace], answers[trace]) for trace in running]
+            if running:
+                seen = yield Step(until=self.probe_every, probe=True)
+        switch = switch_probabilities(history, seen.answer_class.tolist())
+        if warmup == n_traces:
+            return plurality(seen.answer_class.tolist(), range(n_traces))
+
+        running = list(range(warmup, n_traces))
+        seen = yield Step(start=n_traces - warmup, until=self.probe_every, probe=True)
+        while True:
+            answers, running = seen.probe_class.tolist(), _running(running, seen.is_finished)
+            vote = plurality(answers, range(n_traces))
+            at_risk: dict[int, float] = defaultdict(float)
+            for trace, bucket in streaks.update(running, answers).items():
+                answer = answers[trace]
+                at_risk[answer] += 1.0 if answer == NO_ANSWER else switch[bucket]
+            if not running or is_safe(vote.answer_class, vote.weights, at_risk, self.gamma):
+                if running:
+                    yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
+                return vote
+            seen = yield Step(until=self.probe_every, probe=True)
+
+
+def switch_probabilities(
+    history: list[tuple[int, int, int]], final: list[int]
+) -> defaultdict[int, float]:
+    """How often the answer at a checkpoint is not the final one, ``(switched + 1) / (seen + 2)``.
+
+    Args:
+        history: Trace, bucket of its streak and answer at each checkpoint of the warm-up;
+            checkpoints without an answer are passed over.
+        final: Final answer class of each warm-up trace.
+
+    Returns:
+        By bucket; 1/2 for one that was never seen.
+    """
+    seen: dict[int, int] = defaultdict(int)
+    switched: dict[int, int] = defaultdict(int)
+    for trace, bucket, answer in history:
+        if answer != NO_ANSWER:
+            seen[bucket] += 1
+            switched[bucket] += answer != final[trace]
+    return defaultdict(lambda: 0.5, {b: (switched[b] + 1) / (n + 2) for b, n in seen.items()})
+
+
+class _Streaks:
+    """How often each trace has given its current answer in a row."""
+
+    def __init__(self, n_traces: int) -> None:
+        self._answer = [NO_ANSWER] * n_traces
+        self._length = [0] * n_traces
+
+    def update(self, traces: list[int], answers: list[int]) -> dict[int, int]:
+        """The bucket of each trace's streak: 1 for 1, 2 for 2-3, 3 for 4-7, 4 for 8-15, ..."""
+        for trace in traces:
+            same = answers[trace] == self._answer[trace]
+            self._length[trace] = self._length[trace] + 1 if same else 1
+            self._answer[trace] = answers[trace]
+        return {trace: self._length[trace].bit_length() for trace in traces}
+
+
+def _running(traces: list[int], is_finished: BoolArray) -> list[int]:
+    finished = is_finished.tolist()
+    return [trace for trace in traces if not finished[trace]]

@@ -1,0 +1,99 @@
+"""Slim-SC: of two running traces that think the same, one is stopped.
+
+Hong et al. 2025, Slim-SC: Thought Pruning for Efficient Scaling with Self-Consistency
+(https://arxiv.org/abs/2509.13990), code ``slimsc``. Departures:
+
+- The paper cuts traces into thoughts at phrases such as "Wait", embeds each with all-mpnet-base-v2
+  and looks every new thought up among all earlier thoughts of the other traces. Here two prefixes
+  are compared every ``check_every`` tokens by the judge's score, and only as they stand.
+  ``judge=sentence_embedding`` comes nearest: it reads the end of a prefix, so its latest thought.
+  Its score is ``(1 + cosine) / 2``: a cosine of 0.9 is a score of 0.95.
+- The paper's threshold is one on its own cosine, and its warm-up counts thoughts, so neither
+  carries over: ``similarity``, ``warmup`` and ``check_every`` are ours.
+- ``diversity`` stops the one of a pair that is more similar, on average, to all running traces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from deepprune.protocols import Evidence, IntArray, Need, PolicyRun, Step
+from deepprune.pruning.voting import plurality
+from deepprune.types import Decision, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class SlimSC:
+    """Compares all running traces every so often; a redundant one stops, the finished vote.
+
+    A checkpoint with n running traces asks the judge for n (n - 1) / 2 scores.
+
+    Attributes:
+        similarity: In [0, 1]; a pair with a score above it loses one of its two traces.
+        variant: Which one: drawn (``random``), or the one that is more similar on average to the
+            other running traces (``diversity``; of equals the one that was started later).
+        warmup: Tokens of a trace before the first comparison.
+        check_every: Tokens between two comparisons.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.JUDGE})
+
+    similarity: float = 0.95
+    variant: Literal["random", "diversity"] = "diversity"
+    warmup: int = 256
+    check_every: int = 256
+    name: str = "slim_sc"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.similarity <= 1:
+            raise ValueError(
+                f"similarity must lie in [0, 1], got {self.similarity}. It is compared with judge "
+                "scores; did you pass a percentage?"
+            )
+        if self.variant not in ("random", "diversity"):
+            raise ValueError(f"variant must be random or diversity, got {self.variant!r}.")
+        for field in ("warmup", "check_every"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1 token, got {getattr(self, field)}.")
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Start all, thin them out as they go, vote over those that finish."""
+        seen = yield Step(start=n_traces, until=self.warmup)
+        while True:
+            running = np.flatnonzero(~(seen.is_finished | seen.is_stopped))
+            if not len(running):
+                break
+            stop = self._redundant(running, evidence, rng) if len(running) > 1 else []
+            goes_alone = len(running) - len(stop) == 1
+            seen = yield Step(stop=stop, until=None if goes_alone else self.check_every)
+        return plurality(seen.answer_class.tolist(), np.flatnonzero(seen.is_finished).tolist())
+
+    def _redundant(
+        self, running: IntArray, evidence: Evidence, rng: np.random.Generator
+    ) -> list[Decision]:
+        """Which of the running traces stop, from the most similar pair down."""
+        first, second = np.triu_indices(len(running), 1)
+        scores = evidence.score(np.stack((running[first], running[second]), axis=1))
+        means = np.zeros(len(running))
+        np.add.at(means, first, scores)
+        np.add.at(means, second, scores)
+        means /= len(running) - 1
+        decisions: dict[int, Decision] = {}
+        for pair in np.argsort(-scores, kind="stable").tolist():
+            if scores[pair] <= self.similarity:
+                break
+            a, b = int(first[pair]), int(second[pair])
+            if a in decisions or b in decisions:
+                continue
+            stops_later = rng.random() < 0.5 if self.variant == "random" else means[b] >= means[a]
+            out, stays = (b, a) if stops_later else (a, b)
+            decisions[out] = Decision(
+                int(running[out]),
+                StopReason.REDUNDANT,
+                by=int(running[stays]),
+                score=float(scores[pair]),
+            )
+        return list(decisions.values())

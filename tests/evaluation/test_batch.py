@@ -1,0 +1,72 @@
+"""Runs done as arrays make the decisions that the controller makes, run by run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import group
+
+from deepprune.data.prefixes import FirstTokens
+from deepprune.engines.replay import ReplayEngine
+from deepprune.evaluation.ledger import GeneratorSize
+from deepprune.evaluation.question import QuestionRunner, Task
+from deepprune.evaluation.results import FIELDS
+from deepprune.evaluation.sweep import Point
+from deepprune.judge.base import Judge, JudgeProvenance, Prices
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.types import QuestionRef
+
+
+class Noisy(Judge):
+    """A directed judge of no skill, which reads pairs and prefixes at a price."""
+
+    @property
+    def provenance(self):
+        return JudgeProvenance("noisy", None)
+
+    def score(self, pairs):
+        return np.array([self.value(p.first.text + "|" + p.second.text) for p in pairs])
+
+    @staticmethod
+    def value(text):
+        return np.random.default_rng(list(text.encode())).random()
+
+    def pair_prices(self, pairs):
+        tokens = np.array([p.first.n_tokens + p.second.n_tokens for p in pairs], dtype=float)
+        return Prices(tokens, 3 * tokens)
+
+    def prefix_prices(self, prefixes):
+        tokens = np.array([p.n_tokens for p in prefixes], dtype=float)
+        return Prices(tokens, 5 * tokens)
+
+
+@pytest.mark.parametrize("clustering", ["greedy", "posterior", "pivot", "average"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"max_finishers": 2},
+        {"finish": "representatives"},
+        {"finish": "representatives", "vote": "size"},
+        {"finish": "representatives", "vote": "posterior", "max_clusters": 3, "max_members": 2},
+    ],
+)
+def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule):
+    rng = np.random.default_rng(0)
+    answers = [None if a == "-" else a for a in rng.choice(list("aaabbc-"), size=14).tolist()]
+    traces = group(answers, rng.integers(2, 30, size=14).tolist())
+    policy = DeepPrune(FirstTokens(9), clustering=clustering, **rule)
+    thresholds = [0.0, 0.2, 0.35, 0.5, 0.55, 0.6, 0.8, 1.0]
+    points = [Point(replace(policy, threshold=t), 11) for t in thresholds]
+    task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
+    runner = QuestionRunner(
+        points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
+        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups), judge=Noisy(),
+    )  # fmt: skip
+    at_once = runner(task).outcomes
+    runner.is_watched = True
+    one_by_one = runner(task).outcomes
+    assert not at_once.failures
+    assert not one_by_one.failures
+    for name in FIELDS:
+        np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
+    assert len(np.unique(at_once.fields["tokens_pruned"])) > 3  # the thresholds do differ
