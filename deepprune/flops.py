@@ -36,7 +36,7 @@ def transformer_flops(
     26400.0
 
     Raises:
-        ValueError: If an argument is negative.
+        ValueError: If parameters, layers or width are negative.
     """
     if min(n_params, n_layers, hidden) < 0:
         raise ValueError(

@@ -126,6 +126,7 @@ RIVALS = (
 )
 """Policies that take a sweep through all of its paths: by batch, run by run, with another judge."""
 
+
 def with_silent(chosen):
     """The points, and one that all others dominate."""
     return [*chosen, Point(Silent(), chosen[0].n_traces)]

@@ -13,8 +13,9 @@ class DropDominated(EvaluatorCallback):
     """Stops evaluating a point once another is cheaper and more accurate beyond its interval.
 
     Looked at are paired differences over questions: a point is dominated where some other needs no
-    more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors.
-    The curve of cons@k always stays. Looks repeat, so ``z`` is well above 1.96.
+    more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors, each
+    at least 1 / n: n questions without a difference do not make one certain. The curve of cons@k
+    always stays. Looks repeat, so ``z`` is well above 1.96.
 
     Args:
         look_every: Questions between two looks, at least 2.
@@ -40,7 +41,7 @@ class DropDominated(EvaluatorCallback):
             if is_out[number] or isinstance(point.policy, Consensus):
                 continue
             lead = accuracy - accuracy[:, [number]]
-            error = lead.std(0, ddof=1) / np.sqrt(len(accuracy))
+            error = np.maximum(lead.std(0, ddof=1), len(accuracy) ** -0.5) / np.sqrt(len(accuracy))
             is_better = (flops <= flops[number]) & (lead.mean(0) > self.z * error) & ~is_out
             if is_better.any():
                 by = seen.points[int((lead.mean(0) * is_better).argmax())]

@@ -72,7 +72,8 @@ def command_run(
     if not is_rank_zero():  # rank 0 keeps the record
         yield Run(folder, wandb=None)
         return
-    logger = resolved.pop("logger")  # where a run is logged does not change what it is
+    logger = resolved.pop("logger")  # where a run is logged does not change what it is,
+    resolved.pop("distributed")  # nor does who does it
     open_run(folder, {**resolved, "inputs": dict(inputs)}, overrides)
     is_multirun = hydra.mode == RunMode.MULTIRUN
     wandb_run = None

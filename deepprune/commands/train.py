@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from pathlib import Path
-from typing import Any
-
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from deepprune.callbacks.export_judge import ExportJudge
-from deepprune.callbacks.prune_sweep import PruneSweep
-from deepprune.callbacks.resume_point import LAST
+from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, is_rank_zero
 from deepprune.commands.sweep import headline, run_sweep
 from deepprune.config import build
@@ -22,7 +14,6 @@ from deepprune.evaluation.judge_report import JudgeReport, judge_report, write_j
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.report.metrics_file import MetricsFile
 from deepprune.report.tables import judge_table, show, sweep_table
 from deepprune.types import TracePair
 
@@ -57,43 +48,8 @@ def train(config: DictConfig) -> Run:
             print(f"the judge of this run is trained: {export}")
             after_training(Judge.load(export))
         elif not export.exists():
-            _fit(config, parts, splits, run, PruneSweep(export, after_training))
+            fit(config, parts, splits, run, export, after_training)
     return run
-
-
-def _fit(
-    config: DictConfig, parts: build.FitParts, splits: Splits, run: Run, sweep: PruneSweep
-) -> None:
-    _quieten()
-    pl.seed_everything(config.seed, verbose=False)
-    encoder = build.encoder(config, parts.backbone)
-    data = build.datamodule(config, parts, splits, encoder)
-    data.setup("fit")  # bad data stops here, before any weights are read
-    if encoder.n_truncated:
-        print(
-            f"{encoder.n_truncated} of {len(data.pairs('train')) + len(data.pairs('val'))} pairs "
-            f"are longer than model.encoder.max_length={encoder.config.max_length} tokens: the "
-            "judge reads the end of their prefixes"
-        )
-    module = build.module(config, parts)
-    loggers: list[Any] = [MetricsFile(run.folder)]
-    if run.wandb is not None:
-        from pytorch_lightning.loggers import WandbLogger
-
-        loggers.append(WandbLogger(experiment=run.wandb))
-    exporter = ExportJudge(
-        sweep.export, encoder, parts.backbone, data, name=Path(config.model.backbone.source).name
-    )
-    trainer = build.trainer(config, run.folder, loggers, [exporter, sweep])
-    last = run.folder / LAST
-    if last.exists():
-        print(f"going on from {last}")
-    trainer.fit(
-        module,
-        datamodule=data,
-        ckpt_path=str(last) if last.exists() else None,
-        weights_only=True,
-    )
 
 
 def _report(
@@ -125,11 +81,3 @@ def _report(
         for name, estimate in mine.items():
             run.wandb.summary[f"judge/test/{name}"] = estimate.value
     return reports
-
-
-def _quieten() -> None:
-    """Leave out what Lightning says of every small run; warnings of substance stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from deepprune.answers import AnswerStyle
+from deepprune.data.pairs import build_part
 from deepprune.data.splits import Splits, split_questions
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
@@ -25,9 +26,10 @@ from deepprune.evaluation.selection import select_questions
 from deepprune.evaluation.sweep import Point, grid
 from deepprune.files import sha256_file
 from deepprune.judge.base import Judge
+from deepprune.judge.boosting import Boosting
 from deepprune.protocols import Policy
 from deepprune.traces import TraceStore, open_traces
-from deepprune.types import PrefixRule, QuestionRef, QuestionTraces
+from deepprune.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 
 
 @dataclass(frozen=True)
@@ -203,11 +205,9 @@ def distributed(config: DictConfig) -> Distributed:
 
 
 @dataclass(frozen=True)
-class FitParts:
-    """What a training is made of, before any weights are read."""
+class Network:
+    """What the training of a neural network is made of, before any weights are read."""
 
-    rule: PrefixRule
-    answer_style: dict[str, str]
     backbone: Any
     loss: Any
     sampler: Any
@@ -215,18 +215,30 @@ class FitParts:
     scheduler: Any
 
 
+@dataclass(frozen=True)
+class FitParts:
+    """What a training is made of: the prefixes, how answers are stated, and what learns."""
+
+    rule: PrefixRule
+    answer_style: dict[str, str]
+    learner: Network | Boosting
+
+
 def fit_parts(config: DictConfig) -> FitParts:
     """The cheap objects of a training; constructors check their values here."""
+    for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
+        if config.data[name] is not None and config.data[name] < 1:
+            raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
+    learner = _instantiate(config.model) if "_target_" in config.model else _network(config)
+    return FitParts(prefix_rule(config), _answer_style(config), learner)
+
+
+def _network(config: DictConfig) -> Network:
     model = config.model
     sampler = _instantiate(config.sampler)
     with _inputs("sampler"):
         sampler([0, 1], 0)
-    for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
-        if config.data[name] is not None and config.data[name] < 1:
-            raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
-    return FitParts(
-        prefix_rule(config),
-        _answer_style(config),
+    return Network(
         _instantiate(model.backbone),
         _instantiate(config.loss),
         sampler,
@@ -272,7 +284,23 @@ def encoder(config: DictConfig, backbone: Any) -> Any:
         return PairEncoder(tokenizer, layout=backbone.layout, **config.model.encoder)
 
 
-def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any) -> Any:
+def part_pairs(config: DictConfig, parts: FitParts, splits: Splits, part: str) -> list[TracePair]:
+    """The pairs of ``"train"`` or ``"val"``, the same that ``datamodule`` has."""
+    data, is_train = config.data, part == "train"
+    return build_part(
+        part,
+        getattr(splits, part),
+        parts.rule,
+        max_pairs=data.pairs_per_question if is_train else data.eval_pairs_per_question,
+        only_unfinished=is_train and data.only_unfinished,
+        answer_style=parts.answer_style,
+        seed=config.seed,
+    )
+
+
+def datamodule(
+    config: DictConfig, parts: FitParts, network: Network, splits: Splits, encoder: Any
+) -> Any:
     """Batches of pairs."""
     from deepprune.data.datamodule import JudgeDataModule
 
@@ -281,7 +309,7 @@ def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any
         splits,
         parts.rule,
         encoder,
-        parts.sampler,
+        network.sampler,
         batch_size=data.batch_size,
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
@@ -291,16 +319,16 @@ def datamodule(config: DictConfig, parts: FitParts, splits: Splits, encoder: Any
     )
 
 
-def module(config: DictConfig, parts: FitParts) -> Any:
+def module(config: DictConfig, network: Network) -> Any:
     """The LightningModule; the model's weights are read when the fit begins."""
     from deepprune.judge.backbones import load_model
     from deepprune.judge.module import JudgeModule
 
     return JudgeModule(
-        lambda: load_model(parts.backbone),
-        parts.loss,
-        parts.optimizer,
-        parts.scheduler,
+        lambda: load_model(network.backbone),
+        network.loss,
+        network.optimizer,
+        network.scheduler,
         seed=config.seed,
     )
 

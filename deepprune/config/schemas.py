@@ -104,6 +104,17 @@ class ModelConf:
 
 
 @dataclass
+class FeaturesConf:
+    _target_: str = "deepprune.judge.boosting.Boosting"
+    trees: int = MISSING
+    leaves: int = MISSING
+    learning_rate: float = MISSING
+    l2: float = MISSING
+    min_leaf: int = MISSING
+    question_balanced: bool = MISSING
+
+
+@dataclass
 class FocalConf:
     _target_: str = "deepprune.judge.losses.FocalLoss"
     gamma: float = MISSING
@@ -356,7 +367,7 @@ class EvaluateConf(SweepingConf):
 class TrainConf(SweepingConf):
     """`train.py`."""
 
-    model: ModelConf = field(default_factory=ModelConf)
+    model: Any = MISSING
     loss: Any = MISSING
     sampler: Any = MISSING
     trainer: Any = MISSING
@@ -369,7 +380,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "reasoning_words": ReasoningWordsConf,
         "fraction": FractionConf,
     },
-    "model": {"model": ModelConf},
+    "model": {"model": ModelConf, "features": FeaturesConf},
     "loss": {"focal": FocalConf, "bce": BCEConf, "weighted_bce": WeightedBCEConf},
     "sampler": {
         "natural": NaturalConf,

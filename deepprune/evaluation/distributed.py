@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Protocol
 
 from deepprune.errors import InputError
@@ -22,11 +23,15 @@ QUESTIONS_A_PROCESS = 10
 """With fewer, starting another process costs more than it brings."""
 
 
+Work = Callable[[Sequence[Task]], Iterator[Done]]
+"""The outcomes of tasks, in their order, as they come."""
+
+
 class Distributed(Protocol):
     """Does questions."""
 
-    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
-        """The outcomes of ``tasks``, in their order, as they come."""
+    def workers(self, runner: QuestionRunner, n_questions: int) -> AbstractContextManager[Work]:
+        """Those who do the questions of a sweep, ``n_questions`` in all, while it lasts."""
         ...
 
 
@@ -46,43 +51,59 @@ class Processes:
             raise InputError(f"distributed.n must be at least 1 process, or null, got {n}.")
         self.n = n
 
-    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
-        """The outcomes of ``tasks``, in their order, as they come."""
-        n = self.n or _fitting(runner, tasks)
+    @contextmanager
+    def workers(self, runner: QuestionRunner, n_questions: int) -> Iterator[Work]:
+        """Start the processes; at the end, also on an error, none is left."""
+        n = self.n or _fitting(runner, n_questions)
         if n == 1:
-            yield from map(runner, tasks)
+            yield lambda tasks: map(runner, tasks)
             return
         pool = ProcessPoolExecutor(n, get_context("spawn"), _take, (runner, n))
         try:
-            waiting: deque[Future[Done]] = deque()
-            for task in tasks:
-                waiting.append(pool.submit(_do, task))
-                if len(waiting) >= 4 * n:  # few enough that results do not pile up
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield lambda tasks: _in_order(pool, tasks, most_waiting=4 * n)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _fitting(runner: QuestionRunner, tasks: Sequence[Task]) -> int:
+def _in_order(
+    pool: ProcessPoolExecutor, tasks: Sequence[Task], most_waiting: int
+) -> Iterator[Done]:
+    waiting: deque[Future[Done]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(_do, task))
+        if len(waiting) >= most_waiting:  # so that results do not pile up
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _fitting(runner: QuestionRunner, n_questions: int) -> int:
     if runner.judge.is_model:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, len(tasks) // QUESTIONS_A_PROCESS))
+    return max(1, min(cores or 1, n_questions // QUESTIONS_A_PROCESS))
 
 
 _runner: QuestionRunner
 
 
 def _take(runner: QuestionRunner, n: int) -> None:
-    """Start of a process: keep the runner, and leave the others their cores."""
+    """Start of a process: keep the runner, leave the others their cores, end with the parent."""
     global _runner
     _runner = runner
+    Thread(target=_end_with_parent, daemon=True).start()
     if runner.judge.is_model:
         import torch
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // n))
+
+
+def _end_with_parent() -> None:
+    """The pool's processes would wait for ever for the next task of a parent that was killed."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(task: Task) -> Done:
@@ -111,20 +132,22 @@ class Ray:
             raise InputError("distributed=ray needs Ray: pip install 'deepprune[ray]'.")
         self.n, self.address, self.cpus, self.gpus = n, address, cpus, gpus
 
-    def map(self, runner: QuestionRunner, tasks: Sequence[Task]) -> Iterator[Done]:
-        """The outcomes of ``tasks``, in their order, as they come."""
+    @contextmanager
+    def workers(self, runner: QuestionRunner, n_questions: int) -> Iterator[Work]:
+        """Start the actors, and a cluster on this machine where none is given."""
         import ray
         from ray.util import ActorPool
 
         is_mine = not ray.is_initialized()
         if is_mine:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             cores = max(1, round(self.n * self.cpus)) if self.address is None else None
             ray.init(self.address, num_cpus=cores, log_to_driver=False, include_dashboard=False)
         try:
             remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
             shared = ray.put(runner)
             pool: Any = ActorPool([remote.remote(shared) for _ in range(self.n)])
-            yield from pool.map(lambda actor, task: actor.do.remote(task), tasks)
+            yield lambda tasks: pool.map(lambda actor, task: actor.do.remote(task), tasks)
         finally:
             if is_mine:
                 with suppress(Exception):

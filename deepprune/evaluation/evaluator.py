@@ -62,11 +62,12 @@ class Evaluator:
         check_questions(questions, runner.n_traces)
         check_needs(runner.points, runner.load(questions[0]))
         store = OutcomeStore(self._folder / "outcomes")
-        recorded = {ref.key for ref in questions if store.has(ref.key)}
+        everywhere = range(len(runner.points))
+        n_recorded = sum(store.has(ref.key, everywhere) for ref in questions)
         plan = SweepPlan(
             runner.points,
             questions,
-            len(recorded),
+            n_recorded,
             runner.n_traces,
             runner.resamples,
             runner.judge.provenance.name,
@@ -74,21 +75,22 @@ class Evaluator:
         )
         self._tell("on_sweep_start", plan)
         dropped: dict[int, str] = {}
-        for start, stop in self._blocks(len(questions)):
-            todo = [ref for ref in questions[start:stop] if ref.key not in recorded]
-            lengths = map(len, token_ends([ref.question.text for ref in todo]))
-            skip = frozenset(dropped)
-            tasks = [Task(ref, n, skip) for ref, n in zip(todo, lengths, strict=True)]
-            for task, done in zip(tasks, self._distributed.map(runner, tasks), strict=True):
-                self._tell("on_question_start", task.ref)
-                self._replay_events(done)
-                store.write(task.ref.key, done.outcomes)
-                self._tell("on_question_end", task.ref, done.outcomes)
-            if stop < len(questions):
-                seen = [ref.key for ref in questions[:stop]]
-                so_far = Outcomes(store, runner.points, seen, dropped)
-                for callback in self._callbacks:
-                    dropped = callback.give_up(so_far) | dropped
+        with self._distributed.workers(runner, len(questions) - n_recorded) as work:
+            for start, stop in self._blocks(len(questions)):
+                skip = frozenset(dropped)
+                todo = [ref for ref in questions[start:stop] if not store.has(ref.key, skip)]
+                lengths = map(len, token_ends([ref.question.text for ref in todo]))
+                tasks = [Task(ref, n, skip) for ref, n in zip(todo, lengths, strict=True)]
+                for task, done in zip(tasks, work(tasks), strict=True):
+                    self._tell("on_question_start", task.ref)
+                    self._replay_events(done)
+                    store.write(task.ref.key, done.outcomes)
+                    self._tell("on_question_end", task.ref, done.outcomes)
+                if stop < len(questions):
+                    seen = [ref.key for ref in questions[:stop]]
+                    so_far = Outcomes(store, runner.points, seen, dropped)
+                    for callback in self._callbacks:
+                        dropped = callback.give_up(so_far) | dropped
         outcomes = Outcomes(store, runner.points, [ref.key for ref in questions], dropped)
         rows = sweep_rows(
             outcomes,

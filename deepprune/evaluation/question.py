@@ -94,6 +94,7 @@ class QuestionRunner:
         engine = self.make_engine([group])
         question = _Question(self, group, engine, task)
         done = Done(QuestionOutcomes.empty(len(self.points), self.resamples, task.tokens_prompt))
+        done.outcomes.skipped = task.skip
         batches: defaultdict[Any, list[int]] = defaultdict(list)
         for number, point in enumerate(self.points):
             policy = point.policy

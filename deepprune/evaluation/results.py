@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,24 +50,19 @@ class QuestionOutcomes:
         fields: For each name of `FIELDS` an array over points and orders, shape ``(P, R)``.
         tokens_prompt: Tokens of the question's text.
         failures: Point number -> why it failed here.
+        skipped: Numbers of points that were left out here; their fields are zeros.
     """
 
     fields: dict[str, NDArray[Any]]
     tokens_prompt: int
     failures: dict[int, str] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
 
     @classmethod
     def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:
         """Zeros, to be filled."""
         shape = (n_points, n_orders)
         return cls({n: np.zeros(shape, t) for n, t in FIELDS.items()}, tokens_prompt)
-
-
-class Failure(NamedTuple):
-    """Where and why a point failed."""
-
-    question: QuestionKey
-    reason: str
 
 
 class OutcomeStore:
@@ -80,17 +75,22 @@ class OutcomeStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def has(self, question: QuestionKey) -> bool:
-        """Whether a question is recorded, without failures."""
+    def has(self, question: QuestionKey, skip: Collection[int] = ()) -> bool:
+        """Whether a question is recorded without failures, at all points but those of ``skip``."""
         try:
-            return not self.read(question, FIELDS).failures
+            recorded = self.read(question, FIELDS)
+            return not recorded.failures and recorded.skipped <= set(skip)
         except Exception:  # not there, or not whole: zipfile and numpy raise a dozen kinds
             return False
 
     def write(self, question: QuestionKey, outcomes: QuestionOutcomes) -> None:
         """Record a question."""
         buffer = io.BytesIO()
-        facts = {"question": question, "failures": outcomes.failures}
+        facts = {
+            "question": question,
+            "failures": outcomes.failures,
+            "skipped": sorted(outcomes.skipped),
+        }
         arrays: dict[str, Any] = {
             "facts": np.array(json.dumps(facts)),
             "tokens_prompt": np.array(outcomes.tokens_prompt),
@@ -103,11 +103,12 @@ class OutcomeStore:
         """What is recorded of a question, of the named fields."""
         # numpy leaves a file that is no archive open, so it is opened here
         with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            failures = json.loads(file["facts"].item())["failures"]
+            facts = json.loads(file["facts"].item())
             return QuestionOutcomes(
                 {name: file[name] for name in names},
                 int(file["tokens_prompt"]),
-                {int(point): reason for point, reason in failures.items()},
+                {int(point): reason for point, reason in facts["failures"].items()},
+                frozenset(facts["skipped"]),
             )
 
     def _path(self, question: QuestionKey) -> Path:

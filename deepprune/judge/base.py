@@ -132,14 +132,9 @@ class Judge(ABC):
                 f"the judge in {path} must be of kind {CROSS_ENCODER} or {FEATURES}, got {kind!r}: "
                 "it needs another version of deepprune."
             )
-        if backbone is not None or device not in ("auto", "cpu"):
-            raise InputError(
-                f"the judge in {path} has no backbone and runs on the CPU, got backbone "
-                f"{backbone!r} and device {device!r}: leave them null and auto."
-            )
         from deepprune.judge.features import FeaturesJudge
 
-        return FeaturesJudge.load(path)
+        return FeaturesJudge.load(path, device, backbone)
 
 
 def _identity(prefix: Prefix) -> tuple[str, str, str, int, int]:

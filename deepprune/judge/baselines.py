@@ -17,7 +17,8 @@ from deepprune.protocols import FloatArray
 from deepprune.types import Trace, TracePair
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = re.compile(NUMBER)
 _DELIMITER = re.compile(r"[$]|\\[()\[\],;!]")
 _SIGN = r"(?:[-+*/^=\u00d7\u00f7\u00b7]|\\times|\\cdot|\\div)"
 _SPACED_SIGN = re.compile(rf"\s*({_SIGN})\s*")
@@ -27,9 +28,14 @@ _NO_EVIDENCE = 0.5
 _CACHED_PREFIXES = 65_536
 
 
+def without_thousands(text: str) -> str:
+    """The text without thousands separators: 1,200 becomes 1200."""
+    return _THOUSANDS.sub("", text)
+
+
 def find_numbers(text: str) -> list[str]:
     """The numbers of a text in their order, without signs and thousands separators."""
-    return _NUMBER.findall(_THOUSANDS.sub("", text))
+    return _NUMBER.findall(without_thousands(text))
 
 
 def find_equations(text: str) -> list[str]:
@@ -38,7 +44,7 @@ def find_equations(text: str) -> list[str]:
     >>> find_equations("so $3 + 4 = 7$, and 2x = 14")
     ['3+4=7']
     """
-    formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", _THOUSANDS.sub("", text)))
+    formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", without_thousands(text)))
     return [equation.strip("()") for equation in _EQUATION.findall(formula)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import re
 import zlib
@@ -25,7 +26,7 @@ from deepprune.data.pairs import labels_of
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
 from deepprune.judge.base import Judge, JudgeProvenance
-from deepprune.judge.baselines import find_equations, find_numbers
+from deepprune.judge.baselines import NUMBER, find_equations, without_thousands
 from deepprune.judge.boosting import Boosting, Trees
 from deepprune.judge.calibration import Calibration, fit_calibration
 from deepprune.judge.folder import (
@@ -68,7 +69,7 @@ NAMES = (
 )
 """Columns of ``pair_features``."""
 
-_WORD = re.compile(r"\\?[^\W\d_]+|\d+(?:\.\d+)?|[^\w\s]")
+_WORD = re.compile(rf"\\?[^\W\d_]+|{NUMBER}|[^\w\s]")
 _IDENTIFIER = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _TAILS = (64, 200)  # words
 _CACHED_PREFIXES = 4096  # some 4 kB each at 500 tokens
@@ -226,13 +227,26 @@ class FeaturesJudge(Judge):
         return write_folder(Path(folder), fill)
 
     @classmethod
-    def load(cls, path: Path | str) -> FeaturesJudge:
+    def load(
+        cls, path: Path | str, device: str = "auto", backbone: str | None = None
+    ) -> FeaturesJudge:
         """Read an export; needs neither scikit-learn nor torch, and unpickles nothing.
 
+        Args:
+            path: What ``export`` wrote.
+            device: ``auto`` or ``cpu``.
+            backbone: ``None``: it has none.
+
         Raises:
-            InputError: If files are missing or changed, or it has other features.
+            InputError: If files are missing or changed, it has other features, or another device or
+                a backbone was asked for.
         """
         folder = Path(path)
+        if backbone is not None or device not in ("auto", "cpu"):
+            raise InputError(
+                f"the judge in {folder} has no backbone and runs on the CPU, got backbone "
+                f"{backbone!r} and device {device!r}: leave them null and auto."
+            )
         values = read_record(folder)
         if values.get("features") != {"version": VERSION, "names": list(NAMES)}:
             raise InputError(
@@ -287,14 +301,14 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
 def _prefix_features(text: str) -> _PrefixFeatures:
-    numbers, words = find_numbers(text), _WORD.findall(text.lower())
-    times = Counter(numbers)
-    word_times = Counter(words)
-    tails = [find_numbers(" ".join(words[-n:])) for n in _TAILS]
+    words = _WORD.findall(without_thousands(text).lower())
+    numbers = [word for word in words if word[0].isdecimal()]
+    times, word_times = Counter(numbers), Counter(words)
+    tails = [[word for word in words[-n:] if word[0].isdecimal()] for n in _TAILS]
     return _PrefixFeatures(
         (
             _hashes(times),
-            _hashes({f"{a} {b}" for a, b in zip(numbers, numbers[1:], strict=False)}),
+            _hashes({f"{a} {b}" for a, b in itertools.pairwise(numbers)}),
             _hashes(set(find_equations(text))),
             _hashes(n for n, k in times.items() if k == 1 or len(n) > 2),
             _hashes(set(_IDENTIFIER.findall(text))),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny_models import save_tiny_bert, save_tiny_qwen3
@@ -31,6 +32,20 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def children(pid):
+    return [
+        int(p) for f in Path(f"/proc/{pid}/task").glob("*/children") for p in f.read_text().split()
+    ]
+
+
+def is_alive(pid):
+    """A process that has ended and that nobody has waited for yet is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     wandb = [*SMALL[:-1], "sweep.thresholds=[0.3,0.7]"]
     done = call([*EVALUATE, *wandb, "hydra.run.dir=r"], tmp_path)
@@ -50,8 +65,11 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     assert len(json.loads(logged.read_text())["data"]) == 7
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks its workers up in /proc")
 def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
-    command = [*EVALUATE, *SMALL, "sweep.questions=30", "sweep.resamples=20"]
+    """Its two worker processes do not outlive it."""
+    large = ["sweep.questions=30", "sweep.resamples=20", "distributed.n=2"]
+    command = [*EVALUATE, *SMALL, *large]
     call([*command, "hydra.run.dir=whole"], tmp_path)
     process = subprocess.Popen(
         [*command, "hydra.run.dir=cut"],
@@ -60,8 +78,14 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
     outcomes = tmp_path / "cut" / "outcomes"
     while process.poll() is None and not list(outcomes.glob("*.npz")):
         time.sleep(0.02)
+    workers = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 20
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker waits for ever"
+        time.sleep(0.05)
     recorded = {f: f.stat().st_mtime_ns for f in outcomes.glob("*.npz")}
     assert 0 < len(recorded) < 30, "killed too late to show anything"
     call([*command, "hydra.run.dir=cut"], tmp_path)

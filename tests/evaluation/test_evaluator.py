@@ -12,7 +12,6 @@ from deepprune.data.prefixes import FirstTokens
 from deepprune.engines.replay import ReplayEngine
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
-from deepprune.evaluation.evaluator import Evaluator
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.question import QuestionRunner, Task
 from deepprune.evaluation.results import OutcomeStore
@@ -116,7 +115,8 @@ def test_a_bill_by_hand(is_watched):
             return OracleJudge().score(pairs)
 
         def prefix_prices(self, prefixes):
-            return Prices(np.array([2.0 + p.n_tokens / 4 for p in prefixes]), np.zeros(3)[:len(prefixes)])
+            tokens = np.array([2.0 + p.n_tokens / 4 for p in prefixes])
+            return Prices(tokens, 0 * tokens)
 
     traces = group(list("aab"), [10, 12, 8])
     once = DeepPrune(FirstTokens(4))
@@ -388,4 +388,3 @@ def test_the_engine_is_closed(tmp_path):
 
     evaluate(tmp_path, make_engine=Engine)
     assert len(closed) == 6
-    assert Evaluator.run.__doc__
