@@ -8,7 +8,8 @@ from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
 from deepprune.evaluation.results import plain
 from deepprune.evaluation.statistics import Estimate
-from deepprune.report.tables import describe
+from deepprune.report.labels import labels
+from deepprune.report.tables import shown_rows
 
 
 class SweepWandb(EvaluatorCallback):
@@ -32,7 +33,8 @@ class SweepWandb(EvaluatorCallback):
         figure = result.plan.folder / FIGURE
         if figure.exists():
             self._run.log({"prune/figure": wandb.Image(str(figure))})
-        for row in result.rows:
+        shown = [result.rows[i] for i in shown_rows(result.rows)]
+        for label, row in zip(labels(shown), shown, strict=True):
             for name in ("accuracy", "token_saving", "net_saving"):
                 if isinstance(row.get(name), Estimate):
-                    self._run.summary[f"prune/{describe(row)}/{name}"] = row[name].value
+                    self._run.summary[f"prune/{label}/{name}"] = row[name].value

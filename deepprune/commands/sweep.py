@@ -16,7 +16,7 @@ from deepprune.evaluation.results import Row
 from deepprune.evaluation.selection import with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.report.tables import describe
+from deepprune.report.labels import labels, policy_label
 from deepprune.traces import TraceStore
 from deepprune.types import QuestionRef
 
@@ -74,10 +74,9 @@ def run_sweep(
 def headline(rows: Sequence[Row], run: Run) -> None:
     """Keep the first policy's middle point for the comparison of a multirun's runs."""
     measured = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
-    points = [r for r in measured if r.get("finish") == measured[0].get("finish")]
-    points = [r for r in points if r["policy"] == measured[0]["policy"]]
+    points = [r for r in measured if policy_label(r) == policy_label(measured[0])]
     if points:
         row = points[len(points) // 2]
         names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
-        run.metrics |= {name: row[name] for name in names}
-        run.point = describe(row)
+        run.metrics |= {name: row[name] for name in names if row[name] is not None}
+        run.point = labels(rows)[[r is row for r in rows].index(True)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
 from deepprune.errors import InputError
@@ -205,7 +205,7 @@ class Trees:
 
     def save(self, path: Path) -> None:
         """Write the arrays as safetensors."""
-        save_file(dict(asdict(self)), path)
+        path.write_bytes(save(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Trees:

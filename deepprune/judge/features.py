@@ -72,7 +72,7 @@ NAMES = (
 _WORD = re.compile(rf"\\?[^\W\d_]+|{NUMBER}|[^\w\s]")
 _IDENTIFIER = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _TAILS = (64, 200)  # words
-_CACHED_PREFIXES = 4096  # some 4 kB each at 500 tokens
+_CACHED_PREFIXES = 4096  # some kB each at 500 tokens
 _PAIRS = 8192  # whose shared elements are counted together, which bounds the memory
 _TREES = "trees.safetensors"
 
@@ -119,8 +119,8 @@ def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
 class FeaturesJudge(Judge):
     """Boosted trees on what two prefixes share: numbers, equations, words, lengths, hesitations.
 
-    It costs calls only. A pair takes some thousand comparisons, a millionth of what a forward pass
-    of the smallest cross-encoder takes, and they are counted as no FLOPs.
+    It costs calls only: 80 trees of 6 leaves take some 400 comparisons a pair, and what makes the
+    features some microseconds, against 10^10 FLOPs of MiniLM. They are counted as no FLOPs.
 
     Args:
         trees: Fitted on `pair_features`.

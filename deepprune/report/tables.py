@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deepprune.evaluation.metrics import ABOVE_CONSENSUS
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
 from deepprune.evaluation.results import Row
 from deepprune.evaluation.statistics import Estimate
+from deepprune.report.labels import labels, on_frontier, policy_label
 
 SHOWN_JUDGE_METRICS = {
     "auroc_within_unfinished": "AUROC within question, both unfinished",
@@ -30,42 +31,97 @@ def percent(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{value} [{low}, {high.replace('100.0', '100')}]"
 
 
-def describe(row: Row) -> str:
-    """A point in few words: ``cons@8``, ``deepprune 0.5 @ 500 tokens``."""
-    if row["policy"] == "consensus":
-        return f"cons@{row['k']}"
-    words = ["representatives" if row.get("finish") == "representatives" else row["policy"]]
-    if "threshold" in row:
-        words.append(f"{row['threshold']:g}")
-    if "prefix_len" in row:
-        unit = {"first_tokens": " tokens", "reasoning_words": " words"}.get(row["prefix_kind"], "")
-        words.append(f"@ {row['prefix_len']:g}{unit}")
-    return " ".join(words)
+MOST_ROWS = 40
+"""A sweep of more points is shown in part."""
+
+
+def shown_rows(rows: Sequence[Row]) -> list[int]:
+    """The rows that the terminal shows: all, or of a large sweep those that matter.
+
+    That is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
+    (six points of it) and its best point against cons@k of equal tokens.
+    """
+    if len(rows) <= MOST_ROWS:
+        return list(range(len(rows)))
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row["status"] == "ok":
+            groups.setdefault(policy_label(row), []).append(i)
+    chosen: set[int] = set()
+    for name, members in groups.items():
+        if name == "consensus":
+            chosen |= {i for i in members if rows[i]["k"].bit_count() == 1 or i == members[-1]}
+            continue
+        kept = on_frontier([rows[i] for i in members])
+        frontier = [i for i, is_kept in zip(members, kept, strict=True) if is_kept]
+        steps = range(min(6, len(frontier)))
+        chosen |= {frontier[round(k * (len(frontier) - 1) / max(steps[-1], 1))] for k in steps}
+        chosen.add(max(members, key=lambda i: rows[i][ABOVE_CONSENSUS_NET].value))
+    return sorted(chosen)
 
 
 def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
     """Accuracy, tokens a question and savings, in percent with 95 % intervals over questions."""
+    shown = shown_rows(rows)
+    names = labels(rows)
+    has_judge = any(row.get("judge_calls") for row in rows)
     table = _table(title)
     table.add_column("policy", no_wrap=True)
     for name in ("accuracy", "vs cons@k of\nequal tokens", "tokens", "saved, gross"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("saved, net\nof the judge", "judge\ncalls"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    table.add_column("saved, net\nof the judge" if has_judge else "saved, FLOPs", justify="right")
+    table.add_column("latency,\ntokens", justify="right", no_wrap=True)
+    if has_judge:
+        table.add_column("judge\ncalls", justify="right", no_wrap=True)
+    for i in shown:
+        row = rows[i]
         if row["status"] != "ok":
-            table.add_row(describe(row), f"[red]failed: {row['reason']}[/red]")
+            table.add_row(names[i], f"[red]{row['status']}: {row['reason']}[/red]")
             continue
         is_consensus = row["policy"] == "consensus"
-        table.add_row(
-            describe(row),
+        against = row[ABOVE_CONSENSUS_NET] or row[ABOVE_CONSENSUS]
+        cells = [
+            names[i] + ("" if is_consensus else marks(row)),
             percent(row["accuracy"]),
-            "" if is_consensus else percent(row[ABOVE_CONSENSUS], sign=True),
+            "" if is_consensus else percent(against, sign=True),
             f"{row['tokens']:,.0f}",
             percent(row["token_saving"]),
-            "" if is_consensus else percent(row["net_saving"]),
-            "" if is_consensus else f"{row['judge_calls']:,.0f}",
-        )
+            "" if is_consensus or row["net_saving"] is None else percent(row["net_saving"]),
+            f"{row['tokens_sequential']:,.0f}",
+        ]
+        calls = "" if row["judge"] is None else f"{row['judge_calls']:,.0f}"
+        table.add_row(*cells, *([calls] if has_judge else []))
+    ok = [row for row in rows if row["status"] == "ok" and row["policy"] != "consensus"]
+    said = [meaning for mark, meaning in MARKS.items() if any(mark in marks(row) for row in ok)]
+    if len(shown) < len(rows):
+        given_up = {name: sum(r["status"] == name for r in rows) for name in ("dropped", "failed")}
+        others = "".join(f", {n} {name}" for name, n in given_up.items() if n)
+        said.insert(0, f"{len(shown)} of {len(rows)} points{others}; results.jsonl has all")
+    table.caption = "; ".join(said) or None
+    table.caption_justify = "left"
     return table
+
+
+MARKS = {
+    "*": "* differs from cons@N (McNemar, Holm over the sweep, p < .05)",
+    "=": "= not inferior to cons@N at the margin",
+    "+": "+ more accurate than cons@k of equal tokens, the interval clear of 0",
+    "-": "- less accurate than it, the interval clear of 0",
+}
+"""What stands behind a policy's name in a table."""
+
+
+def marks(row: Row) -> str:
+    """The marks of a row, see `MARKS`."""
+    against = row[ABOVE_CONSENSUS_NET] or row[ABOVE_CONSENSUS]
+    found = [
+        ("+", against.low > 0),
+        ("-", against.high < 0),
+        ("=", row["is_non_inferior"]),
+        ("*", row["p_mcnemar_holm"] is not None and row["p_mcnemar_holm"] < 0.05),
+    ]
+    text = "".join(mark for mark, holds in found if holds)
+    return f" {text}" if text else ""
 
 
 def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Table:

@@ -1,0 +1,88 @@
+"""Grid points in few words, and which of them are worth a line."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from deepprune.evaluation.results import Row
+
+_FIRST_FACT = "n_questions"
+"""In a row, the policy's fields stand before it."""
+
+_SILENT = {"policy", "judge", "finish", "threshold", "prefix_kind", "prefix_len"}
+"""Fields that a label shows in a way of their own."""
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """A label for every row of a sweep: ``cons@8``, ``deepprune 0.5 @ 500 tokens, wave 8``.
+
+    A label has the policy's threshold and prefix, and of its other fields those in which the rows
+    of its policy differ: no two points of a sweep have the same.
+    """
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[policy_label(row)].append(row)
+    varied = {
+        name: [
+            field
+            for field in dict.fromkeys(f for row in group for f in _fields(row))
+            if len({repr(row.get(field)) for row in group}) > 1
+        ]
+        for name, group in groups.items()
+    }
+    return [_label(row, varied[policy_label(row)]) for row in rows]
+
+
+def policy_label(row: Row) -> str:
+    """The policy; DeepPrune's finishing rules are two."""
+    is_second = row["policy"] == "deepprune" and row.get("finish") == "representatives"
+    return "representatives" if is_second else str(row["policy"])
+
+
+def _label(row: Row, varied: Sequence[str]) -> str:
+    if row["policy"] == "consensus":
+        return f"cons@{row['k']}"
+    words = [policy_label(row)]
+    if row.get("threshold") is not None:
+        words.append(f"{row['threshold']:g}")
+    if row.get("prefix_len") is not None:
+        unit = {"first_tokens": " tokens", "reasoning_words": " words"}.get(row["prefix_kind"], "")
+        words.append(f"@ {row['prefix_len']:g}{unit}")
+    details = [f"{_word(field)}{_value(row.get(field))}" for field in varied]
+    return ", ".join([" ".join(words), *details])
+
+
+def _fields(row: Row) -> list[str]:
+    names = list(row)
+    fields = names[: names.index(_FIRST_FACT)] if _FIRST_FACT in names else names
+    return [*(f for f in fields if f not in _SILENT), "n_traces"]
+
+
+def _word(field: str) -> str:
+    short = {"n_traces": "N", "max_finishers": "K2", "max_members": "K1", "max_clusters": "K"}
+    return "" if field == "clustering" else short.get(field, field.replace("_", " ")) + " "
+
+
+def _value(value: Any) -> str:
+    return (
+        f"{value:g}" if isinstance(value, float | int) else "none" if value is None else str(value)
+    )
+
+
+def net_tokens(row: Row) -> float:
+    """Generated tokens a question, the judge's FLOPs counted as generator tokens."""
+    tokens, flops = row["tokens"], row["generator_flops"]
+    return float(tokens * (1 + row["judge_flops"] / flops)) if flops else float(tokens)
+
+
+def on_frontier(rows: Sequence[Row]) -> list[bool]:
+    """Of each row with a status of ok: whether no other is as accurate for fewer net tokens."""
+    best = -1.0
+    kept = [False] * len(rows)
+    measured = [i for i, row in enumerate(rows) if row["status"] == "ok"]
+    for i in sorted(measured, key=lambda i: (net_tokens(rows[i]), -rows[i]["accuracy"].value)):
+        if rows[i]["accuracy"].value > best:
+            best, kept[i] = rows[i]["accuracy"].value, True
+    return kept
