@@ -53,8 +53,20 @@ class QuestionScores:
 
     def score_all(self, ids: IntArray) -> None:
         """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
-        if not self._judge.is_model:
-            self.lookup(np.stack(np.meshgrid(ids, ids), -1).reshape(-1, 2))
+        if self._judge.is_model or not np.isnan(self._scores[ids[0], ids[-1]]):
+            return
+        first, second = np.triu_indices(len(ids), 1)
+        self._compute(np.column_stack((ids[first], ids[second])))
+        if not self._judge.is_symmetric:
+            self._compute(np.column_stack((ids[second], ids[first])))
+
+    def _compute(self, ids: IntArray) -> None:
+        """Score distinct pairs of prefix numbers."""
+        pairs = [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in ids.tolist()]
+        found = cached_scores(self._judge, self._cache, pairs)
+        prices = np.column_stack(self._judge.pair_prices(pairs))
+        for a, b in (ids.T, ids.T[::-1])[: 1 + self._judge.is_symmetric]:
+            self._scores[a, b], self._prices[a, b] = found, prices
 
     def run(self, session: Session) -> RunEvidence:
         """The evidence as one policy run on ``session`` sees it."""
@@ -76,12 +88,7 @@ class QuestionScores:
         scores = self._scores[ids[:, 0], ids[:, 1]]
         missing = np.isnan(scores)
         if missing.any():
-            todo = np.unique(self._one_way(ids[missing]), axis=0)
-            pairs = [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in todo.tolist()]
-            found = cached_scores(self._judge, self._cache, pairs)
-            prices = np.column_stack(self._judge.pair_prices(pairs))
-            for a, b in (todo.T, todo.T[::-1])[: 1 + self._judge.is_symmetric]:
-                self._scores[a, b], self._prices[a, b] = found, prices
+            self._compute(np.unique(self._one_way(ids[missing]), axis=0))
             scores = self._scores[ids[:, 0], ids[:, 1]]
         return scores
 

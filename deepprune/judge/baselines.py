@@ -70,7 +70,9 @@ class LexicalJudge(Judge):
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Scores in [0, 1], shape ``(len(pairs),)``."""
-        return _each(pairs, lambda pair: _overlap(pair.first.text, pair.second.text))
+        prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
+        found = {key: _features(prefix.text) for key, prefix in prefixes.items()}
+        return _each(pairs, lambda pair: _overlap(found[id(pair.first)], found[id(pair.second)]))
 
 
 class OracleJudge(Judge):
@@ -114,10 +116,15 @@ class CoinJudge(Judge):
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uniform scores, shape ``(len(pairs),)``."""
-        return _each(pairs, self._toss)
+        traces = {id(p.trace): p.trace for pair in pairs for p in (pair.first, pair.second)}
+        names = {key: _identity(trace) for key, trace in traces.items()}
+        return _each(
+            pairs,
+            lambda pair: self._toss(names[id(pair.first.trace)], names[id(pair.second.trace)]),
+        )
 
-    def _toss(self, pair: TracePair) -> float:
-        names = sorted(_identity(prefix.trace) for prefix in (pair.first, pair.second))
+    def _toss(self, first: str, second: str) -> float:
+        names = (first, second) if first <= second else (second, first)
         key = "\x1e".join((str(self.seed), *names)).encode("utf-8", "surrogatepass")
         return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 11) / 2**53
 
@@ -170,13 +177,14 @@ def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> Fl
     return np.fromiter((value(pair) for pair in pairs), dtype=np.float64, count=len(pairs))
 
 
-def _overlap(first: str, second: str) -> float:
-    overlaps = [
-        len(a & b) / len(a | b)
-        for a, b in zip(_features(first), _features(second), strict=True)
-        if a or b
-    ]
-    return sum(overlaps) / len(overlaps) if overlaps else _NO_EVIDENCE
+def _overlap(first: _Features, second: _Features) -> float:
+    total, n_kinds = 0.0, 0
+    for a, b in zip(first, second, strict=True):
+        if a or b:
+            shared = len(a & b)
+            total += shared / (len(a) + len(b) - shared)
+            n_kinds += 1
+    return total / n_kinds if n_kinds else _NO_EVIDENCE
 
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)

@@ -17,6 +17,16 @@ SKILL = {"coin": 0.5, "lexical": 0.59, "features": 0.604, "oracle": 1.0}
 """Within-question AUROC at 500 tokens, both unfinished; of a noisy oracle its own."""
 REAL = ("lexical", "features")
 """Judges that read the traces; the others are the truth with noise."""
+KEPT = [
+    f"{name}{end}"
+    for name in (
+        "policy", "k", "finish", "max_finishers", "vote", "threshold", "prefix_len", "judge",
+        "n_questions", "n_traces", "resamples", "seed", "accuracy", "accuracy_vs_cons_n",
+        "accuracy_vs_matched_cons_net", "tokens_vs_matched_accuracy", "tokens", "net_saving",
+        "judge_calls", "status",
+    )
+    for end in ("", "_low", "_high")
+]  # fmt: skip
 RULES = {
     "largest cluster, K2 = 5": ("largest_cluster", "max_finishers", 5),
     "largest cluster, K2 = 20": ("largest_cluster", "max_finishers", 20),
@@ -31,7 +41,8 @@ def main(folders: list[str]) -> None:
     for folder in folders:
         for file in sorted(Path(folder).glob("*/results.jsonl")):
             rows += [json.loads(line) for line in file.read_text().splitlines()]
-    (HERE / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    kept = [{k: r[k] for k in KEPT if k in r} for r in rows]
+    (HERE / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     axes.axhline(0, color="0.45", lw=1)
     table: dict[str, dict[str, dict]] = {}

@@ -1,0 +1,92 @@
+"""What a sweep shows: every point by a label of its own, large sweeps in part, nothing by half."""
+
+from builders import group
+from sweeps import evaluate, points
+
+from deepprune.data.prefixes import FirstTokens
+from deepprune.evaluation.sweep import grid
+from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.report.figures import accuracy_figure
+from deepprune.report.labels import labels, net_tokens, on_frontier
+from deepprune.report.tables import MOST_ROWS, shown_rows, sweep_table
+
+GROUPS = [group(list("aabbacab"), [9, 8, 7, 12, 5, 9, 14, 9], name=f"q{i}") for i in range(5)]
+
+
+def many():
+    """66 points of three policies."""
+    policies = {
+        "deepprune": DeepPrune(FirstTokens(3)),
+        "representatives": DeepPrune(FirstTokens(3), finish="representatives"),
+        "adaptive_consistency": AdaptiveConsistency(),
+    }
+    axes = {
+        "deepprune": {"clustering": ["greedy", "average"], "max_finishers": [1, 3]},
+        "adaptive_consistency": {"stop_confidence": [0.8, 0.9], "cap": [None, 3, 5]},
+    }
+    return grid(
+        policies,
+        n_traces=8,
+        thresholds=[0.2, 0.5, 0.8],
+        prefixes=[FirstTokens(3), FirstTokens(5)],
+        ns=[6, 8],
+        axes=axes,
+    )
+
+
+def test_no_two_points_have_the_same_label(tmp_path):
+    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    names = labels(rows)
+    assert len(set(names)) == len(names) == len(rows)
+    assert "cons@8" in names
+    assert "deepprune 0.5 @ 3 tokens, greedy, K2 1, N 8" in names
+    assert "adaptive_consistency, stop confidence 0.8, cap none, N 6" in names
+
+
+def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
+    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    assert len(rows) > MOST_ROWS
+    shown = shown_rows(rows)
+    assert {rows[i]["policy"] for i in shown} == {"consensus", "deepprune", "adaptive_consistency"}
+    assert f"{len(shown)} of {len(rows)} points" in sweep_table(rows).caption
+
+
+def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
+    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    kept = on_frontier(rows)
+    for row, is_kept in zip(rows, kept, strict=True):
+        better = [
+            r
+            for r in rows
+            if net_tokens(r) < net_tokens(row) and r["accuracy"].value >= row["accuracy"].value
+        ]
+        assert not (is_kept and better)
+        if not is_kept:
+            assert any(
+                net_tokens(r) <= net_tokens(row) and r["accuracy"].value >= row["accuracy"].value
+                for r in rows
+                if r is not row
+            )
+
+
+def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
+    rows = list(evaluate(tmp_path, GROUPS, chosen=points()).rows)
+    facts = ("policy", "prefix_kind", "prefix_len", "threshold", "n_questions", "n_traces", "finish")
+    for status in ("failed", "dropped"):
+        rows.append({k: rows[-1][k] for k in facts} | {"status": status, "reason": "as it was"})
+    table = sweep_table(rows)
+    assert table.row_count == len(rows)
+    cells = list(table.columns[1].cells)
+    assert [str(c) for c in cells[-2:]] == [
+        "[red]failed: as it was[/red]",
+        "[red]dropped: as it was[/red]",
+    ]
+    assert accuracy_figure(rows, tmp_path / "few.png", "few").stat().st_size > 10_000
+
+
+def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
+    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    assert accuracy_figure(rows, tmp_path / "many.png", "many").stat().st_size > 10_000
+    alone = [r for r in rows if r["policy"] == "consensus"]
+    assert accuracy_figure(alone, tmp_path / "alone.png", "alone").stat().st_size > 10_000
