@@ -84,16 +84,27 @@ def main(folders: list[str]) -> None:
     axes.legend(fontsize=8, loc="lower left", title="stars: judges that read the traces")
     figure.savefig(HERE / "judge_worth.png", dpi=150)
     for name, best in table.items():
-        print(f"\n**{name}**\n\n| judge | threshold | accuracy | net saving | against cons@k |")
-        print("| --- | --- | --- | --- | --- |")
+        print(f"\n**{name}**\n")
+        print(
+            "| judge | threshold | accuracy | net saving | against cons@k | tokens, same accuracy |"
+        )
+        print("| --- | --- | --- | --- | --- | --- |")
         for judge, r in best.items():
-            against = "{:+.1f} [{:+.1f}, {:+.1f}]".format(
-                *(100 * r[f"accuracy_vs_matched_cons_net{end}"] for end in ("", "_low", "_high"))
-            )
             print(
                 f"| {judge} | {r['threshold']:g} | {100 * r['accuracy']:.1f} | "
-                f"{100 * r['net_saving']:.1f} % | {against} |"
+                f"{100 * r['net_saving']:.1f} % | "
+                f"{interval(r, 'accuracy_vs_matched_cons_net', '{:+.1f}', 100)} | "
+                f"{interval(r, 'tokens_vs_matched_accuracy', '{:.2f}', 1)} |"
             )
+
+
+def interval(row: dict, name: str, form: str, factor: float) -> str:
+    """A value with its interval; a dash where the cons@k curve never reaches the accuracy."""
+    if row.get(name) is None:
+        return "-"
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    high = form.format(factor * high) if high is not None else "?"
+    return f"{form.format(factor * value)} [{form.format(factor * low)}, {high}]"
 
 
 def gains(best: dict[str, dict], judges: list[str], end: str = "") -> list[float]:

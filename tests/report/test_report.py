@@ -72,7 +72,15 @@ def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
 
 def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
     rows = list(evaluate(tmp_path, GROUPS, chosen=points()).rows)
-    facts = ("policy", "prefix_kind", "prefix_len", "threshold", "n_questions", "n_traces", "finish")
+    facts = (
+        "policy",
+        "prefix_kind",
+        "prefix_len",
+        "threshold",
+        "n_questions",
+        "n_traces",
+        "finish",
+    )
     for status in ("failed", "dropped"):
         rows.append({k: rows[-1][k] for k in facts} | {"status": status, "reason": "as it was"})
     table = sweep_table(rows)
