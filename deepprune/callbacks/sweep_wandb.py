@@ -33,8 +33,9 @@ class SweepWandb(EvaluatorCallback):
         figure = result.plan.folder / FIGURE
         if figure.exists():
             self._run.log({"prune/figure": wandb.Image(str(figure))})
-        shown = [result.rows[i] for i in shown_rows(result.rows)]
-        for label, row in zip(labels(shown), shown, strict=True):
+        names = labels(result.rows)
+        for i in shown_rows(result.rows):
+            row = result.rows[i]
             for name in ("accuracy", "token_saving", "net_saving"):
                 if isinstance(row.get(name), Estimate):
-                    self._run.summary[f"prune/{label}/{name}"] = row[name].value
+                    self._run.summary[f"prune/{names[i]}/{name}"] = row[name].value

@@ -109,25 +109,28 @@ def _greedy(
     low, high = np.zeros(n_orders, dtype=np.int64), np.full(n_orders, len(taus))  # its thresholds
     labels = np.zeros((n_orders, n), dtype=np.int64)
     similarity = np.ones((n_orders, n))
-    slot = np.full((n_orders, n), -1)  # place in the reservoir of its cluster; -1: not in it
+    slot = np.full((n_orders, n), -1, dtype=np.int32)  # place in its cluster's reservoir, or -1
     sizes = np.zeros((n_orders, min(max_clusters, n)), dtype=np.int64)
     bill = np.zeros((n_orders, 3))
     sizes[:, 0], slot[:, 0] = 1, 0
     for t in range(1, n):
-        rows, members = np.nonzero(slot[:, :t] >= 0)
-        pairs = orders[order[rows, None], np.column_stack((members, np.full_like(members, t)))]
-        flat = rows * sizes.shape[1] + labels[rows, members]
-        sums = np.bincount(flat, score(pairs), minlength=sizes.size).reshape(sizes.shape)
-        _pay(bill, rows, pairs, price)
-        means = np.where(sizes > 0, sums / np.minimum(np.maximum(sizes, 1), max_members), -np.inf)
+        drawn = slot[:, :t] >= 0
+        bill[:, 0] += drawn.sum(1)
+        scores = _column(score, orders, order, t, drawn)
+        if price is not None:
+            bill[:, 1:] += _column(price, orders, order, t, drawn).sum(1)
+        flat = np.arange(len(order))[:, None] * sizes.shape[1] + labels[:, :t]
+        sums = np.bincount(flat.ravel(), scores.ravel(), sizes.size)
+        n_drawn = np.minimum(np.maximum(sizes, 1), max_members)
+        means = np.where(sizes > 0, sums.reshape(sizes.shape) / n_drawn, -np.inf)
         best = means.argmax(1)
         closest = means[np.arange(len(order)), best]
         n_clusters = (sizes > 0).sum(1)
         joining = np.searchsorted(taus, closest)  # so many thresholds are below the similarity
         joining[n_clusters >= max_clusters] = len(taus)
-        joins, opens = np.flatnonzero(low < joining), np.flatnonzero(joining < high)
-        parents = np.concatenate((joins, opens))
-        is_join = np.arange(len(parents)) < len(joins)
+        joins, opens = low < joining, joining < high
+        parents = np.concatenate((np.flatnonzero(joins), np.flatnonzero(opens)))
+        is_join = np.arange(len(parents)) < joins.sum()
         low, high = (
             np.where(is_join, low[parents], np.maximum(low, joining)[parents]),
             np.where(is_join, np.minimum(high, joining)[parents], high[parents]),
@@ -142,13 +145,36 @@ def _greedy(
         size = sizes[every, chosen]
         place = np.where(size <= max_members, size - 1, (draws[order, t] * size).astype(np.int64))
         enters = place < max_members
-        leaves = (labels[:, :t] == chosen[:, None]) & (slot[:, :t] == place[:, None])
-        slot[:, :t][leaves & enters[:, None]] = -1
+        full = np.flatnonzero(enters & (size > max_members))  # one leaves for it
+        leaves = labels[full, :t] == chosen[full, None]
+        leaves &= slot[full, :t] == place[full, None]
+        slot[full, leaves.argmax(1)] = -1
         slot[enters, t] = place[enters]
     at = np.empty((n_orders, len(taus)), dtype=np.int64)
     for row, (r, first, last) in enumerate(zip(order, low, high, strict=True)):
         at[r, first:last] = row
     return Clusterings(labels, similarity, bill, at)
+
+
+def _column(
+    ask: Callable[[IntArray], FloatArray],
+    orders: IntArray,
+    order: IntArray,
+    t: int,
+    wanted: BoolArray,
+) -> FloatArray:
+    """What ``ask`` says of trace t against those before it; 0 where it is not wanted, ``(G, t)``.
+
+    Several rows of one order may want the same: it is asked for once.
+    """
+    cells = (order[:, None] * t + np.arange(t))[wanted]
+    r, member = np.divmod(np.flatnonzero(np.bincount(cells, minlength=len(orders) * t)), t)
+    found = ask(np.column_stack((orders[r, member], orders[r, t])))
+    columns = np.zeros((len(orders), t, *found.shape[1:]))
+    columns[r, member] = found
+    mask = wanted.reshape(*wanted.shape, *(1 for _ in found.shape[1:]))
+    values: FloatArray = np.where(mask, columns[order], 0.0)
+    return values
 
 
 def _pivot(

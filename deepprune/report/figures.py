@@ -63,10 +63,11 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
         _every_point(axes, others)
     else:
         _frontiers(axes, others)
-    axes.set_xscale("log")
+    if ok:
+        axes.set_xscale("log")
     for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         side(FuncFormatter(_thousands))
-    judged = any(r["judge_flops"] for r in others)
+    judged = any(r["judge_flops"] and r["generator_flops"] for r in others)
     axes.set_xlabel(
         "tokens a question"
         + (", the judge's FLOPs counted as generator tokens" if judged else "")

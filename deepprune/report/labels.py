@@ -11,7 +11,7 @@ from deepprune.evaluation.results import Row
 _FIRST_FACT = "n_questions"
 """In a row, the policy's fields stand before it."""
 
-_SILENT = {"policy", "judge", "finish", "threshold", "prefix_kind", "prefix_len"}
+_SILENT = {"policy", "threshold", "prefix_kind", "prefix_len"}
 """Fields that a label shows in a way of their own."""
 
 
@@ -46,10 +46,11 @@ def _label(row: Row, varied: Sequence[str]) -> str:
         return f"cons@{row['k']}"
     words = [policy_label(row)]
     if row.get("threshold") is not None:
-        words.append(f"{row['threshold']:g}")
+        words.append(_value(row["threshold"]))
     if row.get("prefix_len") is not None:
-        unit = {"first_tokens": " tokens", "reasoning_words": " words"}.get(row["prefix_kind"], "")
-        words.append(f"@ {row['prefix_len']:g}{unit}")
+        kind = row["prefix_kind"]
+        unit = {"first_tokens": "tokens", "reasoning_words": "words"}.get(kind, kind)
+        words.append(f"@ {_value(row['prefix_len'])} {unit}")
     details = [f"{_word(field)}{_value(row.get(field))}" for field in varied]
     return ", ".join([" ".join(words), *details])
 
@@ -66,15 +67,16 @@ def _word(field: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return (
-        f"{value:g}" if isinstance(value, float | int) else "none" if value is None else str(value)
-    )
+    """As it would be written in YAML; a float with as many digits as tell it from others."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def net_tokens(row: Row) -> float:
-    """Generated tokens a question, the judge's FLOPs counted as generator tokens."""
-    tokens, flops = row["tokens"], row["generator_flops"]
-    return float(tokens * (1 + row["judge_flops"] / flops)) if flops else float(tokens)
+    """Generated tokens a question, the judge's FLOPs counted as generator tokens where known."""
+    tokens, flops, bill = row["tokens"], row["generator_flops"], row["judge_flops"]
+    return float(tokens * (1 + bill / flops)) if flops and bill else float(tokens)
 
 
 def on_frontier(rows: Sequence[Row]) -> list[bool]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
@@ -25,28 +27,34 @@ SHOWN_JUDGE_METRICS = {
 """The judge metrics worth a line; the record holds all of them."""
 
 
-def percent(estimate: Estimate, *, sign: bool = False) -> str:
-    """``81.0 [74.2, 87.1]``, in percent."""
-    value, low, high = (f"{100 * v:+.1f}" if sign else f"{100 * v:.1f}" for v in estimate)
+def percent(estimate: Estimate | None, *, sign: bool = False) -> str:
+    """``81.0 [74.2, 87.1]``, in percent; nothing where it is not known."""
+    if estimate is None:
+        return ""
+    rounded = (round(100 * v, 1) + 0.0 for v in estimate)  # no -0.0
+    value, low, high = (f"{v:+.1f}" if sign else f"{v:.1f}" for v in rounded)
     return f"{value} [{low}, {high.replace('100.0', '100')}]"
 
 
 MOST_ROWS = 40
 """A sweep of more points is shown in part."""
 
+FEW_REASONS = 5
+"""So many failed points, and as many dropped ones, are named below the table."""
+
 
 def shown_rows(rows: Sequence[Row]) -> list[int]:
     """The rows that the terminal shows: all, or of a large sweep those that matter.
 
-    That is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
+    All measured ones, that is; the others are named below the table. A part is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
     (six points of it) and its best point against cons@k of equal tokens.
     """
-    if len(rows) <= MOST_ROWS:
-        return list(range(len(rows)))
+    measured = [i for i, row in enumerate(rows) if row["status"] == "ok"]
+    if len(measured) <= MOST_ROWS:
+        return measured
     groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        if row["status"] == "ok":
-            groups.setdefault(policy_label(row), []).append(i)
+    for i in measured:
+        groups.setdefault(policy_label(rows[i]), []).append(i)
     chosen: set[int] = set()
     for name, members in groups.items():
         if name == "consensus":
@@ -56,8 +64,15 @@ def shown_rows(rows: Sequence[Row]) -> list[int]:
         frontier = [i for i, is_kept in zip(members, kept, strict=True) if is_kept]
         steps = range(min(6, len(frontier)))
         chosen |= {frontier[round(k * (len(frontier) - 1) / max(steps[-1], 1))] for k in steps}
-        chosen.add(max(members, key=lambda i: rows[i][ABOVE_CONSENSUS_NET].value))
+        chosen.add(max(members, key=lambda i: above(rows[i]).value))
     return sorted(chosen)
+
+
+def above(row: Row) -> Estimate:
+    """The difference to cons@k of equal tokens: net of the judge where its bill is known."""
+    net: Estimate | None = row[ABOVE_CONSENSUS_NET]
+    gross: Estimate = row[ABOVE_CONSENSUS]
+    return gross if net is None else net
 
 
 def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
@@ -65,9 +80,11 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
     shown = shown_rows(rows)
     names = labels(rows)
     has_judge = any(row.get("judge_calls") for row in rows)
+    is_net = any(row.get("judge_flops") and row[ABOVE_CONSENSUS_NET] for row in rows)
     table = _table(title)
     table.add_column("policy", no_wrap=True)
-    for name in ("accuracy", "vs cons@k of\nequal tokens", "tokens", "saved, gross"):
+    equal = "net tokens" if is_net else "tokens"
+    for name in ("accuracy", f"vs cons@k of\nequal {equal}", "tokens", "saved, gross"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("saved, net\nof the judge" if has_judge else "saved, FLOPs", justify="right")
     table.add_column("latency,\ntokens", justify="right", no_wrap=True)
@@ -75,29 +92,33 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
         table.add_column("judge\ncalls", justify="right", no_wrap=True)
     for i in shown:
         row = rows[i]
-        if row["status"] != "ok":
-            table.add_row(names[i], f"[red]{row['status']}: {row['reason']}[/red]")
-            continue
         is_consensus = row["policy"] == "consensus"
-        against = row[ABOVE_CONSENSUS_NET] or row[ABOVE_CONSENSUS]
         cells = [
-            names[i] + ("" if is_consensus else marks(row)),
+            escape(names[i]) + marks(row),
             percent(row["accuracy"]),
-            "" if is_consensus else percent(against, sign=True),
+            "" if is_consensus else percent(above(row), sign=True),
             f"{row['tokens']:,.0f}",
             percent(row["token_saving"]),
-            "" if is_consensus or row["net_saving"] is None else percent(row["net_saving"]),
+            "" if is_consensus else percent(row["net_saving"]),
             f"{row['tokens_sequential']:,.0f}",
         ]
         calls = "" if row["judge"] is None else f"{row['judge_calls']:,.0f}"
         table.add_row(*cells, *([calls] if has_judge else []))
-    ok = [row for row in rows if row["status"] == "ok" and row["policy"] != "consensus"]
-    said = [meaning for mark, meaning in MARKS.items() if any(mark in marks(row) for row in ok)]
+    said = [
+        meaning for mark, meaning in MARKS.items() if any(mark in marks(rows[i]) for i in shown)
+    ]
+    lines = ["; ".join(said)] if said else []
+    lost = {s: [i for i, r in enumerate(rows) if r["status"] == s] for s in ("failed", "dropped")}
     if len(shown) < len(rows):
-        given_up = {name: sum(r["status"] == name for r in rows) for name in ("dropped", "failed")}
-        others = "".join(f", {n} {name}" for name, n in given_up.items() if n)
-        said.insert(0, f"{len(shown)} of {len(rows)} points{others}; results.jsonl has all")
-    table.caption = "; ".join(said) or None
+        others = "".join(f", {len(found)} {name}" for name, found in lost.items() if found)
+        lines.insert(0, f"{len(shown)} of {len(rows)} points{others}; results.jsonl has all")
+    if len(shown) + sum(map(len, lost.values())) < len(rows):
+        lines[0] += "; chosen on the questions they are measured on, which favours them"
+    for status, found in lost.items():
+        for i in found[:FEW_REASONS]:
+            reason = shorten(f"{status}: {names[i]}: {rows[i]['reason']}", 150, placeholder=" ...")
+            lines.append(f"[red]{escape(reason)}[/red]")
+    table.caption = "\n".join(lines) or None
     table.caption_justify = "left"
     return table
 
@@ -113,7 +134,7 @@ MARKS = {
 
 def marks(row: Row) -> str:
     """The marks of a row, see `MARKS`."""
-    against = row[ABOVE_CONSENSUS_NET] or row[ABOVE_CONSENSUS]
+    against = above(row)
     found = [
         ("+", against.low > 0),
         ("-", against.high < 0),
