@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def replay_batch(
     clusters.bill[:, 1:] += paid_once[runs.order]
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
-        rules[replace(policy, threshold=0.0, name="")].append(number)
+        rules[_rule(policy)].append(number)
     shape = (len(policies), len(orders))
     fields: dict[str, NDArray[Any]] = {}
     for rule, numbers in rules.items():
@@ -84,6 +85,12 @@ def replay_batch(
                 clusters.at[:, columns]
             ].T
     return fields
+
+
+@lru_cache(maxsize=65_536)
+def _rule(policy: DeepPrune) -> DeepPrune:
+    """What decides about a clustering, whatever threshold it came from."""
+    return replace(policy, threshold=0.0, name="")
 
 
 class _Runs:

@@ -14,7 +14,7 @@ COLOURS = (
     "#d1495b", "#00798c", "#edae49", "#66a182", "#8d5a97", "#2e4057",
     "#e07a9b", "#4fb3bf", "#b07d2b", "#3b6b4c", "#c3a5cc", "#7a8ea3",
 )  # fmt: skip
-FEW_POINTS = 18
+FEW_POINTS = 12
 """Up to so many points beside cons@k are drawn one by one."""
 
 

@@ -48,9 +48,9 @@ def _label(row: Row, varied: Sequence[str]) -> str:
     if row.get("threshold") is not None:
         words.append(_value(row["threshold"]))
     if row.get("prefix_len") is not None:
-        kind = row["prefix_kind"]
+        kind = row.get("prefix_kind", "")
         unit = {"first_tokens": "tokens", "reasoning_words": "words"}.get(kind, kind)
-        words.append(f"@ {_value(row['prefix_len'])} {unit}")
+        words.append(f"@ {_value(row['prefix_len'])} {unit}".rstrip())
     details = [f"{_word(field)}{_value(row.get(field))}" for field in varied]
     return ", ".join([" ".join(words), *details])
 

@@ -31,8 +31,7 @@ def percent(estimate: Estimate | None, *, sign: bool = False) -> str:
     """``81.0 [74.2, 87.1]``, in percent; nothing where it is not known."""
     if estimate is None:
         return ""
-    rounded = (round(100 * v, 1) + 0.0 for v in estimate)  # no -0.0
-    value, low, high = (f"{v:+.1f}" if sign else f"{v:.1f}" for v in rounded)
+    value, low, high = (f"{100 * v:+.1f}" if sign else f"{100 * v:.1f}" for v in estimate)
     return f"{value} [{low}, {high.replace('100.0', '100')}]"
 
 
@@ -44,9 +43,9 @@ FEW_REASONS = 5
 
 
 def shown_rows(rows: Sequence[Row]) -> list[int]:
-    """The rows that the terminal shows: all, or of a large sweep those that matter.
+    """The measured rows that the terminal shows: all, or of a large sweep those that matter.
 
-    All measured ones, that is; the others are named below the table. A part is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
+    That is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
     (six points of it) and its best point against cons@k of equal tokens.
     """
     measured = [i for i, row in enumerate(rows) if row["status"] == "ok"]
@@ -127,7 +126,7 @@ MARKS = {
     "*": "* differs from cons@N (McNemar, Holm over the sweep, p < .05)",
     "=": "= not inferior to cons@N at the margin",
     "+": "+ more accurate than cons@k of equal tokens, the interval clear of 0",
-    "-": "- less accurate than it, the interval clear of 0",
+    "-": "- less accurate than cons@k of equal tokens, the interval clear of 0",
 }
 """What stands behind a policy's name in a table."""
 

@@ -1,6 +1,10 @@
 """What a sweep shows: every point by a label of its own, large sweeps in part, nothing by half."""
 
+import io
+
+import pytest
 from builders import group
+from rich.console import Console
 from sweeps import evaluate, points
 
 from deepprune.data.prefixes import FirstTokens
@@ -72,24 +76,15 @@ def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
 
 def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
     rows = list(evaluate(tmp_path, GROUPS, chosen=points()).rows)
-    facts = (
-        "policy",
-        "prefix_kind",
-        "prefix_len",
-        "threshold",
-        "n_questions",
-        "n_traces",
-        "finish",
-    )
+    axes = list(rows[-1])[: list(rows[-1]).index("accuracy")]
     for status in ("failed", "dropped"):
-        rows.append({k: rows[-1][k] for k in facts} | {"status": status, "reason": "as it was"})
+        facts = {"status": status, "reason": "as it was [/it]"}
+        rows.append({k: rows[-1][k] for k in axes} | facts)
     table = sweep_table(rows)
-    assert table.row_count == len(rows)
-    cells = list(table.columns[1].cells)
-    assert [str(c) for c in cells[-2:]] == [
-        "[red]failed: as it was[/red]",
-        "[red]dropped: as it was[/red]",
-    ]
+    assert table.row_count == len(rows) - 2
+    assert "failed: deepprune" in table.caption
+    assert "dropped: deepprune" in table.caption
+    assert table.caption.count("as it was") == 2
     assert accuracy_figure(rows, tmp_path / "few.png", "few").stat().st_size > 10_000
 
 
@@ -98,3 +93,27 @@ def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
     assert accuracy_figure(rows, tmp_path / "many.png", "many").stat().st_size > 10_000
     alone = [r for r in rows if r["policy"] == "consensus"]
     assert accuracy_figure(alone, tmp_path / "alone.png", "alone").stat().st_size > 10_000
+
+
+def test_points_that_differ_in_the_judge_alone_have_different_labels(tmp_path):
+    axes = {"deepprune": {"judge": ["sweep", "oracle"]}}
+    chosen = grid({"deepprune": DeepPrune(FirstTokens(3))}, n_traces=8, axes=axes)
+    names = labels(evaluate(tmp_path, GROUPS, chosen=chosen).rows)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("make", [many, points])
+def test_what_is_not_known_is_left_blank(tmp_path, make):
+    unknown = ("generator_flops", "judge_flops", "net_saving", "accuracy_vs_matched_cons_net")
+    rows = [r | dict.fromkeys(unknown) for r in evaluate(tmp_path, GROUPS, chosen=make()).rows]
+    table = sweep_table(rows)
+    assert table.row_count == len(shown_rows(rows))
+    assert set(table.columns[5].cells) == {""}
+    Console(file=io.StringIO(), width=160).print(table)
+
+
+def test_a_sweep_that_failed_altogether_is_still_drawn(tmp_path):
+    rows = evaluate(tmp_path, GROUPS, chosen=points()).rows
+    rows = [r | {"status": "failed", "reason": "no [/traces]"} for r in rows]
+    assert accuracy_figure(rows, tmp_path / "none.png", "none").exists()
+    Console(file=io.StringIO(), width=160).print(sweep_table(rows))
