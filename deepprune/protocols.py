@@ -124,6 +124,7 @@ class Usage:
     Attributes:
         tokens: Tokens generated over all traces, without probes.
         tokens_probes: Tokens generated to force answers.
+        probe_context: Tokens that those attended to, summed over them, for the FLOPs.
         tokens_sequential: Tokens that had to be generated one after the other: the latency.
         peak_traces: The most traces that ran at once.
         seconds: On the engine's clock; virtual in a replay.
@@ -131,6 +132,7 @@ class Usage:
 
     tokens: int
     tokens_probes: int
+    probe_context: float
     tokens_sequential: int
     peak_traces: int
     seconds: float

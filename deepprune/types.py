@@ -36,12 +36,14 @@ class Question:
 class Probe:
     """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none.
 
-    ``answer_class`` is its equivalence class, in the numbering of the question's final answers.
+    ``answer_class`` is its equivalence class, in the numbering of the question's final answers;
+    ``is_correct`` says whether that class is the gold answer, as in `Trace`.
     """
 
     n_tokens: int
     answer: str | None
     answer_class: int = NO_ANSWER
+    is_correct: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,6 @@ class StopReason(StrEnum):
     DECIDED = "decided"  # the vote of the question is decided without it
     DEVIANT = "deviant"  # its probes keep disagreeing with a clear majority
     UNSURE = "unsure"  # its token confidence fell too low
-    RANDOM = "random"  # drawn by lot
 
 
 @dataclass(frozen=True, slots=True)

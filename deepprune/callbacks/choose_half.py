@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
 from deepprune.evaluation.metrics import sweep_rows
 from deepprune.evaluation.results import Outcomes, OutcomeStore, QuestionKey, plain
@@ -24,10 +25,12 @@ class ChooseHalf(EvaluatorCallback):
 
     The best of many points looks better on the questions it was chosen on than it is. So half of
     the questions, drawn by the seed, choose: of all points whose accuracy there is at most
-    ``within`` below that of cons@N, the one with the highest net saving; the other half reports it.
-    ``chosen.jsonl`` has its row and those of cons@k, on the reporting half. Which point is chosen
-    depends on the split: so the choice is repeated over ``splits`` random halves, and their mean
-    is printed.
+    ``within`` below that of cons@N, the one with the highest net saving. The other half reports it:
+    ``chosen.jsonl`` has its row there, and those of cons@k and of the baseline.
+
+    Which point is chosen depends on the split: so the choice is repeated over ``splits`` random
+    halves, and their mean is printed. A point that `DropDominated` gave up cannot be chosen; the
+    half that reports has then had its say in what was given up.
 
     Args:
         within: How far below cons@N a point may lie on the choosing half, a share of questions.
@@ -39,20 +42,27 @@ class ChooseHalf(EvaluatorCallback):
         self, within: float = 0.01, splits: int = 200, policies: Sequence[str] | None = None
     ) -> None:
         if not 0 <= within < 1:
-            raise ValueError(f"within must be a share of the questions in [0, 1), got {within}.")
+            raise InputError(f"within must be a share of the questions in [0, 1), got {within}.")
+        if splits < 1:
+            raise InputError(f"splits must be at least 1 random half, got {splits}.")
         self.within, self.splits = within, splits
         self.policies = None if policies is None else set(policies)
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """Refuse what cannot be halved, before anything runs."""
         if len(plan.questions) < 4:
-            raise ValueError(f"halves need at least 4 questions, got {len(plan.questions)}.")
+            raise InputError(f"halves need at least 4 questions, got {len(plan.questions)}.")
+        names = {point.policy.name for point in plan.points} - {"consensus"}
+        if unknown := sorted((self.policies or set()) - names):
+            raise InputError(
+                f"no point of {unknown[0]!r} can be chosen: the sweep has "
+                f"{', '.join(sorted(names))}."
+            )
 
     def on_sweep_end(self, result: SweepResult) -> None:
         """Choose, report, write."""
         plan, rows = result.plan, result.rows
         keys = [ref.key for ref in plan.questions]
-        everything = Outcomes(OutcomeStore(plan.folder / "outcomes"), plan.points, keys)
         names = sorted({key[:2] for key in keys})
         wanted = [
             number
@@ -61,31 +71,34 @@ class ChooseHalf(EvaluatorCallback):
             and row["policy"] != "consensus"
             and (self.policies is None or row["policy"] in self.policies)
         ]
-        if not wanted:
-            return
-        table = _Means(everything, wanted)
-        drawn = generator(rows[0]["seed"], "half").permutation(len(names))
+        store = OutcomeStore(plan.folder / "outcomes", plan.points)
+        table = _Means(Outcomes(store, plan.points, keys), wanted)
+        seed = rows[0]["seed"]
+        drawn = generator(seed, "half").permutation(len(names))
         choosing = {names[i] for i in drawn[: len(names) // 2]}
         is_choosing = np.array([key[:2] in choosing for key in keys])
         number = table.choose(is_choosing, self.within)
         if number is None:
-            print(
-                f"no point is within {100 * self.within:g} points of cons@N on half the questions"
-            )
+            print(f"no point is within {100 * self.within:g} points of cons@N on half of them")
             return
-        report = Outcomes(
-            OutcomeStore(plan.folder / "outcomes"),
-            plan.points,
-            [key for key, is_in in zip(keys, is_choosing, strict=True) if not is_in],
-        )
-        reported = sweep_rows(
-            report, judge=plan.judge, seed=rows[0]["seed"], margin=rows[0]["margin"]
-        )
-        kept = [r for i, r in enumerate(reported) if r["policy"] == "consensus" or i == number]
+        others = [key for key, is_in in zip(keys, is_choosing, strict=True) if not is_in]
+        compared = [
+            i
+            for i, row in enumerate(rows)
+            if i == number
+            or (row["status"] == "ok" and row["policy"] in ("consensus", plan.baseline))
+        ]
+        report = Outcomes(store, plan.points, others).only(compared)
+        kept = sweep_rows(report, judge=plan.judge, seed=seed, baseline=plan.baseline)
         write_atomic(plan.folder / CHOSEN, "".join(json.dumps(plain(r)) + "\n" for r in kept))
-        n = len({key[:2] for key in report.questions})
-        show(sweep_table(kept, f"chosen on {len(choosing)} questions, reported on {n} others"))
-        print(self._repeated(table, names, keys, rows[0]["seed"]))
+        shown = [
+            row
+            for i, row in zip(compared, kept, strict=True)
+            if i == number or row["policy"] == "consensus"
+        ]
+        n = len({key[:2] for key in others})
+        show(sweep_table(shown, f"chosen on {len(choosing)} questions, reported on {n} others"))
+        print(self._repeated(table, names, keys, seed))
         print(f"chosen: {plan.folder / CHOSEN}")
 
     def _repeated(
@@ -105,6 +118,8 @@ class ChooseHalf(EvaluatorCallback):
                 gain, saving = table.report(number, ~is_choosing)
                 gains.append(100 * gain)
                 savings.append(100 * saving)
+        if not savings:
+            return f"in none of {self.splits} random halves a point is within reach"
         low, high = np.quantile(savings, [0.025, 0.975])
         return (
             f"over {len(savings)} random halves the chosen point's accuracy is "
@@ -132,6 +147,8 @@ class _Means:
 
     def choose(self, questions: BoolArray, within: float) -> int | None:
         """The number of the cheapest point within reach on these questions."""
+        if not self._wanted:
+            return None
         gain, saving = self._at(questions)
         saving[gain < -within] = -np.inf
         best = int(saving.argmax())

@@ -1,9 +1,10 @@
-"""Evaluator callback: gives up grid points that another one beats for certain."""
+"""Evaluator callback: gives up grid points that another one beats by several standard errors."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.results import Outcomes
 from deepprune.pruning.policies.consensus import Consensus
@@ -15,7 +16,8 @@ class DropDominated(EvaluatorCallback):
     Looked at are paired differences over questions: a point is dominated where some other needs no
     more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors, each
     at least 1 / n: n questions without a difference do not make one certain. The curve of cons@k
-    always stays. Looks repeat, so ``z`` is well above 1.96.
+    always stays. Looks repeat and points are many, so ``z`` is well above 1.96; it is not corrected
+    for their number.
 
     Args:
         look_every: Questions between two looks, at least 2.
@@ -24,9 +26,9 @@ class DropDominated(EvaluatorCallback):
 
     def __init__(self, look_every: int = 20, z: float = 3.0) -> None:
         if look_every < 2:
-            raise ValueError(f"look_every must be at least 2 questions, got {look_every}.")
+            raise InputError(f"look_every must be at least 2 questions, got {look_every}.")
         if z <= 0:
-            raise ValueError(f"z must be positive, got {z}.")
+            raise InputError(f"z must be positive, got {z}.")
         self.look_every = look_every
         self.z = z
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from deepprune.commands.run import SCORES, Run, command_run
-from deepprune.commands.sweep import headline, run_sweep
+from deepprune.commands.sweep import (
+    check_parts,
+    headline,
+    run_sweep,
+    say_left_out,
+    sweep_points,
+)
 from deepprune.config import build
 from deepprune.evaluation.selection import unseen_questions
 from deepprune.judge.score_cache import ScoreCache
@@ -18,8 +24,8 @@ def evaluate(config: DictConfig) -> Run:
     store = build.store(config)
     refs = build.refs(config, store)
     questions, n_traces = build.questions(config, refs)
-    sweep.points(n_traces)
-    build.generators(config, questions)
+    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces))
+    check_parts(config, questions)
     inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
     with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)

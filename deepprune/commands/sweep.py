@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from deepprune.commands.run import Run
 from deepprune.config import build
+from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
 from deepprune.evaluation.evaluator import Evaluator
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
 from deepprune.evaluation.question import QuestionRunner
 from deepprune.evaluation.results import Row
-from deepprune.evaluation.selection import with_needs_met
+from deepprune.evaluation.selection import check_needs, with_needs_met
+from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, policy_label
@@ -37,11 +39,8 @@ def run_sweep(
         from deepprune.callbacks.sweep_wandb import SweepWandb
 
         callbacks.append(SweepWandb(run.wandb))
-    points = sweep.points(n_traces)
-    if sweep.skip_unmet:
-        points = with_needs_met(points, store.group(questions[0]))
     runner = QuestionRunner(
-        points,
+        sweep_points(sweep, store, questions, n_traces),
         n_traces=n_traces,
         resamples=sweep.resamples,
         seed=sweep.seed,
@@ -69,6 +68,42 @@ def run_sweep(
     if (warning := too_few_questions(result.rows, sweep.margin)) is not None:
         print(warning)
     return result
+
+
+def sweep_points(
+    sweep: build.Sweep, store: TraceStore, questions: Sequence[QuestionRef], n_traces: int
+) -> list[Point]:
+    """The grid, without the policies that these traces cannot serve where that is asked for.
+
+    Raises:
+        InputError: If the grid is not sound, or the traces lack what a policy needs.
+    """
+    points = sweep.points(n_traces)
+    group = store.group(questions[0])
+    if sweep.skip_unmet:
+        points = with_needs_met(points, group)
+    check_needs(points, group)
+    if sweep.baseline not in (names := {point.policy.name for point in points}):
+        raise InputError(
+            f"sweep.baseline must be a policy of the sweep, got {sweep.baseline!r}; it has "
+            f"{', '.join(sorted(names))}."
+        )
+    return points
+
+
+def say_left_out(sweep: build.Sweep, points: Sequence[Point]) -> None:
+    """Name the policies that the traces cannot serve."""
+    left = {p.name for p in sweep.policies.values()} - {point.policy.name for point in points}
+    if left:
+        print(f"left out, since these traces lack what they need: {', '.join(sorted(left))}")
+
+
+def check_parts(config: DictConfig, questions: Sequence[QuestionRef]) -> None:
+    """Build once what costs nothing, so that a bad value stops here."""
+    build.generators(config, questions)
+    build.make_engine(config)
+    build.distributed(config)
+    build.sweep_callbacks(config)
 
 
 def headline(rows: Sequence[Row], run: Run) -> None:

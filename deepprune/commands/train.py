@@ -6,7 +6,13 @@ from omegaconf import DictConfig
 
 from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, is_rank_zero
-from deepprune.commands.sweep import headline, run_sweep
+from deepprune.commands.sweep import (
+    check_parts,
+    headline,
+    run_sweep,
+    say_left_out,
+    sweep_points,
+)
 from deepprune.config import build
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
@@ -28,8 +34,8 @@ def train(config: DictConfig) -> Run:
     held_out = {(g.question, g.model) for g in splits.test}
     refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
     questions, n_traces = build.questions(config, refs)
-    sweep.points(n_traces)
-    build.generators(config, questions)
+    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces))
+    check_parts(config, questions)
     with command_run(config, "train", {"traces": store.content_hash}) as run:
         export = run.folder / "judge"
 

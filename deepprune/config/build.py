@@ -96,12 +96,6 @@ def sweep(config: DictConfig) -> Sweep:
     if rule.kind == "fraction":
         print("no policy knows a trace's length in time: prefix=fraction sweeps no prefix policies")
         policies = {name: p for name, p in policies.items() if not hasattr(p, "prefix")}
-    known = {p.name for p in policies.values()} | {"consensus"}
-    if axes.baseline not in known:
-        raise InputError(
-            f"sweep.baseline must be a policy of the sweep, got {axes.baseline!r}; it has "
-            f"{', '.join(sorted(known))}."
-        )
     if not 0 < axes.margin < 1:
         raise InputError(
             f"sweep.margin must be a share of the questions between 0 and 1, got {axes.margin:g}."

@@ -175,6 +175,11 @@ class DeepPruneConf:
 
 
 @dataclass
+class RepresentativesConf(DeepPruneConf):
+    name: str = "representatives"
+
+
+@dataclass
 class OraclePruneConf(DeepPruneConf):
     judge: str = "oracle"
     name: str = "oracle_prune"
@@ -404,7 +409,7 @@ GROUPS: dict[str, dict[str, Any]] = {
 
 POLICIES: dict[str, Any] = {
     "deepprune": DeepPruneConf,
-    "representatives": DeepPruneConf,
+    "representatives": RepresentativesConf,
     "oracle_prune": OraclePruneConf,
     "random_prune": RandomPruneConf,
     "deepconf": DeepConfConf,

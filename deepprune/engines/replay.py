@@ -101,11 +101,12 @@ class Recording:
             self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
         return self._cuts[rule]
 
-    def probe(self, trace: int, n_tokens: int) -> int:
+    def probe(self, trace: int, before: int, n_tokens: int) -> int:
         """Class of the answer that was forced out of a trace last, up to ``n_tokens`` tokens.
 
         Raises:
-            ValueError: If the trace has no probes.
+            ValueError: If the trace has no probes, or none since ``before`` tokens, where it was
+                asked last, although there are later ones: the same answer would count twice.
         """
         if trace not in self._probes:
             probes = self.group.traces[trace].probes
@@ -120,6 +121,11 @@ class Recording:
             )
         places, classes = self._probes[trace]
         last = bisect_right(places, n_tokens) - 1
+        if 0 <= last < len(places) - 1 and places[last] <= before:
+            raise ValueError(
+                f"probes are recorded every {places[1] - places[0]} tokens: {n_tokens - before} "
+                "tokens between two looks are too few."
+            )
         return classes[last] if last >= 0 else NO_ANSWER
 
 
@@ -135,6 +141,8 @@ class ReplaySession:
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
         self._tokens = self._tokens_probes = self._ticks = self._peak = 0
+        self._probe_context = 0.0
+        self._probed: dict[int, int] = {}  # of each trace, where it was last probed
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
@@ -178,9 +186,13 @@ class ReplaySession:
             asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
             for trace in asked:
                 recorded = int(self._order[trace])
-                probed[trace] = self._recording.probe(recorded, int(target[trace]))
-            self._tokens_probes += len(asked) * self._engine.tokens_per_probe
-            self._ticks += self._engine.tokens_per_probe if asked else 0
+                place = int(target[trace])
+                probed[trace] = self._recording.probe(recorded, self._probed.get(trace, 0), place)
+                self._probed[trace] = place
+            each = self._engine.tokens_per_probe
+            self._tokens_probes += len(asked) * each
+            self._probe_context += float((target[asked] * each + each**2 / 2).sum())
+            self._ticks += each if asked else 0
         return Observation(target, is_finished, self._is_stopped.copy(), answers, probed)
 
     def prefix(self, trace: int) -> Prefix:
@@ -209,6 +221,7 @@ class ReplaySession:
         return Usage(
             self._tokens,
             self._tokens_probes,
+            self._probe_context,
             self._ticks,
             self._peak,
             self._ticks * self._engine.seconds_per_token,

@@ -129,6 +129,7 @@ class _Runs:
             tokens_finished=finished,
             tokens_pruned=n_tokens.sum(1) - finished,
             tokens_probes=np.zeros_like(finished),
+            probe_context=np.zeros(len(finished)),
             trace_flops=np.where(goes_on, self._flops, self._cut_flops).sum(1),
             judge=self._clusters.bill,
         )

@@ -23,6 +23,7 @@ class SweepPlan:
         n_traces: The largest N.
         resamples: Orders of the traces.
         judge: Name of the judge.
+        baseline: The policy that others are compared with at equal tokens, beside consensus.
         folder: Where the record is written.
     """
 
@@ -32,6 +33,7 @@ class SweepPlan:
     n_traces: int
     resamples: int
     judge: str
+    baseline: str
     folder: Path
 
 

@@ -61,7 +61,7 @@ class Evaluator:
         runner = self._runner
         check_questions(questions, runner.n_traces)
         check_needs(runner.points, runner.load(questions[0]))
-        store = OutcomeStore(self._folder / "outcomes")
+        store = OutcomeStore(self._folder / "outcomes", runner.points)
         everywhere = range(len(runner.points))
         n_recorded = sum(store.has(ref.key, everywhere) for ref in questions)
         plan = SweepPlan(
@@ -71,6 +71,7 @@ class Evaluator:
             runner.n_traces,
             runner.resamples,
             runner.judge.provenance.name,
+            self._baseline,
             self._folder,
         )
         self._tell("on_sweep_start", plan)

@@ -32,6 +32,10 @@ class GeneratorSize:
     usd_prompt: float | None = None
     usd_generated: float | None = None
 
+    def probe_flops(self, tokens: FloatArray, context: FloatArray) -> FloatArray:
+        """FLOPs of probe tokens that attend to ``context`` tokens, summed over them."""
+        return 2 * self.params * tokens + 4 * self.layers * self.hidden * context
+
     def flops(self, n_tokens: FloatArray) -> FloatArray:
         """FLOPs of sequences of so many tokens, read or generated, attention included."""
         return transformer_flops(self.params, self.layers, self.hidden, n_tokens, causal=True)
@@ -57,7 +61,8 @@ class Ledger:
     """Draws the bills of one question.
 
     A generator that shares the prompt among the traces of a question (prefix caching) reads it
-    once. A probe reads nothing anew, since its trace is cached, and generates its tokens.
+    once. A probe reads nothing anew, since its trace is cached, and generates its tokens, each of
+    which attends to the trace.
 
     Args:
         size: The generator.
@@ -82,6 +87,7 @@ class Ledger:
             tokens_finished=np.array(finished),
             tokens_pruned=final.n_tokens.sum() - finished,
             tokens_probes=np.array(usage.tokens_probes),
+            probe_context=np.array(usage.probe_context),
             trace_flops=self.size.flops(final.n_tokens.astype(np.float64)).sum(),
             judge=judge,
         )
@@ -96,6 +102,7 @@ class Ledger:
         tokens_finished: FloatArray,
         tokens_pruned: FloatArray,
         tokens_probes: FloatArray,
+        probe_context: FloatArray,
         trace_flops: FloatArray,
         judge: FloatArray,
     ) -> dict[str, FloatArray]:
@@ -112,7 +119,9 @@ class Ledger:
             "tokens_finished": tokens_finished,
             "tokens_pruned": tokens_pruned,
             "tokens_probes": tokens_probes,
-            "generator_flops": trace_flops + prompt + 2 * self.size.params * tokens_probes,
+            "generator_flops": trace_flops
+            + prompt
+            + self.size.probe_flops(tokens_probes, probe_context),
             "judge_calls": judge[..., 0],
             "judge_tokens": judge[..., 1],
             "judge_flops": judge[..., 2],

@@ -106,6 +106,7 @@ def sweep_rows(
     - ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
       ``n_questions_needed`` to rule it out if there is no difference;
     - means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_probes``;
+      ``tokens_net``, with the judge's FLOPs as tokens of cons@N;
       ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
       ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
       engine's clock), ``cost`` (``None`` without a price);
@@ -165,10 +166,10 @@ def sweep_rows(
 
 def _judge(point: Point, judge: str) -> str | None:
     """Who scored: the sweep's judge, unless the policy names its own; ``None`` where nobody did."""
-    if Need.JUDGE not in point.policy.needs:
-        return None
     own = point.axes.get("judge", "sweep")
-    return judge if own == "sweep" else str(own)
+    if own != "sweep":
+        return str(own)
+    return judge if Need.JUDGE in point.policy.needs else None
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
@@ -289,7 +290,11 @@ def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[Row
         best = frontier(measured.tokens[0, own], measured.accuracy[0, own])
         curves[ABOVE_BASELINE] = measured.curve(own[best])
     spent = measured.tokens[0, measured.consensus]
+    full = measured.reference
+    with np.errstate(divide="ignore", invalid="ignore"):  # sizes that are not known
+        each = measured.tokens[0, full] / measured.generator_flops[0, full]
     columns = measured.columns | {
+        "tokens_net": _numbers(measured.tokens[0] + measured.judge_flops[0] * each),
         "matched_k": np.interp(measured.tokens[0], spent, measured.sizes).tolist(),
         "n_questions_needed": questions_needed(measured.deviation, margin).tolist(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.seeding import derive, generator
 from deepprune.types import Decision, QuestionRef, QuestionTraces
+
+logger = logging.getLogger(__name__)
 
 LoadTraces = Callable[[QuestionRef], QuestionTraces]
 MakeEngine = Callable[[Sequence[QuestionTraces]], Engine]
@@ -123,7 +126,9 @@ class _Question:
     ) -> None:
         self._runner, self._group, self._engine = runner, group, engine
         self._names = (group.question.dataset, group.question.question_id, group.model)
-        self._correct = {t.answer_class for t in group.traces if t.is_correct}
+        self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
+            p.answer_class for t in group.traces for p in t.probes if p.is_correct
+        }
         size = generator_size(group.model, runner.generators)
         self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
         judges: dict[str, Judge] = {"sweep": runner.judge}
@@ -151,7 +156,11 @@ class _Question:
         """Do points; an error fails them, and the sweep exits non-zero at its end."""
         try:
             work(numbers, done)
+        except AssertionError:  # ours, not the policy's: nothing that follows can be trusted
+            raise
         except Exception as error:
+            names = sorted({self._runner.points[number].policy.name for number in numbers})
+            logger.warning("%s failed on %s", ", ".join(names), self._names, exc_info=True)
             for number in numbers:
                 done.outcomes.failures[number] = f"{type(error).__name__}: {error}"
 
@@ -171,11 +180,9 @@ class _Question:
             evidence = scores.run(session)
             rng = self._rng(resample)
             outcome = run_question(point.policy, session, point.n_traces, evidence, rng, watcher)
-            answers = outcome.final.answer_class
             facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
             facts["is_correct"] = outcome.vote.answer_class in self._correct
-            voted = {int(answers[trace]) for trace in outcome.vote.voters}
-            facts["any_correct"] = not voted.isdisjoint(self._correct)
+            facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
             for name in FIELDS:
                 done.outcomes.fields[name][number, resample] = facts[name]
 

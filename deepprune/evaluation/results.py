@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,18 @@ class QuestionOutcomes:
 class OutcomeStore:
     """The folder ``outcomes``: a file a question, whole or not at all, synced before it counts.
 
-    A file holds arrays alone, no pickles. A question on which a point failed is done again when
-    the sweep is.
+    A file holds arrays alone, no pickles, and says of which grid they are: one of another grid
+    counts as not there. A question on which a point failed is done again when the sweep is.
+
+    Args:
+        folder: Where the files are.
+        points: The grid.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, points: Sequence[Point]) -> None:
         self.folder = folder
+        keys = "\n".join(point.key for point in points)
+        self._grid = hashlib.sha256(keys.encode()).hexdigest()
 
     def has(self, question: QuestionKey, skip: Collection[int] = ()) -> bool:
         """Whether a question is recorded without failures, at all points but those of ``skip``."""
@@ -90,6 +97,7 @@ class OutcomeStore:
             "question": question,
             "failures": outcomes.failures,
             "skipped": sorted(outcomes.skipped),
+            "grid": self._grid,
         }
         arrays: dict[str, Any] = {
             "facts": np.array(json.dumps(facts)),
@@ -104,6 +112,8 @@ class OutcomeStore:
         # numpy leaves a file that is no archive open, so it is opened here
         with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             facts = json.loads(file["facts"].item())
+            if facts["grid"] != self._grid:
+                raise ValueError(f"{question} is recorded on another grid.")
             return QuestionOutcomes(
                 {name: file[name] for name in names},
                 int(file["tokens_prompt"]),
@@ -135,6 +145,7 @@ class Outcomes:
         dropped: Mapping[int, str] | None = None,
     ) -> None:
         self._store = store
+        self._kept: IntArray | slice = slice(None)
         self.points = points
         self.questions = questions
         self.dropped = dict(dropped or {})
@@ -146,7 +157,17 @@ class Outcomes:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         fields = [self._store.read(question, [name]).fields[name] for question in self.questions]
-        return np.ascontiguousarray(np.stack(fields).transpose(0, 2, 1))
+        return np.ascontiguousarray(np.stack(fields)[:, self._kept].transpose(0, 2, 1))
+
+    def only(self, numbers: Sequence[int]) -> Outcomes:
+        """Some of the points, in this order."""
+        some = copy(self)
+        some._kept = np.array(numbers)
+        some.points = [self.points[i] for i in numbers]
+        for name in ("dropped", "failures"):
+            lost = getattr(self, name)
+            setattr(some, name, {n: lost[i] for n, i in enumerate(numbers) if i in lost})
+        return some
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

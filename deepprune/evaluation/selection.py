@@ -85,8 +85,8 @@ def unmet_needs(policy: Policy, group: QuestionTraces) -> list[str]:
     traces = group.traces
     has = {
         Need.JUDGE: any(t.text for t in traces),
-        Need.PROBES: any(t.probes for t in traces),
-        Need.CONFIDENCE: any(t.token_confidence is not None for t in traces),
+        Need.PROBES: all(t.probes for t in traces),
+        Need.CONFIDENCE: all(t.token_confidence is not None for t in traces),
     }
     words = {
         Need.JUDGE: "the text of the traces",
@@ -111,10 +111,7 @@ def check_needs(points: Sequence[Point], group: QuestionTraces) -> None:
 
 
 def with_needs_met(points: Sequence[Point], group: QuestionTraces) -> list[Point]:
-    """The points whose policies these traces can serve; says which it leaves out."""
-    for policy in {p.policy.name: p.policy for p in points}.values():
-        if missing := unmet_needs(policy, group):
-            print(f"{policy.name} is left out: it needs {' and '.join(missing)}")
+    """The points whose policies these traces can serve."""
     return [p for p in points if not unmet_needs(p.policy, group)]
 
 

@@ -246,9 +246,9 @@ def holm(p: FloatArray) -> FloatArray:
 def is_non_inferior(differences: FloatArray, n_questions: int, margin: float) -> BoolArray:
     """Whether a loss of ``margin`` or more is ruled out, one-sided at 5 %, shape ``(P,)``.
 
-    The 5 % quantile of the paired differences lies above ``-margin``, and so does the difference
-    less 3 / n. A bootstrap of n questions without a difference has no width, yet they leave losses
-    of up to 3 / n open (the rule of three): fewer than 3 / margin questions show nothing.
+    The 5 % quantile of the paired differences lies above ``-margin``, and n is at least 3 / margin:
+    a bootstrap of n questions without a difference has no width, yet they leave losses of up to
+    3 / n open (the rule of three), so fewer questions show nothing.
 
     Args:
         differences: Draws of the accuracy less that of the reference.
@@ -256,8 +256,7 @@ def is_non_inferior(differences: FloatArray, n_questions: int, margin: float) ->
         margin: As a share of the questions: 0.01 is one point.
     """
     (low,) = quantiles(differences, 1 - LEVEL)
-    floor = differences[0] - 3 / n_questions
-    return np.asarray((low > -margin) & (floor >= -margin * (1 + 1e-9)))
+    return np.asarray((low > -margin) & (3 / n_questions <= margin * (1 + 1e-9)))
 
 
 def questions_needed(deviation: FloatArray | float, margin: float) -> IntArray:

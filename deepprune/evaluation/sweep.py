@@ -88,15 +88,12 @@ def grid(
             f"{', '.join(sorted(policies))}: add it with pruning=[...]."
         )
     for name, policy in policies.items():
-        if isinstance(policy, Consensus):
-            continue
         known = {field.name for field in fields(policy)}  # type: ignore[arg-type]  # a dataclass
         mine = dict(axes.get(name, {}))
-        if unknown := sorted(mine.keys() - known):
-            raise InputError(
-                f"sweep.axes.{name}.{unknown[0]} is no field of {name}, which has "
-                f"{', '.join(sorted(known - {'name'}))}."
-            )
+        for field, chosen in mine.items():
+            _check_axis(f"sweep.axes.{name}.{field}", field, chosen, policy, known)
+        if isinstance(policy, Consensus):
+            continue
         shared = {"prefix": prefixes, "threshold": thresholds}
         values = {f: list(v) for f, v in {**shared, **mine}.items() if f in known and len(v)}
         for chosen in product(*values.values()):
@@ -106,3 +103,25 @@ def grid(
                 raise InputError(f"sweep, {name}: {error}") from error
             points += [Point(point, n) for n in ns]
     return list({point.key: point for point in points}.values())
+
+
+def _check_axis(
+    axis: str, field: str, chosen: Sequence[Any], policy: Policy, known: set[str]
+) -> None:
+    """Refuse an axis that is no field of its policy, is empty, or has values of another type."""
+    elsewhere = {"k": "sweep.ks", "prefix": "sweep.prefix_lens", "name": "a policy of its own"}
+    if field in elsewhere and field in known and (field != "k" or isinstance(policy, Consensus)):
+        raise InputError(f"{axis} cannot be an axis: use {elsewhere[field]}.")
+    if field not in known:
+        names = ", ".join(sorted(known - elsewhere.keys()))
+        raise InputError(f"{axis} is no field of {policy.name}, which has {names}.")
+    if not len(chosen):
+        raise InputError(f"{axis} is empty: give at least one value.")
+    default = getattr(policy, field)
+    for value in chosen:
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        is_flag = isinstance(value, bool) == isinstance(default, bool)
+        if None not in (default, value) and not (is_flag and isinstance(value, kinds)):
+            raise InputError(f"{axis} takes values like {default!r}, got {value!r}.")
+        if field == "threshold" and not 0 <= value <= 1:
+            raise InputError(f"{axis} must lie in [0, 1], got {value:g}: a score is a probability.")

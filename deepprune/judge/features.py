@@ -60,7 +60,7 @@ KINDS = (
 are 0 where a prefix has none."""
 
 HESITATIONS = ("wait", "hmm", "but", "alternatively")
-COUNTS = ("characters", "tokens", "words", "numbers", "equals_signs", *HESITATIONS, "is_finished")
+COUNTS = ("characters", "tokens", "words", "numbers", "equals_signs", *HESITATIONS)
 """Counts of a prefix of which a pair has the lower, the higher and the difference."""
 
 NAMES = (
@@ -107,7 +107,7 @@ def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
         ]
     counts = np.array(
         [
-            (c[0], p.n_tokens, *c[1:], p.is_finished)
+            (c[0], p.n_tokens, *c[1:])
             for p, c in zip(distinct, (f.counts for f in found), strict=True)
         ],
         dtype=np.float64,

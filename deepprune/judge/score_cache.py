@@ -55,7 +55,7 @@ class ScoreCache:
 
     def __reduce__(self) -> tuple[type[ScoreCache], tuple[Path | None]]:
         """Another process opens the file itself; a cache in memory is a new one there."""
-        return type(self), (self.path,)
+        return type(self), (None if self.path is None else self.path.absolute(),)
 
     def get_many(self, fingerprint: str, pairs: Sequence[TracePair]) -> FloatArray:
         """Scores of pairs, shape ``(len(pairs),)``; ``nan`` where a pair is not there."""

@@ -75,8 +75,7 @@ def _value(value: Any) -> str:
 
 def net_tokens(row: Row) -> float:
     """Generated tokens a question, the judge's FLOPs counted as generator tokens where known."""
-    tokens, flops, bill = row["tokens"], row["generator_flops"], row["judge_flops"]
-    return float(tokens * (1 + bill / flops)) if flops and bill else float(tokens)
+    return float(row["tokens"] if row["tokens_net"] is None else row["tokens_net"])
 
 
 def on_frontier(rows: Sequence[Row]) -> list[bool]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from deepprune.answers import EquivalenceChecker, answer_classes, is_correct
+from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.traces.formats import Record, SourceFile
 from deepprune.traces.progress import OnProgress
-from deepprune.types import NO_ANSWER
+from deepprune.types import NO_ANSWER, Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ class ClassedRecords:
 def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
     """Class the answers of each question, over all its models, and compare them with the gold.
 
-    Classes that the file has are kept. Final answers are classed without regard to the probes, so
-    class 0 is the most frequent final answer, and it is the same with and without probes.
+    Classes and correctness that the file has are kept. Final answers are classed without regard to
+    the probes, so class 0 is the most frequent final answer, and it is the same with and without
+    probes.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(source.records):
@@ -46,6 +47,7 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
                 conflicts += found
             if not source.has_probe_classes:
                 records = _class_probes(records, checker)
+            records = _judge_probes(records, checker)
             for i, record in zip(members, records, strict=True):
                 classed[i] = record
             done += len(members)
@@ -59,20 +61,27 @@ def _class_final(
     """The records of one question with their final answers classed, and the conflicts."""
     found = answer_classes([record.answer for record in records], checker)
     gold = records[0].question.gold
-    spellings: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for record, class_id in zip(records, found.class_ids, strict=True):
-        if record.answer is not None:
-            spellings[class_id][record.answer] += 1
-    correct = {  # the classes whose most frequent spelling is equivalent to the gold answer
-        class_id
-        for class_id, counts in spellings.items()
-        if gold is not None and is_correct(counts.most_common(1)[0][0], gold, checker)
-    }
+    answers = [(k, r.answer) for r, k in zip(records, found.class_ids, strict=True)]
+    verdicts = _verdicts(answers, gold, checker)
     classed = [
-        replace(r, answer_class=k, is_correct=None if gold is None else k in correct)
+        replace(r, answer_class=k, is_correct=verdicts[k])
         for r, k in zip(records, found.class_ids, strict=True)
     ]
     return classed, found.conflicts
+
+
+def _verdicts(
+    answers: Iterable[tuple[int, str | None]], gold: str | None, checker: EquivalenceChecker
+) -> dict[int, bool | None]:
+    """Of each class, whether its most frequent spelling is equivalent to the gold answer."""
+    spellings: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for class_id, answer in answers:
+        if answer is not None and class_id != NO_ANSWER:
+            spellings[class_id][answer] += 1
+    if gold is None:
+        return {NO_ANSWER: None, **dict.fromkeys(spellings)}
+    pairs = [(counts.most_common(1)[0][0], gold) for counts in spellings.values()]
+    return {NO_ANSWER: False, **dict(zip(spellings, checker.same_many(pairs), strict=True))}
 
 
 def _class_probes(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
@@ -109,7 +118,34 @@ def _class_probes(records: Sequence[Record], checker: EquivalenceChecker) -> lis
         replace(
             record,
             probes=tuple(
-                replace(p, answer_class=NO_ANSWER if p.answer is None else class_of[p.answer])
+                Probe(p.n_tokens, p.answer, NO_ANSWER if p.answer is None else class_of[p.answer])
+                for p in record.probes
+            ),
+        )
+        for record in records
+    ]
+
+
+def _judge_probes(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
+    """The records of one question with their probes compared with the gold answer.
+
+    A probe in the class of a final answer is as right as that; other classes are compared anew.
+    """
+    known: dict[int, bool | None] = {}
+    for record in records:
+        if record.answer is not None and record.answer_class is not None:
+            known.setdefault(record.answer_class, record.is_correct)
+    probes = [p for record in records for p in record.probes if p.answer is not None]
+    for probe in probes:
+        if probe.is_correct is not None:
+            known.setdefault(probe.answer_class, probe.is_correct)
+    new = [(p.answer_class, p.answer) for p in probes if p.answer_class not in known]
+    known |= _verdicts(new, records[0].question.gold, checker)
+    return [
+        replace(
+            record,
+            probes=tuple(
+                replace(p, is_correct=known[NO_ANSWER if p.answer is None else p.answer_class])
                 for p in record.probes
             ),
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepprune.errors import InputError
 from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.traces.schema import SCHEMA, SCHEMAS, list_slices, probe_of
+from deepprune.traces.schema import SCHEMA, list_slices, probe_of
 from deepprune.types import FinishReason, Probe, Question
 
 FORMATS = {
@@ -43,6 +43,7 @@ _NORMALISED = {  # its column -> ours
     "answer_group": "answer_class",
     "finished": "finished",
 }
+_OF_ANSWERS = ("answer_class", "is_correct")  # what is made of an answer where a file lacks it
 NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
 
 
@@ -132,14 +133,22 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
 
 
 def _type_of(name: str, given: pa.DataType) -> pa.DataType:
-    """Our type of a column; probes may be without classes."""
-    schema = SCHEMAS[1] if name == "probes" and not _has_classes(given) else SCHEMA
-    return schema.field(name).type
+    """Our type of a column; probes may be without classes and without correctness."""
+    type_ = SCHEMA.field(name).type
+    if name != "probes":
+        return type_
+    fields = [
+        field
+        for field in type_.value_type
+        if field.name not in _OF_ANSWERS or _has(given, field.name)
+    ]
+    return pa.list_(type_.value_field.with_type(pa.struct(fields)))
 
 
-def _has_classes(probes: pa.DataType) -> bool:
+def _has(probes: pa.DataType, name: str) -> bool:
+    """Whether the probes of a file have a field."""
     probe = getattr(probes, "value_type", None)  # of a list of any kind
-    return isinstance(probe, pa.StructType) and probe.get_field_index("answer_class") >= 0
+    return isinstance(probe, pa.StructType) and probe.get_field_index(name) >= 0
 
 
 def detect(path: Path, names: Sequence[str]) -> str:
@@ -250,7 +259,9 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
         token_counter=counter if ends is not None else None,
         answers=answers if "answer" in names else None,
         has_classes=has_classes,
-        has_probe_classes="probes" in names and _has_classes(table.schema.field("probes").type),
+        has_probe_classes=has_classes
+        and "probes" in names
+        and _has(table.schema.field("probes").type, "answer_class"),
     )
 
 

@@ -24,7 +24,7 @@ from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
 from deepprune.types import NO_ANSWER, Trace
 
-IMPORTER_VERSION = 2
+IMPORTER_VERSION = 3
 """Raised when an importer gives other rows for the same file; cached imports are then redone."""
 
 TOKENIZER = "qwen"

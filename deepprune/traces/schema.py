@@ -13,12 +13,17 @@ from deepprune.errors import InputError
 from deepprune.types import NO_ANSWER, FinishReason, Probe, Question, Trace
 
 SCHEMA_VERSION = 2
-"""Version 2: a probe has the class of its answer. Version 1 is read as having none."""
+"""Version 2: a probe has the class of its answer, and whether it is right. Version 1 is read as
+having neither."""
 
 TokenEnds = NDArray[np.int32]
 
 _PROBE_1 = [pa.field("n_tokens", pa.int32(), nullable=False), pa.field("answer", pa.string())]
-_PROBE_2 = [*_PROBE_1, pa.field("answer_class", pa.int32(), nullable=False)]
+_PROBE_2 = [
+    *_PROBE_1,
+    pa.field("answer_class", pa.int32(), nullable=False),
+    pa.field("is_correct", pa.bool_()),
+]
 
 
 def _schema(probe: Sequence[pa.Field]) -> pa.Schema:
@@ -54,7 +59,12 @@ SCHEMA = SCHEMAS[SCHEMA_VERSION]
 
 def probe_of(fields: Mapping[str, Any]) -> Probe:
     """A probe of a row of any version."""
-    return Probe(fields["n_tokens"], fields["answer"], fields.get("answer_class", NO_ANSWER))
+    return Probe(
+        fields["n_tokens"],
+        fields["answer"],
+        fields.get("answer_class", NO_ANSWER),
+        fields.get("is_correct"),
+    )
 
 
 def check_trace(trace: Trace) -> None:
@@ -116,7 +126,12 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
         ),
         "probes": [
             [
-                {"n_tokens": p.n_tokens, "answer": p.answer, "answer_class": p.answer_class}
+                {
+                    "n_tokens": p.n_tokens,
+                    "answer": p.answer,
+                    "answer_class": p.answer_class,
+                    "is_correct": p.is_correct,
+                }
                 for p in t.probes
             ]
             or None

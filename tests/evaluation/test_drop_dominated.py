@@ -25,7 +25,7 @@ def test_a_worse_and_dearer_point_is_dropped_after_the_first_look(tmp_path):
     assert "accuracy" not in silent
     for row, full in zip(others, rows(tmp_path / "all"), strict=False):
         assert row | {"p_mcnemar_holm": 0} == full | {"p_mcnemar_holm": 0}
-    store = OutcomeStore(tmp_path / "some" / "outcomes")
+    store = OutcomeStore(tmp_path / "some" / "outcomes", chosen)
     spent = [
         int(store.read(ref.key, ["tokens_finished"]).fields["tokens_finished"][-1].sum())
         for ref in refs(groups)
@@ -43,7 +43,7 @@ def test_interrupted_and_resumed_the_looks_are_the_same(tmp_path):
     for kept in (0, 3, 10):
         for i, ref in enumerate(refs(groups)):
             if i >= kept:
-                OutcomeStore(tmp_path / "outcomes")._path(ref.key).unlink()
+                OutcomeStore(tmp_path / "outcomes", chosen)._path(ref.key).unlink()
         judge = PricedJudge()
         again = evaluate(tmp_path, groups, chosen=chosen, judge=judge, callbacks=[DropDominated(6)])
         assert again.results_path.read_bytes() == whole

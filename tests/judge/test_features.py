@@ -73,7 +73,6 @@ def test_features_by_hand():
         "numbers_low": 3,
         "tokens_low": 8,
         "tokens_difference": 1,
-        "is_finished_high": 0,
     }
     assert {name: feature(name, pair)[0] for name in expected} == pytest.approx(expected)
     same = TracePair(prefix("one two three four"), prefix("two three four five"))

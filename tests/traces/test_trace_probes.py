@@ -35,6 +35,12 @@ QUESTIONS = [
         "probe_freq": 5,
         "each_branch": [[[], 0, ""], [["2"], 7, "1"]],
     },
+    {
+        "question": "1/2?",
+        "gold_answer": "0.5",
+        "probe_freq": 5,
+        "each_branch": [[["1/2", "2"], 10, "2"], [["3", "\\frac{1}{2}", "ERR"], 15, "2"]],
+    },
 ]
 
 
@@ -51,10 +57,19 @@ def test_a_recording_without_text(tmp_path, file):
     store = import_file(file, tmp_path / "out", model="m")
     one = next(g for g in store.load() if g.question.text == "2+2?")
     assert [t.probes for t in one.traces] == [
-        (Probe(10, "5", 2), Probe(20, None), Probe(30, "4", 0), Probe(35, "4", 0)),
-        (Probe(10, None), Probe(20, "8/2", 0), Probe(30, None)),
-        (Probe(10, "6", 3), Probe(20, "6", 3), Probe(30, "5", 2)),
-        (Probe(10, "5", 2),),
+        (
+            Probe(10, "5", 2, False),
+            Probe(20, None, NO_ANSWER, False),
+            Probe(30, "4", 0, True),
+            Probe(35, "4", 0, True),
+        ),
+        (
+            Probe(10, None, NO_ANSWER, False),
+            Probe(20, "8/2", 0, True),
+            Probe(30, None, NO_ANSWER, False),
+        ),
+        (Probe(10, "6", 3, False), Probe(20, "6", 3, False), Probe(30, "5", 2, False)),
+        (Probe(10, "5", 2, False),),
     ]
     assert [(t.answer, t.answer_class, t.is_correct) for t in one.traces] == [
         ("4", 0, True),
@@ -74,12 +89,35 @@ def test_a_recording_without_text(tmp_path, file):
     assert again.load() == store.load()
 
 
+def test_a_probe_can_be_right_where_no_trace_is(tmp_path, file):
+    store = import_file(file, tmp_path / "out", model="m")
+    one = next(g for g in store.load() if g.question.text == "1/2?")
+    assert [(t.answer, t.answer_class, t.is_correct) for t in one.traces] == [("2", 0, False)] * 2
+    assert [t.probes for t in one.traces] == [
+        (Probe(5, "1/2", 1, True), Probe(10, "2", 0, False)),
+        (
+            Probe(5, "3", 2, False),
+            Probe(10, r"\frac{1}{2}", 1, True),
+            Probe(15, None, NO_ANSWER, False),
+        ),
+    ]
+
+
+def test_without_a_gold_answer_no_probe_is_right_or_wrong(tmp_path):
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps([{**QUESTIONS[2], "gold_answer": None}]))
+    (one,) = import_file(path, tmp_path / "out").load()
+    assert [[p.answer_class for p in t.probes] for t in one.traces] == [[1, 0], [2, 1, -1]]
+    assert {p.is_correct for t in one.traces for p in t.probes} == {None}
+    assert {t.is_correct for t in one.traces} == {None}
+
+
 def test_it_is_imported_on_the_fly_and_shown(tmp_path, file, capsys, monkeypatch):
     monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
     assert main(["show", str(file)]) == 0
     assert "model: toy · text: none · tokens counted by: generator" in capsys.readouterr().out
     (row,) = summarise(open_traces(file))
-    assert (row.dataset, row.traces, row.tokens, row.answered) == ("toy", 6, 116, 4 / 6)
+    assert (row.dataset, row.traces, row.tokens, row.answered) == ("toy", 8, 141, 6 / 8)
     with pytest.raises(InputError, match="no texts to extract answers from by the style 'boxed'"):
         import_file(file, tmp_path / "out", answers="boxed")
     with pytest.raises(InputError, match=r"--field is for JSON lines; .* are fixed"):
@@ -87,8 +125,11 @@ def test_it_is_imported_on_the_fly_and_shown(tmp_path, file, capsys, monkeypatch
 
 
 def test_probes_take_the_classes_that_the_file_has(tmp_path):
-    """The file says that 1 and 2 are one class. 4/4 is 1; 3 is new, beyond 7."""
+    """The file says that 1 and 2 are one class. 4/4 is 1; 3 is new, beyond 7. Another file has the
+    classes of the probes, too, but does not say which are right: the gold answer does, or the final
+    answers of the same class, whatever they are."""
     columns = {
+        "gold": ["3"] * 3,
         **dict.fromkeys(("dataset", "question_id", "question", "model", "text"), ["x"] * 3),
         "sample_id": [0, 1, 2],
         "answer": ["1", "2", "5"],
@@ -102,6 +143,22 @@ def test_probes_take_the_classes_that_the_file_has(tmp_path):
     (group,) = import_file(tmp_path / "a.parquet", tmp_path / "out").load()
     assert [t.answer_class for t in group.traces] == [7, 7, 4]
     assert [t.probes[0].answer_class for t in group.traces] == [7, 7, 8]
+    assert [t.probes[0].is_correct for t in group.traces] == [True, True, True]
+
+    classes = [4, 9, 8]
+    for probes, class_id in zip(columns["probes"], classes, strict=True):
+        probes[0]["answer_class"] = class_id
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet")
+    (group,) = import_file(tmp_path / "b.parquet", tmp_path / "b").load()
+    assert [t.probes[0].answer_class for t in group.traces] == classes
+    assert [t.probes[0].is_correct for t in group.traces] == [False, False, True]
+
+    del columns["is_correct"]  # then all classes are found anew
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    (group,) = import_file(tmp_path / "c.parquet", tmp_path / "c").load()
+    assert [t.answer_class for t in group.traces] == [0, 1, 2]
+    assert [t.probes[0].answer_class for t in group.traces] == [0, 1, 3]
+    assert [t.probes[0].is_correct for t in group.traces] == [False, False, True]
 
 
 def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trace):
@@ -119,7 +176,7 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
     assert store.load()[0].traces == (old,)
     assert old.probes[0].answer_class == NO_ANSWER
 
-    new = make_trace(sample_id=1, answer="4", answer_class=0, probes=(Probe(1, "4", 0),))
+    new = make_trace(sample_id=1, answer="4", answer_class=0, probes=(Probe(1, "4", 0, True),))
     store.append([new])
     store = TraceStore.open(tmp_path)
     assert store.manifest.schema_version == 2

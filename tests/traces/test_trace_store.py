@@ -24,7 +24,7 @@ def test_a_trace_comes_back_as_it_went_in(store, make_trace):
         seed=2**40,
         source="run/7",
         token_confidence=np.array([0.5, 1.5, 2.5], np.float32),
-        probes=(Probe(1, None), Probe(3, "4", 0)),
+        probes=(Probe(1, None), Probe(3, "4", 0, True)),
     )
     bare = make_trace(sample_id=1, text="")
     store.append([bare, full])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -66,8 +66,6 @@ class DeepPrune:
             and the lower line.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.JUDGE})
-
     prefix: PrefixRule
     threshold: float = 0.5
     clustering: str = "greedy"
@@ -108,6 +106,12 @@ class DeepPrune:
                 raise ValueError(
                     f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}."
                 )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The judge; the truth and a coin read nothing, unless the prefix does."""
+        reads = self.judge == "sweep" or self.prefix.kind == "reasoning_words"
+        return frozenset({Need.JUDGE} if reads else ())
 
     @property
     def decides_once(self) -> bool:
