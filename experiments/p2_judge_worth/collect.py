@@ -39,10 +39,11 @@ def main(folders: list[str]) -> None:
     """Write both files, print the table of the README."""
     rows = []
     for folder in folders:
-        for file in sorted(Path(folder).glob("*/results.jsonl")):
+        found = sorted(Path(folder).glob("*/results.jsonl"))
+        for file in found or [Path(folder, "results.jsonl")]:
             rows += [json.loads(line) for line in file.read_text().splitlines()]
-    kept = [{k: r[k] for k in KEPT if k in r} for r in rows]
-    (HERE / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
+    kept = {json.dumps({k: r[k] for k in KEPT if k in r}): None for r in rows}  # cons@k once
+    (HERE / "results.jsonl").write_text("".join(f"{line}\n" for line in kept))
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     axes.axhline(0, color="0.45", lw=1)
     table: dict[str, dict[str, dict]] = {}
@@ -76,7 +77,7 @@ def main(folders: list[str]) -> None:
     axes.set_xlabel("within-question AUROC of the judge")
     axes.set_ylabel("accuracy against cons@k of equal net tokens, points")
     axes.set_title(
-        "What a judge is worth, at its best of five thresholds (DeepPrune, N = 64, 500 tokens)",
+        "What a judge is worth, at its best of five thresholds (features: 32 questions)",
         fontsize=10,
         loc="left",
     )
