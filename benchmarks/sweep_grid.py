@@ -6,7 +6,7 @@
 - ``thresholds``: the same with 200 thresholds; the ratio.
 - ``points``: the grid in one run, against one process for each of its points. Three processes are
   timed, the rest follow from their mean.
-- ``scale``: 100, 300 and 1,000 questions x 512 traces, drawn with replacement from the file; 10
+- ``scale``: 100 and 1,000 questions x 512 traces, drawn with replacement from the file; 10
   points.
 
 Each run prints seconds and the peak of the memory of all its processes together (proportional set
@@ -104,7 +104,7 @@ def scale(traces: str) -> None:
     """Time and memory against the number of questions."""
     with tempfile.TemporaryDirectory() as folder:
         path = _resampled(traces, 1000, 512, Path(folder) / "store")
-        for n in (100, 300, 1000):
+        for n in (100, 1000):
             seconds, peak = run(
                 str(path),
                 f"sweep.questions={n}",
