@@ -389,3 +389,34 @@ def test_the_engine_is_closed(tmp_path):
 
     evaluate(tmp_path, make_engine=Engine)
     assert len(closed) == 6
+
+
+def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):
+    """Both traces end in b; their probes say class 1, which is the gold: settled on, it counts."""
+    probed = with_probes(group(["b", "b"], [30, 30], name="q0"), [[1, 1, 1]] * 2, every=5)
+    right = [
+        replace(t, probes=tuple(replace(p, is_correct=True) for p in t.probes))
+        for t in probed.traces
+    ]
+    chosen = grid({"x": EarlyExit(probe_every=5, agreeing=2)}, n_traces=2)
+    groups = [replace(probed, traces=tuple(right))]
+    row = evaluate(tmp_path, groups, n_traces=2, chosen=chosen).rows[-1]
+    assert row["accuracy"].value == row["pass_any"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"consensus": {"k": [5]}}, "sweep.axes.consensus.k cannot be an axis: use sweep.ks"),
+        ({"deepprune": {"prefix": [32]}}, "use sweep.prefix_lens"),
+        ({"deepprune": {"name": ["x"]}}, "use a policy of its own"),
+        ({"deepprune": {"clustering": []}}, "is empty: give at least one value"),
+        ({"deepprune": {"max_members": [2.5]}}, "takes values like 10, got 2.5"),
+        ({"deepprune": {"clustering": [3]}}, "takes values like 'greedy', got 3"),
+        ({"deepprune": {"threshold": [50]}}, r"must lie in \[0, 1\], got 50"),
+    ],
+)
+def test_an_axis_that_cannot_be_is_refused(axes, said):
+    policies = {"consensus": Consensus(), "deepprune": DeepPrune(FirstTokens(4))}
+    with pytest.raises(InputError, match=said):
+        grid(policies, n_traces=8, thresholds=[0.5], axes=axes)

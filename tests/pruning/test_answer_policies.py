@@ -246,3 +246,10 @@ def test_without_any_answer_all_run_to_their_end(policy, n):
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_replay_does_not_pass_one_probe_off_as_two():
+    """Recorded every 10 tokens, asked every 4: at 12 the probe of 10 is new, at 16 it is not."""
+    traces = with_probes(group(["a"], [40]), [[0, 0, 0]], every=10)
+    with pytest.raises(ValueError, match="every 10 tokens: 4 tokens between two looks are too few"):
+        play(EarlyExit(probe_every=4, agreeing=3), traces)
