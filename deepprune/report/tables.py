@@ -125,8 +125,8 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
 MARKS = {
     "*": "* differs from cons@N (McNemar, Holm over the sweep, p < .05)",
     "=": "= not inferior to cons@N at the margin",
-    "+": "+ more accurate than cons@k of equal tokens, its own interval clear of 0",
-    "-": "- less accurate, likewise",
+    "+": "+ more accurate than cons@k of equal tokens (interval clear of 0, unadjusted)",
+    "-": "- less accurate than cons@k of equal tokens (interval clear of 0, unadjusted)",
 }
 """What stands behind a policy's name in a table."""
 
