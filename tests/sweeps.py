@@ -97,7 +97,7 @@ def points(*more, thresholds=(0.3, 0.6), n_traces=8, **axes):
 
 def evaluate(
     folder, groups=None, *, store=None, judge=None, chosen=None, make_engine=ReplayEngine,
-    distributed=None, callbacks=(), baseline="consensus", **changes,
+    distributed=None, callbacks=(), baseline="consensus", margin=0.01, **changes,
 ):  # fmt: skip
     """Sweep ``groups``, or what a store has, into a folder."""
     if store is None:
@@ -114,8 +114,9 @@ def evaluate(
         judge=judge or PricedJudge(),
     )
     evaluator = Evaluator(
-        runner, folder, distributed=distributed, callbacks=callbacks, baseline=baseline
-    )
+        runner, folder, distributed=distributed, callbacks=callbacks, baseline=baseline,
+        margin=margin,
+    )  # fmt: skip
     return evaluator.run(chosen_refs)
 
 

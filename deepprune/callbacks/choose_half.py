@@ -89,7 +89,13 @@ class ChooseHalf(EvaluatorCallback):
             or (row["status"] == "ok" and row["policy"] in ("consensus", plan.baseline))
         ]
         report = Outcomes(store, plan.points, others).only(compared)
-        kept = sweep_rows(report, judge=plan.judge, seed=seed, baseline=plan.baseline)
+        kept = sweep_rows(
+            report,
+            judge=plan.judge,
+            seed=seed,
+            margin=rows[0]["margin"],
+            baseline=plan.baseline,
+        )
         write_atomic(plan.folder / CHOSEN, "".join(json.dumps(plain(r)) + "\n" for r in kept))
         shown = [
             row
