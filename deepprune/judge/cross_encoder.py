@@ -13,14 +13,14 @@ import torch
 from tqdm import tqdm
 
 from deepprune.data.loader import PairTokens
-from deepprune.data.pairs import labels_of
 from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
 from deepprune.judge.backbones import Backbone, PairClassifier, model_size
-from deepprune.judge.base import Judge, JudgeProvenance, Prices
-from deepprune.judge.calibration import Calibration, fit_calibration
+from deepprune.judge.base import JudgeProvenance, Prices
+from deepprune.judge.calibration import Calibration
 from deepprune.judge.encoding import Layout, PairEncoder
 from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
+from deepprune.judge.trained import TrainedJudge
 from deepprune.protocols import FloatArray
 from deepprune.types import PrefixRule, TracePair
 
@@ -42,7 +42,7 @@ class _Texts(NamedTuple):
         return _Texts(self.question, self.second, self.first)
 
 
-class CrossEncoderJudge(Judge):
+class CrossEncoderJudge(TrainedJudge):
     """Scores a pair by reading both prefixes together.
 
     Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
@@ -84,14 +84,12 @@ class CrossEncoderJudge(Judge):
     ) -> None:
         if tokens_per_batch < 1:
             raise ValueError(f"tokens_per_batch must be >= 1, got {tokens_per_batch}.")
+        super().__init__(calibration, name=name, seen_questions=seen_questions)
         self.device = _device(device)
         self.precision = _precision(precision, self.device)
         self.model = model.to(self.device).eval()
         self.encoder, self.backbone = encoder, backbone
-        self.calibration = calibration or Calibration()
         self.is_symmetric = symmetric
-        self._name, self._seen = name, seen_questions
-        self._path: Path | None = None
         self._tokens_per_batch = tokens_per_batch
         self._size = model_size(model)
         self._tokens: dict[str, list[int]] = {}
@@ -105,10 +103,6 @@ class CrossEncoderJudge(Judge):
                 self._export_record(), self.model, self.precision
             )
         return JudgeProvenance(self._name, self._fingerprint, self._seen, self._path)
-
-    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
-        return self.calibration(self.logits(pairs))
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uncalibrated logits, shape ``(len(pairs),)``."""
@@ -136,9 +130,8 @@ class CrossEncoderJudge(Judge):
 
     def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
         """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
-        self.calibration = fit_calibration(self.logits(pairs), labels_of(pairs))
         self._fingerprint = None
-        return self.calibration
+        return super().calibrate(pairs)
 
     def export(
         self,

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from deepprune.data.pairs import labels_of
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
-from deepprune.judge.base import Judge, JudgeProvenance
+from deepprune.judge.base import JudgeProvenance
 from deepprune.judge.baselines import NUMBER, find_equations, without_thousands
 from deepprune.judge.boosting import Boosting, Trees
-from deepprune.judge.calibration import Calibration, fit_calibration
+from deepprune.judge.calibration import Calibration
 from deepprune.judge.folder import (
     FEATURES,
     FORMAT,
@@ -40,6 +40,7 @@ from deepprune.judge.folder import (
     write_folder,
     write_json,
 )
+from deepprune.judge.trained import TrainedJudge
 from deepprune.protocols import FloatArray, IntArray
 from deepprune.types import PrefixRule, TracePair
 
@@ -116,7 +117,7 @@ def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
     return np.column_stack([*columns, np.minimum(a, b), np.maximum(a, b), np.abs(a - b)])
 
 
-class FeaturesJudge(Judge):
+class FeaturesJudge(TrainedJudge):
     """Boosted trees on what two prefixes share: numbers, equations, words, lengths, hesitations.
 
     It costs calls only: 80 trees of 6 leaves take some 400 comparisons a pair, and what makes the
@@ -141,10 +142,8 @@ class FeaturesJudge(Judge):
     ) -> None:
         if trees.n_features > len(NAMES):
             raise ValueError(f"there are {len(NAMES)} features, the trees ask for more.")
+        super().__init__(calibration, name=name, seen_questions=seen_questions)
         self.trees = trees
-        self.calibration = calibration or Calibration()
-        self._name, self._seen = name, seen_questions
-        self._path: Path | None = None
 
     @classmethod
     def fit(
@@ -175,18 +174,9 @@ class FeaturesJudge(Judge):
         fingerprint = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
         return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
 
-    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
-        return self.calibration(self.logits(pairs))
-
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uncalibrated logits, shape ``(len(pairs),)``."""
         return self.trees.logits(pair_features(pairs))
-
-    def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
-        """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
-        self.calibration = fit_calibration(self.logits(pairs), labels_of(pairs))
-        return self.calibration
 
     def export(
         self,
