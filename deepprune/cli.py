@@ -1,11 +1,12 @@
-"""The command line: ``deepprune <train|evaluate|traces>``.
+"""The command line: ``deepprune <train|evaluate|judge-report|traces>``.
 
-``train`` and ``evaluate`` are Hydra applications; ``train.py`` at the top of the repository is the
-former. A bad input ends in one line and exit code 2, whatever else goes wrong in a traceback and 1.
+All but ``traces`` are Hydra applications; ``train.py`` at the top of the repository is the first. A
+bad input ends in one line and exit code 2, whatever else goes wrong in a traceback and 1.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -18,11 +19,12 @@ from deepprune.errors import InputError
 
 HELP = """deepprune: train and measure judges that stop redundant chains of thought
 
-  deepprune train     train a judge, then sweep pruning policies with it (python train.py)
-  deepprune evaluate  sweep pruning policies over recorded traces with any judge
-  deepprune traces    import, show and check stores of traces
+  deepprune train         train a judge, then sweep pruning policies with it (python train.py)
+  deepprune evaluate      sweep pruning policies over recorded traces with any judge
+  deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
+  deepprune traces        import, show and check stores of traces
 
-Each has --help; train and evaluate take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
+Each has --help; all but traces take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
 """
 
 
@@ -39,11 +41,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif command in ("train", "evaluate"):
         sys.argv = [f"deepprune {command}", *arguments]
         run_application(command)
+    elif command == "judge-report":
+        sys.argv = [f"deepprune {command}", *_as_overrides(arguments)]
+        run_application("judge_report")
     else:
-        near = get_close_matches(command, ("train", "evaluate", "traces"), 1)
+        known = ("train", "evaluate", "judge-report", "traces")
+        near = get_close_matches(command, known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        message = f"unknown command {command!r}; {hint}The commands are train, evaluate, traces."
+        message = f"unknown command {command!r}; {hint}The commands are {', '.join(known)}."
         sys.exit(_fail(message))
+
+
+def _as_overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``judge-report`` as Hydra takes them: paths are judges, traces a list."""
+    judges = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    others = [a for a in arguments if a not in judges]
+    for i, argument in enumerate(others):
+        name, _, value = argument.partition("=")
+        if name == "traces" and not value.startswith("["):
+            others[i] = f"traces={_list(value.split(','))}"
+    return [*others, f"judges={_list(judges)}"] if judges else others
+
+
+def _list(values: Sequence[str]) -> str:
+    """A list of strings in Hydra's grammar, which reads JSON's."""
+    return json.dumps(list(values), ensure_ascii=False)
 
 
 def run_application(name: str) -> None:
@@ -60,34 +82,54 @@ def run_application(name: str) -> None:
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
-    codes: list[int] = []
 
-    def task(config: Any) -> Any:
-        """One job; in a multirun the others go on when one fails."""
-        objective: list[Any] = [None]
+    def task(config: Any) -> float | None:
+        from deepprune.cli import run_job  # a launcher may call this in another process
 
-        def job() -> int:
-            from importlib import import_module  # torch comes with it: only now
-
-            run = getattr(import_module(f"deepprune.commands.{name}"), name)(config)
-            objective[0] = run.objective
-            return int(run.status != "ok")
-
-        try:
-            codes.append(_guarded(job, name))
-        except Exception:
-            if "--multirun" not in sys.argv and "-m" not in sys.argv:
-                raise
-            traceback.print_exc()
-            codes.append(1)
-        return objective[0]
+        return run_job(name, config)
 
     task.__module__ = name  # Hydra names the job after it
     application = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name=name
     )(task)
-    code = _guarded(application, name)
-    sys.exit(max([code, *codes]))
+    sys.exit(_guarded(application, name))
+
+
+def run_job(name: str, config: Any) -> float | None:
+    """One job of the Hydra application ``name``; returns what a sweeper maximises.
+
+    In a multirun the others go on when one fails: its folder then says why in ``failure.json``,
+    and the multirun ends with its exit code, see `MultirunTable`.
+    """
+    from importlib import import_module  # torch comes with it: only now
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from deepprune.evaluation.comparison import FAILURE
+    from deepprune.files import write_atomic
+
+    hydra = HydraConfig.get()
+    is_multirun = hydra.mode == RunMode.MULTIRUN
+    failure = Path(hydra.runtime.output_dir) / FAILURE
+    failure.unlink(missing_ok=True)
+    try:
+        run = getattr(import_module(f"deepprune.commands.{name}"), name)(config)
+    except Exception as error:
+        if not is_multirun:
+            raise
+        if (line := _mendable(error, name)) is None:
+            traceback.print_exc()
+        facts = {
+            "exit_code": 1 if line is None else _fail(line),
+            "reason": line or f"{type(error).__name__}: {error}",
+        }
+        write_atomic(failure, json.dumps(facts))
+        return None
+    if run.status != "ok" and not is_multirun:
+        sys.exit(1)
+    objective: float | None = run.objective if run.status == "ok" else None
+    return objective
 
 
 def config_folder() -> Path:
@@ -99,22 +141,33 @@ def config_folder() -> Path:
 
 def _guarded(action: Callable[[], int | None], application: str | None = None) -> int:
     """Run; turn what the user can mend into one line and exit code 2."""
+    try:
+        return action() or 0
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the same command with the same hydra.run.dir (of a multirun: "
+            "hydra.sweep.dir) goes on",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if (line := _mendable(error, application)) is None:
+            raise
+        return _fail(line)
+
+
+def _mendable(error: Exception, application: str | None) -> str | None:
+    """What to tell of an error that the user can mend; ``None`` for any other."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        return action() or 0
-    except InputError as error:
-        return _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
         from deepprune.config.advice import advise
 
-        return _fail(advise(error, application, config_folder()))
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command with the same hydra.run.dir goes on", file=sys.stderr
-        )
-        return 130
+        return advise(error, application, config_folder())
+    return None
 
 
 def _fail(message: str) -> int:

@@ -88,11 +88,16 @@ class Evidence(Protocol):
 
 
 class Need(StrEnum):
-    """What a policy asks for beyond tokens and final answers."""
+    """What a policy or a judge asks for beyond tokens and final answers."""
 
-    JUDGE = "judge"  # pair scores, and so the text of the traces
+    JUDGE = "judge"  # pair scores, and so whatever the judge needs
+    TEXT = "text"  # what the traces say
     PROBES = "probes"  # forced answers at checkpoints
     CONFIDENCE = "confidence"  # token log-probabilities
+
+
+TEXT_ALONE = frozenset({Need.TEXT})
+"""What a judge needs unless it says otherwise."""
 
 
 class Policy(Protocol):
@@ -153,12 +158,24 @@ class Session(Protocol):
         """Let every running trace generate up to ``until``, see `Step`, and report."""
         ...
 
+    @property
+    def n_started(self) -> int:
+        """Traces that have been started."""
+        ...
+
     def prefix(self, trace: int) -> Prefix:
         """What trace ``trace`` has generated so far."""
         ...
 
     def confidence(self, trace: int) -> FloatArray:
         """Its token confidences so far, see `Evidence`."""
+        ...
+
+    def read_probes(self, traces: Sequence[int]) -> None:
+        """A judge reads all answers forced so far out of these traces: count them in ``usage``.
+
+        Each answer is counted once, however often it is read.
+        """
         ...
 
     @property

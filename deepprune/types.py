@@ -6,7 +6,7 @@ Standard library only, so that every part can be read and used without the other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -133,12 +133,13 @@ class Prefix:
     """The first ``n_tokens`` tokens of a trace.
 
     ``is_finished`` is a fact about the text: the final answer stands in it already, or nothing more
-    follows.
+    follows. ``peers`` are the prefixes that were there when it was cut, where that is known.
     """
 
     trace: Trace
     n_tokens: int
     is_finished: bool
+    peers: Peers | None = field(default=None, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -147,13 +148,39 @@ class Prefix:
             return self.trace.text
         return self.trace.text[: self.trace.token_end[self.n_tokens - 1]] if self.n_tokens else ""
 
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """The answers that were forced out of it; its trace's final answer is none of them."""
+        return tuple(probe for probe in self.trace.probes if probe.n_tokens <= self.n_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Peers:
+    """All prefixes of a question that are there at one time: what a judge may compare a pair with.
+
+    They have no peers of their own, and a pair's prefixes are among them.
+    """
+
+    prefixes: tuple[Prefix, ...]
+
+
+def among_peers(prefixes: Sequence[Prefix]) -> list[Prefix]:
+    """The same prefixes, each with all of them for its peers."""
+    peers = Peers(tuple(replace(prefix, peers=None) for prefix in prefixes))
+    return [replace(prefix, peers=peers) for prefix in prefixes]
+
 
 @dataclass(frozen=True, slots=True)
 class TracePair:
-    """Two prefixes of one question; the representative first, the candidate second."""
+    """Two prefixes of one question; the representative first, the candidate second.
+
+    ``agreement`` is its soft label, where one was asked for: of all continuations of the two
+    prefixes, the share of those pairs that end in the same answer.
+    """
 
     first: Prefix
     second: Prefix
+    agreement: float | None = field(default=None, compare=False)
 
     @property
     def label(self) -> int | None:

@@ -2,7 +2,14 @@
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
 
 _CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,?:\n"]
 
@@ -45,11 +52,24 @@ def tiny_qwen3_config(**settings):
     )
 
 
-def save_tiny_qwen3(folder):
+def save_tiny_qwen3(folder, **settings):
     """A random Qwen3 of two layers as a local folder."""
     torch.manual_seed(0)
-    Qwen3Model(tiny_qwen3_config()).save_pretrained(folder)
+    Qwen3Model(tiny_qwen3_config(**settings)).save_pretrained(folder)
     tiny_causal_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_qwen3_lm(folder):
+    """The same with a language-model head, tied, and a chat template."""
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(tiny_qwen3_config(tie_word_embeddings=True)).save_pretrained(folder)
+    tokenizer = tiny_causal_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 

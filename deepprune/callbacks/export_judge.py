@@ -9,9 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepprune.data.datamodule import JudgeDataModule
-from deepprune.judge.backbones import Backbone, load_model
-from deepprune.judge.cross_encoder import CrossEncoderJudge
-from deepprune.judge.encoding import PairEncoder
+from deepprune.judge.architecture import Architecture
 
 
 class ExportJudge(pl.Callback):
@@ -22,26 +20,26 @@ class ExportJudge(pl.Callback):
 
     Args:
         folder: Where to; its presence says that the training is done.
-        encoder: How pairs become sequences.
-        backbone: What the model was built from.
+        architecture: Builds the model, and the judge of it.
         data: Has the validation pairs and the questions that were seen.
-        name: Name of the judge in tables.
+        calibration: How logits become scores, see ``judge.calibration.fit_calibration``.
+        same_share: See there: the share of "same" among pairs of all questions that were seen.
     """
 
     def __init__(
         self,
         folder: Path,
-        encoder: PairEncoder,
-        backbone: Backbone,
+        architecture: Architecture,
         data: JudgeDataModule,
         *,
-        name: str,
+        calibration: str = "platt",
+        same_share: float | None = None,
     ) -> None:
         self._folder = folder
-        self._encoder = encoder
-        self._backbone = backbone
+        self._architecture = architecture
         self._data = data
-        self._name = name
+        self._calibration = calibration
+        self._same_share = same_share
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Load the best into a model of its own, whatever the strategy did to ours; export."""
@@ -53,18 +51,12 @@ class ExportJudge(pl.Callback):
         best = _best_checkpoint(trainer)
         if best is not None:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        model = load_model(self._backbone)
+        model = self._architecture.build()
         trained = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         model.load_state_dict(trained, strict=False)  # a checkpoint leaves frozen weights out
-        judge = CrossEncoderJudge(
-            model,
-            self._encoder,
-            self._backbone,
-            name=self._name,
-            seen_questions=self._data.splits.seen_questions(),
-        )
+        judge = self._architecture.judge(model, self._data.splits.seen_questions())
         if self._data.splits.val:
-            judge.calibrate(self._data.pairs("val"))
+            judge.calibrate(self._data.pairs("val"), self._calibration, same_share=self._same_share)
         judge.export(
             self._folder,
             prefix_rule=self._data.rule,

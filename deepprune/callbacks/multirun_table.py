@@ -1,8 +1,11 @@
-"""Hydra callback: when a multirun ends, one table of all its runs."""
+"""Hydra callback: when a multirun ends, one table and one figure of all its runs."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +14,47 @@ from omegaconf import DictConfig
 
 from deepprune.files import write_atomic
 
+FIGURE = "comparison.png"
+
 
 class MultirunTable(Callback):
-    """Prints the ``summary.json`` of all runs side by side; writes ``comparison.jsonl``."""
+    """Compares the runs of a multirun as their folders tell of them, whatever ran them.
+
+    Writes ``comparison.jsonl`` and ``comparison.png``, prints the table, and ends the program with
+    the highest exit code of a run.
+
+    Args:
+        baseline: Values of options, e.g. ``{loss: bce}``: a row is compared with the one that has
+            these and the same of all others. ``None`` for the first row.
+    """
+
+    def __init__(self, baseline: Mapping[str, Any] | None = None) -> None:
+        self._baseline = baseline
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs of the multirun are done."""
+        from deepprune.evaluation.comparison import HEADLINE, compare, read_runs  # SciPy comes too
+
         folder = Path(config.hydra.sweep.dir)
-        rows = []
-        for path in sorted(folder.glob("*/summary.json"), key=lambda p: (len(p.parent.name), p)):
-            rows.append({"run": path.parent.name, **json.loads(path.read_text())})
-        if not rows:
+        if not (runs := read_runs(folder)):
             return
         from deepprune.report.tables import comparison_table, show
 
+        rows = compare(runs, self._baseline)
         table = folder / "comparison.jsonl"
-        write_atomic(table, "".join(json.dumps(r) + "\n" for r in rows))
+        write_atomic(table, "".join(json.dumps(row.record()) + "\n" for row in rows))
         show(comparison_table(rows))
+        if self._baseline and len(rows) > 1 and not any(row.baseline for row in rows):
+            wanted = ", ".join(f"{k}={v}" for k, v in self._baseline.items())
+            print(f"no differences: no finished run is the baseline, {wanted}")
+        if any(HEADLINE in row.metrics for row in rows):
+            if find_spec("matplotlib") is None:
+                print(f"{FIGURE} needs matplotlib: pip install 'deepprune[report]'")
+            else:
+                from deepprune.report.figures import comparison_figure
+
+                print(f"figure: {comparison_figure(rows, folder / FIGURE)}")
         print(f"results: {table}")
         print(f"run: {folder}")
+        if code := max(run.exit_code for run in runs):
+            sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from deepprune.commands.run import SCORES, Run, command_run
+from deepprune.commands.run import SCORES, Run, command_run, finished_run
 from deepprune.commands.sweep import (
     check_parts,
     headline,
@@ -22,11 +22,14 @@ def evaluate(config: DictConfig) -> Run:
     """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
     sweep = build.sweep(config)
     store = build.store(config)
+    inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
+    if (finished := finished_run(config, inputs)) is not None:
+        return finished
     refs = build.refs(config, store)
     questions, n_traces = build.questions(config, refs)
-    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces))
+    needs = build.judge_needs(config)
+    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
     check_parts(config, questions)
-    inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
     with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)
         unseen = unseen_questions(refs, judge)

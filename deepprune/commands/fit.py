@@ -13,10 +13,14 @@ from omegaconf import DictConfig
 
 from deepprune.commands.run import Run, is_rank_zero
 from deepprune.config import build
+from deepprune.data.pairs import same_share
 from deepprune.data.splits import Splits
 from deepprune.judge.base import Judge
 from deepprune.judge.boosting import Boosting
+from deepprune.judge.cascade import Cascade, CascadeJudge
 from deepprune.judge.features import FeaturesJudge
+from deepprune.judge.probe import LogisticRegression, ProbeJudge
+from deepprune.judge.trained import TrainedJudge
 
 
 def fit(
@@ -34,23 +38,31 @@ def fit(
     if isinstance(parts.learner, build.Network):
         _fit_network(config, parts, parts.learner, splits, run, export, after_training)
     elif is_rank_zero():
-        _fit_features(config, parts, parts.learner, splits, export)
+        _fit_small(config, parts, splits, export)
         after_training(Judge.load(export))
 
 
-def _fit_features(
-    config: DictConfig, parts: build.FitParts, settings: Boosting, splits: Splits, export: Path
-) -> None:
-    """Trees on the training pairs, calibrated on the validation pairs; nothing to resume."""
-    train, val = (build.part_pairs(config, parts, splits, part) for part in ("train", "val"))
-    judge = FeaturesJudge.fit(
-        train, settings, seed=config.seed, seen_questions=splits.seen_questions()
-    )
-    judge.calibrate(val)
+def _fit_small(config: DictConfig, parts: build.FitParts, splits: Splits, export: Path) -> None:
+    """Fit what needs no Lightning, calibrate it on the validation pairs; nothing to resume."""
+    learner, seen = parts.learner, splits.seen_questions()
+    val = build.part_pairs(config, parts, splits, "val")
+    judge: TrainedJudge
+    if isinstance(learner, Cascade):
+        pairs = val
+        judge = CascadeJudge.fit(val, learner, seen_questions=seen)
+        print(judge.said(val))
+    else:
+        pairs = build.part_pairs(config, parts, splits, "train")
+        if isinstance(learner, Boosting):
+            judge = FeaturesJudge.fit(pairs, learner, seed=config.seed, seen_questions=seen)
+        else:
+            assert isinstance(learner, LogisticRegression)
+            judge = ProbeJudge.fit(pairs, learner, seen_questions=seen)
+    judge.calibrate(val, parts.calibration, same_share=_same_share(config, splits))
     judge.export(
         export,
         prefix_rule=parts.rule,
-        training={**asdict(settings), "seed": config.seed, "pairs": len(train)},
+        training={**asdict(learner), "seed": config.seed, "pairs": len(pairs)},
     )
 
 
@@ -72,25 +84,28 @@ def _fit_network(
 
     _quieten()
     pl.seed_everything(config.seed, verbose=False)
-    encoder = build.encoder(config, network.backbone)
-    data = build.datamodule(config, parts, network, splits, encoder)
+    data = build.datamodule(config, parts, network, splits)
     data.setup("fit")  # bad data stops here, before any weights are read
-    if encoder.n_truncated:
-        print(
-            f"{encoder.n_truncated} of {len(data.pairs('train')) + len(data.pairs('val'))} pairs "
-            f"are longer than model.encoder.max_length={encoder.config.max_length} tokens: the "
-            "judge reads the end of their prefixes"
-        )
-    module = build.module(config, network)
+    facts = data.facts("train")
+    if is_rank_zero():
+        print(_said(facts, config))
+    module = build.module(config, network, data)
     loggers: list[Any] = [MetricsFile(run.folder)]
     if run.wandb is not None:
         from pytorch_lightning.loggers import WandbLogger
 
         loggers.append(WandbLogger(experiment=run.wandb))
-    name = Path(config.model.backbone.source).name
-    exporter = ExportJudge(export, encoder, network.backbone, data, name=name)
+    exporter = ExportJudge(
+        export,
+        network.architecture,
+        data,
+        calibration=parts.calibration,
+        same_share=_same_share(config, splits),
+    )
     sweep = PruneSweep(export, after_training)
     trainer = build.trainer(config, run.folder, loggers, [exporter, sweep])
+    for logger in loggers:
+        logger.log_metrics({f"data/train/{name}": n for name, n in facts.items()}, step=0)
     last = run.folder / LAST
     if last.exists():
         print(f"going on from {last}")
@@ -100,6 +115,24 @@ def _fit_network(
         ckpt_path=str(last) if last.exists() else None,
         weights_only=True,
     )
+
+
+def _same_share(config: DictConfig, splits: Splits) -> float:
+    """The share of "same" among the pairs of all questions that were seen, for the calibration."""
+    return same_share([*splits.train, *splits.val], config.data.eval_pairs_per_question)
+
+
+def _said(facts: dict[str, int], config: DictConfig) -> str:
+    """What a user should know of the training pairs, in a line or several."""
+    said = f"{facts['pairs']} training pairs"
+    if facts["truncated"]:
+        said += (
+            f"\n{facts['truncated']} are longer than the model's max_length: the judge reads the "
+            "end of their prefixes"
+        )
+    if config.data.soft_labels:
+        said += f"\n{facts['soft']} have a soft label that is neither 0 nor 1"
+    return said
 
 
 def _quieten() -> None:

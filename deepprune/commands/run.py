@@ -15,12 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.callbacks.sweep_figure import FIGURE
+from deepprune.evaluation.comparison import SUMMARY, by_option
 from deepprune.evaluation.statistics import Estimate
 from deepprune.files import write_atomic
 from deepprune.provenance import open_run
 from deepprune.report.tracking import start_run
 
-SUMMARY, SCORES = "summary.json", "scores.sqlite"
+SCORES = "scores.sqlite"
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Run:
         wandb: The W&B run, or ``None`` with ``logger=none``.
         metrics: The headline, for the comparison of a multirun.
         point: The grid point that the headline is of.
+        objective: What a Hydra sweeper maximises: the trained judge's within-question AUROC on
+            unfinished *validation* pairs. Never a figure of the test part, which is reported.
         status: ``ok``, or ``failed``.
         results_path: What ``results:`` prints.
     """
@@ -40,14 +43,33 @@ class Run:
     wandb: Any
     metrics: dict[str, Estimate] = field(default_factory=dict)
     point: str = ""
+    objective: float | None = None
     status: str = "ok"
     results_path: Path | None = None
 
-    @property
-    def objective(self) -> float | None:
-        """What a Hydra sweeper maximises: the within-question AUROC on unfinished pairs."""
-        found = self.metrics.get("auroc_within_unfinished")
-        return None if found is None else found.value
+
+def finished_run(config: DictConfig, inputs: Mapping[str, str | None]) -> Run | None:
+    """What a job of a resumed multirun did in an earlier start, if it came to its end then.
+
+    Args:
+        config: See ``command_run``.
+        inputs: See ``command_run``.
+
+    Raises:
+        InputError: If the folder holds a run of another configuration.
+    """
+    hydra = HydraConfig.get()
+    folder = _folder(hydra)
+    if hydra.mode != RunMode.MULTIRUN or not (folder / SUMMARY).exists():
+        return None
+    summary = json.loads((folder / SUMMARY).read_text())
+    if summary["status"] != "ok":
+        return None
+    if is_rank_zero():
+        open_run(folder, {**_identity(config), "inputs": dict(inputs)}, ())
+        print(f"finished before: {folder}")
+    metrics = {name: Estimate(*estimate) for name, estimate in summary["metrics"].items()}
+    return Run(folder, None, metrics, summary["point"], summary["objective"])
 
 
 @contextmanager
@@ -65,16 +87,14 @@ def command_run(
         InputError: If the folder holds a run of another configuration.
     """
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    folder = _folder(hydra)
     overrides = list(hydra.overrides.task)
-    resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     if not is_rank_zero():  # rank 0 keeps the record
         yield Run(folder, wandb=None)
         return
-    logger = resolved.pop("logger")  # where a run is logged does not change what it is,
-    resolved.pop("distributed")  # nor does who does it
+    resolved = _identity(config)
     open_run(folder, {**resolved, "inputs": dict(inputs)}, overrides)
+    logger: Any = config.logger and OmegaConf.to_container(config.logger, resolve=True)
     is_multirun = hydra.mode == RunMode.MULTIRUN
     wandb_run = None
     if logger:
@@ -95,8 +115,9 @@ def command_run(
     finally:
         summary = {
             "status": run.status,
-            "overrides": _pairs(overrides),
+            "overrides": by_option(overrides),
             "point": run.point,
+            "objective": run.objective,
             "metrics": run.metrics,
         }
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
@@ -115,5 +136,13 @@ def is_rank_zero() -> bool:
     return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
-def _pairs(overrides: list[str]) -> Mapping[str, str]:
-    return dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
+def _folder(hydra: Any) -> Path:
+    """The run folder, relative where it lies below the working directory."""
+    folder = Path(hydra.runtime.output_dir)
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _identity(config: DictConfig) -> dict[str, Any]:
+    """What makes a run that run: neither where it is logged nor who does its questions."""
+    resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    return {k: v for k, v in resolved.items() if k not in ("logger", "distributed")}

@@ -18,6 +18,7 @@ from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.protocols import Need
 from deepprune.report.labels import labels, policy_label
 from deepprune.traces import TraceStore
 from deepprune.types import QuestionRef
@@ -40,7 +41,7 @@ def run_sweep(
 
         callbacks.append(SweepWandb(run.wandb))
     runner = QuestionRunner(
-        sweep_points(sweep, store, questions, n_traces),
+        sweep_points(sweep, store, questions, n_traces, judge.needs),
         n_traces=n_traces,
         resamples=sweep.resamples,
         seed=sweep.seed,
@@ -71,18 +72,22 @@ def run_sweep(
 
 
 def sweep_points(
-    sweep: build.Sweep, store: TraceStore, questions: Sequence[QuestionRef], n_traces: int
+    sweep: build.Sweep,
+    store: TraceStore,
+    questions: Sequence[QuestionRef],
+    n_traces: int,
+    judge_needs: frozenset[Need],
 ) -> list[Point]:
     """The grid, without the policies that these traces cannot serve where that is asked for.
 
     Raises:
-        InputError: If the grid is not sound, or the traces lack what a policy needs.
+        InputError: If the grid is not sound, or the traces lack what a policy or the judge needs.
     """
     points = sweep.points(n_traces)
     group = store.group(questions[0])
     if sweep.skip_unmet:
-        points = with_needs_met(points, group)
-    check_needs(points, group)
+        points = with_needs_met(points, group, judge_needs)
+    check_needs(points, group, judge_needs)
     if sweep.baseline not in (names := {point.policy.name for point in points}):
         raise InputError(
             f"sweep.baseline must be a policy of the sweep, got {sweep.baseline!r}; it has "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 from omegaconf import DictConfig
 
 from deepprune.commands.fit import fit
-from deepprune.commands.run import SCORES, Run, command_run, is_rank_zero
+from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero
 from deepprune.commands.sweep import (
     check_parts,
     headline,
@@ -16,39 +21,53 @@ from deepprune.commands.sweep import (
 from deepprune.config import build
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
-from deepprune.evaluation.judge_report import JudgeReport, judge_report, write_judge_reports
+from deepprune.evaluation.comparison import HEADLINE, TEST_SCORES
+from deepprune.evaluation.judge_report import (
+    CalibrationReport,
+    JudgeReport,
+    judge_report,
+    write_calibration,
+    write_judge_reports,
+)
+from deepprune.evaluation.pair_scores import PairScores
+from deepprune.evaluation.scores import cached_scores
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.report.tables import judge_table, show, sweep_table
-from deepprune.types import TracePair
+from deepprune.judge.trained import TrainedJudge
+from deepprune.protocols import FloatArray
+from deepprune.report.figures import reliability_figure
+from deepprune.report.tables import calibration_table, judge_table, show, sweep_table
+from deepprune.traces import TraceStore
+from deepprune.types import QuestionRef, TracePair
 
 
 def train(config: DictConfig) -> Run:
     """Run ``conf/train.yaml``; in the folder of an interrupted run, do what is missing."""
-    sweep = build.sweep(config)
+    sweep = build.sweep(config) if build.has_sweep(config) else None
     parts = build.fit_parts(config)
     store = build.store(config)
-    groups = build.groups(config, store)
-    splits = build.splits(config, groups)
-    held_out = {(g.question, g.model) for g in splits.test}
-    refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
-    questions, n_traces = build.questions(config, refs)
-    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces))
-    check_parts(config, questions)
-    with command_run(config, "train", {"traces": store.content_hash}) as run:
+    inputs = {"traces": store.content_hash, **build.learner_hashes(parts)}
+    if (finished := finished_run(config, inputs)) is not None:
+        return finished
+    splits = build.splits(config, build.groups(config, store))
+    build.check_learner(parts, splits)
+    pruning = None if sweep is None else _pruning(config, sweep, parts, store, splits)
+    with command_run(config, "train", inputs) as run:
         export = run.folder / "judge"
 
         def after_training(judge: Judge) -> None:
             """What follows once the export is on disk, in this start of the run or another."""
             with ScoreCache(run.folder / SCORES) as cache:
+                run.objective = _objective(config, parts, splits, judge, run, cache)
                 reports = _report(config, parts, splits, judge, run, cache)
-                result = run_sweep(config, sweep, questions, n_traces, store, judge, run, cache)
-            headline(result.rows, run)
-            show(
-                judge_table({name: r["all"] for name, r in reports.items()}),
-                sweep_table(result.rows, f"pruning with {judge.provenance.name}"),
-            )
+                tables = [judge_table({name: r["all"] for name, r in reports.items()})]
+                if pruning is not None:
+                    result = run_sweep(config, *pruning, store, judge, run, cache)
+                    headline(result.rows, run)
+                    title = f"pruning with {judge.provenance.name}"
+                    tables.append(sweep_table(result.rows, title))
+            show(*tables)
 
         if export.exists() and is_rank_zero():
             print(f"the judge of this run is trained: {export}")
@@ -56,6 +75,56 @@ def train(config: DictConfig) -> Run:
         elif not export.exists():
             fit(config, parts, splits, run, export, after_training)
     return run
+
+
+class _Pruning(NamedTuple):
+    """A sweep on the test questions."""
+
+    sweep: build.Sweep
+    questions: list[QuestionRef]
+    n_traces: int
+
+
+def _pruning(
+    config: DictConfig,
+    sweep: build.Sweep,
+    parts: build.FitParts,
+    store: TraceStore,
+    splits: Splits,
+) -> _Pruning:
+    """What is swept after the training; whatever is wrong with it shows now."""
+    held_out = {(g.question, g.model) for g in splits.test}
+    refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
+    questions, n_traces = build.questions(config, refs)
+    needs = parts.learner.needs
+    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
+    check_parts(config, questions)
+    return _Pruning(sweep, questions, n_traces)
+
+
+def _objective(
+    config: DictConfig,
+    parts: build.FitParts,
+    splits: Splits,
+    judge: Judge,
+    run: Run,
+    cache: ScoreCache,
+) -> float | None:
+    """Within-question AUROC of the exported judge on unfinished validation pairs.
+
+    A network has it from its training, where its best checkpoint was validated.
+    """
+    if (log := run.folder / "metrics.jsonl").exists():
+        lines = map(json.loads, log.read_text().splitlines())
+        logged = [v for line in lines if (v := line.get(f"judge/val/{HEADLINE}")) is not None]
+        if logged:
+            return float(max(logged))
+    pairs = build.part_pairs(config, parts, splits, "val")
+    pairs = [pair for pair in pairs if pair.is_unfinished]
+    if not pairs:
+        return None
+    value = PairScores.of(pairs, cached_scores(judge, cache, pairs)).metric(HEADLINE)
+    return None if np.isnan(value) else value
 
 
 def _report(
@@ -74,16 +143,44 @@ def _report(
             parts.rule,
             max_pairs=config.data.eval_pairs_per_question,
             answer_style=parts.answer_style,
-            seed=config.seed,
+            seed=config.data.split_seed,
         )
-    judges = (judge, LexicalJudge())
+    if isinstance(judge, TrainedJudge):
+        scores = _calibration(config, judge, pairs, run, cache)
+    else:
+        scores = cached_scores(judge, cache, pairs)
     reports = {
-        j.provenance.name: judge_report(j, pairs, seed=config.seed, cache=cache) for j in judges
+        judge.provenance.name: judge_report(judge, pairs, seed=config.seed, scores=scores),
+        "lexical": judge_report(LexicalJudge(), pairs, seed=config.seed),
     }
     write_judge_reports(run.folder / "judge_report.json", reports)
+    PairScores.of(pairs, scores).save(run.folder / TEST_SCORES)
     mine = reports[judge.provenance.name]["all"]
     run.metrics |= mine
     if run.wandb is not None:
         for name, estimate in mine.items():
             run.wandb.summary[f"judge/test/{name}"] = estimate.value
     return reports
+
+
+def _calibration(
+    config: DictConfig,
+    judge: TrainedJudge,
+    pairs: Sequence[TracePair],
+    run: Run,
+    cache: ScoreCache,
+) -> FloatArray:
+    """What the calibration changes on the test pairs: recorded, shown, logged; their scores."""
+    report = CalibrationReport.of(judge, pairs, cache)
+    metrics = report.metrics(config.seed)
+    write_calibration(run.folder / "calibration.json", judge.calibration, metrics)
+    figure = reliability_figure(report, run.folder / "reliability.png")
+    show(calibration_table(metrics, judge.calibration.kind))
+    if run.wandb is not None:
+        import wandb
+
+        run.wandb.log({"judge/reliability": wandb.Image(str(figure))})
+        for when, found in metrics.items():
+            for name, estimate in found.items():
+                run.wandb.summary[f"judge/test/{name}/{when}"] = estimate.value
+    return report.after

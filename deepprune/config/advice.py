@@ -45,6 +45,8 @@ def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
 
 def _unknown_choice(name: str, config_folder: Path) -> str:
     group, _, choice = name.rpartition("/")
+    if group == "hydra/launcher" and choice.startswith(("joblib", "submitit")):
+        return f"hydra/launcher={choice} is a plugin of Hydra: pip install 'deepprune[sweeps]'."
     there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
     near = get_close_matches(choice, there, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -5,29 +5,35 @@ Cheap objects first: a bad value fails before any trace is read and any model lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from deepprune.answers import AnswerStyle
+from deepprune.data.cells import Cell, cells
 from deepprune.data.pairs import build_part
-from deepprune.data.splits import Splits, split_questions
+from deepprune.data.splits import Splits, question_hash, split_questions
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.distributed import Distributed
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.question import MakeEngine
-from deepprune.evaluation.selection import select_questions
+from deepprune.evaluation.selection import check_judge_needs, select_questions
 from deepprune.evaluation.sweep import Point, grid
 from deepprune.files import sha256_file
 from deepprune.judge.base import Judge
+from deepprune.judge.baselines import LengthOnlyJudge, LexicalJudge, QuestionOnlyJudge
 from deepprune.judge.boosting import Boosting
-from deepprune.protocols import Policy
+from deepprune.judge.calibration import METHODS
+from deepprune.judge.cascade import Cascade
+from deepprune.judge.folder import RECORD, needs_of, read_record, rule_from_json
+from deepprune.judge.probe import LogisticRegression
+from deepprune.protocols import Need, Policy
 from deepprune.traces import TraceStore, open_traces
 from deepprune.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 
@@ -116,6 +122,11 @@ def sweep(config: DictConfig) -> Sweep:
     )
 
 
+def has_sweep(config: DictConfig) -> bool:
+    """Whether a training is followed by a pruning sweep."""
+    return bool(config.sweep.questions != 0)
+
+
 def prefix_rule(config: DictConfig) -> PrefixRule:
     """Where prefixes end."""
     rule: PrefixRule = _instantiate(config.prefix)
@@ -202,20 +213,27 @@ def distributed(config: DictConfig) -> Distributed:
 class Network:
     """What the training of a neural network is made of, before any weights are read."""
 
-    backbone: Any
+    architecture: Any
     loss: Any
     sampler: Any
     optimizer: Any
     scheduler: Any
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it reads of the traces."""
+        needs: frozenset[Need] = self.architecture.needs
+        return needs
+
 
 @dataclass(frozen=True)
 class FitParts:
-    """What a training is made of: the prefixes, how answers are stated, and what learns."""
+    """A training: prefixes, how answers are stated, how scores are calibrated, what learns."""
 
     rule: PrefixRule
     answer_style: dict[str, str]
-    learner: Network | Boosting
+    calibration: str
+    learner: Network | Boosting | LogisticRegression | Cascade
 
 
 def fit_parts(config: DictConfig) -> FitParts:
@@ -224,16 +242,40 @@ def fit_parts(config: DictConfig) -> FitParts:
         if config.data[name] is not None and config.data[name] < 1:
             raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
     learner = _instantiate(config.model) if "_target_" in config.model else _network(config)
-    return FitParts(prefix_rule(config), _answer_style(config), learner)
+    if config.calibration not in METHODS:
+        raise InputError(
+            f"calibration must be one of {', '.join(METHODS)}, got {config.calibration!r}."
+        )
+    return FitParts(prefix_rule(config), answer_style(config), config.calibration, learner)
+
+
+def learner_hashes(parts: FitParts) -> dict[str, str]:
+    """What identifies the judges that a training starts from."""
+    folders = parts.learner.folders if isinstance(parts.learner, Cascade) else {}
+    return {name: export_hash(folder) for name, folder in folders.items()}
+
+
+def check_learner(parts: FitParts, splits: Splits) -> None:
+    """Hold what learns against the traces, before anything is computed.
+
+    Raises:
+        InputError: If they lack what it reads, or a test question has been seen.
+    """
+    check_judge_needs(parts.learner.needs, [*splits.train, *splits.val, *splits.test])
+    if isinstance(parts.learner, Cascade):
+        tested = frozenset(question_hash(group.question.text) for group in splits.test)
+        parts.learner.check_unseen(tested)
 
 
 def _network(config: DictConfig) -> Network:
+    from deepprune.data.samplers import BucketBatchSampler
+
     model = config.model
     sampler = _instantiate(config.sampler)
     with _inputs("sampler"):
-        sampler([0, 1], 0)
+        BucketBatchSampler(sampler([0, 1], [0, 0], 0), [1, 1], config.data.batch_size)
     return Network(
-        _instantiate(model.backbone),
+        _architecture(model),
         _instantiate(config.loss),
         sampler,
         _instantiate(model.optimizer),
@@ -241,7 +283,30 @@ def _network(config: DictConfig) -> Network:
     )
 
 
-def _answer_style(config: DictConfig) -> dict[str, str]:
+def _architecture(model: DictConfig) -> Any:
+    """The kind of network; its constructor checks its settings."""
+    backbone = _instantiate(model.backbone)
+    if "interactions" not in model:
+        from deepprune.judge.cross_encoder import CrossEncoderArchitecture
+
+        settings: Any = OmegaConf.to_container(model.encoder)
+        return CrossEncoderArchitecture(backbone, symmetric=model.symmetric, encoder=settings)
+    from deepprune.judge.bi_encoder import BiEncoderArchitecture, BiEncoderSettings
+
+    with _inputs("model"):
+        return BiEncoderArchitecture(
+            BiEncoderSettings(
+                backbone,
+                model.max_length,
+                list(model.interactions),
+                model.peers,
+                model.probes,
+                model.hidden,
+            )
+        )
+
+
+def answer_style(config: DictConfig) -> dict[str, str]:
     """How traces state their answers, by data set."""
     styles = {str(name): str(style) for name, style in config.data.answer_style.items()}
     for name, style in styles.items():
@@ -264,18 +329,15 @@ def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
             groups,
             list(config.data.fractions),
             holdout_models=list(config.data.holdout_models),
-            seed=config.seed,
+            fold=config.data.fold,
+            seed=config.data.split_seed,
         )
 
 
-def encoder(config: DictConfig, backbone: Any) -> Any:
-    """How pairs become sequences; reads the tokenizer alone."""
-    from deepprune.judge.backbones import load_tokenizer
-    from deepprune.judge.encoding import PairEncoder
-
-    tokenizer = load_tokenizer(backbone)
-    with _inputs("model.encoder"):
-        return PairEncoder(tokenizer, layout=backbone.layout, **config.model.encoder)
+def encoding(network: Network) -> Any:
+    """How pairs become inputs; reads a tokenizer, and a backbone that is frozen."""
+    with _inputs("model"):
+        return network.architecture.encoding
 
 
 def part_pairs(config: DictConfig, parts: FitParts, splits: Splits, part: str) -> list[TracePair]:
@@ -292,9 +354,7 @@ def part_pairs(config: DictConfig, parts: FitParts, splits: Splits, part: str) -
     )
 
 
-def datamodule(
-    config: DictConfig, parts: FitParts, network: Network, splits: Splits, encoder: Any
-) -> Any:
+def datamodule(config: DictConfig, parts: FitParts, network: Network, splits: Splits) -> Any:
     """Batches of pairs."""
     from deepprune.data.datamodule import JudgeDataModule
 
@@ -302,24 +362,24 @@ def datamodule(
     return JudgeDataModule(
         splits,
         parts.rule,
-        encoder,
+        encoding(network),
         network.sampler,
         batch_size=data.batch_size,
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         only_unfinished=data.only_unfinished,
+        soft_labels=data.soft_labels,
         answer_style=parts.answer_style,
         seed=config.seed,
     )
 
 
-def module(config: DictConfig, network: Network) -> Any:
+def module(config: DictConfig, network: Network, data: Any) -> Any:
     """The LightningModule; the model's weights are read when the fit begins."""
-    from deepprune.judge.backbones import load_model
     from deepprune.judge.module import JudgeModule
 
     return JudgeModule(
-        lambda: load_model(network.backbone),
+        lambda: network.architecture.build(data.encoded("train").inputs),
         network.loss,
         network.optimizer,
         network.scheduler,
@@ -363,17 +423,108 @@ def judge(config: DictConfig) -> Judge:
     return made
 
 
+def judge_needs(config: DictConfig) -> frozenset[Need]:
+    """What the judge of an evaluation reads of the traces, without loading it."""
+    path = config.judge.get("path")
+    if path is not None:
+        return needs_of(Path(path))
+    needs: frozenset[Need] = getattr(get_object(config.judge._target_), "needs", Judge.needs)
+    return needs
+
+
 def judge_hash(config: DictConfig) -> str | None:
     """What identifies a trained judge without loading it: its ``judge.json`` names its weights."""
     path = config.judge.get("path")
     if path is None:
         return None
-    if not (record := Path(path) / "judge.json").is_file():
+    if not (record := Path(path) / RECORD).is_file():
         raise InputError(
             f"judge.path must be a folder that train.py has exported, got {path!r} without "
-            "judge.json: give the folder `judge` of its run."
+            f"{RECORD}: give the folder `judge` of its run."
         )
     return sha256_file(record)
+
+
+def exports(config: DictConfig) -> dict[str, Path]:
+    """The exports of a judge report by short names, no two alike; an export or its run is named.
+
+    Raises:
+        InputError: If there are none, or a folder is neither.
+    """
+    folders = [Path(path) for path in config.judges]
+    folders = [f if (f / RECORD).is_file() else f / "judge" for f in folders]
+    if not folders or len(set(folders)) < len(folders):
+        raise InputError(
+            f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "
+            "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
+        )
+    names = [str(read_record(folder)["name"]) for folder in folders]
+    return {
+        name if names.count(name) == 1 else f"{name} {_run_of(folder)}": folder
+        for name, folder in zip(names, folders, strict=True)
+    }
+
+
+def _run_of(export: Path) -> str:
+    """The run that an export is of, `runs/DIR/judge`; by its whole path, of other places."""
+    return export.parent.name if export.name == "judge" else str(export)
+
+
+def export_rule(config: DictConfig, export: Path) -> PrefixRule:
+    """The prefixes on which a judge is reported: the configured ones, else those of its training.
+
+    Raises:
+        InputError: If neither is known.
+    """
+    if config.prefix is not None:
+        return prefix_rule(config)
+    if (rule := rule_from_json(read_record(export)["prefix_rule"])) is None:
+        raise InputError(
+            f"the judge in {export} does not say on which prefixes it was trained: give them, as "
+            "prefix=first_tokens prefix.k=500."
+        )
+    return rule
+
+
+def export_hash(export: Path) -> str:
+    """Identifies a judge without loading it: its record names its weights."""
+    return sha256_file(export / RECORD)
+
+
+def baselines(config: DictConfig) -> dict[str, Judge]:
+    """What judges are compared with, by name."""
+    made: dict[str, Callable[[], Judge]] = {
+        "question_only": QuestionOnlyJudge,
+        "length_only": LengthOnlyJudge,
+        "lexical": LexicalJudge,
+        "sentence_embedding": _sentence_embedding,
+    }
+    if unknown := sorted(set(config.baselines) - set(made)):
+        raise InputError(f"baselines must be some of {', '.join(made)}, got {unknown[0]!r}.")
+    return {name: made[name]() for name in config.baselines}
+
+
+def _sentence_embedding() -> Judge:
+    from deepprune.judge.embedding import SentenceEmbeddingJudge  # torch only here
+
+    return SentenceEmbeddingJudge()
+
+
+def stores(config: DictConfig) -> dict[str, TraceStore]:
+    """The stores of a judge report by the names that the user gave them."""
+    return {str(name): open_traces(name) for name in config.traces}
+
+
+def report_cells(config: DictConfig, store: TraceStore) -> list[Cell]:
+    """Which of a store's traces are paired; of the configured models and data sets it has."""
+    models, datasets = config.data.models, config.data.datasets
+    chosen = [
+        ref
+        for ref in store.refs()
+        if (models is None or ref.model in models)
+        and (datasets is None or ref.question.dataset in datasets)
+    ]
+    return cells(chosen, config.pairs) if chosen else []
 
 
 def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:

@@ -16,12 +16,15 @@ from omegaconf import MISSING
 @dataclass
 class DataConf:
     fractions: list[float] = MISSING
+    split_seed: int = MISSING
+    fold: int = MISSING
     models: list[str] | None = None
     datasets: list[str] | None = None
     holdout_models: list[str] = MISSING
     pairs_per_question: int | None = MISSING
     eval_pairs_per_question: int | None = MISSING
     only_unfinished: bool = MISSING
+    soft_labels: bool = MISSING
     answer_style: dict[str, str] = MISSING
     batch_size: int = MISSING
 
@@ -79,6 +82,7 @@ class BackboneConf:
     source: str = MISSING
     revision: str | None = None
     pooling: str = MISSING
+    head: str = MISSING
     lora: LoraConf | None = None
     freeze: bool = MISSING
     dropout: float = MISSING
@@ -92,6 +96,7 @@ class BackboneConf:
 class EncoderConf:
     max_length: int = MISSING
     with_question: bool = MISSING
+    chat_template: bool = MISSING
     padding_side: str = MISSING
 
 
@@ -99,6 +104,19 @@ class EncoderConf:
 class ModelConf:
     backbone: BackboneConf = field(default_factory=BackboneConf)
     encoder: EncoderConf = field(default_factory=EncoderConf)
+    symmetric: bool = MISSING
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+
+
+@dataclass
+class BiEncoderConf:
+    backbone: BackboneConf = field(default_factory=BackboneConf)
+    max_length: int = MISSING
+    interactions: list[str] = MISSING
+    peers: bool = MISSING
+    probes: bool = MISSING
+    hidden: int = MISSING
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
 
@@ -112,6 +130,22 @@ class FeaturesConf:
     l2: float = MISSING
     min_leaf: int = MISSING
     question_balanced: bool = MISSING
+
+
+@dataclass
+class ProbeConf:
+    _target_: str = "deepprune.judge.probe.LogisticRegression"
+    l2: float = MISSING
+    question_balanced: bool = MISSING
+
+
+@dataclass
+class CascadeConf:
+    _target_: str = "deepprune.judge.cascade.Cascade"
+    cheap: str = MISSING
+    expensive: str = MISSING
+    tolerance: float = MISSING
+    device: str = MISSING
 
 
 @dataclass
@@ -133,6 +167,12 @@ class WeightedBCEConf:
 
 
 @dataclass
+class RankingConf:
+    _target_: str = "deepprune.judge.losses.RankingLoss"
+    bce_weight: float = MISSING
+
+
+@dataclass
 class NaturalConf:
     _target_: str = "deepprune.data.samplers.NaturalSampler"
     _partial_: bool = True
@@ -151,6 +191,14 @@ class OversampleConf:
 class BalancedConf:
     _target_: str = "deepprune.data.samplers.BalancedSampler"
     _partial_: bool = True
+    epoch_length: int | None = MISSING
+
+
+@dataclass
+class QuestionBalancedConf:
+    _target_: str = "deepprune.data.samplers.QuestionBalancedSampler"
+    _partial_: bool = True
+    block: int = MISSING
     epoch_length: int | None = MISSING
 
 
@@ -311,6 +359,11 @@ class SentenceEmbeddingConf:
 
 
 @dataclass
+class LengthOnlyConf:
+    _target_: str = "deepprune.judge.baselines.LengthOnlyJudge"
+
+
+@dataclass
 class OracleConf:
     _target_: str = "deepprune.judge.baselines.OracleJudge"
 
@@ -330,10 +383,27 @@ class NoisyOracleConf:
 
 @dataclass
 class TrainedConf:
-    _target_: str = "deepprune.judge.base.Judge.load"
+    _target_: str = "deepprune.judge.backends.load_judge"
     path: str = MISSING
     device: str = MISSING
     backbone: str | None = None
+    backend: str = MISSING
+    gpu_memory_utilization: float = MISSING
+
+
+@dataclass
+class ZeroShotConf:
+    _target_: str = "deepprune.judge.zero_shot.zero_shot_judge"
+    source: str = MISSING
+    revision: str | None = None
+    max_length: int = MISSING
+    with_question: bool = MISSING
+    chat_template: bool = MISSING
+    symmetric: bool = MISSING
+    dtype: str = MISSING
+    attention: str = MISSING
+    device: str = MISSING
+    trust_remote_code: bool = MISSING
 
 
 @dataclass
@@ -376,6 +446,23 @@ class TrainConf(SweepingConf):
     loss: Any = MISSING
     sampler: Any = MISSING
     trainer: Any = MISSING
+    calibration: str = MISSING
+
+
+@dataclass
+class JudgeReportConf:
+    """`deepprune judge-report`."""
+
+    traces: list[str] = MISSING
+    judges: list[str] = MISSING
+    baselines: list[str] = MISSING
+    pairs: str = MISSING
+    leave_out_seen: bool = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+    data: DataConf = field(default_factory=DataConf)
+    prefix: Any = None
+    logger: Any = None
 
 
 GROUPS: dict[str, dict[str, Any]] = {
@@ -385,23 +472,37 @@ GROUPS: dict[str, dict[str, Any]] = {
         "reasoning_words": ReasoningWordsConf,
         "fraction": FractionConf,
     },
-    "model": {"model": ModelConf, "features": FeaturesConf},
-    "loss": {"focal": FocalConf, "bce": BCEConf, "weighted_bce": WeightedBCEConf},
+    "model": {
+        "model": ModelConf,
+        "bi_encoder": BiEncoderConf,
+        "features": FeaturesConf,
+        "probe": ProbeConf,
+        "cascade": CascadeConf,
+    },
+    "loss": {
+        "focal": FocalConf,
+        "bce": BCEConf,
+        "weighted_bce": WeightedBCEConf,
+        "ranking": RankingConf,
+    },
     "sampler": {
         "natural": NaturalConf,
         "oversample": OversampleConf,
         "balanced": BalancedConf,
+        "question_balanced": QuestionBalancedConf,
     },
     "sweep": {"sweep": SweepConf},
     "engine": {"replay": ReplayConf},
     "distributed": {"processes": ProcessesConf, "ray": RayConf},
     "judge": {
         "lexical": LexicalConf,
+        "length_only": LengthOnlyConf,
         "sentence_embedding": SentenceEmbeddingConf,
         "oracle": OracleConf,
         "coin": CoinConf,
         "noisy_oracle": NoisyOracleConf,
         "trained": TrainedConf,
+        "zero_shot": ZeroShotConf,
     },
     "logger": {"wandb": WandbConf},
 }
@@ -429,6 +530,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="base_train", node=TrainConf)
     store.store(name="base_evaluate", node=EvaluateConf)
+    store.store(name="base_judge_report", node=JudgeReportConf)
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=schema)

@@ -20,8 +20,8 @@ from deepprune.data.splits import Splits, check_disjoint
 from deepprune.protocols import IntArray
 from deepprune.types import PrefixRule, TracePair
 
-SamplerFactory = Callable[[IntArray, int], PairSampler]
-"""Makes the training sampler of labels and a seed; a sampler class is one."""
+SamplerFactory = Callable[[IntArray, IntArray, int], PairSampler]
+"""Makes the training sampler of labels, groups and a seed; a sampler class is one."""
 
 
 class JudgeDataModule(pl.LightningDataModule):
@@ -34,7 +34,7 @@ class JudgeDataModule(pl.LightningDataModule):
     Args:
         splits: Groups of traces for each part.
         rule: Where prefixes end.
-        encoding: How a pair becomes one sequence.
+        encoding: How pairs become model inputs.
         sampler: Makes the training sampler, e.g. ``functools.partial(OversampleSampler, ratio=2)``.
         batch_size: Training pairs of a batch on each rank.
         eval_batch_size: The same for validation and test.
@@ -42,6 +42,7 @@ class JudgeDataModule(pl.LightningDataModule):
         eval_pairs_per_question: The same for validation and test.
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
             Validation and test keep all pairs, and mark them.
+        soft_labels: Whether a loss learns from soft labels, see ``build_pairs``.
         answer_style: How a trace states its answer, see ``build_pairs``.
         bucket_batches: Batches that are sorted by length together.
         seed: Decides the sample of pairs, their orientation and their order.
@@ -63,6 +64,7 @@ class JudgeDataModule(pl.LightningDataModule):
         pairs_per_question: int | None = None,
         eval_pairs_per_question: int | None = None,
         only_unfinished: bool = True,
+        soft_labels: bool = False,
         answer_style: str | Mapping[str, str] = "auto",
         bucket_batches: int = 8,
         seed: int = 0,
@@ -75,6 +77,7 @@ class JudgeDataModule(pl.LightningDataModule):
         self._max_pairs = pairs_per_question
         self._max_eval_pairs = eval_pairs_per_question
         self._only_unfinished = only_unfinished
+        self._soft_labels = soft_labels
         self._answer_style = answer_style
         self._bucket_batches = bucket_batches
         self._seed = seed
@@ -96,6 +99,18 @@ class JudgeDataModule(pl.LightningDataModule):
             self._encoded[part] = EncodedPairs(self._build(part), self.encoding)
         return self._encoded[part]
 
+    def facts(self, part: str) -> dict[str, int]:
+        """Counts for the log: ``pairs``, those ``truncated`` to the window, those ``soft``.
+
+        Soft are pairs whose target is neither 0 nor 1.
+        """
+        encoded = self.encoded(part)
+        return {
+            "pairs": len(encoded),
+            "truncated": int(encoded.inputs.is_truncated.sum()),
+            "soft": int(((encoded.targets > 0) & (encoded.targets < 1)).sum()),
+        }
+
     def setup(self, stage: str) -> None:
         """Build the pairs of a stage, so that whatever is wrong with them shows early."""
         for part in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
@@ -105,9 +120,9 @@ class JudgeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> PairLoader:
         """Training batches, drawn by the sampler."""
         encoded = self.encoded("train")
-        sampler = self._make_sampler(encoded.labels, self._seed)
+        sampler = self._make_sampler(encoded.labels, encoded.group, self._seed)
         batches = BucketBatchSampler(
-            sampler, encoded.lengths, self._batch_size, bucket_batches=self._bucket_batches
+            sampler, encoded.inputs.lengths, self._batch_size, bucket_batches=self._bucket_batches
         )
         self._train_loader = PairLoader(encoded, batches)
         if self._resume is not None:
@@ -142,8 +157,8 @@ class JudgeDataModule(pl.LightningDataModule):
         encoded = self.encoded(part)
         # Sorting all pairs by length at once wastes the least padding; order is free here.
         batches = BucketBatchSampler(
-            OrderedSampler(encoded.labels),
-            encoded.lengths,
+            OrderedSampler(encoded.labels, encoded.group),
+            encoded.inputs.lengths,
             self._eval_batch_size,
             bucket_batches=max(1, len(encoded)),
         )
@@ -157,6 +172,7 @@ class JudgeDataModule(pl.LightningDataModule):
             self.rule,
             max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
             only_unfinished=is_train and self._only_unfinished,
+            soft_labels=self._soft_labels,
             answer_style=self._answer_style,
             seed=self._seed,
         )

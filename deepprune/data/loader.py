@@ -1,55 +1,45 @@
-"""Pairs as token batches: each prefix is tokenised once, each batch is padded to its longest pair.
+"""Pairs as batches of what a model reads, with what a loss and the metrics ask for.
 
-Tensor names: B pairs of a batch, T tokens.
+Tensor names: B pairs of a batch, P pairs of a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deepprune.data.samplers import BatchState, BucketBatchSampler
-from deepprune.protocols import BoolArray, IntArray
+from deepprune.protocols import BoolArray, FloatArray, IntArray
 from deepprune.types import TracePair
 
 
-class PairTokens(NamedTuple):
-    """One pair as the model reads it.
+class PairInputs(Protocol):
+    """What a model reads of some pairs."""
 
-    Attributes:
-        input_ids: Token ids.
-        segments: For each token 1 where it belongs to the second prefix, else 0.
-        is_truncated: Whether the window was too short for the pair.
-    """
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each pair as the model reads it, shape ``(P,)``."""
+        ...
 
-    input_ids: list[int]
-    segments: list[int]
-    is_truncated: bool
+    @property
+    def is_truncated(self) -> BoolArray:
+        """Whether the window is too short for the pair, shape ``(P,)``."""
+        ...
+
+    def batch(self, rows: IntArray) -> dict[str, Tensor]:
+        """Model inputs of the pairs at ``rows``."""
+        ...
 
 
 class PairEncoding(Protocol):
-    """How two prefixes become one sequence; ``judge.encoding.PairEncoder`` is one."""
+    """How pairs become model inputs; ``judge.encoding.PairEncoder`` is one."""
 
-    def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens."""
-        ...
-
-    def join(
-        self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
-    ) -> PairTokens:
-        """One sequence of the token ids of a question and two prefixes."""
-        ...
-
-    def length(self, n_question: int, n_first: int, n_second: int) -> int:
-        """Tokens of the sequence that ``join`` makes of so many."""
-        ...
-
-    def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
-        """Model inputs, each of shape ``(B, T)``."""
+    def encode(self, pairs: Sequence[TracePair]) -> PairInputs:
+        """The inputs of all pairs of a part; each text is read once."""
         ...
 
 
@@ -59,57 +49,62 @@ class PairMeta(TypedDict):
     Attributes:
         pair: Index into the pairs of this part; a rank's filled-up pairs repeat one.
         question: Index of the question, the same for all models.
-        model: Index of the generating model.
+        group: Index of question and model together: pairs of a group compare the same traces.
         dataset: Index of the dataset.
         is_unfinished: Neither prefix has reached its answer.
     """
 
     pair: Tensor
     question: Tensor
-    model: Tensor
+    group: Tensor
     dataset: Tensor
     is_unfinished: Tensor
 
 
 class PairBatch(TypedDict):
-    """A batch: ``model(**batch["inputs"])`` gives the logits of ``batch["labels"]``."""
+    """A batch: ``model(**batch["inputs"])`` gives the logits of ``batch["labels"]``.
+
+    ``labels`` are 1 or 0, what metrics ask for; ``targets`` in [0, 1] what a loss is given: the
+    soft labels where there are any. Both float32 of shape ``(B,)``.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    targets: Tensor
     meta: PairMeta
 
 
 class EncodedPairs:
-    """The pairs of one part with the tokens of their prefixes.
+    """The pairs of one part as a model reads them.
 
     Args:
         pairs: Pairs with a label.
-        encoding: Tokenises and joins them.
+        encoding: Makes the inputs.
+
+    Attributes:
+        labels: 1 or 0, shape ``(P,)``.
+        targets: In [0, 1]: a pair's ``agreement`` where it has one, else its label; ``(P,)``.
+        group: Index of question and model of each pair, shape ``(P,)``.
+        inputs: What the model reads.
     """
 
     def __init__(self, pairs: Sequence[TracePair], encoding: PairEncoding) -> None:
         self.pairs = list(pairs)
-        self._encoding = encoding
+        self.inputs = encoding.encode(self.pairs)
         self.labels: IntArray = np.array([_label(pair) for pair in self.pairs], dtype=np.int64)
+        self.targets: FloatArray = np.array(
+            [pair.label if pair.agreement is None else pair.agreement for pair in self.pairs],
+            dtype=np.float64,
+        )
         self.is_unfinished: BoolArray = np.array([pair.is_unfinished for pair in self.pairs], bool)
 
         questions = [pair.first.trace.question for pair in self.pairs]
-        self.question = _numbers([(q.dataset, q.question_id) for q in questions])
-        self.dataset = _numbers([q.dataset for q in questions])
-        self.model = _numbers([pair.first.trace.model for pair in self.pairs])
-
-        ids: dict[str, int] = {}
-        rows = [
-            [ids.setdefault(text, len(ids)) for text in (q.text, pair.first.text, pair.second.text)]
-            for q, pair in zip(questions, self.pairs, strict=True)
-        ]
-        self._texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self._tokens = encoding.tokenise(list(ids))
-        sizes = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
-        self.lengths: IntArray = np.array(
-            [encoding.length(*row) for row in sizes[self._texts].tolist()], dtype=np.int64
+        names = [(q.dataset, q.question_id) for q in questions]
+        self.question = _numbers(names)
+        self.group = _numbers(
+            [(name, pair.first.trace.model) for name, pair in zip(names, self.pairs, strict=True)]
         )
-        """Tokens of each pair as the model reads it, shape ``(P,)``."""
+        self.dataset = _numbers([q.dataset for q in questions])
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -117,17 +112,14 @@ class EncodedPairs:
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """The pairs at ``indices`` as tensors."""
         rows = np.asarray(indices, dtype=np.int64)
-        sequences = [
-            self._encoding.join(*(self._tokens[text] for text in row))
-            for row in self._texts[rows].tolist()
-        ]
         return PairBatch(
-            inputs=self._encoding.collate(sequences),
+            inputs=self.inputs.batch(rows),
             labels=torch.from_numpy(self.labels[rows].astype(np.float32)),
+            targets=torch.from_numpy(self.targets[rows].astype(np.float32)),
             meta=PairMeta(
                 pair=torch.from_numpy(rows),
                 question=torch.from_numpy(self.question[rows]),
-                model=torch.from_numpy(self.model[rows]),
+                group=torch.from_numpy(self.group[rows]),
                 dataset=torch.from_numpy(self.dataset[rows]),
                 is_unfinished=torch.from_numpy(self.is_unfinished[rows]),
             ),

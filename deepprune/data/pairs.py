@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from math import comb
 
 import numpy as np
 
@@ -10,7 +12,14 @@ from deepprune.data.prefixes import make_prefix
 from deepprune.errors import InputError
 from deepprune.protocols import IntArray
 from deepprune.seeding import generator
-from deepprune.types import NO_ANSWER, PrefixRule, QuestionTraces, TracePair
+from deepprune.types import (
+    NO_ANSWER,
+    Prefix,
+    PrefixRule,
+    QuestionTraces,
+    TracePair,
+    among_peers,
+)
 
 
 def build_pairs(
@@ -19,6 +28,7 @@ def build_pairs(
     *,
     max_pairs: int | None = None,
     only_unfinished: bool = False,
+    soft_labels: bool = False,
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
@@ -32,12 +42,17 @@ def build_pairs(
         rule: Where their prefixes end.
         max_pairs: Draw this many without replacement where there are more; ``None`` keeps all.
         only_unfinished: Keep only pairs of which neither prefix has reached its answer.
+        soft_labels: Fill ``TracePair.agreement``. Traces whose prefixes have the same text are
+            continuations of one prefix; the soft label is the share of (a continuation of the
+            first, another of the second) that end in the same answer. Where every prefix is
+            unique, it is the label.
         answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``; or by
             data set, ``default`` for those not named.
         seed: Decides the sample and the order within a pair.
 
     Returns:
-        Pairs in the order of their traces; empty where fewer than two traces qualify.
+        Pairs in the order of their traces; empty where fewer than two traces qualify. The peers of
+        a prefix are those of all traces of the group, with an answer or without.
 
     Raises:
         ValueError: If ``max_pairs`` is below 1.
@@ -47,11 +62,9 @@ def build_pairs(
     question = group.question
     if not isinstance(answer_style, str):
         answer_style = answer_style.get(question.dataset, answer_style["default"])
-    prefixes = [
-        make_prefix(trace, rule, answer_style)
-        for trace in group.traces
-        if trace.answer_class != NO_ANSWER
-    ]
+    peers = among_peers([make_prefix(trace, rule, answer_style) for trace in group.traces])
+    prefixes = [prefix for prefix in peers if prefix.trace.answer_class != NO_ANSWER]
+    agreement = _agreement(prefixes) if soft_labels else None
     if only_unfinished:
         prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
     first, second = np.triu_indices(len(prefixes), k=1)
@@ -60,10 +73,27 @@ def build_pairs(
         chosen = np.sort(rng.choice(len(first), max_pairs, replace=False))
         first, second = first[chosen], second[chosen]
     swapped = rng.random(len(first)) < 0.5
-    return [
-        TracePair(prefixes[j], prefixes[i]) if swap else TracePair(prefixes[i], prefixes[j])
-        for i, j, swap in zip(first.tolist(), second.tolist(), swapped.tolist(), strict=True)
-    ]
+    pairs = []
+    for i, j, swap in zip(first.tolist(), second.tolist(), swapped.tolist(), strict=True):
+        a, b = (prefixes[j], prefixes[i]) if swap else (prefixes[i], prefixes[j])
+        pairs.append(TracePair(a, b, agreement(a, b) if agreement else None))
+    return pairs
+
+
+def _agreement(prefixes: Sequence[Prefix]) -> Callable[[Prefix, Prefix], float]:
+    """The share of continuations of two of these prefixes that end in the same answer."""
+    classes: dict[str, Counter[int]] = defaultdict(Counter)
+    for prefix in prefixes:
+        classes[prefix.text][prefix.trace.answer_class] += 1
+
+    def share(first: Prefix, second: Prefix) -> float:
+        a, b = classes[first.text], classes[second.text]
+        same, all_ = sum(n * b[answer] for answer, n in a.items()), a.total() * b.total()
+        if first.text == second.text:  # a trace is not compared with itself
+            same, all_ = same - a.total(), all_ - a.total()
+        return same / all_
+
+    return share
 
 
 def build_part(
@@ -73,6 +103,7 @@ def build_part(
     *,
     max_pairs: int | None = None,
     only_unfinished: bool = False,
+    soft_labels: bool = False,
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
@@ -89,6 +120,7 @@ def build_part(
             rule,
             max_pairs=max_pairs,
             only_unfinished=only_unfinished,
+            soft_labels=soft_labels,
             answer_style=answer_style,
             seed=seed,
         )
@@ -118,3 +150,25 @@ def labels_of(pairs: Sequence[TracePair]) -> IntArray:
     if len(labels) < len(pairs):
         raise ValueError(f"pairs need labels, got {len(pairs) - len(labels)} without.")
     return np.array(labels, dtype=np.int64)
+
+
+def same_share(groups: Sequence[QuestionTraces], max_pairs: int | None = None) -> float:
+    """The share of "same" that ``build_pairs`` gives on average, without making the pairs.
+
+    ``nan`` where there are none.
+    """
+    n_pairs = n_same = 0.0
+    for group in groups:
+        sizes = Counter(t.answer_class for t in group.traces if t.answer_class != NO_ANSWER)
+        n_all = comb(sizes.total(), 2)
+        if n_all:
+            drawn = n_all if max_pairs is None else min(n_all, max_pairs)
+            n_pairs += drawn
+            n_same += drawn * sum(comb(n, 2) for n in sizes.values()) / n_all
+    return n_same / n_pairs if n_pairs else float("nan")
+
+
+def questions_of(pairs: Sequence[TracePair]) -> list[str]:
+    """The question of each pair by a name that no other question of the store has."""
+    questions = (pair.first.trace.question for pair in pairs)
+    return [f"{question.dataset}\n{question.question_id}" for question in questions]

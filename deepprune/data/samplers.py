@@ -1,4 +1,4 @@
-"""Samplers that know their rank: natural, oversampled and balanced classes, and bucketed batches.
+"""Samplers that know their rank: natural, oversampled, balanced; and bucketed batches.
 
 Lightning must not split them again: ``Trainer(use_distributed_sampler=False)``.
 """
@@ -20,12 +20,13 @@ from deepprune.seeding import generator
 class PairSampler(Sampler[int]):
     """Indices of pairs for one epoch and one rank, drawn by ``(seed, epoch)``.
 
-    Every rank draws the same epoch and takes each ``num_replicas``-th index of it. Where the length
+    Every rank draws the same epoch and takes each ``num_replicas``-th block of it. Where the length
     does not divide, the epoch's first indices fill up the rest, so that all ranks yield equally
     many (a rank short of a batch would hang the others).
 
     Args:
         labels: 1 or 0 for each pair, shape ``(P,)``.
+        groups: Index of the question and model of each pair, shape ``(P,)``.
         seed: Decides the order.
         epoch_length: Indices in an epoch over all ranks, before filling up; ``None`` for the
             sampler's natural length.
@@ -33,12 +34,16 @@ class PairSampler(Sampler[int]):
         rank: This rank; ``None`` likewise.
 
     Raises:
-        ValueError: If there are no labels, or a number is out of range.
+        ValueError: If there are no labels, the shapes differ, or a number is out of range.
     """
+
+    block: int = 1
+    """Indices that are drawn together: they go to one rank and into one batch."""
 
     def __init__(
         self,
         labels: Sequence[int] | IntArray,
+        groups: Sequence[int] | IntArray,
         seed: int = 0,
         *,
         epoch_length: int | None = None,
@@ -59,6 +64,12 @@ class PairSampler(Sampler[int]):
             raise ValueError("a sampler needs at least one pair, got none.")
         if not np.isin(self.labels, (0, 1)).all():
             raise ValueError(f"labels must be 0 or 1, got {sorted(set(self.labels.tolist()))}.")
+        self.groups: IntArray = np.asarray(groups, dtype=np.int64)
+        if self.groups.shape != self.labels.shape:
+            raise ValueError(
+                "labels and groups must have the same shape, got "
+                f"{self.labels.shape} and {self.groups.shape}."
+            )
         self.seed, self.epoch = seed, 0
         self.num_replicas, self.rank = num_replicas, rank
         self.epoch_length = self._natural_length() if epoch_length is None else epoch_length
@@ -69,22 +80,23 @@ class PairSampler(Sampler[int]):
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator) -> IntArray:
-        """The indices of an epoch over all ranks, shuffled, shape ``(epoch_length,)``."""
+        """The indices of an epoch over all ranks, whole blocks, at least ``epoch_length``."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
     def epoch_indices(self) -> IntArray:
-        """The indices of this epoch over all ranks, filled up to a multiple of their number."""
+        """The indices of this epoch over all ranks, filled up to as many blocks for each."""
         indices = self._draw(generator(self.seed, "epoch", self.epoch))
         return np.resize(indices, len(self) * self.num_replicas)
 
     def __len__(self) -> int:
-        return -(-self.epoch_length // self.num_replicas)
+        return -(-self.epoch_length // (self.num_replicas * self.block)) * self.block
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.epoch_indices()[self.rank :: self.num_replicas].tolist())
+        blocks = self.epoch_indices().reshape(-1, self.block)
+        return iter(blocks[self.rank :: self.num_replicas].ravel().tolist())
 
 
 class NaturalSampler(PairSampler):
@@ -105,7 +117,8 @@ class OversampleSampler(PairSampler):
     random part of that.
 
     Args:
-        labels: 1 or 0 for each pair, shape ``(P,)``.
+        labels: See ``PairSampler``.
+        groups: See ``PairSampler``.
         seed: Decides the order.
         ratio: How often a pair of the minority class appears, >= 1.
         epoch_length: See ``PairSampler``.
@@ -119,6 +132,7 @@ class OversampleSampler(PairSampler):
     def __init__(
         self,
         labels: Sequence[int] | IntArray,
+        groups: Sequence[int] | IntArray,
         seed: int = 0,
         *,
         ratio: float = 2.0,
@@ -130,7 +144,7 @@ class OversampleSampler(PairSampler):
             raise ValueError(f"ratio must be >= 1, got {ratio}. 1 repeats nothing.")
         self.ratio = ratio
         super().__init__(
-            labels, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
+            labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
         )
 
     def _natural_length(self) -> int:
@@ -169,6 +183,71 @@ class BalancedSampler(PairSampler):
         return rng.permutation(np.concatenate(both))
 
 
+class QuestionBalancedSampler(PairSampler):
+    """Every question, and either class within a question, as often as any other.
+
+    A question is one model's traces of it, a group. An epoch is made of blocks: ``block`` pairs of
+    one question in a row, its classes in turn. So a ranking loss finds in a batch what it compares,
+    and ``block=1`` is the weighing alone. A question with one class counts as much as the others,
+    as in ``boosting.question_balanced_weights``. Of each question and class no pair comes twice
+    in an epoch before all have come once. The natural length is the number of pairs.
+
+    Args:
+        labels: See ``PairSampler``.
+        groups: See ``PairSampler``.
+        seed: Decides the order.
+        block: Pairs of a block, >= 1; a divisor of the batch size. An epoch has whole blocks.
+        epoch_length: See ``PairSampler``.
+        num_replicas: See ``PairSampler``.
+        rank: See ``PairSampler``.
+
+    Raises:
+        ValueError: If ``block`` is below 1.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | IntArray,
+        groups: Sequence[int] | IntArray,
+        seed: int = 0,
+        *,
+        block: int = 2,
+        epoch_length: int | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        if block < 1:
+            raise ValueError(f"block must be >= 1 pair, got {block}.")
+        self.block = block
+        super().__init__(
+            labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
+        )
+
+    def _natural_length(self) -> int:
+        return len(self.labels)
+
+    def _draw(self, rng: np.random.Generator) -> IntArray:
+        names, numbers = np.unique(self.groups, return_inverse=True)
+        order = _cycle(np.arange(len(names)), -(-self.epoch_length // self.block), rng)
+        blocks = np.empty((len(order), self.block), dtype=np.int64)
+        for pairs, places in zip(
+            _rows_of(numbers, len(names)), _rows_of(order, len(names)), strict=True
+        ):
+            drawn = self._in_turn(pairs, len(places) * self.block, rng)
+            blocks[places] = drawn.reshape(-1, self.block)
+        return blocks.ravel()
+
+    def _in_turn(self, pairs: IntArray, length: int, rng: np.random.Generator) -> IntArray:
+        """``length`` of a question's pairs, its classes in turn; which begins, a coin decides."""
+        classes = [pairs[rows] for rows in _classes(self.labels[pairs]) if len(rows)]
+        rng.shuffle(classes)
+        drawn = np.empty(length, dtype=np.int64)
+        for turn, of_class in enumerate(classes):
+            places = slice(turn, None, len(classes))
+            drawn[places] = _cycle(of_class, len(drawn[places]), rng)
+        return drawn
+
+
 class OrderedSampler(PairSampler):
     """Every pair once an epoch, in the given order: for validation and test."""
 
@@ -183,6 +262,12 @@ def _classes(labels: IntArray) -> tuple[IntArray, IntArray]:
     """Indices of the minority and of the majority; of equal classes "different" is the minority."""
     same, different = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     return (same, different) if len(same) < len(different) else (different, same)
+
+
+def _rows_of(numbers: IntArray, n: int) -> list[IntArray]:
+    """The rows in which each of 0, ..., n - 1 stands."""
+    rows = np.argsort(numbers, kind="stable")
+    return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, n)))
 
 
 def _cycle(indices: IntArray, length: int, rng: np.random.Generator) -> IntArray:
@@ -203,15 +288,16 @@ class BatchState(TypedDict):
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches of pairs of similar length; deterministic, and resumable in mid-epoch.
 
-    A rank's epoch is cut into buckets of ``bucket_batches`` batches; each bucket is sorted by
-    length, cut into batches, and its batches are shuffled. Padding falls, and all ranks still
-    yield equally many batches. As with torch's own ``DistributedSampler``, whoever iterates calls
-    ``set_epoch`` before each epoch; Lightning does.
+    A rank's epoch is cut into buckets of ``bucket_batches`` batches; the sampler's blocks in each
+    bucket are sorted by length, cut into batches, and the batches are shuffled. Padding falls, no
+    block is torn, and all ranks still yield equally many batches. As with torch's own
+    ``DistributedSampler``, whoever iterates calls ``set_epoch`` before each epoch; Lightning does.
 
     Args:
         sampler: What is batched.
         lengths: Tokens of each pair, shape ``(P,)``.
-        batch_size: Pairs in a batch, >= 1; one batch of an epoch may be smaller.
+        batch_size: Pairs in a batch, >= 1, a multiple of the sampler's block; one batch of an
+            epoch may be smaller.
         bucket_batches: Batches in a bucket, >= 1; 1 keeps the sampler's own order.
 
     Raises:
@@ -229,6 +315,11 @@ class BucketBatchSampler(Sampler[list[int]]):
         for name, value in (("batch_size", batch_size), ("bucket_batches", bucket_batches)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}.")
+        if batch_size % sampler.block:
+            raise ValueError(
+                f"batch_size must be a multiple of the sampler's block, got {batch_size} and "
+                f"{sampler.block}: a block stays in one batch."
+            )
         self.sampler = sampler
         self.lengths: IntArray = np.asarray(lengths, dtype=np.int64)
         self.batch_size, self.bucket_batches = batch_size, bucket_batches
@@ -250,17 +341,16 @@ class BucketBatchSampler(Sampler[list[int]]):
             yield batch
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        indices = np.fromiter(self.sampler, dtype=np.int64)
+        blocks = np.fromiter(self.sampler, dtype=np.int64).reshape(-1, self.sampler.block)
         rng = generator(self.sampler.seed, "buckets", epoch)
         batches: list[list[int]] = []
-        bucket = self.batch_size * self.bucket_batches
-        for start in range(0, len(indices), bucket):
-            part = indices[start : start + bucket]
+        size = self.batch_size // self.sampler.block  # of a batch, in blocks
+        bucket = size * self.bucket_batches
+        for start in range(0, len(blocks), bucket):
+            part = blocks[start : start + bucket]
             if self.bucket_batches > 1:
-                part = part[np.argsort(self.lengths[part], kind="stable")]
-            cut = [
-                part[i : i + self.batch_size].tolist() for i in range(0, len(part), self.batch_size)
-            ]
+                part = part[np.argsort(self.lengths[part].max(axis=1), kind="stable")]
+            cut = [part[i : i + size].ravel().tolist() for i in range(0, len(part), size)]
             batches.extend(cut[i] for i in rng.permutation(len(cut)))
         return batches
 

@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from deepprune.errors import InputError
 from deepprune.seeding import generator
 from deepprune.types import QuestionTraces
@@ -74,6 +76,7 @@ def split_questions(
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
     *,
     holdout_models: Iterable[str] = (),
+    fold: int = 0,
     seed: int = 0,
 ) -> Splits:
     """Split questions into train, validation and test, by their normalised text.
@@ -87,10 +90,12 @@ def split_questions(
         holdout_models: Traces of these models are used in test only (unseen-model test), and test
             then has no others. Their questions are the test questions too, so that neither model
             nor question was seen.
+        fold: Which test part of a cross-validation: with a test fraction of 1/5, those of folds 0
+            to 4 share no question and are all questions together.
         seed: Decides which question goes where.
 
     Raises:
-        ValueError: If ``fractions`` are not three shares that sum to 1.
+        ValueError: If ``fractions`` are not three shares that sum to 1, or ``fold`` is negative.
         InputError: If a question has only one trace, there are too few questions, a
             held-out model is unknown, or near-duplicates fall into different parts.
     """
@@ -98,6 +103,8 @@ def split_questions(
         raise ValueError(
             f"fractions must be three shares >= 0 that sum to 1, got {tuple(fractions)}."
         )
+    if fold < 0:
+        raise ValueError(f"fold must be >= 0, got {fold}.")
     for group in groups:
         _check_traces(group)
     holdout = _check_models(groups, holdout_models)
@@ -108,6 +115,8 @@ def split_questions(
             f"a split into train, validation and test needs a question for each, got {len(texts)}."
         )
     order = generator(seed, "split").permutation(len(texts))
+    # Test questions stand last; a fold later, those before them have moved there.
+    order = np.roll(order, round(fold * fractions[2] * len(texts)))
     part_of: dict[str, int] = {}
     start = 0
     for part, size in enumerate(_sizes(len(texts), fractions)):

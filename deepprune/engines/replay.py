@@ -79,6 +79,7 @@ class Recording:
         self._orders: dict[tuple[int, int], IntArray] = {}
         self._cuts: dict[PrefixRule, IntArray] = {}
         self._probes: dict[int, tuple[list[int], list[int]]] = {}
+        self._forced: dict[int, tuple[list[int], IntArray]] = {}
 
     def order(self, n_traces: int, seed: int) -> IntArray:
         """Which recorded traces come, and in which order, shape ``(n_traces,)``."""
@@ -128,6 +129,30 @@ class Recording:
             )
         return classes[last] if last >= 0 else NO_ANSWER
 
+    def forced(self, trace: int, n_tokens: int) -> IntArray:
+        """Answers forced out of a trace while it ran, up to ``n_tokens``, and tokens before them.
+
+        Shape ``(2,)``: how many, and the sum of the places. A probe at the trace's end is none:
+        what a finished trace answers is known.
+        """
+        if trace not in self._forced:
+            end = self.group.traces[trace].n_tokens
+            places = [p.n_tokens for p in self.group.traces[trace].probes if p.n_tokens < end]
+            self._forced[trace] = places, np.cumsum([0, *places])
+        places, sums = self._forced[trace]
+        n = bisect_right(places, n_tokens)
+        return np.array([n, sums[n]], dtype=np.int64)
+
+
+def probe_context(forced: IntArray, each: int) -> FloatArray:
+    """Tokens that answers of ``each`` tokens attend to, summed over those, ``(..., 2)`` -> ``...``.
+
+    Args:
+        forced: How many answers, and tokens before them, see `Recording.forced`.
+        each: Tokens of an answer.
+    """
+    return np.asarray(forced[..., 1] * each + forced[..., 0] * each**2 / 2)
+
 
 class ReplaySession:
     """One question of a `ReplayEngine`."""
@@ -143,6 +168,8 @@ class ReplaySession:
         self._tokens = self._tokens_probes = self._ticks = self._peak = 0
         self._probe_context = 0.0
         self._probed: dict[int, int] = {}  # of each trace, where it was last probed
+        self._read: dict[int, IntArray] = {}  # of each trace, the answers that a judge has read
+        self._n_read = 0  # the most that it read of one trace since all stand where they stand
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
@@ -162,6 +189,7 @@ class ReplaySession:
 
     def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
         """Let running traces go on to ``until``; none is ever taken back."""
+        self._n_read = 0
         old = self._n_tokens
         started = len(old)
         lengths = self._lengths[:started]
@@ -189,11 +217,13 @@ class ReplaySession:
                 place = int(target[trace])
                 probed[trace] = self._recording.probe(recorded, self._probed.get(trace, 0), place)
                 self._probed[trace] = place
-            each = self._engine.tokens_per_probe
-            self._tokens_probes += len(asked) * each
-            self._probe_context += float((target[asked] * each + each**2 / 2).sum())
-            self._ticks += each if asked else 0
+            self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
         return Observation(target, is_finished, self._is_stopped.copy(), answers, probed)
+
+    @property
+    def n_started(self) -> int:
+        """Traces that have been started."""
+        return len(self._n_tokens)
 
     def prefix(self, trace: int) -> Prefix:
         """What trace ``trace`` has generated so far."""
@@ -214,6 +244,25 @@ class ReplaySession:
                 "import traces with token_confidence, or choose a policy that needs none."
             )
         return np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
+
+    def read_probes(self, traces: Sequence[int]) -> None:
+        """Count the answers that were forced out of these traces while they ran, once each.
+
+        Those of one checkpoint were forced side by side, as in ``advance``.
+        """
+        for trace in traces:
+            forced = self._recording.forced(int(self._order[trace]), int(self._n_tokens[trace]))
+            new = forced - self._read.get(trace, 0)
+            self._read[trace] = forced
+            self._force(new, ticks=max(0, int(new[0]) - self._n_read))
+            self._n_read = max(self._n_read, int(new[0]))
+
+    def _force(self, forced: IntArray, ticks: int) -> None:
+        """Count ``forced`` answers, see `Recording.forced`, ``ticks`` one after the other."""
+        each = self._engine.tokens_per_probe
+        self._tokens_probes += int(forced[0]) * each
+        self._probe_context += float(probe_context(forced, each))
+        self._ticks += ticks * each
 
     @property
     def usage(self) -> Usage:

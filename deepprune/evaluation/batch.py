@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.engines.replay import Recording
+from deepprune.engines.replay import Recording, probe_context
 from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.protocols import FloatArray, IntArray
@@ -34,6 +34,7 @@ def replay_batch(
     ledger: Ledger,
     correct: IntArray,
     seconds_per_token: float,
+    tokens_per_probe: int,
 ) -> dict[str, NDArray[Any]]:
     """Outcomes of policies that differ in threshold, finishing rule and vote alone.
 
@@ -46,19 +47,41 @@ def replay_batch(
         ledger: Draws the bills.
         correct: Answer classes that are right.
         seconds_per_token: Virtual decoding time of a token.
+        tokens_per_probe: Tokens that forcing an answer takes.
 
     Returns:
         The fields of `results.FIELDS`, each of shape ``(P, R)``.
     """
+    if scores.reads_peers and len(orders) > 1:  # each order has traces, and scores, of its own
+        parts = [
+            replay_batch(
+                policies,
+                recording,
+                orders[[row]],
+                draws[[row]],
+                scores,
+                ledger,
+                correct,
+                seconds_per_token,
+                tokens_per_probe,
+            )
+            for row in range(len(orders))
+        ]
+        return {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
     first = policies[0]
     cuts = recording.cuts(first.prefix)
-    ids = np.array(
-        [
-            scores.prefix_id(Prefix(trace, cut, cut >= trace.n_tokens))
-            for trace, cut in zip(recording.group.traces, cuts.tolist(), strict=True)
-        ]
-    )
-    scores.score_all(ids)
+    prefixes = [
+        Prefix(trace, cut, cut >= trace.n_tokens)
+        for trace, cut in zip(recording.group.traces, cuts.tolist(), strict=True)
+    ]
+    if scores.reads_peers:
+        scores, here = scores.of_one_run(), orders[0]
+        ids = np.zeros(len(prefixes), dtype=np.int64)
+        ids[here] = scores.prefix_ids([prefixes[trace] for trace in here.tolist()])
+        scores.score_all(ids[here])
+    else:
+        ids = scores.prefix_ids(prefixes)
+        scores.score_all(ids)
     thresholds = sorted({p.threshold for p in policies})
     clusters = cluster(
         first.clustering,
@@ -70,7 +93,20 @@ def replay_batch(
         max_members=first.max_members,
         price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
     )
-    runs = _Runs(recording, orders, cuts, clusters, ledger, correct, seconds_per_token)
+    forced = np.zeros((len(ids), 2), dtype=np.int64)
+    if scores.reads_probes:
+        forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
+    runs = _Runs(
+        recording,
+        orders,
+        cuts,
+        clusters,
+        ledger,
+        correct,
+        seconds_per_token,
+        forced,
+        tokens_per_probe,
+    )
     paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens and FLOPs of each order, (R, 2)
     clusters.bill[:, 1:] += paid_once[runs.order]
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
@@ -105,6 +141,8 @@ class _Runs:
         ledger: Ledger,
         correct: IntArray,
         seconds_per_token: float,
+        forced: IntArray,
+        tokens_per_probe: int,
     ) -> None:
         self.order = np.empty(len(clusters.labels), dtype=np.int64)  # of each run
         for number, rows in enumerate(clusters.at):
@@ -119,6 +157,8 @@ class _Runs:
         self._correct = correct
         self._flops = size.flops(recording.n_tokens.astype(np.float64))[traces]
         self._cut_flops = size.flops(cuts.astype(np.float64))[traces]
+        self._tokens_probes = tokens_per_probe * forced[traces, 0]
+        self._probe_context = probe_context(forced, tokens_per_probe)[traces]
 
     def finish(self, rule: DeepPrune) -> dict[str, NDArray[Any]]:
         """What comes of the runs under a finishing rule, each field of shape ``(G,)``."""
@@ -128,13 +168,14 @@ class _Runs:
         bill = self._ledger.bill(
             tokens_finished=finished,
             tokens_pruned=n_tokens.sum(1) - finished,
-            tokens_probes=np.zeros_like(finished),
-            probe_context=np.zeros(len(finished)),
+            tokens_probes=self._tokens_probes.sum(1),
+            probe_context=self._probe_context.sum(1),
             trace_flops=np.where(goes_on, self._flops, self._cut_flops).sum(1),
             judge=self._clusters.bill,
         )
         winner = plurality_rows(self._answer, np.where(goes_on, weights, 0.0))
-        sequential = self._cut.max(1) + (n_tokens - self._cut).max(1)
+        sequential = self._cut.max(1) + self._tokens_probes.max(1)
+        sequential += (n_tokens - self._cut).max(1)
         return {
             **bill,
             "is_correct": np.isin(winner, self._correct),

@@ -60,7 +60,7 @@ class Evaluator:
         """
         runner = self._runner
         check_questions(questions, runner.n_traces)
-        check_needs(runner.points, runner.load(questions[0]))
+        check_needs(runner.points, runner.load(questions[0]), runner.judge.needs)
         store = OutcomeStore(self._folder / "outcomes", runner.points)
         everywhere = range(len(runner.points))
         n_recorded = sum(store.has(ref.key, everywhere) for ref in questions)

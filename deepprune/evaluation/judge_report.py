@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
 
+from deepprune.data.pairs import labels_of, questions_of
+from deepprune.evaluation.pair_scores import UNFINISHED
 from deepprune.evaluation.scores import cached_scores
 from deepprune.evaluation.statistics import N_DRAWS, Estimate
 from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
 from deepprune.judge.bootstrap import bootstrap_questions
-from deepprune.judge.metrics import judge_metrics
+from deepprune.judge.calibration import Calibration
+from deepprune.judge.metrics import brier, expected_calibration_error, judge_metrics
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.protocols import BoolArray, FloatArray
+from deepprune.judge.trained import TrainedJudge
+from deepprune.protocols import BoolArray, FloatArray, IntArray
 from deepprune.types import TracePair
 
 COUNTS = ("n_pairs", "n_questions", "same_share")
@@ -27,7 +35,12 @@ Other parts are ``model=NAME`` and ``dataset=NAME`` where there are several."""
 
 
 def judge_report(
-    judge: Judge, pairs: Sequence[TracePair], *, seed: int, cache: ScoreCache | None = None
+    judge: Judge,
+    pairs: Sequence[TracePair],
+    *,
+    seed: int,
+    cache: ScoreCache | None = None,
+    scores: FloatArray | None = None,
 ) -> JudgeReport:
     """Score labelled pairs and report every metric, overall and by model and data set.
 
@@ -36,8 +49,9 @@ def judge_report(
         pairs: Labelled pairs of held-out questions.
         seed: Seed of the bootstrap over questions.
         cache: Scores on disk, kept between runs.
+        scores: Of the pairs, where they are known already.
     """
-    scores = cached_scores(judge, cache, pairs)
+    scores = cached_scores(judge, cache, pairs) if scores is None else scores
     traces = [p.first.trace for p in pairs]
     parts = {"all": np.ones(len(pairs), dtype=np.bool_)}
     for kind, names in (
@@ -47,6 +61,63 @@ def judge_report(
         if len(set(names)) > 1:
             parts |= {f"{kind}={n}": np.array(names) == n for n in sorted(set(names))}
     return {part: _metrics(scores, pairs, chosen, seed) for part, chosen in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """Scores of a trained judge before its calibration and after, of P labelled pairs.
+
+    Attributes:
+        before: ``sigmoid(logit)``, shape ``(P,)``.
+        after: What the judge says, shape ``(P,)``.
+        labels: 1 or 0, shape ``(P,)``.
+        questions: Name of the question, shape ``(P,)``.
+        is_unfinished: Whether neither trace has finished, shape ``(P,)``.
+    """
+
+    before: FloatArray
+    after: FloatArray
+    labels: IntArray
+    questions: NDArray[Any]
+    is_unfinished: BoolArray
+
+    @classmethod
+    def of(
+        cls, judge: TrainedJudge, pairs: Sequence[TracePair], cache: ScoreCache
+    ) -> CalibrationReport:
+        """One forward pass over the pairs that are not in ``cache``, which then has both scores."""
+        fingerprint = judge.provenance.fingerprint or ""
+        names = f"{fingerprint} uncalibrated", fingerprint
+        before, after = (cache.get_many(name, pairs) for name in names)
+        missing = np.flatnonzero(np.isnan(before) | np.isnan(after)).tolist()
+        if missing:
+            todo = [pairs[i] for i in missing]
+            logits = judge.logits(todo)
+            before[missing], after[missing] = expit(logits), judge.calibration(logits)
+            for name, scores in zip(names, (before, after), strict=True):
+                cache.put_many(name, todo, scores[missing])
+        return cls(
+            before,
+            after,
+            labels_of(pairs),
+            np.array(questions_of(pairs)),
+            np.array([pair.is_unfinished for pair in pairs], dtype=np.bool_),
+        )
+
+    def metrics(self, seed: int) -> dict[str, dict[str, Estimate]]:
+        """``before`` and ``after`` -> ``ece``, ``brier``, with ``_unfinished`` on those pairs."""
+        parts = {"": np.ones_like(self.is_unfinished), UNFINISHED: self.is_unfinished}
+        found: dict[str, dict[str, Estimate]] = {}
+        for when, scores in (("before", self.before), ("after", self.after)):
+            found[when] = {}
+            for suffix, part in parts.items():
+                measured = scores[part], self.labels[part], self.questions[part]
+                for name, metric in (("ece", expected_calibration_error), ("brier", brier)):
+                    found[when][name + suffix] = Estimate(
+                        metric(*measured[:2]),
+                        *bootstrap_questions(name, *measured, n=N_DRAWS, seed=seed),
+                    )
+        return found
 
 
 def _metrics(
@@ -69,6 +140,19 @@ def _metrics(
                 )
             metrics[name + suffix] = Estimate(value, low, high)
     return metrics
+
+
+def write_calibration(
+    path: Path, calibration: Calibration, metrics: Mapping[str, Mapping[str, Estimate]]
+) -> None:
+    """Write ``calibration.json``: the calibration, and what it changes; NaN as null."""
+    plain = {
+        when: {
+            name: [None if np.isnan(v) else v for v in estimate] for name, estimate in found.items()
+        }
+        for when, found in metrics.items()
+    }
+    write_atomic(path, json.dumps({"calibration": calibration.to_json(), **plain}, indent=1))
 
 
 def write_judge_reports(path: Path, reports: Mapping[str, JudgeReport]) -> None:

@@ -204,6 +204,7 @@ class _Question:
             self._ledger,
             np.array(sorted(self._correct), dtype=np.int64),
             engine.seconds_per_token,
+            engine.tokens_per_probe,
         )
         for name, values in fields.items():
             done.outcomes.fields[name][numbers] = values

@@ -8,8 +8,8 @@ import numpy as np
 
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.protocols import FloatArray, IntArray, Session
-from deepprune.types import Prefix, TracePair
+from deepprune.protocols import FloatArray, IntArray, Need, Session
+from deepprune.types import Prefix, TracePair, among_peers
 
 
 def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TracePair]) -> FloatArray:
@@ -19,7 +19,7 @@ def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TraceP
         ValueError: If the judge gives anything else.
     """
     fingerprint = judge.provenance.fingerprint
-    if cache is None or fingerprint is None or not judge.is_model:
+    if cache is None or fingerprint is None or not judge.is_model or judge.reads_peers:
         return _checked(judge.score(pairs), judge)
     scores = cache.get_many(fingerprint, pairs)
     missing = np.flatnonzero(np.isnan(scores)).tolist()
@@ -42,7 +42,7 @@ class QuestionScores:
         self._judge = judge
         self._cache = cache
         self._prefixes: list[Prefix] = []
-        self._ids: dict[tuple[str, int, int], int] = {}
+        self._ids: dict[tuple[str, int, int, int], int] = {}
         self._scores: FloatArray = np.full((128, 128), np.nan)
         self._prices: FloatArray = np.zeros((128, 128, 2))  # tokens, FLOPs
 
@@ -50,6 +50,11 @@ class QuestionScores:
     def has_prices(self) -> bool:
         """Whether a pair costs anything."""
         return type(self._judge).pair_prices is not Judge.pair_prices
+
+    @property
+    def reads_probes(self) -> bool:
+        """Whether the judge reads the answers that were forced on the way."""
+        return Need.PROBES in self._judge.needs
 
     def score_all(self, ids: IntArray) -> None:
         """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
@@ -70,11 +75,26 @@ class QuestionScores:
 
     def run(self, session: Session) -> RunEvidence:
         """The evidence as one policy run on ``session`` sees it."""
-        return RunEvidence(self, session)
+        return RunEvidence(self.of_one_run() if self.reads_peers else self, session)
+
+    def of_one_run(self) -> QuestionScores:
+        """An empty table of the same judge: with peers, a score holds for one run."""
+        return QuestionScores(self._judge, self._cache)
+
+    @property
+    def reads_peers(self) -> bool:
+        """Whether the judge reads a pair among the prefixes that are there with it."""
+        return self._judge.reads_peers
+
+    def prefix_ids(self, prefixes: Sequence[Prefix]) -> IntArray:
+        """Numbers of all prefixes that are there together, shape ``(len(prefixes),)``."""
+        known = among_peers(prefixes) if self.reads_peers else prefixes
+        return np.array([self.prefix_id(prefix) for prefix in known], dtype=np.int64)
 
     def prefix_id(self, prefix: Prefix) -> int:
         """A number for a prefix, the same for the same first tokens of the same trace."""
-        key = (prefix.trace.model, prefix.trace.sample_id, prefix.n_tokens)
+        trace = prefix.trace
+        key = (trace.model, trace.sample_id, prefix.n_tokens, id(prefix.peers))
         if key not in self._ids:
             self._ids[key] = len(self._prefixes)
             self._prefixes.append(prefix)
@@ -132,8 +152,13 @@ class RunEvidence:
             self._ids = np.append(self._ids, np.full(missing, -1, dtype=np.int64))
         ids = self._ids[pairs]
         if (ids < 0).any():
-            for trace in np.unique(pairs[ids < 0]).tolist():
-                self._ids[trace] = self._scores.prefix_id(self._session.prefix(trace))
+            new = np.unique(pairs[ids < 0]).tolist()
+            if self._scores.reads_peers:  # all that have begun, asked for or not
+                new = list(range(self._session.n_started))
+                self._ids = np.full(len(new), -1, dtype=np.int64)
+            self._ids[new] = self._scores.prefix_ids([self._session.prefix(i) for i in new])
+            if self._scores.reads_probes:
+                self._session.read_probes(new)
             ids = self._ids[pairs]
         self._asked.append(ids)
         return self._scores.lookup(ids)

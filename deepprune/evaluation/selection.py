@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deepprune.data.splits import question_hash
 from deepprune.errors import InputError
 from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
-from deepprune.protocols import Need, Policy
+from deepprune.protocols import TEXT_ALONE, Need, Policy
 from deepprune.seeding import generator
 from deepprune.types import QuestionRef, QuestionTraces
 
@@ -80,39 +80,66 @@ def check_questions(questions: Sequence[QuestionRef], n_traces: int) -> None:
             )
 
 
-def unmet_needs(policy: Policy, group: QuestionTraces) -> list[str]:
-    """What ``policy`` asks for and the traces of ``group`` do not have, in words."""
+def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
+    """What is asked for and the traces of ``group`` do not have, in words."""
     traces = group.traces
     has = {
-        Need.JUDGE: any(t.text for t in traces),
+        Need.TEXT: any(t.text for t in traces),
         Need.PROBES: all(t.probes for t in traces),
         Need.CONFIDENCE: all(t.token_confidence is not None for t in traces),
     }
     words = {
-        Need.JUDGE: "the text of the traces",
+        Need.TEXT: "the text of the traces",
         Need.PROBES: "recorded probes",
         Need.CONFIDENCE: "token confidences",
     }
-    return [words[need] for need in sorted(policy.needs) if not has[need]]
+    return [words[need] for need in sorted(needs) if not has[need]]
 
 
-def check_needs(points: Sequence[Point], group: QuestionTraces) -> None:
-    """Hold what policies ask for against what the first question's traces have.
+def check_needs(
+    points: Sequence[Point], group: QuestionTraces, judge_needs: frozenset[Need] = TEXT_ALONE
+) -> None:
+    """Hold what policies and judge ask for against what the first question's traces have.
 
     Raises:
         InputError: If something is missing.
     """
     for policy in dict.fromkeys(point.policy for point in points):
-        if missing := unmet_needs(policy, group):
+        if missing := unmet_needs(_all_needs(policy, judge_needs), group):
+            by_judge = Need.JUDGE in policy.needs
             raise InputError(
                 f"{policy.name} needs {' and '.join(missing)}, which these traces do not have: "
-                f"choose other policies with pruning=[...], or other traces."
+                f"choose other policies with pruning=[...], {'another judge, ' * by_judge}or other "
+                "traces."
             )
 
 
-def with_needs_met(points: Sequence[Point], group: QuestionTraces) -> list[Point]:
-    """The points whose policies these traces can serve."""
-    return [p for p in points if not unmet_needs(p.policy, group)]
+def with_needs_met(
+    points: Sequence[Point], group: QuestionTraces, judge_needs: frozenset[Need] = TEXT_ALONE
+) -> list[Point]:
+    """The points whose policies these traces can serve, with a judge that needs ``judge_needs``."""
+    return [p for p in points if not unmet_needs(_all_needs(p.policy, judge_needs), group)]
+
+
+def _all_needs(policy: Policy, judge_needs: frozenset[Need]) -> frozenset[Need]:
+    """Of a policy and of the judge that it asks."""
+    needs = policy.needs
+    return needs - {Need.JUDGE} | judge_needs if Need.JUDGE in needs else needs
+
+
+def check_judge_needs(needs: frozenset[Need], groups: Sequence[QuestionTraces]) -> None:
+    """Hold what a judge reads against the traces that it is to be fitted and tested on.
+
+    Raises:
+        InputError: If something is missing.
+    """
+    for group in groups:
+        if missing := unmet_needs(needs, group):
+            raise InputError(
+                f"this judge needs {' and '.join(missing)}, which question "
+                f"{group.question.question_id!r} ({group.model}) does not have: choose another "
+                "model=..., or other traces."
+            )
 
 
 def unseen_questions(refs: Sequence[QuestionRef], judge: Judge) -> list[QuestionRef]:

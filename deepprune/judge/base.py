@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepprune.errors import InputError
-from deepprune.protocols import FloatArray
+from deepprune.protocols import TEXT_ALONE, FloatArray, Need
 from deepprune.types import Prefix, TracePair
 
 
@@ -74,6 +74,14 @@ class Judge(ABC):
     """True where scoring takes a neural network: its scores are worth keeping on disk, and one
     process asks for them unless the user wants more."""
 
+    needs: frozenset[Need] = TEXT_ALONE
+    """What it reads of the traces. The forced answers that one with ``Need.PROBES`` reads are on
+    the generator's bill."""
+
+    reads_peers: bool = False
+    """True where a score depends on the peers of the prefixes as well, see ``types.Peers``. It then
+    holds for one set of traces that are there together, and is kept no longer than these."""
+
     @property
     @abstractmethod
     def provenance(self) -> JudgeProvenance:
@@ -120,21 +128,33 @@ class Judge(ABC):
         Raises:
             InputError: If the folder is no export, or device and backbone do not fit it.
         """
-        from deepprune.judge.folder import CROSS_ENCODER, FEATURES, read_record
+        from deepprune.judge import folder
 
-        kind = read_record(Path(path)).get("kind", CROSS_ENCODER)
-        if kind == CROSS_ENCODER:
+        kind = folder.read_record(Path(path)).get("kind", folder.CROSS_ENCODER)
+        if kind == folder.CROSS_ENCODER:
             from deepprune.judge.cross_encoder import CrossEncoderJudge  # torch only here
 
             return CrossEncoderJudge.load(path, device, backbone=backbone)
-        if kind != FEATURES:
-            raise InputError(
-                f"the judge in {path} must be of kind {CROSS_ENCODER} or {FEATURES}, got {kind!r}: "
-                "it needs another version of deepprune."
-            )
-        from deepprune.judge.features import FeaturesJudge
+        if kind == folder.BI_ENCODER:
+            from deepprune.judge.bi_encoder import BiEncoderJudge
 
-        return FeaturesJudge.load(path, device, backbone)
+            return BiEncoderJudge.load(path, device, backbone)
+        if kind == folder.FEATURES:
+            from deepprune.judge.features import FeaturesJudge
+
+            return FeaturesJudge.load(path, device, backbone)
+        if kind == folder.PROBE:
+            from deepprune.judge.probe import ProbeJudge
+
+            return ProbeJudge.load(path, device, backbone)
+        if kind == folder.CASCADE:
+            from deepprune.judge.cascade import CascadeJudge
+
+            return CascadeJudge.load(path, device, backbone)
+        raise InputError(
+            f"the judge in {path} must be of a kind that this version knows, got {kind!r}: it "
+            "needs another version of deepprune."
+        )
 
 
 def _identity(prefix: Prefix) -> tuple[str, str, str, int, int]:

@@ -1,10 +1,11 @@
-"""Judges that learn nothing: shared numbers, the truth, a coin. What a trained judge must beat."""
+"""Judges that learn nothing: shared numbers, lengths, the truth, a coin. What others must beat."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -13,8 +14,8 @@ import numpy as np
 from scipy.special import expit, ndtri
 
 from deepprune.judge.base import Judge, JudgeProvenance
-from deepprune.protocols import FloatArray
-from deepprune.types import Trace, TracePair
+from deepprune.protocols import FloatArray, Need
+from deepprune.types import NO_ANSWER, Question, Trace, TracePair
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 NUMBER = r"\d+(?:\.\d+)?"
@@ -75,6 +76,54 @@ class LexicalJudge(Judge):
         return _each(pairs, lambda pair: _overlap(found[id(pair.first)], found[id(pair.second)]))
 
 
+class LengthOnlyJudge(Judge):
+    """How alike two prefixes are in length, and nothing else.
+
+    The score is the shorter's number of characters over the longer's, 1 where both are empty. Where
+    prefixes have a number of tokens in common, that is how densely they are written.
+    """
+
+    is_symmetric = True
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """Nothing was fitted, so it has seen no question."""
+        return JudgeProvenance("length only", fingerprint="length-only-v1")
+
+    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Scores in [0, 1], shape ``(len(pairs),)``."""
+        prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
+        length = {key: len(prefix.text) for key, prefix in prefixes.items()}
+        ends = [sorted((length[id(p.first)], length[id(p.second)])) for p in pairs]
+        return np.array([low / high if high else 1.0 for low, high in ends], dtype=np.float64)
+
+
+class QuestionOnlyJudge(Judge):
+    """How often the traces of a question agree, and nothing of the two traces: it uses labels.
+
+    Every pair of a question gets the share of "same" among all pairs of the traces that are scored
+    together. What it reaches pooled over questions is what knowing their difficulty is worth; its
+    within-question AUROC is 1/2. It is for reports, where all pairs are scored together: the share
+    of a few pairs at a time, as a sweep asks for them, means nothing.
+    """
+
+    is_symmetric = True
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """No fingerprint: its scores do not follow from the prefixes."""
+        return JudgeProvenance("question only (labels)", fingerprint=None)
+
+    def score(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Scores in [0, 1], shape ``(len(pairs),)``."""
+        answers: defaultdict[Question, dict[str, int]] = defaultdict(dict)
+        for pair in pairs:
+            for trace in (pair.first.trace, pair.second.trace):
+                answers[trace.question][_identity(trace)] = trace.answer_class
+        share = {question: _agreement(list(a.values())) for question, a in answers.items()}
+        return _each(pairs, lambda pair: share[pair.first.trace.question])
+
+
 class OracleJudge(Judge):
     """The truth: 1 where both traces end in the same answer, else 0.
 
@@ -83,6 +132,7 @@ class OracleJudge(Judge):
     """
 
     is_symmetric = True
+    needs: frozenset[Need] = frozenset()
 
     @property
     def provenance(self) -> JudgeProvenance:
@@ -105,6 +155,7 @@ class CoinJudge(Judge):
     """
 
     is_symmetric = True
+    needs: frozenset[Need] = frozenset()
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -175,6 +226,12 @@ def _identity(trace: Trace) -> str:
 
 def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> FloatArray:
     return np.fromiter((value(pair) for pair in pairs), dtype=np.float64, count=len(pairs))
+
+
+def _agreement(answer_classes: Sequence[int]) -> float:
+    """The share of pairs of these answers that are the same; no answer is the same as none."""
+    sizes = Counter(c for c in answer_classes if c != NO_ANSWER).values()
+    return sum(n * (n - 1) for n in sizes) / (len(answer_classes) * (len(answer_classes) - 1))
 
 
 def _overlap(first: _Features, second: _Features) -> float:

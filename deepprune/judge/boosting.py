@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
 from deepprune.errors import InputError
-from deepprune.protocols import FloatArray, IntArray
+from deepprune.protocols import TEXT_ALONE, FloatArray, IntArray, Need
 
 _DTYPES = {
     "feature": np.int64,
@@ -50,6 +50,7 @@ class Boosting:
         InputError: If a value is out of range.
     """
 
+    needs: ClassVar[frozenset[Need]] = TEXT_ALONE
     trees: int
     leaves: int
     learning_rate: float
@@ -91,10 +92,11 @@ class Boosting:
             threadpool_limits(limits=1),
             tqdm(total=self.trees, desc="trees", unit="tree", delay=2, leave=False) as progress,
         ):
-            while progress.n < self.trees:
-                n_trees = min(progress.n + _TREES, self.trees)
+            n_trees = 0
+            while n_trees < self.trees:
+                last, n_trees = n_trees, min(n_trees + _TREES, self.trees)
                 model.set_params(max_iter=n_trees).fit(features, labels, sample_weight=weights)
-                progress.update(n_trees - progress.n)
+                progress.update(n_trees - last)
         return Trees.of(model)
 
 

@@ -96,10 +96,39 @@ def bootstrap_draws(
     )
     if not n_clusters:
         return np.full(n, NAN)
+    pairs = _Pairs(s, y, question, n_questions, cluster, n_clusters)
+    return _METRICS[metric](pairs, resamples(n_clusters, n, seed))
+
+
+def resamples(n_clusters: int, n: int, seed: int) -> FloatArray:
+    """How often each cluster is in each of ``n`` resamples, shape ``(n, n_clusters)``."""
     rng = generator(seed, "bootstrap")
     counts_RC = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n)
-    pairs = _Pairs(s, y, question, n_questions, cluster, n_clusters)
-    return _METRICS[metric](pairs, counts_RC.astype(np.float64))
+    return counts_RC.astype(np.float64)
+
+
+def metric_of_resamples(
+    metric: str,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    questions: ArrayLike,
+    cluster: IntArray,
+    counts_RC: FloatArray,
+) -> FloatArray:
+    """A metric on given resamples, shape ``(R,)``: what several runs are to be drawn alike on.
+
+    Args:
+        metric: See ``bootstrap_draws``.
+        scores: Shape ``(P,)``.
+        labels: Shape ``(P,)``.
+        questions: Shape ``(P,)``.
+        cluster: Column of each pair's cluster in ``counts_RC``, shape ``(P,)``; a column may have
+            no pairs.
+        counts_RC: See ``resamples``.
+    """
+    s, y, question, n_questions = check_groups(scores, labels, questions)
+    pairs = _Pairs(s, y, question, n_questions, cluster, counts_RC.shape[1])
+    return _METRICS[metric](pairs, counts_RC)
 
 
 @dataclass(frozen=True, slots=True)

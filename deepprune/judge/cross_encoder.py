@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from deepprune.data.loader import PairTokens
+from deepprune.data.loader import PairInputs
 from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
-from deepprune.judge.backbones import Backbone, PairClassifier, model_size
+from deepprune.judge.backbones import (
+    Backbone,
+    PairClassifier,
+    load_model,
+    load_tokenizer,
+    model_size,
+)
 from deepprune.judge.base import JudgeProvenance, Prices
 from deepprune.judge.calibration import Calibration
-from deepprune.judge.encoding import Layout, PairEncoder
+from deepprune.judge.encoding import Layout, PairEncoder, PairTokens
 from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
+from deepprune.judge.inference import pair_logits
 from deepprune.judge.trained import TrainedJudge
-from deepprune.protocols import FloatArray
+from deepprune.protocols import TEXT_ALONE, FloatArray
 from deepprune.types import PrefixRule, TracePair
 
 _CACHED_TEXTS = 65_536
@@ -46,8 +55,12 @@ class CrossEncoderJudge(TrainedJudge):
     """Scores a pair by reading both prefixes together.
 
     Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
-    by tokens. On a CPU with bfloat16 instructions and on CUDA devices that have them it computes in
-    bfloat16; the precision is part of the fingerprint.
+    by tokens; a causal model reads a representative once for all its candidates (`inference`). On a
+    CPU with bfloat16 instructions and on CUDA devices that have them it computes in bfloat16; the
+    precision is part of the fingerprint.
+
+    Its bill is that of separate passes, an upper bound where representatives are read once: it then
+    does not depend on which pairs are asked for together.
 
     Args:
         model: The classifier; put into evaluation mode and moved to the device.
@@ -59,7 +72,8 @@ class CrossEncoderJudge(TrainedJudge):
         device: ``auto`` (CUDA where there is one, else the CPU) or a torch device.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         symmetric: Average the logits of both orders: twice the cost, and swapping changes nothing.
-        tokens_per_batch: Tokens of a batch, padding included.
+        tokens_per_batch: Tokens of a batch, padding included; ``None`` for 2,048 on a CPU, where a
+            small batch stays in its cache, else 16,384.
 
     Raises:
         InputError: If the device is not there.
@@ -80,17 +94,19 @@ class CrossEncoderJudge(TrainedJudge):
         device: str = "auto",
         precision: str = "auto",
         symmetric: bool = False,
-        tokens_per_batch: int = 8192,
+        tokens_per_batch: int | None = None,
     ) -> None:
-        if tokens_per_batch < 1:
+        if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"tokens_per_batch must be >= 1, got {tokens_per_batch}.")
         super().__init__(calibration, name=name, seen_questions=seen_questions)
-        self.device = _device(device)
-        self.precision = _precision(precision, self.device)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
         self.model = model.to(self.device).eval()
         self.encoder, self.backbone = encoder, backbone
         self.is_symmetric = symmetric
-        self._tokens_per_batch = tokens_per_batch
+        self._tokens_per_batch = tokens_per_batch or (
+            2_048 if self.device.type == "cpu" else 16_384
+        )
         self._size = model_size(model)
         self._tokens: dict[str, list[int]] = {}
         self._fingerprint: str | None = None
@@ -100,9 +116,14 @@ class CrossEncoderJudge(TrainedJudge):
         """Its fingerprint follows from weights, encoding, calibration, symmetry and precision."""
         if self._fingerprint is None:
             self._fingerprint = scoring_fingerprint(
-                self._export_record(), self.model, self.precision
+                self._export_record(), self.model, self._numerics
             )
         return JudgeProvenance(self._name, self._fingerprint, self._seen, self._path)
+
+    @property
+    def _numerics(self) -> str:
+        """What decides how a logit is rounded."""
+        return self.precision
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uncalibrated logits, shape ``(len(pairs),)``."""
@@ -128,10 +149,16 @@ class CrossEncoderJudge(TrainedJudge):
         flops = transformer_flops(*self._size, tokens, causal=causal)
         return Prices(passes * tokens, passes * flops)
 
-    def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
-        """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
+    def calibrate(
+        self,
+        pairs: Sequence[TracePair],
+        method: str = "platt",
+        *,
+        same_share: float | None = None,
+    ) -> Calibration:
+        """Fit the calibration, see ``TrainedJudge.calibrate``; it is part of the fingerprint."""
         self._fingerprint = None
-        return super().calibrate(pairs)
+        return super().calibrate(pairs, method, same_share=same_share)
 
     def export(
         self,
@@ -165,18 +192,15 @@ class CrossEncoderJudge(TrainedJudge):
         path: Path | str,
         device: str = "auto",
         backbone: str | None = None,
-        *,
-        precision: str = "auto",
-        tokens_per_batch: int = 8192,
-    ) -> CrossEncoderJudge:
+        **settings: Any,
+    ) -> Self:
         """Read an export.
 
         Args:
             path: What ``export`` wrote.
             device: See the class.
             backbone: The source that the export must have been trained from; ``None`` for any.
-            precision: See the class.
-            tokens_per_batch: See the class.
+            settings: Further arguments of the class: ``precision``, ``tokens_per_batch``.
 
         Raises:
             InputError: If files are missing or changed, the backbone is another one, or the device
@@ -192,9 +216,8 @@ class CrossEncoderJudge(TrainedJudge):
             name=record.name,
             seen_questions=record.seen_questions,
             device=device,
-            precision=precision,
             symmetric=record.symmetric,
-            tokens_per_batch=tokens_per_batch,
+            **settings,
         )
         judge._path = Path(path)
         return judge
@@ -227,22 +250,24 @@ class CrossEncoderJudge(TrainedJudge):
         """Logits of distinct texts, in their order."""
         self._tokenise(texts)
         sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in texts]
-        logits = np.empty(len(sequences))
-        with tqdm(
-            total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False
-        ) as progress:
-            for rows in _batches([len(s.input_ids) for s in sequences], self._tokens_per_batch):
-                logits[rows] = self._logits([sequences[row] for row in rows])
-                progress.update(len(rows))
-        return [float(value) for value in logits]
+        logits: list[float] = self._sequence_logits(sequences).tolist()
+        return logits
 
-    @torch.inference_mode()
-    def _logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
-        inputs = {k: v.to(self.device) for k, v in self.encoder.collate(sequences).items()}
-        with self._autocast():
-            logits = self.model(**inputs)
-        values: FloatArray = logits.float().cpu().numpy().astype(np.float64)
-        return values
+    def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
+        """Logits of encoded pairs, shape ``(len(sequences),)``."""
+        with (
+            tqdm(
+                total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False
+            ) as progress,
+            self._autocast(),
+        ):
+            return pair_logits(
+                self.model,
+                self.encoder,
+                sequences,
+                tokens_per_batch=self._tokens_per_batch,
+                on_batch=progress.update,
+            )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
@@ -250,19 +275,55 @@ class CrossEncoderJudge(TrainedJudge):
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Rows grouped by length, longest first, so that the largest batch comes first."""
-    batches: list[list[int]] = []
-    width = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * width > tokens_per_batch:
-            batches.append([])
-            width = lengths[row]
-        batches[-1].append(row)
-    return batches
+class CrossEncoderArchitecture:
+    """How a cross-encoder is built, see ``architecture.Architecture``.
+
+    Args:
+        backbone: What the model is built from.
+        symmetric: Whether the judge averages both orders of a pair.
+        encoder: Settings of the ``PairEncoder``.
+    """
+
+    needs = TEXT_ALONE
+
+    def __init__(self, backbone: Backbone, *, symmetric: bool, encoder: Mapping[str, Any]) -> None:
+        self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
+        self.name = Path(backbone.source).name
+
+    @functools.cached_property
+    def encoding(self) -> PairEncoder:
+        """How pairs become sequences; reads the tokenizer alone."""
+        backbone = self._backbone
+        return PairEncoder(
+            load_tokenizer(backbone),
+            layout=backbone.layout,
+            generative=backbone.is_generative,
+            **self._encoder,
+        )
+
+    def build(self, inputs: PairInputs | None = None) -> PairClassifier:
+        """The backbone's weights with a head; the inputs do not matter."""
+        return load_model(self._backbone)
+
+    def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> CrossEncoderJudge:
+        """The judge of a trained model."""
+        assert isinstance(model, PairClassifier)
+        return CrossEncoderJudge(
+            model,
+            self.encoding,
+            self._backbone,
+            name=self.name,
+            seen_questions=seen_questions,
+            symmetric=self._symmetric,
+        )
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """A torch device; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: If there is no CUDA device and one is asked for.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -273,7 +334,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision; ``auto`` is ``bfloat16`` where the device has instructions for it."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
     if precision != "auto":

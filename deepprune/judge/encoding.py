@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from deepprune.data.loader import PairTokens
+from deepprune.errors import InputError
+from deepprune.protocols import BoolArray, IntArray
+from deepprune.types import TracePair
 
 
 class Layout(StrEnum):
@@ -29,6 +32,9 @@ _INSTRUCTION = (
 )
 _QUESTION, _FIRST, _SECOND = "\n\nQuestion:\n", "\n\nTrace A:\n", "\n\nTrace B:\n"
 _VERDICT = "\n\nSame final answer:"
+_ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
+ANSWER_WORDS = ("Yes", "No")
+"""What a generative head chooses from: "same", then "different"."""
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
 
@@ -42,19 +48,46 @@ class PairEncoderConfig:
             included.
         with_question: Whether the question stands before the prefixes.
         padding_side: ``right`` or ``left``; both give the same logits.
+        chat_template: Whether the text is a user's message in the tokenizer's chat template, with
+            the assistant's turn opened; ``causal`` only.
+        generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
+            head; ``causal`` only.
+        template: The texts of the ``causal`` layout: its start, what comes before question, first
+            and second prefix, and its end. Empty for our own; an export keeps what it was trained
+            on, since chat templates change (some state the date).
     """
 
     layout: Layout = Layout.BERT
     max_length: int = 512
     with_question: bool = False
     padding_side: str = "right"
+    chat_template: bool = False
+    generative: bool = False
+    template: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layout", Layout(self.layout))
+        if self.layout is Layout.BERT and (self.chat_template or self.generative):
+            raise ValueError(
+                "chat_template and generative need the causal layout, that is a causal backbone "
+                "with pooling=last, got layout bert."
+            )
         if self.padding_side not in ("right", "left"):
             raise ValueError(f"padding_side must be right or left, got {self.padding_side!r}.")
         if self.max_length < 1:
             raise ValueError(f"max_length must be >= 1 token, got {self.max_length}.")
+
+
+class PairTokens(NamedTuple):
+    """One pair as the model reads it.
+
+    Attributes:
+        input_ids: Token ids.
+        segments: For each token 1 where it belongs to the second prefix, else 0.
+    """
+
+    input_ids: list[int]
+    segments: list[int]
 
 
 class PairEncoder:
@@ -71,10 +104,13 @@ class PairEncoder:
         max_length: See ``PairEncoderConfig``.
         with_question: See ``PairEncoderConfig``.
         padding_side: See ``PairEncoderConfig``.
+        chat_template: See ``PairEncoderConfig``.
+        generative: See ``PairEncoderConfig``.
+        template: See ``PairEncoderConfig``.
 
     Raises:
         ValueError: If the window has no room for two tokens of prefix, or the tokenizer lacks a
-            token that the layout needs.
+            token or the template that is asked for.
     """
 
     def __init__(
@@ -85,9 +121,22 @@ class PairEncoder:
         max_length: int = 512,
         with_question: bool = False,
         padding_side: str = "right",
+        chat_template: bool = False,
+        generative: bool = False,
+        template: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
-        self.config = PairEncoderConfig(Layout(layout), max_length, with_question, padding_side)
+        if Layout(layout) is Layout.CAUSAL and not template:
+            template = _template(tokenizer, chat_template, generative)
+        self.config = PairEncoderConfig(
+            Layout(layout),
+            max_length,
+            with_question,
+            padding_side,
+            chat_template,
+            generative,
+            tuple(template),
+        )
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
         if self.config.layout is Layout.BERT:
@@ -98,9 +147,12 @@ class PairEncoder:
             if with_question:
                 parts[1] = separator
         else:
-            head, *rest = self.tokenise([_INSTRUCTION, _QUESTION, _FIRST, _SECOND, _VERDICT])
+            if generative:
+                answer_ids(tokenizer)
+            head, *rest = self.tokenise(self.config.template)
             bos = getattr(tokenizer, "bos_token_id", None)
-            head = head if bos is None or bos == tokenizer.eos_token_id else [bos, *head]
+            if bos not in (None, tokenizer.eos_token_id) and not chat_template:
+                head = [bos, *head]  # a chat template has its own
             if with_question:
                 parts = [head + rest[0], rest[1], rest[2], rest[3]]
             else:
@@ -113,8 +165,10 @@ class PairEncoder:
                 f"max_length must leave room for two tokens beside the template's {self._n_fixed}, "
                 f"got {self.config.max_length}."
             )
-        self.n_truncated = 0
-        """Pairs that did not fit the window, since this encoder was made."""
+
+    def encode(self, pairs: Sequence[TracePair]) -> TokenInputs:
+        """The inputs of pairs: each text is tokenised once, each batch padded to its longest."""
+        return TokenInputs(pairs, self)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, without special tokens; whole, whatever their length."""
@@ -133,15 +187,16 @@ class PairEncoder:
         """Tokens of the sequence for so many tokens of question and prefixes."""
         return self._n_fixed + sum(self._budget(n_question, n_first, n_second))
 
+    def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
+        """Whether the window is too short for so many tokens of question and prefixes."""
+        wanted = (n_question if self.config.with_question else 0) + n_first + n_second
+        return self._n_fixed + wanted > self.config.max_length
+
     def join(
         self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
     ) -> PairTokens:
         """One sequence; ``segments`` is 1 for the second prefix and what follows it."""
         n_question, n_first, n_second = self._budget(len(question), len(first), len(second))
-        is_truncated = n_first < len(first) or n_second < len(second)
-        if self.config.with_question:
-            is_truncated |= n_question < len(question)
-        self.n_truncated += is_truncated
         head = [
             *self._before,
             *question[:n_question],
@@ -150,7 +205,7 @@ class PairEncoder:
             *self._to_second,
         ]
         tail = [*second[len(second) - n_second :], *self._after]
-        return PairTokens(head + tail, [0] * len(head) + [1] * len(tail), is_truncated)
+        return PairTokens(head + tail, [0] * len(head) + [1] * len(tail))
 
     def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``.
@@ -177,7 +232,8 @@ class PairEncoder:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; the tokenizer is saved beside them."""
-        return {**asdict(self.config), "layout": str(self.config.layout)}
+        values = {**asdict(self.config), "layout": str(self.config.layout)}
+        return {**values, "template": list(self.config.template)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tokenizer: Any) -> Self:
@@ -201,3 +257,80 @@ class PairEncoder:
             else:
                 n_first, n_second = half, room - half
         return n_question, n_first, n_second
+
+
+class TokenInputs:
+    """Token batches of pairs, see ``data.loader.PairInputs``.
+
+    Args:
+        pairs: The pairs.
+        encoder: Tokenises and joins them.
+    """
+
+    def __init__(self, pairs: Sequence[TracePair], encoder: PairEncoder) -> None:
+        self._encoder = encoder
+        ids: dict[str, int] = {}
+        rows = [
+            [
+                ids.setdefault(text, len(ids))
+                for text in (pair.first.trace.question.text, pair.first.text, pair.second.text)
+            ]
+            for pair in pairs
+        ]
+        self._texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self._tokens = encoder.tokenise(list(ids))
+        sizes = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
+        of_pair = sizes[self._texts].tolist()
+        self.lengths: IntArray = np.array([encoder.length(*n) for n in of_pair], dtype=np.int64)
+        self.is_truncated: BoolArray = np.array([encoder.is_truncated(*n) for n in of_pair], bool)
+
+    def batch(self, rows: IntArray) -> dict[str, Tensor]:
+        """See ``PairEncoder.collate``."""
+        sequences = [
+            self._encoder.join(*(self._tokens[text] for text in row))
+            for row in self._texts[rows].tolist()
+        ]
+        return self._encoder.collate(sequences)
+
+
+def answer_ids(tokenizer: Any) -> tuple[int, int]:
+    """The tokens that the two ``ANSWER_WORDS`` begin with.
+
+    Raises:
+        InputError: If the tokenizer cannot tell them apart by their first token.
+    """
+    yes, no = (tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in ANSWER_WORDS)
+    if yes == no:
+        raise InputError(
+            f"a generative head needs a tokenizer that begins {' and '.join(ANSWER_WORDS)} with "
+            f"tokens of their own, got {tokenizer.convert_ids_to_tokens(yes)!r} for both: take a "
+            "classification head."
+        )
+    return yes, no
+
+
+def _template(tokenizer: Any, chat_template: bool, generative: bool) -> list[str]:
+    """The texts around question and prefixes, see ``PairEncoderConfig``."""
+    start, end = "", ""
+    if chat_template:
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "chat_template=True needs a tokenizer with a chat template, and this one has none: "
+                "set it to false, or take an instruct model."
+            )
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _INSTRUCTION}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # templates without such a switch ignore it
+        )
+        start, _, end = rendered.partition(_INSTRUCTION)
+    elif generative:
+        end = "\n"  # so that the word begins a line, as in a chat, and with the same token
+    return [
+        start + _INSTRUCTION,
+        _QUESTION,
+        _FIRST,
+        _SECOND,
+        (_ASK if generative else _VERDICT) + end,
+    ]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from deepprune.errors import InputError
@@ -24,7 +24,7 @@ from deepprune.judge.backbones import (
     build_classifier,
     load_model,
 )
-from deepprune.judge.calibration import Calibration
+from deepprune.judge.calibration import Calibration, calibration_from_json
 from deepprune.judge.folder import (
     FORMAT,
     RECORD,
@@ -38,6 +38,7 @@ from deepprune.judge.folder import (
 from deepprune.types import PrefixRule
 
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
+_SCORED = ("source", "revision", "pooling", "head", "dtype", "lora")  # of a backbone's settings
 _SAMPLED = 64  # values of each frozen tensor that identify a backbone
 
 
@@ -89,7 +90,7 @@ def write_export(folder: Path, record: JudgeExport, model: PairClassifier, token
             write_json(temporary / _CONFIG, config)
         values = _to_json(record) | {
             "weights_sha256": _sha256(temporary / _WEIGHTS),
-            "frozen_digest": _frozen_digest(model) if record.backbone.lora else None,
+            "frozen_digest": frozen_digest(model) if record.backbone.lora else None,
             "fingerprint": scoring_fingerprint(record, model, "float32"),
         }
         write_json(temporary / RECORD, values)
@@ -129,7 +130,7 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
     else:
         # Code from the hub runs only where the user says so, never because an export does.
         model = load_model(replace(record.backbone, trust_remote_code=False))
-        if _frozen_digest(model) != values["frozen_digest"]:
+        if frozen_digest(model) != values["frozen_digest"]:
             raise InputError(
                 f"the adapters in {folder} were trained on other weights than {source!r} now has: "
                 "pin backbone.revision, or restore the folder they were trained from."
@@ -142,30 +143,40 @@ def scoring_fingerprint(record: JudgeExport, model: PairClassifier, precision: s
     """What scores depend on, hashed: weights, backbone, encoding, calibration, order, precision."""
     backbone = asdict(record.backbone)
     settings = {
-        "backbone": {k: backbone[k] for k in ("source", "revision", "pooling", "dtype", "lora")},
+        "backbone": {k: backbone[k] for k in _SCORED},
         "encoder": record.encoder,
-        "calibration": asdict(record.calibration),
+        "calibration": record.calibration.to_json(),
         "symmetric": record.symmetric,
         "precision": precision,
     }
-    digest = hashlib.blake2b(
-        json.dumps(settings, sort_keys=True, default=list).encode(), digest_size=16
-    )
-    for name, tensor in sorted(_saved_tensors(model, record.backbone).items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
     if record.backbone.lora is not None:
-        digest.update(_frozen_digest(model).encode())
+        settings["frozen"] = frozen_digest(model)
+    own = _own_tensors(model, record.backbone)
+    return tensors_digest(own, json.dumps(settings, sort_keys=True, default=list))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], settings: str) -> str:
+    """Identifies tensors, to the last value, and settings: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor.detach().cpu()))
     return digest.hexdigest()
 
 
+def _own_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]:
+    """Everything, or with LoRA the trained part."""
+    state: dict[str, Tensor] = model.state_dict()
+    if backbone.lora is None:
+        return state
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: tensor for name, tensor in state.items() if name in trained}
+
+
 def _saved_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]:
-    """Everything, or with LoRA the trained part; contiguous CPU copies that share no memory."""
-    state = model.state_dict()
-    if backbone.lora is not None:
-        trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        state = {name: tensor for name, tensor in state.items() if name in trained}
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    """Contiguous CPU copies that share no memory."""
+    own = _own_tensors(model, backbone)
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in own.items()}
 
 
 def _load_tensors(model: PairClassifier, path: Path, *, partial: bool) -> None:
@@ -185,7 +196,7 @@ def _load_tensors(model: PairClassifier, path: Path, *, partial: bool) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _frozen_digest(model: PairClassifier) -> str:
+def frozen_digest(model: nn.Module) -> str:
     """Identifies frozen weights by a few values of each tensor: enough to tell two models apart."""
     digest = hashlib.blake2b(digest_size=16)
     for name, p in sorted(model.named_parameters(), key=lambda item: item[0]):
@@ -213,7 +224,7 @@ def _to_json(record: JudgeExport) -> dict[str, Any]:
         "name": record.name,
         "backbone": asdict(record.backbone),
         "encoder": record.encoder,
-        "calibration": asdict(record.calibration),
+        "calibration": record.calibration.to_json(),
         "symmetric": record.symmetric,
         "prefix_rule": rule_to_json(record.prefix_rule),
         "seen_questions": sorted(record.seen_questions),
@@ -230,7 +241,7 @@ def _from_json(values: Mapping[str, Any], folder: Path) -> JudgeExport:
             name=values["name"],
             backbone=Backbone(**backbone),
             encoder=values["encoder"],
-            calibration=Calibration(**values["calibration"]),
+            calibration=calibration_from_json(values["calibration"]),
             symmetric=values["symmetric"],
             seen_questions=frozenset(values["seen_questions"]),
             prefix_rule=rule_from_json(values["prefix_rule"]),

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +24,14 @@ from deepprune.data.pairs import labels_of
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
 from deepprune.judge.base import JudgeProvenance
-from deepprune.judge.baselines import NUMBER, find_equations, without_thousands
+from deepprune.judge.baselines import NUMBER, find_equations, find_numbers, without_thousands
 from deepprune.judge.boosting import Boosting, Trees
-from deepprune.judge.calibration import Calibration
+from deepprune.judge.calibration import Calibration, calibration_from_json
 from deepprune.judge.folder import (
     FEATURES,
     FORMAT,
     RECORD,
+    check_runs_on_cpu,
     damaged,
     read_record,
     rule_from_json,
@@ -42,17 +41,25 @@ from deepprune.judge.folder import (
 )
 from deepprune.judge.trained import TrainedJudge
 from deepprune.protocols import FloatArray, IntArray
-from deepprune.types import PrefixRule, TracePair
+from deepprune.types import Prefix, PrefixRule, TracePair
 
-VERSION = 1
+VERSION = 2
 """Of the features: trees are read back only by the version that they were fitted with."""
 
 KINDS = (
     "numbers",
+    "number_occurrences",  # 7, 7 is a first and a second 7
     "number_bigrams",
+    "number_trigrams",
+    "number_skips",  # two numbers at most three apart
+    "derived_numbers",  # not in the question
+    "results",  # numbers after =, "is", "get", ...
+    "last_results",
     "equations",
     "rare_numbers",
     "identifiers",
+    "words",
+    "word_bigrams",
     "word_trigrams",
     "tail_64_numbers",
     "tail_200_numbers",
@@ -60,8 +67,23 @@ KINDS = (
 """Sets of which a pair has the Jaccard index and the containment, ``|A & B| / min(|A|, |B|)``; both
 are 0 where a prefix has none."""
 
-HESITATIONS = ("wait", "hmm", "but", "alternatively")
-COUNTS = ("characters", "tokens", "words", "numbers", "equals_signs", *HESITATIONS)
+COUNTED_WORDS = (
+    *("wait", "hmm", "but", "alternatively", "maybe", "check"),  # hesitation
+    *("so", "let", "therefore", "answer"),  # progress
+)
+COUNTS = (
+    "characters",
+    "tokens",
+    "words",
+    "numbers",
+    "distinct_numbers",
+    "derived_numbers",
+    "equals_signs",
+    "question_marks",
+    "paragraphs",
+    "fractions",
+    *COUNTED_WORDS,
+)
 """Counts of a prefix of which a pair has the lower, the higher and the difference."""
 
 NAMES = (
@@ -72,6 +94,9 @@ NAMES = (
 
 _WORD = re.compile(rf"\\?[^\W\d_]+|{NUMBER}|[^\w\s]")
 _IDENTIFIER = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_RESULT = re.compile(rf"(?:=|\\approx|\b(?:is|be|get|gives|equals)\b)\s*[$(]*\\?\(?\s*(-?{NUMBER})")
+_LAST_RESULTS = 5
+_SKIP = 3
 _TAILS = (64, 200)  # words
 _CACHED_PREFIXES = 4096  # some kB each at 500 tokens
 _PAIRS = 8192  # whose shared elements are counted together, which bounds the memory
@@ -86,14 +111,14 @@ class _PrefixFeatures(NamedTuple):
 def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
     """Features of pairs by `NAMES`, finite, shape ``(P, F)``; swapping a pair changes nothing.
 
-    They follow from the prefixes' texts, their numbers of tokens, and whether they are finished.
+    They follow from the prefixes' texts, their numbers of tokens, and the question.
     """
     position: dict[int, int] = {}  # by identity: a prefix is in many pairs
     prefixes = [p for pair in pairs for p in (pair.first, pair.second)]
     ends = np.array([position.setdefault(id(p), len(position)) for p in prefixes], dtype=np.int64)
     distinct = list({id(p): p for p in prefixes}.values())
     found = [
-        _prefix_features(p.text)
+        _prefix_features(p.text, p.trace.question.text)
         for p in tqdm(distinct, desc="features", unit="prefix", delay=2, leave=False)
     ]
     ends = ends.reshape(-1, 2)
@@ -115,6 +140,11 @@ def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
     ).reshape(-1, len(COUNTS))
     a, b = counts[ends[:, 0]], counts[ends[:, 1]]
     return np.column_stack([*columns, np.minimum(a, b), np.maximum(a, b), np.abs(a - b)])
+
+
+def prefix_sets(prefix: Prefix) -> tuple[NDArray[np.uint32], ...]:
+    """Hashes of what a prefix has of each of `KINDS`, without duplicates."""
+    return _prefix_features(prefix.text, prefix.trace.question.text).sets
 
 
 class FeaturesJudge(TrainedJudge):
@@ -162,15 +192,15 @@ class FeaturesJudge(TrainedJudge):
             seed: See ``Boosting.fit``.
             seen_questions: Hashes of the questions of these and of the validation pairs.
         """
-        traces = [pair.first.trace for pair in pairs]
-        questions = [f"{t.question.dataset}\n{t.question.question_id}\n{t.model}" for t in traces]
-        trees = settings.fit(pair_features(pairs), labels_of(pairs), questions, seed)
+        trees = settings.fit(pair_features(pairs), labels_of(pairs), _groups(pairs), seed)
         return cls(trees, seen_questions=seen_questions)
 
     @property
     def provenance(self) -> JudgeProvenance:
         """Its fingerprint follows from features, trees and calibration."""
-        settings = json.dumps([VERSION, NAMES, asdict(self.calibration), self.trees.digest])
+        settings = json.dumps(
+            [VERSION, NAMES, self.calibration.to_json(), self.trees.digest], sort_keys=True
+        )
         fingerprint = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
         return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
 
@@ -205,7 +235,7 @@ class FeaturesJudge(TrainedJudge):
                     "kind": FEATURES,
                     "name": self._name,
                     "features": {"version": VERSION, "names": NAMES},
-                    "calibration": asdict(self.calibration),
+                    "calibration": self.calibration.to_json(),
                     "prefix_rule": rule_to_json(prefix_rule),
                     "seen_questions": sorted(self._seen),
                     "training": dict(training or {}),
@@ -232,11 +262,7 @@ class FeaturesJudge(TrainedJudge):
                 a backbone was asked for.
         """
         folder = Path(path)
-        if backbone is not None or device not in ("auto", "cpu"):
-            raise InputError(
-                f"the judge in {folder} has no backbone and runs on the CPU, got backbone "
-                f"{backbone!r} and device {device!r}: leave them null and auto."
-            )
+        check_runs_on_cpu(folder, device, backbone)
         values = read_record(folder)
         if values.get("features") != {"version": VERSION, "names": list(NAMES)}:
             raise InputError(
@@ -254,7 +280,7 @@ class FeaturesJudge(TrainedJudge):
             rule_from_json(values["prefix_rule"])
             judge = cls(
                 Trees.load(file),
-                calibration=Calibration(**values["calibration"]),
+                calibration=calibration_from_json(values["calibration"]),
                 name=values["name"],
                 seen_questions=frozenset(values["seen_questions"]),
             )
@@ -264,6 +290,12 @@ class FeaturesJudge(TrainedJudge):
             raise damaged(folder, error) from error
         judge._path = folder
         return judge
+
+
+def _groups(pairs: Sequence[TracePair]) -> list[str]:
+    """The question and model of each pair."""
+    traces = [pair.first.trace for pair in pairs]
+    return [f"{t.question.dataset}\n{t.question.question_id}\n{t.model}" for t in traces]
 
 
 def _shared(sets: Sequence[NDArray[np.uint32]], ends: IntArray) -> FloatArray:
@@ -290,27 +322,50 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
-def _prefix_features(text: str) -> _PrefixFeatures:
-    words = _WORD.findall(without_thousands(text).lower())
+def _prefix_features(text: str, question: str) -> _PrefixFeatures:
+    plain = without_thousands(text)
+    words = _WORD.findall(plain.lower())
     numbers = [word for word in words if word[0].isdecimal()]
+    given = frozenset(find_numbers(question))
     times, word_times = Counter(numbers), Counter(words)
+    derived = times.keys() - given
+    results = _RESULT.findall(plain)
     tails = [[word for word in words[-n:] if word[0].isdecimal()] for n in _TAILS]
     return _PrefixFeatures(
         (
             _hashes(times),
-            _hashes({f"{a} {b}" for a, b in itertools.pairwise(numbers)}),
+            _hashes(f"{n}#{k}" for n, total in times.items() for k in range(total)),
+            _ngrams(numbers, 2),
+            _ngrams(numbers, 3),
+            _hashes(
+                {
+                    f"{a} {b}"
+                    for k in range(1, _SKIP + 1)
+                    for a, b in zip(numbers, numbers[k:], strict=False)
+                }
+            ),
+            _hashes(derived),
+            _hashes(set(results) - given),
+            _hashes(set(results[-_LAST_RESULTS:])),
             _hashes(set(find_equations(text))),
             _hashes(n for n, k in times.items() if k == 1 or len(n) > 2),
             _hashes(set(_IDENTIFIER.findall(text))),
-            _trigrams(words),
+            _hashes(word for word in word_times if word[0].isalpha()),
+            _ngrams(words, 2),
+            _ngrams(words, 3),
             *(_hashes(set(tail)) for tail in tails),
         ),
         (
             len(text),
             len(words),
             len(numbers),
+            len(times),
+            len(derived),
             text.count("="),
-            *(word_times[word] for word in HESITATIONS),
+            text.count("?"),
+            text.count("\n\n"),
+            text.count("\\frac"),
+            *(word_times[word] for word in COUNTED_WORDS),
         ),
     )
 
@@ -322,11 +377,11 @@ def _hashes(values: Iterable[str]) -> NDArray[np.uint32]:
     )
 
 
-def _trigrams(words: Sequence[str]) -> NDArray[np.uint32]:
-    """Hashes of three words in a row; two collide once in four billion."""
+def _ngrams(words: Sequence[str], n: int) -> NDArray[np.uint32]:
+    """Hashes of n words in a row; two collide once in four billion."""
     known = {word: zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in set(words)}
     hashed = np.array([known[word] for word in words], dtype=np.uint64)
-    mixed = np.zeros(max(0, len(words) - 2), dtype=np.uint64)
-    for start in range(3):
-        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + hashed[start : start + len(mixed)]
+    mixed = np.zeros(max(0, len(words) - n + 1), dtype=np.uint64)
+    for start in range(n):
+        mixed = (mixed + hashed[start : start + len(mixed)]) * np.uint64(0x9E3779B97F4A7C15)
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))

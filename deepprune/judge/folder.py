@@ -13,12 +13,17 @@ from typing import Any
 
 from deepprune.data import prefixes
 from deepprune.errors import InputError
+from deepprune.protocols import TEXT_ALONE, Need
 from deepprune.types import PrefixRule
 
 FORMAT = 1
 RECORD = "judge.json"
-CROSS_ENCODER, FEATURES = "cross_encoder", "features"
+CROSS_ENCODER, BI_ENCODER = "cross_encoder", "bi_encoder"
+FEATURES, PROBE, CASCADE = "features", "probe", "cascade"
 """What ``kind`` says of a judge; a record without it is a cross-encoder's."""
+
+CPU_KINDS = frozenset({FEATURES, PROBE})
+"""Judges without a neural network."""
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -35,7 +40,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         fill(temporary)
-        for file in temporary.iterdir():
+        for file in filter(Path.is_file, temporary.rglob("*")):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         temporary.chmod(0o755)
@@ -68,6 +73,32 @@ def read_record(folder: Path) -> dict[str, Any]:
             "version."
         )
     return values
+
+
+def needs_of(folder: Path) -> frozenset[Need]:
+    """What the judge of an export reads of the traces, without loading it.
+
+    Raises:
+        InputError: If it is no export.
+    """
+    values = read_record(folder)
+    try:
+        return frozenset(map(Need, values.get("needs", TEXT_ALONE)))
+    except (TypeError, ValueError) as error:
+        raise damaged(folder, error) from error
+
+
+def check_runs_on_cpu(folder: Path, device: str, backbone: str | None) -> None:
+    """Refuse what a judge without a neural network cannot be given.
+
+    Raises:
+        InputError: If the device is not ``auto`` or ``cpu``, or a backbone is asked for.
+    """
+    if backbone is not None or device not in ("auto", "cpu"):
+        raise InputError(
+            f"the judge in {folder} has no backbone and runs on the CPU, got backbone "
+            f"{backbone!r} and device {device!r}: leave them null and auto."
+        )
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

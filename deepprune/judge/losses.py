@@ -1,10 +1,17 @@
-"""Losses for binary pair logits. B: pairs of a batch."""
+"""Losses of pair logits: how a judge learns from labels, hard or soft. B: pairs of a batch.
+
+A loss is a module that is called with ``(logits, labels, groups)``, each of shape ``(B,)``, and
+gives a scalar. A label is 1 where both traces reach the same answer and 0 where they do not; a soft
+one lies between (``data.pairs``). A group is one model's traces of one question, by number.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_LEAST_DISTANCE = 1e-6  # below it |y - p| is constant: to a power below 1 its slope has no bound
 
 
 def focal_loss(
@@ -13,15 +20,17 @@ def focal_loss(
     r"""Mean binary focal loss, ``-alpha_t (1 - p_t)^gamma log(p_t)``.
 
     Lin et al. 2017, eq. 5 (https://arxiv.org/abs/1708.02002). With ``gamma=0`` and ``alpha=None``
-    it is binary cross-entropy.
+    it is binary cross-entropy. Of a soft label y it is ``|y - p|^gamma`` times the cross-entropy of
+    y and p: the quality focal loss of Li et al. 2020, eq. 3 (https://arxiv.org/abs/2006.04388),
+    which for y = 0 and 1 is the same.
 
     Args:
         logits: Judge logits for "same answer", shape ``(B,)``; computed in float32 whatever the
             input dtype.
-        labels: 1 where both traces reach the same answer, else 0, shape ``(B,)``.
+        labels: In [0, 1], shape ``(B,)``.
         gamma: Focusing exponent, >= 0. The paper uses 2.
-        alpha: Weight of the positive class in [0, 1], ``1 - alpha`` that of the negative class;
-            ``None`` weighs both 1.
+        alpha: Weight of the positive class in [0, 1], ``1 - alpha`` that of the negative class, in
+            proportion for a soft label; ``None`` weighs both 1.
 
     Returns:
         Scalar loss, natural logarithm.
@@ -31,16 +40,54 @@ def focal_loss(
     """
     _check_focal(gamma, alpha)
     logits, labels = _float_pair(logits, labels)
-    sign = 2 * labels - 1
-    log_p_t = functional.logsigmoid(sign * logits)
-    if gamma == 0:
-        loss = -log_p_t
-    else:
-        # 1 - p_t = sigmoid of the negated logit; through logsigmoid its gradient stays finite.
-        loss = -torch.exp(gamma * functional.logsigmoid(-sign * logits)) * log_p_t
+    loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if gamma > 0:
+        # y - p = y (1 - p) - (1 - y) p, exact where p is nearly 0 or 1.
+        distance = labels * torch.sigmoid(-logits) - (1 - labels) * torch.sigmoid(logits)
+        loss = loss * distance.abs().clamp(min=_LEAST_DISTANCE) ** gamma
     if alpha is not None:
         loss = loss * (alpha * labels + (1 - alpha) * (1 - labels))
     return loss.mean()
+
+
+def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    r"""Logistic pairwise loss within groups: "same" pairs should outscore "different" ones.
+
+    RankNet's cost ``log(1 + exp(-(z_i - z_j)))`` (Burges et al. 2005, eq. 3,
+    https://doi.org/10.1145/1102351.1102363), its mean over all i labelled "same" and j "different"
+    of a group, then the mean over groups with weights ``min(#same, #different)``: the smooth
+    counterpart of the within-question AUROC. What a logit says of the question as a whole cancels.
+
+    Of soft labels, i and j count ``max(y_i - y_j, 0)``, and ``#same`` is the sum of labels.
+
+    Example: logits 2, 0 and 1 of one question with labels 1, 1 and 0 give
+    ``(log(1 + e^-1) + log(1 + e^1)) / 2``.
+
+    Args:
+        logits: Shape ``(B,)``; computed in float32.
+        labels: In [0, 1], shape ``(B,)``.
+        groups: Pairs are compared where these are equal, shape ``(B,)``.
+
+    Returns:
+        Scalar; 0 where no group has two labels.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    logits, labels = _float_pair(logits, labels)
+    if groups.shape != labels.shape:
+        raise ValueError(
+            f"groups and labels must have the same shape, got {tuple(groups.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    total, weight = logits.sum() * 0, logits.new_zeros(())  # zero with a gradient: DDP wants one
+    for group in sorted(set(groups.tolist())):
+        z, y = logits[groups == group], labels[groups == group]
+        above = (y[:, None] - y).clamp(min=0)
+        mean = (above * functional.softplus(z - z[:, None])).sum() / above.sum().clamp(min=1e-12)
+        comparable = torch.minimum(y.sum(), (1 - y).sum()) * (above.sum() > 0)
+        total, weight = total + comparable * mean, weight + comparable
+    return total / weight.clamp(min=1e-12)
 
 
 class FocalLoss(nn.Module):
@@ -60,16 +107,16 @@ class FocalLoss(nn.Module):
         _check_focal(gamma, alpha)
         self.gamma, self.alpha = gamma, alpha
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of ``(B,)`` logits and labels."""
+    def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """Scalar loss; groups make no difference."""
         return focal_loss(logits, labels, gamma=self.gamma, alpha=self.alpha)
 
 
 class BCELoss(nn.Module):
     """Mean binary cross-entropy, computed in float32."""
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of ``(B,)`` logits and labels."""
+    def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """Scalar loss; groups make no difference."""
         return functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
 
 
@@ -90,11 +137,38 @@ class WeightedBCELoss(nn.Module):
             raise ValueError(f"positive_weight must be > 0, got {positive_weight}.")
         self.positive_weight = positive_weight
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of ``(B,)`` logits and labels."""
+    def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """Scalar loss; groups make no difference."""
         logits, labels = _float_pair(logits, labels)
         weight = logits.new_tensor(self.positive_weight)
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+
+
+class RankingLoss(nn.Module):
+    """``(1 - bce_weight) * ranking_loss + bce_weight * cross-entropy``.
+
+    The cross-entropy keeps scores probabilities, of which a threshold makes sense from question to
+    question, and learns from batches in which nothing can be compared. A batch needs several pairs
+    of one question of both classes: ``QuestionBalancedSampler`` with a ``block`` sees to it.
+
+    Args:
+        bce_weight: In [0, 1].
+
+    Raises:
+        ValueError: If the weight is out of range.
+    """
+
+    def __init__(self, bce_weight: float = 0.25) -> None:
+        super().__init__()
+        if not 0 <= bce_weight <= 1:
+            raise ValueError(f"bce_weight must lie in [0, 1], got {bce_weight}.")
+        self.bce_weight = bce_weight
+
+    def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+        """Scalar loss."""
+        ranking = ranking_loss(logits, labels, groups)
+        bce = functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
+        return (1 - self.bce_weight) * ranking + self.bce_weight * bce
 
 
 def _check_focal(gamma: float, alpha: float | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepprune.data.loader import PairBatch
+from deepprune.judge.backbones import shard
 from deepprune.judge.metrics import judge_metrics
 from deepprune.protocols import BoolArray, FloatArray, IntArray
 from deepprune.seeding import derive
@@ -36,6 +37,7 @@ class PairOutputs:
         pair: Index into the part's pairs.
         logits: Uncalibrated, float32.
         labels: 1 or 0.
+        targets: What the loss is given, in [0, 1].
         question: Index of the question.
         group: Index of question and model together: within it the within-question AUROC compares.
         is_unfinished: Neither prefix has reached its answer.
@@ -44,6 +46,7 @@ class PairOutputs:
     pair: IntArray
     logits: FloatArray
     labels: IntArray
+    targets: FloatArray
     question: IntArray
     group: IntArray
     is_unfinished: BoolArray
@@ -66,7 +69,7 @@ class JudgeModule(pl.LightningModule):
     Args:
         model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
             called under the strategy (sharded strategies build large models so).
-        loss: Scalar loss of logits and labels.
+        loss: Scalar loss of logits, labels (hard or soft) and groups, see ``judge.losses``.
         optimizer: Makes the optimiser of the trainable parameters.
         scheduler: Makes the schedule of the optimiser and the number of optimiser steps.
         seed: Decides dropout.
@@ -95,10 +98,12 @@ class JudgeModule(pl.LightningModule):
         self._steps: list[dict[str, Tensor]] = []
 
     def configure_model(self) -> None:
-        """Build the model, where a function was given."""
+        """Build the model, where a function was given; shard it where the strategy wants that."""
         if self.model is None:
             assert self._build_model is not None
             self.model = self._build_model()
+            if self.device_mesh is not None:
+                shard(self.model, self.device_mesh["data_parallel"])
         self.model.train()  # `from_pretrained` hands out models in evaluation mode
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -125,7 +130,8 @@ class JudgeModule(pl.LightningModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        loss: Tensor = self.loss(self(**batch["inputs"]), batch["labels"])
+        logits = self(**batch["inputs"])
+        loss: Tensor = self.loss(logits, batch["targets"], batch["meta"]["group"])
         self.log("judge/train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
@@ -165,6 +171,8 @@ class JudgeModule(pl.LightningModule):
         Raises:
             ValueError: If what is trained here and what was trained there differ.
         """
+        if "state_dict" not in checkpoint:  # a sharding strategy has loaded and checked it
+            return
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         saved = set(checkpoint["state_dict"])
         if missing := sorted(trained - saved) or sorted(saved - set(self.state_dict())):
@@ -175,7 +183,12 @@ class JudgeModule(pl.LightningModule):
 
     def _collect(self, batch: PairBatch) -> None:
         logits, meta = self(**batch["inputs"]), batch["meta"]
-        kept: dict[str, Any] = {"logits": logits, "labels": batch["labels"], **meta}
+        kept = {
+            "logits": logits,
+            "labels": batch["labels"],
+            "targets": batch["targets"],
+            **cast(dict[str, Tensor], meta),
+        }
         self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
     def _finish(self, part: str) -> None:
@@ -185,8 +198,8 @@ class JudgeModule(pl.LightningModule):
             return
         self.outputs[part] = outputs
         with torch.no_grad():
-            logits, labels = torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels)
-            values = {"loss": float(self.loss(logits.float(), labels.float()))}
+            facts = (outputs.logits, outputs.targets, outputs.group)
+            values = {"loss": float(self.loss(*map(torch.from_numpy, facts)))}
         values |= _metrics(outputs, np.ones_like(outputs.is_unfinished), "")
         values |= _metrics(outputs, outputs.is_unfinished, "_unfinished")
         if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
@@ -222,12 +235,12 @@ def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
     both = {name: np.concatenate([rank[name] for rank in ranks]) for name in ranks[0]}
     pair, first = np.unique(both["pair"], return_index=True)
     found = {name: value[first] for name, value in both.items()}
-    n_models = int(found["model"].max()) + 1
     return PairOutputs(
         pair=pair,
         logits=found["logits"],
         labels=found["labels"].astype(np.int64),
+        targets=found["targets"],
         question=found["question"],
-        group=found["question"] * n_models + found["model"],
+        group=found["group"],
         is_unfinished=found["is_unfinished"].astype(bool),
     )

@@ -113,9 +113,16 @@ class ScoreCache:
 
 
 def pair_key(fingerprint: str, pair: TracePair) -> bytes:
-    """What a score depends on, hashed: judge, question, first and second prefix, in this order."""
+    """What a score depends on, hashed: judge, question, first and second prefix, in this order.
+
+    Of a prefix its text and, where it has some, the answers forced out of it.
+    """
     digest = hashlib.blake2b(digest_size=20)
-    for text in (fingerprint, pair.first.trace.question.text, pair.first.text, pair.second.text):
+    prefixes = (pair.first, pair.second)
+    texts = [fingerprint, pair.first.trace.question.text, *(p.text for p in prefixes)]
+    if any(p.trace.probes for p in prefixes):
+        texts += [repr(p.probes) for p in prefixes]
+    for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from deepprune.data.pairs import labels_of
+from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge
-from deepprune.judge.calibration import Calibration, fit_calibration
+from deepprune.judge.calibration import IDENTITY, Calibration, fit_calibration, is_flat
 from deepprune.protocols import FloatArray
-from deepprune.types import TracePair
+from deepprune.types import PrefixRule, TracePair
+
+_log = logging.getLogger(__name__)
 
 
 class TrainedJudge(Judge):
@@ -29,7 +33,7 @@ class TrainedJudge(Judge):
         name: str,
         seen_questions: frozenset[str] = frozenset(),
     ) -> None:
-        self.calibration = calibration or Calibration()
+        self.calibration = calibration or IDENTITY
         self._name, self._seen = name, seen_questions
         self._path: Path | None = None
 
@@ -37,11 +41,46 @@ class TrainedJudge(Judge):
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uncalibrated logits, shape ``(len(pairs),)``."""
 
+    @abstractmethod
+    def export(
+        self,
+        folder: Path | str,
+        *,
+        prefix_rule: PrefixRule | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the folder that ``Judge.load`` reads."""
+
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
         return self.calibration(self.logits(pairs))
 
-    def calibrate(self, pairs: Sequence[TracePair]) -> Calibration:
-        """Fit the calibration on labelled pairs (validation, never test) and use it from now on."""
-        self.calibration = fit_calibration(self.logits(pairs), labels_of(pairs))
+    def calibrate(
+        self,
+        pairs: Sequence[TracePair],
+        method: str = "platt",
+        *,
+        same_share: float | None = None,
+    ) -> Calibration:
+        """Fit the calibration on labelled pairs (validation, never test) and use it from now on.
+
+        Args:
+            pairs: As a pruning policy meets them, finished and unfinished ones.
+            method: See ``fit_calibration``.
+            same_share: See ``fit_calibration``.
+        """
+        logits = self.logits(pairs)
+        questions = questions_of(pairs)
+        self.calibration = fit_calibration(
+            logits, labels_of(pairs), questions, method=method, same_share=same_share
+        )
+        self._path = None  # it is no longer what lies there
+        if is_flat(self.calibration(logits)):
+            _log.warning(
+                "the scores of %s are nearly all alike on the validation pairs (%d questions): "
+                "they order pairs, but no threshold between 0 and 1 tells them apart. The judge "
+                "has learnt little, or needs more validation questions (data.fractions).",
+                self._name,
+                len(set(questions)),
+            )
         return self.calibration

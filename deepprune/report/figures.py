@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from deepprune.evaluation.comparison import HEADLINE, ComparedRow, is_clear_of_0
+from deepprune.evaluation.judge_matrix import CellFacts
+from deepprune.evaluation.judge_report import CalibrationReport
 from deepprune.evaluation.results import Row
+from deepprune.judge.metrics import ECE_BINS, ece_bin, expected_calibration_error
 from deepprune.report.labels import labels, net_tokens, on_frontier, policy_label
+from deepprune.report.tables import varied_options
 
 COLOURS = (
     "#d1495b", "#00798c", "#edae49", "#66a182", "#8d5a97", "#2e4057",
@@ -77,6 +84,53 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8 if len(others) <= FEW_POINTS else 7, loc="best")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
+    """Draw the within-question AUROC of every row, and its difference to the baseline's.
+
+    Both with 95 % intervals over questions and seeds, on pairs that are both unfinished; a
+    difference that is clear of 0 is drawn full.
+
+    Args:
+        rows: Rows of one multirun.
+        path: The PNG file.
+
+    Returns:
+        ``path``.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
+    from matplotlib import pyplot as plt
+
+    measured = [row for row in rows if HEADLINE in row.metrics][::-1]  # the first one on top
+    names = varied_options(rows)
+    places = range(len(measured))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 1.3 + 0.3 * len(measured)), sharey=True, layout="constrained"
+    )
+    for place, row in zip(places, measured, strict=True):
+        for axes, found in ((left, row.metrics), (right, row.differences)):
+            if (estimate := found.get(HEADLINE)) is not None:
+                is_full = axes is left or is_clear_of_0(estimate)
+                colour = COLOURS[axes is left]
+                axes.plot(estimate[1:], [place, place], lw=1.4, color=colour)
+                axes.plot(
+                    estimate.value, place, "o", ms=5, color=colour, mfc=colour if is_full else "w"
+                )
+    left.set_yticks(places, [", ".join(r.overrides.get(n, "") for n in names) for r in measured])
+    left.set_xlabel("within-question AUROC, both unfinished")
+    right.set_xlabel("difference to the baseline (full: clear of 0)")
+    left.axvline(0.5, color="0.6", lw=0.8, ls=":")
+    right.axvline(0, color="0.6", lw=0.8, ls=":")
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.25)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -156,3 +210,123 @@ def _thousands(tokens: float, _: int) -> str:
     if leading not in "125" or not f"{tokens:e}".startswith(f"{leading}.000"):
         return ""
     return f"{tokens / 1000:g}k" if tokens >= 1000 else f"{tokens:g}"
+
+
+def reliability_figure(report: CalibrationReport, path: Path) -> Path:
+    """Draw the share of "same" against the score, before and after calibration, with histograms.
+
+    Bins are those of the expected calibration error; a bin's dot grows with its pairs.
+
+    Args:
+        report: Scores of test pairs.
+        path: The PNG file.
+
+    Returns:
+        ``path``.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        2,
+        2,
+        figsize=(8, 5.2),
+        sharex=True,
+        sharey="row",
+        height_ratios=(3, 1),
+        layout="constrained",
+    )
+    edges = np.linspace(0, 1, ECE_BINS + 1)
+    every = np.ones_like(report.is_unfinished)
+    kinds = {"all pairs": every, "both unfinished": report.is_unfinished}
+    for column, scores in zip(axes.T, (report.before, report.after), strict=True):
+        column[0].plot([0, 1], [0, 1], ":", color="0.6", lw=0.8)
+        for colour, (kind, part) in zip(COLOURS, kinds.items(), strict=False):
+            s, y = scores[part], report.labels[part]
+            sizes = np.bincount(ece_bin(s), minlength=ECE_BINS)
+            full = sizes > 0
+            mean_score, share = (
+                np.bincount(ece_bin(s), v, ECE_BINS)[full] / sizes[full] for v in (s, y)
+            )
+            label = f"{kind}: ECE {expected_calibration_error(s, y):.3f}"
+            column[0].plot(mean_score, share, lw=1, color=colour)
+            area = 8 + 120 * sizes[full] / max(1, s.size)
+            column[0].scatter(mean_score, share, area, color=colour, label=label)
+            column[1].hist(s, edges, color=colour, histtype="step", lw=1.2)
+        column[0].legend(fontsize=8, loc="upper left")
+        column[0].grid(alpha=0.25)
+        column[1].set_xlabel("score")
+    axes[0, 0].set_title("before calibration", fontsize=10, loc="left")
+    axes[0, 1].set_title("after", fontsize=10, loc="left")
+    axes[0, 0].set_ylabel("share of same answers")
+    axes[1, 0].set_ylabel("pairs")
+    return _saved(plt, figure, path)
+
+
+def matrix_figure(rows: Sequence[Row], path: Path) -> Path:
+    """Draw the AUROC of every judge and baseline in every cell, with intervals over questions.
+
+    Args:
+        rows: Rows of `evaluation.judge_matrix.cell_rows`; judges first in each cell.
+        path: The PNG file.
+
+    Returns:
+        ``path``.
+    """
+    plt = _pyplot()
+    cells = list(dict.fromkeys(CellFacts.of(row) for row in rows))
+    judges = list(dict.fromkeys(row["judge"] for row in rows))
+    baselines = {row["judge"] for row in rows if row["is_baseline"]}
+    step = 0.64 / max(1, len(judges) - 1)
+    figure, panels = plt.subplots(
+        1,
+        2,
+        figsize=(10, 1.6 + len(cells) * (0.25 + 0.14 * len(judges))),
+        sharey=True,
+        layout="constrained",
+    )
+    for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
+        for row in rows:
+            found = row["metrics"][metric]
+            number = judges.index(row["judge"])
+            place = cells.index(CellFacts.of(row)) - 0.32 + number * step
+            colour = "0.6" if row["judge"] == "question_only" else COLOURS[number % len(COLOURS)]
+            axes.plot(found[1:], [place, place], lw=1.3, color=colour)
+            mark = "s" if row["judge"] in baselines else "o"
+            axes.plot(found.value, place, mark, ms=5, color=colour)
+        for edge in range(1, len(cells)):
+            axes.axhline(edge - 0.5, color="0.85", lw=0.8)
+        axes.axvline(0.5, color="0.6", lw=0.8, ls=":")
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.25)
+    panels[0].set_yticks(range(len(cells)), [cell.name.replace(" ", "\n") for cell in cells])
+    panels[0].invert_yaxis()
+    for number, judge in enumerate(judges):
+        colour = "0.6" if judge == "question_only" else COLOURS[number % len(COLOURS)]
+        mark = "s" if judge in baselines else "o"
+        panels[1].plot([], [], f"{mark}-", color=colour, label=judge)
+    handles = panels[1].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, ncols=6, loc="outside upper left")
+    return _saved(plt, figure, path)
+
+
+_PANELS = {
+    "auroc_within_unfinished": "within-question AUROC, both unfinished",
+    "auroc_unfinished": "pooled AUROC, both unfinished",
+}
+
+
+def _pyplot() -> Any:
+    """Matplotlib without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _saved(plt: Any, figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path

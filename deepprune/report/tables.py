@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deepprune.evaluation.comparison import HEADLINE, ComparedRow, is_clear_of_0
+from deepprune.evaluation.judge_matrix import CellFacts
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
 from deepprune.evaluation.results import Row
 from deepprune.evaluation.statistics import Estimate
@@ -156,36 +158,149 @@ def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") 
     return table
 
 
+SHOWN_CALIBRATION = {
+    "ece": "expected calibration error, all pairs",
+    "ece_unfinished": "expected calibration error, both unfinished",
+    "brier": "Brier score, all pairs",
+    "brier_unfinished": "Brier score, both unfinished",
+}
+
+
+def calibration_table(metrics: Mapping[str, Mapping[str, Estimate]], kind: str) -> Table:
+    """What a calibration changes on held-out questions: ``before`` and ``after``."""
+    table = _table(f"calibration: {kind}")
+    table.add_column("on held-out questions")
+    for when in metrics:
+        table.add_column(when, justify="right")
+    for name, label in SHOWN_CALIBRATION.items():
+        table.add_row(label, *(_short(found[name]) for found in metrics.values()))
+    return table
+
+
+SHOWN_IN_MATRIX = {
+    "auroc_within_unfinished": "AUROC within,\nboth unfinished",
+    "auroc_unfinished": "AUROC pooled,\nboth unfinished",
+    "tnr_at_fnr_0.2_unfinished": "TNR at 20 % FNR,\nboth unfinished",
+    "auroc_within": "AUROC within,\nall pairs",
+    "auroc": "AUROC pooled,\nall pairs",
+    "ece": "ECE,\nall pairs",
+}
+"""What the matrix of a judge report shows; the record has all."""
+
+
+def matrix_tables(rows: Sequence[Row]) -> list[Table]:
+    """A table for every cell: judges, then baselines, with 95 % intervals over questions."""
+    cells: dict[CellFacts, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(CellFacts.of(row), []).append(row)
+    tables = []
+    for cell, members in cells.items():
+        facts = members[0]
+        table = _table(
+            f"{cell.name}, {cell.prefix_kind} {cell.prefix_len:g}: {facts['n_questions']} "
+            f"questions, {facts['n_pairs']:,} pairs ({100 * facts['same_share']:.0f} % same), "
+            f"{facts['n_pairs_unfinished']:,} of them both unfinished"
+        )
+        table.add_column("judge", min_width=18)
+        for label in SHOWN_IN_MATRIX.values():
+            table.add_column(label, justify="right", no_wrap=True)
+        for row in members:
+            shown = (_short(row["metrics"][name]) for name in SHOWN_IN_MATRIX)
+            table.add_row(escape(row["judge"]), *shown)
+        tables.append(table)
+    return tables
+
+
+SHOWN_DIFFERENCES = {"auroc_within_unfinished": "within", "auroc_unfinished": "pooled"}
+
+
+def difference_table(rows: Sequence[Row]) -> Table:
+    """Judge minus baseline on pairs that are both unfinished: paired, with 95 % intervals."""
+    judged = [row for row in rows if "minus" in row]
+    baselines = dict.fromkeys(name for row in judged for name in row["minus"])
+    table = _table("judge minus baseline, AUROC of both unfinished")
+    for name in ("traces", "judge", "AUROC"):
+        table.add_column(name)
+    for name in baselines:
+        table.add_column(f"- {name}", justify="right", no_wrap=True)
+    for row in judged:
+        for metric, label in SHOWN_DIFFERENCES.items():
+            cells = (_short(row["minus"][b][metric], sign=True) for b in baselines)
+            table.add_row(escape(CellFacts.of(row).name), escape(row["judge"]), label, *cells)
+    table.caption = "* the difference is clear of 0 (unadjusted)"
+    table.caption_justify = "left"
+    return table
+
+
 SHOWN_IN_COMPARISON = {
-    "auroc_within_unfinished": "AUROC within\nquestion",
+    HEADLINE: "AUROC within\nquestion",
     "auroc_unfinished": "AUROC\npooled",
+    "tnr_at_fnr_0.2_unfinished": "TNR at\n20 % FNR",
     "accuracy": "accuracy",
-    "accuracy_vs_matched_cons": "vs cons@k of\nequal tokens",
-    "token_saving": "saved, gross",
+    ABOVE_CONSENSUS: "vs cons@k of\nequal tokens",
     "net_saving": "saved, net",
 }
 """What the comparison of a multirun shows: pairs that are both unfinished, one policy point."""
 
 
-def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Runs of a multirun: the overrides that differ, then what came out."""
-    names = sorted({name for run in runs for name in run["overrides"]})
-    varied = [n for n in names if len({run["overrides"].get(n) for run in runs}) > 1]
-    points = ", ".join(sorted({run["point"] for run in runs if run["point"]}))
-    table = _table(f"comparison of the runs; policy figures are of {points}")
-    for name in ("run", "status", *varied):
+def comparison_table(rows: Sequence[ComparedRow]) -> Table:
+    """The rows of a multirun: the options that differ, what came out, how it differs."""
+    points = ", ".join(sorted({run.point for row in rows for run in row.runs if run.point}))
+    table = _table(
+        "comparison of the runs" + (f"; policy figures are of {points}" if points else "")
+    )
+    names = varied_options(rows)
+    for name in (*names, "runs"):
         table.add_column(name)
-    for label in SHOWN_IN_COMPARISON.values():
-        table.add_column(label, justify="right", no_wrap=True)
-    for run in runs:
-        cells = [run["metrics"].get(name) for name in SHOWN_IN_COMPARISON]
-        table.add_row(
-            str(run["run"]),
-            run["status"],
-            *(str(run["overrides"].get(name, "")) for name in varied),
-            *("" if c is None else "{:.3f} [{:.2f}, {:.2f}]".format(*c) for c in cells),
-        )
+    shown = [name for name in SHOWN_IN_COMPARISON if any(name in row.metrics for row in rows)]
+    has_differences = any(HEADLINE in row.differences for row in rows)
+    for name in shown:
+        table.add_column(SHOWN_IN_COMPARISON[name], justify="right", no_wrap=True)
+        if name == HEADLINE and has_differences:
+            table.add_column("vs the\nbaseline", justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for name in shown:
+            cells.append(_short(row.metrics.get(name)))
+            if name == HEADLINE and has_differences:
+                cells.append(_short(row.differences.get(name), sign=True))
+        n = len(row.runs)
+        runs = f"{n} of {n + len(row.missing)}" if row.missing else str(n)
+        table.add_row(*(escape(row.overrides.get(name, "")) for name in names), runs, *cells)
+    table.caption = "\n".join(_remarks(rows, has_differences)) or None
+    table.caption_justify = "left"
     return table
+
+
+def varied_options(rows: Sequence[ComparedRow]) -> list[str]:
+    """The options in which rows differ."""
+    names = dict.fromkeys(name for row in rows for name in row.overrides)
+    return [n for n in names if len({row.overrides.get(n) for row in rows}) > 1]
+
+
+def _remarks(rows: Sequence[ComparedRow], has_differences: bool) -> list[str]:
+    """What the figures are, and what is missing."""
+    lines = []
+    if any(row.metrics for row in rows):
+        lines.append("[ ]: 95 % over questions and, of several runs, seeds")
+    if has_differences:
+        lines[0] += "; * the difference is clear of 0 (unadjusted)"
+    reasons: dict[str, list[str]] = {}
+    for run in (run for row in rows for run in row.missing):
+        reasons.setdefault(f"{run.status}: {run.reason}".rstrip(": "), []).append(run.name)
+    said = [f"run {', '.join(names)} {reason}" for reason, names in reasons.items()]
+    short = [shorten(line, 150, placeholder=" ...") for line in said[:FEW_REASONS]]
+    return [*map(escape, lines), *(f"[red]{escape(line)}[/red]" for line in short)]
+
+
+def _short(estimate: Estimate | None, *, sign: bool = False) -> str:
+    if estimate is None:
+        return ""
+    value, low, high = (f"{v:+.3f}" if sign else f"{v:.3f}" for v in estimate)
+    if math.isnan(estimate.low):
+        return value
+    mark = " *" if sign and is_clear_of_0(estimate) else ""
+    return escape(f"{value} [{low}, {high}]") + mark
 
 
 def _table(title: str) -> Table:

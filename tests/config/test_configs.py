@@ -108,7 +108,7 @@ def test_every_file_is_reachable():
         ("sweep.threshold=[0.5]", "did you mean sweep.thresholds?"),
         ("los=bce", "did you mean loss?"),
         ("loss.gama=3", "did you mean loss.gamma?"),
-        ("loss=focl", "did you mean focal? Those that exist: bce, focal, weighted_bce."),
+        ("loss=focl", "did you mean focal? Those that exist: bce, focal, ranking, weighted_bce."),
         ("loss.gamma=high", "loss.gamma: Value 'high' of type 'str' could not be converted"),
     ],
 )
@@ -184,6 +184,7 @@ def test_who_works_and_what_serves_is_checked(override, said):
     ("override", "said"),
     [
         ("data.answer_style.default=box", "data.answer_style.default must be one of auto, boxed"),
+        ("calibration=beta", "calibration must be one of platt, .*, got 'beta'"),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         ("data.pairs_per_question=0", "data.pairs_per_question must be at least 1, got 0"),
         ("sampler.ratio=0.5", "sampler: .*got 0.5"),

@@ -1,5 +1,7 @@
 """The data module under a real Trainer, with an encoding of words and a model of one weight."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -8,11 +10,11 @@ from builders import group
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepprune.data.datamodule import JudgeDataModule
-from deepprune.data.loader import PairTokens
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import BalancedSampler
 from deepprune.data.splits import Splits
 from deepprune.errors import InputError
+from deepprune.judge.encoding import PairTokens, TokenInputs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
@@ -33,17 +35,21 @@ class Words:
     def __init__(self):
         self.n_texts = 0
 
+    def encode(self, pairs):
+        return TokenInputs(pairs, self)
+
     def tokenise(self, texts):
         self.n_texts += len(texts)
         return [[len(word) for word in text.split()] for text in texts]
 
     def join(self, question, first, second):
-        return PairTokens(
-            [*first, 99, *second], [0] * (len(first) + 1) + [1] * len(second), is_truncated=False
-        )
+        return PairTokens([*first, 99, *second], [0] * (len(first) + 1) + [1] * len(second))
 
     def length(self, n_question, n_first, n_second):
         return n_first + 1 + n_second
+
+    def is_truncated(self, n_question, n_first, n_second):
+        return n_first + n_second > 8
 
     def collate(self, sequences):
         longest = max(len(s.input_ids) for s in sequences)
@@ -95,9 +101,26 @@ def test_batches_say_what_metrics_need():
     batch = encoded.batch([0, 23])
     assert batch["labels"].tolist() == [p.label for p in (encoded.pairs[0], encoded.pairs[23])]
     assert batch["labels"].dtype == torch.float32
-    assert batch["meta"]["question"].tolist() == [0, 3]
-    assert batch["inputs"]["input_ids"].shape == (2, encoded.lengths[[0, 23]].max())
-    assert encoded.lengths.tolist() == [11] * 24
+    assert batch["meta"]["question"].tolist() == batch["meta"]["group"].tolist() == [0, 3]
+    assert batch["inputs"]["input_ids"].shape == (2, encoded.inputs.lengths[[0, 23]].max())
+    assert encoded.inputs.lengths.tolist() == [11] * 24
+
+
+def test_a_loss_is_given_soft_labels_and_metrics_hard_ones():
+    """Two of the four unfinished traces of a question begin with the same text; one of their pairs
+    with each other, four with the others."""
+    module = data(soft_labels=True)
+    q = module.splits.train[0]
+    texts = [f"{name} " * 20 for name in "XYXZ"]
+    traces = [replace(t, text=x + t.text[len(x) :]) for t, x in zip(q.traces, texts, strict=False)]
+    question = replace(q, traces=tuple(traces))
+    module.splits = Splits((question,), module.splits.val, module.splits.test)
+    batch = module.encoded("train").batch(range(6))
+    assert set(batch["labels"].tolist()) == {0, 1}
+    # Classes a, a, b, b: X goes on to a and b, so agrees with Y (a) and Z (b) in half the cases.
+    assert sorted(batch["targets"].tolist()) == [0, 0, 0.5, 0.5, 0.5, 0.5]
+    assert module.facts("train") == {"pairs": 6, "truncated": 6, "soft": 4}
+    assert data().facts("val") == {"pairs": 10, "truncated": 10, "soft": 0}
 
 
 def test_each_prefix_is_tokenised_once():

@@ -1,3 +1,4 @@
+import functools
 from collections import Counter
 
 import numpy as np
@@ -9,10 +10,18 @@ from deepprune.data.samplers import (
     NaturalSampler,
     OrderedSampler,
     OversampleSampler,
+    QuestionBalancedSampler,
 )
 
 LABELS = np.array([1] * 30 + [0] * 10)  # "different" is the minority, indices 30 to 39
-ALL = [NaturalSampler, OversampleSampler, BalancedSampler, OrderedSampler]
+GROUPS = np.arange(40) % 4  # questions 2 and 3 have two "different" pairs, 0 and 1 have three
+ALL = [
+    NaturalSampler,
+    OversampleSampler,
+    BalancedSampler,
+    functools.partial(QuestionBalancedSampler, block=1),
+    OrderedSampler,
+]
 
 
 def drawn(sampler, epoch=0):
@@ -21,13 +30,13 @@ def drawn(sampler, epoch=0):
 
 
 def test_natural_draws_every_pair_once():
-    assert drawn(NaturalSampler(LABELS)) == Counter(range(40))
+    assert drawn(NaturalSampler(LABELS, GROUPS)) == Counter(range(40))
 
 
 @pytest.mark.parametrize(("ratio", "extra"), [(1.0, 0), (2.0, 10), (2.5, 15), (3.0, 20)])
 def test_oversampling_repeats_the_minority(ratio, extra):
     """30 + 10 ratio pairs; at 2.5 five of the ten stand there three times."""
-    sampler = OversampleSampler(LABELS, ratio=ratio)
+    sampler = OversampleSampler(LABELS, GROUPS, ratio=ratio)
     counts = drawn(sampler)
     assert len(sampler) == counts.total() == 40 + extra
     assert all(counts[i] == 1 for i in range(30))
@@ -37,33 +46,96 @@ def test_oversampling_repeats_the_minority(ratio, extra):
 
 
 def test_the_minority_may_be_the_other_class():
-    counts = drawn(OversampleSampler(1 - LABELS, ratio=2))
+    counts = drawn(OversampleSampler(1 - LABELS, GROUPS, ratio=2))
     assert [counts[i] for i in (0, 39)] == [1, 2]
 
 
 def test_balanced_draws_both_classes_alike_and_all_of_the_majority_in_time():
-    sampler = BalancedSampler(LABELS)
+    sampler = BalancedSampler(LABELS, GROUPS)
     counts = [drawn(sampler, epoch) for epoch in range(12)]
     for count in counts:
         assert sum(count[i] for i in range(30)) == 20
         assert {count[i] for i in range(30, 40)} == {2}
     assert len(sum(counts, Counter())) == 40
     with pytest.raises(ValueError, match="both classes"):
-        list(BalancedSampler([1, 1, 1]))
+        list(BalancedSampler([1, 1, 1], [0, 0, 0]))
+
+
+def test_question_balanced_draws_questions_and_their_classes_alike():
+    """Ten "same" and two "different" of question 0, two and two of 1, one class in 2: 4 of each
+    class of 0 and 1, and 8 of 2, whatever their sizes."""
+    labels = [*[1] * 10, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1]
+    groups = [*[0] * 12, *[1] * 4, *[2] * 4]
+    for block in (1, 2, 4, 8):
+        sampler = QuestionBalancedSampler(labels, groups, block=block, epoch_length=24)
+        for epoch in (0, 1):
+            counts = drawn(sampler, epoch)
+            cells = Counter()
+            for pair, n in counts.items():
+                cells[groups[pair], labels[pair]] += n
+            assert cells == {(0, 0): 4, (0, 1): 4, (1, 0): 4, (1, 1): 4, (2, 1): 8}
+            assert {counts[i] for i in range(10, 20)} == {2}  # no pair twice before all once
+            assert max(counts[i] for i in range(10)) == 1
+    assert len(QuestionBalancedSampler(labels, groups, block=8)) == 24  # 20 pairs in whole blocks
+
+
+def test_a_block_has_one_question_and_both_classes():
+    sampler = QuestionBalancedSampler(LABELS, GROUPS, block=4)
+    for block in np.array(list(sampler)).reshape(-1, 4):
+        assert len(set(GROUPS[block])) == 1
+        assert LABELS[block].sum() == 2
+
+
+def blocks(seed=0, *, batch_size=8, **rank):
+    lengths = np.random.default_rng(0).integers(5, 100, len(LABELS))
+    sampler = QuestionBalancedSampler(LABELS, GROUPS, seed, block=4, **rank)
+    return BucketBatchSampler(sampler, lengths, batch_size, bucket_batches=3)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_ranks_share_blocks_and_batches_keep_them_whole(epoch):
+    """Ten blocks of 40 pairs on three ranks: four each, the first two a second time."""
+    ranks = [blocks(num_replicas=3, rank=rank) for rank in range(3)]
+    seen = Counter()
+    for batches_of_rank in ranks:
+        batches_of_rank.set_epoch(epoch)
+        drawn_batches = list(batches_of_rank)
+        assert len(drawn_batches) == len(batches_of_rank) == 2
+        for batch in drawn_batches:
+            for block in np.array(batch).reshape(-1, 4):
+                assert len(set(GROUPS[block])) == 1
+                assert LABELS[block].sum() == 2
+                seen[tuple(block)] += 1
+    whole = blocks()
+    whole.set_epoch(epoch)
+    expected = whole.sampler.epoch_indices().reshape(-1, 4)
+    assert seen == Counter(map(tuple, np.concatenate((expected, expected[:2])).tolist()))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_blocks_resume_in_mid_epoch(rank):
+    whole = blocks(num_replicas=2, rank=rank)
+    whole.set_epoch(3)
+    expected = list(whole)
+    interrupted, resumed = (blocks(num_replicas=2, rank=rank) for _ in range(2))
+    interrupted.set_epoch(3)
+    first = next(iter(interrupted))
+    resumed.load_state_dict(interrupted.state_dict())
+    assert [first, *resumed] == expected
 
 
 @pytest.mark.parametrize("make", ALL)
 def test_an_epoch_has_the_stated_length(make):
-    assert drawn(make(LABELS, epoch_length=24)).total() == 24
-    assert drawn(make(LABELS, epoch_length=100)).total() == 100
+    assert drawn(make(LABELS, GROUPS, epoch_length=24)).total() == 24
+    assert drawn(make(LABELS, GROUPS, epoch_length=100)).total() == 100
 
 
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("length", [None, 33])
 def test_ranks_share_an_epoch(make, length):
     """Two ranks yield equally many, together the epoch of one; a repeated index fills it up."""
-    whole = make(LABELS, 5, epoch_length=length)
-    ranks = [make(LABELS, 5, epoch_length=length, num_replicas=2, rank=r) for r in (0, 1)]
+    whole = make(LABELS, GROUPS, 5, epoch_length=length)
+    ranks = [make(LABELS, GROUPS, 5, epoch_length=length, num_replicas=2, rank=r) for r in (0, 1)]
     for epoch in (0, 1):
         for sampler in (whole, *ranks):
             sampler.set_epoch(epoch)
@@ -74,11 +146,11 @@ def test_ranks_share_an_epoch(make, length):
         assert together[len(whole) :] == list(whole)[: len(together) - len(whole)]
 
 
-@pytest.mark.parametrize("make", ALL[:3])
+@pytest.mark.parametrize("make", ALL[:4])
 def test_seed_and_epoch_decide_the_order(make):
-    assert list(make(LABELS, 1)) == list(make(LABELS, 1))
-    assert list(make(LABELS, 1)) != list(make(LABELS, 2))
-    sampler = make(LABELS, 1)
+    assert list(make(LABELS, GROUPS, 1)) == list(make(LABELS, GROUPS, 1))
+    assert list(make(LABELS, GROUPS, 1)) != list(make(LABELS, GROUPS, 2))
+    sampler = make(LABELS, GROUPS, 1)
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first
@@ -87,12 +159,15 @@ def test_seed_and_epoch_decide_the_order(make):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: OversampleSampler(LABELS, ratio=0.5), "got 0.5"),
-        (lambda: NaturalSampler([]), "got none"),
-        (lambda: NaturalSampler([0, 2]), r"got \[0, 2\]"),
-        (lambda: NaturalSampler([0, 1], rank=2, num_replicas=2), "got 2"),
-        (lambda: NaturalSampler([0, 1], epoch_length=0), "got 0"),
-        (lambda: BucketBatchSampler(NaturalSampler([0, 1]), [1, 1], 0), "batch_size"),
+        (lambda: OversampleSampler(LABELS, GROUPS, ratio=0.5), "got 0.5"),
+        (lambda: NaturalSampler([], []), "got none"),
+        (lambda: NaturalSampler([0, 2], [0, 0]), r"got \[0, 2\]"),
+        (lambda: NaturalSampler([0, 1], [0, 0], rank=2, num_replicas=2), "got 2"),
+        (lambda: NaturalSampler([0, 1], [0, 0], epoch_length=0), "got 0"),
+        (lambda: BucketBatchSampler(NaturalSampler([0, 1], [0, 0]), [1, 1], 0), "batch_size"),
+        (lambda: NaturalSampler([0, 1], [0]), r"\(2,\) and \(1,\)"),
+        (lambda: QuestionBalancedSampler([0, 1], [0, 0], block=0), "got 0"),
+        (lambda: blocks(batch_size=6), "got 6 and 4"),
     ],
 )
 def test_arguments_are_checked(make, match):
@@ -103,7 +178,7 @@ def test_arguments_are_checked(make, match):
 def batches(seed=0, bucket_batches=4):
     lengths = np.random.default_rng(0).integers(5, 100, len(LABELS))
     return BucketBatchSampler(
-        NaturalSampler(LABELS, seed), lengths, 4, bucket_batches=bucket_batches
+        NaturalSampler(LABELS, GROUPS, seed), lengths, 4, bucket_batches=bucket_batches
     ), lengths
 
 

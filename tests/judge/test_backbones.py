@@ -5,10 +5,16 @@ import torch
 from tiny_models import (
     save_tiny_bert,
     save_tiny_qwen3,
+    save_tiny_qwen3_lm,
     tiny_causal_tokenizer,
     tiny_qwen3_config,
 )
-from transformers import AutoConfig, AutoModelForSequenceClassification, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Qwen3Config,
+)
 
 from deepprune.errors import InputError
 from deepprune.judge import backbones
@@ -23,7 +29,7 @@ from deepprune.judge.backbones import (
     model_size,
     set_pad_token,
 )
-from deepprune.judge.encoding import Layout, PairEncoder
+from deepprune.judge.encoding import ANSWER_WORDS, Layout, PairEncoder
 
 LAST = {"pooling": "last"}
 QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json
@@ -89,6 +95,41 @@ def test_last_pooling_is_the_sequence_classifier_of_transformers(tmp_path):
     assert torch.allclose(logits(model, encoder, PAIRS), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("chat_template", [False, True])
+def test_a_generative_head_gives_the_log_odds_of_the_answer_words(chat_template, tmp_path):
+    """Its sigmoid is softmax over the vocabulary, renormalised over "Yes" and "No"."""
+    backbone = Backbone(source=save_tiny_qwen3_lm(tmp_path / "tiny"), head="generative", **LAST)
+    model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+    encoder = PairEncoder(
+        tokenizer,
+        layout=backbone.layout,
+        with_question=True,
+        chat_template=chat_template,
+        generative=True,
+    )
+    language_model = AutoModelForCausalLM.from_pretrained(backbone.source).eval()
+    yes, no = (tokenizer.convert_tokens_to_ids(word[0]) for word in ANSWER_WORDS)
+    found = torch.sigmoid(logits(model, encoder, PAIRS))
+    for probability, pair in zip(found, PAIRS, strict=True):
+        ids = torch.tensor([encoder.join([5, 6], *pair).input_ids])
+        with torch.no_grad():
+            next_word = language_model(input_ids=ids).logits[0, -1].softmax(0)
+        expected = next_word[yes] / (next_word[yes] + next_word[no])
+        assert probability.item() == pytest.approx(expected.item(), abs=1e-6)
+    text = tokenizer.decode(ids[0]).replace(" ", "")
+    assert text.endswith("AnswerYesorNo.\nassistant:" if chat_template else "AnswerYesorNo.\n")
+
+
+def test_a_generative_head_is_not_trained(tmp_path):
+    source = save_tiny_qwen3_lm(tmp_path / "tiny")
+    generative = {"source": source, "head": "generative", **LAST}
+    lora = load_model(Backbone(lora=Lora(r=2, target_modules=["q_proj"]), **generative))
+    assert count_parameters(lora).trainable == 2 * 2 * 32
+    assert not load_model(Backbone(**generative)).head.weight.requires_grad
+    with pytest.raises(InputError, match="has no such head"):
+        load_model(Backbone(**generative | {"source": save_tiny_qwen3(tmp_path / "headless")}))
+
+
 def test_segments_pooling_by_hand(tmp_path):
     backbone = Backbone(source=save_tiny_bert(tmp_path / "tiny"), pooling="segments")
     model, tokenizer = load_model(backbone).eval(), load_tokenizer(backbone)
@@ -131,6 +172,46 @@ def test_the_papers_judge_on_the_meta_device():
     size = model_size(model)
     assert size.n_params == count.total - 151936 * 2560
     assert (size.n_layers, size.hidden) == (36, 4096)
+
+
+def kept_for_backward(n_layers, checkpointing, batch, length):
+    """GiB that the paper's judge keeps from forward to backward, weights aside, on no device."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        config = Qwen3Config(**QWEN3_4B | {"num_hidden_layers": n_layers}, use_cache=False)
+        lora = Lora(r=16, dropout=0.05)
+        settings = {"head": "generative", "lora": lora, "gradient_checkpointing": checkpointing}
+        model = build_on_meta(config, Backbone(**settings, **LAST)).train()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    ids = torch.zeros(batch, length, dtype=torch.int64, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.encoder(input_ids=ids, attention_mask={"full_attention": None})
+    assert hidden.last_hidden_state.shape == (batch, length, 2560)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
+    return sum(s.nbytes() for name, s in kept.items() if name not in own) / 2**30, weights
+
+
+def test_the_memory_that_the_papers_recipe_states():
+    """conf/experiment/paper_qwen3_4b.yaml, 8 pairs of 2,048 tokens: weights 7.5 GiB, inputs of 36
+    layers 3.0, one layer recomputed 3.7 without the attention matrix. What grows with the length at
+    equal tokens is that matrix: of 64 x 256 and 32 x 512 tokens the line is drawn to length 0."""
+    inputs, weights = kept_for_backward(36, True, 8, 2048)
+    assert (round(weights, 1), round(inputs, 1)) == (7.5, 3.0)
+    layer = [
+        kept_for_backward(2, False, batch, length)[0]
+        - kept_for_backward(1, False, batch, length)[0]
+        for batch, length in ((64, 256), (32, 512))
+    ]
+    assert 2 * layer[0] - layer[1] == pytest.approx(3.7, abs=0.05)
+    assert (layer[1] - layer[0]) * 8 == pytest.approx(4.0, abs=0.05)
 
 
 def test_dropout_is_what_was_asked_for(tmp_path):
@@ -187,6 +268,8 @@ def test_unknown_adapter_targets_list_the_known_ones(tmp_path):
         ({"dropout": 1.0}, "got 1.0"),
         ({"dtype": "int8"}, "got 'int8'"),
         ({"pooling": "first"}, "first"),
+        ({"pooling": "mean", "head": "generative"}, "got pooling=mean"),
+        ({"head": "generative", "freeze": True, **LAST}, "judge=zero_shot"),
     ],
 )
 def test_arguments_are_checked(settings, match):

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from builders import group, trace
 
-from deepprune.judge.baselines import CoinJudge, LexicalJudge, OracleJudge
+from deepprune.judge.baselines import (
+    CoinJudge,
+    LengthOnlyJudge,
+    LexicalJudge,
+    OracleJudge,
+    QuestionOnlyJudge,
+)
 from deepprune.judge.bootstrap import bootstrap_questions
 from deepprune.types import Prefix, Question, TracePair
 
@@ -76,7 +82,9 @@ def test_a_coin_has_auroc_one_half():
         assert interval.low < 0.5 < interval.high
 
 
-@pytest.mark.parametrize("judge", [LexicalJudge(), OracleJudge(), CoinJudge()])
+@pytest.mark.parametrize(
+    "judge", [LexicalJudge(), LengthOnlyJudge(), QuestionOnlyJudge(), OracleJudge(), CoinJudge()]
+)
 def test_baselines_cost_calls_only(judge):
     cost = judge.cost(all_pairs(group(["a", "b", "a"])))
     assert (cost.calls, cost.tokens, cost.flops) == (3, 0, 0)
@@ -87,3 +95,18 @@ def test_baselines_cost_calls_only(judge):
 def test_baselines_need_no_torch():
     code = "import sys, deepprune.judge.baselines; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_length_only_by_hand():
+    """Two and four characters: 1/2, whichever comes first; nothing and nothing are alike."""
+    judge = LengthOnlyJudge()
+    pairs = [pair("ab", "abcd"), pair("abcd", "ab"), pair("", ""), pair("", "ab")]
+    assert judge.score(pairs).tolist() == [0.5, 0.5, 1, 0]
+
+
+def test_question_only_knows_how_often_a_question_agrees():
+    """Of a, a, b one pair of three agrees; a trace without an answer agrees with none."""
+    questions = [group(["a", "a", "b"]), group(["a", "a", "b", None], name="r")]
+    pairs = [p for q in questions for p in all_pairs(q)]
+    assert QuestionOnlyJudge().score(pairs).tolist() == pytest.approx([1 / 3] * 3 + [1 / 6] * 6)
+    assert QuestionOnlyJudge().provenance.fingerprint is None

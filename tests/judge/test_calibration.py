@@ -1,41 +1,130 @@
+"""Calibrations: what they fit, that they keep the order, that few questions do not flatten them."""
+
+import json
+
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from deepprune.judge.calibration import Calibration, fit_calibration, negative_log_likelihood
+from deepprune.judge.calibration import (
+    IDENTITY,
+    METHODS,
+    Isotonic,
+    Platt,
+    calibration_from_json,
+    fit_calibration,
+    is_flat,
+    negative_log_likelihood,
+)
+from deepprune.judge.metrics import expected_calibration_error
 
 
-def test_it_finds_the_scale_and_bias_that_made_the_labels():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, 20_000)
-    labels = rng.random(20_000) < expit(0.5 * logits - 1)
-    fitted = fit_calibration(logits, labels)
+def drawn(n, scale, bias, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, n)
+    return logits, (rng.random(n) < expit(scale * logits + bias)).astype(int)
+
+
+def test_platt_finds_the_scale_and_bias_that_made_the_labels():
+    fitted = fit_calibration(*drawn(20_000, 0.5, -1))
     assert fitted.scale == pytest.approx(0.5, abs=0.05)
     assert fitted.bias == pytest.approx(-1, abs=0.06)
 
 
-def test_it_improves_the_likelihood_and_keeps_the_order():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(3, 5, 200)
-    labels = rng.random(200) < expit(logits / 8)
-    fitted = fit_calibration(logits, labels)
-    before = negative_log_likelihood(logits, labels)
-    assert negative_log_likelihood(logits, labels, fitted) < before
-    assert (np.argsort(fitted(logits)) == np.argsort(logits)).all()
-    assert ((fitted(logits) >= 0) & (fitted(logits) <= 1)).all()
+def test_temperature_has_no_bias():
+    fitted = fit_calibration(*drawn(20_000, 0.5, 0), method="temperature")
+    assert fitted.scale == pytest.approx(0.5, abs=0.05)
+    assert fitted.bias == 0
 
 
+def test_isotonic_fits_what_no_sigmoid_does():
+    """Labels that follow a step of the logits: .2 below 0, .9 above."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20_000)
+    labels = rng.random(20_000) < np.where(logits < 0, 0.2, 0.9)
+    isotonic, platt = (
+        fit_calibration(logits, labels, method=method) for method in ("isotonic", "platt")
+    )
+    errors = [expected_calibration_error(c(logits), labels) for c in (isotonic, platt)]
+    assert errors[0] < 0.02 < errors[1]
+
+
+def test_isotonic_by_hand():
+    """Labels 0 1 0 1 1 1 at logits 0 .. 5: pooled to 0 | 1/2 at 1.5 | 1 at 4; ends half a pair in.
+
+    Between knots the log-odds are linear, beyond them they rise by 1 for each 1 of the logits.
+    """
+    fitted = fit_calibration(range(6), [0, 1, 0, 1, 1, 1], method="isotonic")
+    assert fitted.logits == (0, 1.5, 4)
+    assert fitted.scores == pytest.approx((1 / 12, 1 / 2, 11 / 12))
+    assert logit(fitted([-1.0, 0.75, 5.0])) == pytest.approx(
+        [logit(1 / 12) - 1, logit(1 / 12) / 2, logit(11 / 12) + 1]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_the_order_and_is_read_back_exactly(method):
+    logits, labels = drawn(300, 0.3, 1, seed=1)
+    fitted = fit_calibration(logits, labels, method=method)
+    scores = fitted(np.sort(logits))
+    assert (np.diff(scores) > 0).all()
+    assert ((scores > 0) & (scores < 1)).all()
+    if method != "none":
+        before = negative_log_likelihood(logits, labels)
+        assert negative_log_likelihood(logits, labels, fitted) < before
+    read = calibration_from_json(json.loads(json.dumps(fitted.to_json())))
+    assert read == fitted
+    assert (read(logits) == fitted(logits)).all()
+
+
+def test_exports_of_the_time_before_kinds_are_read():
+    assert calibration_from_json({"scale": 2.0, "bias": -1.0}) == Platt(2.0, -1.0)
+    with pytest.raises(ValueError, match="got 'spline'"):
+        calibration_from_json({"kind": "spline"})
+
+
+def test_few_questions_do_not_flatten_the_scores():
+    """Eight questions of 60 pairs on which the logits happen to mislead are eight, not 480."""
+    rng = np.random.default_rng(0)
+    logits, questions = rng.normal(0, 1, 480), np.repeat(np.arange(8), 60)
+    labels = rng.random(480) < expit(-0.6 * logits + 1)
+    fitted = fit_calibration(logits, labels, questions)
+    assert fit_calibration(logits, labels).scale < 0.15 < 0.5 < fitted.scale < 1
+    assert not is_flat(fitted(logits))
+    assert is_flat(Platt(0.01)(logits))
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_a_known_share_of_same_is_met(method):
+    """Validation has 50 % same, all questions 70 %: classes are weighed, so scores rise to it."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 2
+    logits = rng.normal(labels, 1)
+    fitted = fit_calibration(logits, labels, method=method, same_share=0.7)
+    weights = np.where(labels == 1, 0.7, 0.3)
+    assert np.average(fitted(logits), weights=weights) == pytest.approx(0.7, abs=0.01)
+    assert fitted(logits).mean() > 0.55
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 1, 0, 0], [1, 0, 1, 0]])
-def test_separable_reversed_and_useless_logits_stay_finite(labels):
-    fitted = fit_calibration([-2.0, -1.0, 1.0, 2.0], labels)
-    assert 0 < fitted.scale < 1000
-    assert np.isfinite(fitted.bias)
+def test_separable_reversed_and_useless_logits_stay_finite(labels, method):
+    fitted = fit_calibration([-2.0, -1.0, 1.0, 2.0], labels, method=method)
+    scores = fitted([-50.0, -2.0, 0.0, 2.0, 50.0])
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores) > 0).all()
 
 
 def test_one_class_leaves_logits_alone():
-    assert fit_calibration([1.0, 2.0], [1, 1]) == Calibration() == fit_calibration([], [])
+    for method in METHODS:
+        assert fit_calibration([1.0, 2.0], [1, 1], method=method) == IDENTITY
+        assert fit_calibration([], [], method=method) == IDENTITY
 
 
-def test_a_scale_is_positive():
+def test_what_would_turn_the_order_round_is_refused():
     with pytest.raises(ValueError, match="got -1"):
-        Calibration(scale=-1)
+        Platt(scale=-1)
+    with pytest.raises(ValueError, match="must rise"):
+        Isotonic((0.0, 1.0), (0.6, 0.4))
+    with pytest.raises(ValueError, match="one of platt, temperature, isotonic, none, got 'beta'"):
+        fit_calibration([0.0], [1], method="beta")

@@ -13,7 +13,7 @@ from deepprune.errors import InputError
 from deepprune.flops import transformer_flops
 from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.base import Judge
-from deepprune.judge.calibration import Calibration
+from deepprune.judge.calibration import IDENTITY, Platt
 from deepprune.judge.cross_encoder import CrossEncoderJudge
 from deepprune.judge.embedding import SentenceEmbeddingJudge
 from deepprune.judge.encoding import PairEncoder
@@ -57,11 +57,11 @@ def judge(sources, kind="bert", **settings):
 
 def test_scores_do_not_depend_on_order_or_batches(sources):
     some = pairs()
-    scores = judge(sources, calibration=Calibration(0.1)).score(some)
+    scores = judge(sources, calibration=Platt(0.1)).score(some)
     assert scores.shape == (45,)
     assert ((scores > 0) & (scores < 1)).all()
     assert scores.std() > 1e-3
-    small = judge(sources, calibration=Calibration(0.1), tokens_per_batch=1)
+    small = judge(sources, calibration=Platt(0.1), tokens_per_batch=1)
     again = small.score(some[::-1] + some[:3])
     assert np.allclose(again, np.concatenate((scores[::-1], scores[:3])), atol=1e-5)
     assert small.score([]).shape == (0,)
@@ -96,7 +96,7 @@ def test_cost_counts_each_distinct_pair_once(sources):
 def test_an_export_reproduces_the_scores(kind, symmetric, sources, tmp_path):
     scorer, some = judge(sources, kind, symmetric=symmetric), pairs()
     scorer.calibrate(some)
-    assert scorer.calibration != Calibration()
+    assert scorer.calibration != IDENTITY
     folder = scorer.export(tmp_path / "judge", prefix_rule=FirstTokens(5), training={"steps": 9})
     read = CrossEncoderJudge.load(folder, device="cpu", precision="float32")
     assert np.allclose(read.score(some), scorer.score(some), atol=1e-6)
@@ -119,7 +119,7 @@ def test_fingerprints_follow_what_scores_depend_on(sources):
     assert judge(sources, tokens_per_batch=7, name="other").provenance.fingerprint == first
     assert judge(sources, symmetric=True).provenance.fingerprint != first
     assert judge(sources, precision="bfloat16").provenance.fingerprint != first
-    assert judge(sources, calibration=Calibration(2.0)).provenance.fingerprint != first
+    assert judge(sources, calibration=Platt(2.0)).provenance.fingerprint != first
     changed = judge(sources)
     with torch.no_grad():
         changed.model.head.bias += 1

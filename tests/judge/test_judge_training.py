@@ -14,11 +14,11 @@ from tiny_models import save_tiny_qwen3
 from deepprune.callbacks.resume_point import ResumePoint
 from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.prefixes import FirstTokens
-from deepprune.data.samplers import OversampleSampler
+from deepprune.data.samplers import OversampleSampler, QuestionBalancedSampler
 from deepprune.data.splits import Splits
 from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.losses import FocalLoss
+from deepprune.judge.losses import FocalLoss, RankingLoss
 from deepprune.judge.metrics import judge_metrics
 from deepprune.judge.module import JudgeModule
 from deepprune.judge.schedules import cosine_schedule, linear_schedule
@@ -47,23 +47,23 @@ def backbone(source, lora=True):
     return Backbone(source=source, pooling="last", lora=Lora(r=2, dropout=0.2) if lora else None)
 
 
-def data(source, **settings):
+def data(source, sampler=None, **settings):
     groups = [group(["a", "a", "b", "b", "a"], [9, 9, 9, 9, 4], name=f"q{i}") for i in range(4)]
     encoder = PairEncoder(load_tokenizer(backbone(source)), layout="causal", max_length=256)
     return JudgeDataModule(
         Splits(tuple(groups[:2]), tuple(groups[2:3]), tuple(groups[3:])),
         FirstTokens(5),
         encoder,
-        functools.partial(OversampleSampler, ratio=2),
+        sampler or functools.partial(OversampleSampler, ratio=2),
         **{"batch_size": 5, "seed": 3, **settings},
     )
 
 
-def module(source, *, lora=True, schedule=linear_schedule):
+def module(source, *, lora=True, schedule=linear_schedule, loss=None):
     torch.manual_seed(1)
     return JudgeModule(
         load_model(backbone(source, lora)),
-        FocalLoss(),
+        loss or FocalLoss(),
         functools.partial(torch.optim.AdamW, lr=1e-2),
         schedule,
         seed=7,
@@ -170,6 +170,28 @@ def test_an_undefined_checkpoint_metric_is_said_and_harmless(source, tmp_path, c
     assert math.isnan(trainer.callback_metrics["judge/val/auroc_within_unfinished"])
     assert "auroc_within_unfinished is undefined" in caplog.text
     assert best.best_model_path
+
+
+def test_a_ranking_loss_finds_what_it_compares(source):
+    """Blocks of four pairs of one question: every batch has both classes of each question in it."""
+
+    class Watched(RankingLoss):
+        comparable = []  # noqa: RUF012
+
+        def forward(self, logits, labels, groups):
+            if logits.requires_grad:
+                questions = set(groups.tolist())
+                self.comparable += [len(set(labels[groups == q].tolist())) for q in questions]
+            return super().forward(logits, labels, groups)
+
+    blocks = functools.partial(QuestionBalancedSampler, block=4)
+    judge, pairs = module(source, loss=Watched(0.1)), data(source, sampler=blocks, batch_size=8)
+    before = {name: p.clone() for name, p in trained(judge).items()}
+    trainer = pl.Trainer(max_epochs=2, enable_checkpointing=False, **QUIET)
+    trainer.fit(judge, pairs)
+    assert set(Watched.comparable) == {2}
+    assert all((p != before[name]).any() for name, p in trained(judge).items())
+    assert math.isfinite(trainer.callback_metrics["judge/val/loss"])
 
 
 def test_the_model_may_be_built_under_the_strategy(source):

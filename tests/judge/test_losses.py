@@ -3,12 +3,20 @@ import math
 import pytest
 import torch
 
-from deepprune.judge.losses import BCELoss, FocalLoss, WeightedBCELoss, focal_loss
+from deepprune.judge.losses import (
+    BCELoss,
+    FocalLoss,
+    RankingLoss,
+    WeightedBCELoss,
+    focal_loss,
+    ranking_loss,
+)
 
 LOGITS = torch.tensor([0.0, math.log(3), -math.log(4)])
 LABELS = torch.tensor([1.0, 0.0, 1.0])
 RANDOM = torch.randn(64, generator=torch.Generator().manual_seed(0)) * 4
 COIN = (torch.arange(64) % 3 == 0).float()
+ONE, MANY = torch.zeros(3, dtype=torch.int64), torch.arange(64) // 8
 
 
 def test_focal_loss_by_hand():
@@ -25,16 +33,16 @@ def test_focal_loss_by_hand():
 
 
 def test_focal_loss_without_focus_is_cross_entropy():
-    plain = BCELoss()(RANDOM, COIN)
+    plain = BCELoss()(RANDOM, COIN, MANY)
     assert focal_loss(RANDOM, COIN, gamma=0).item() == pytest.approx(plain.item())
-    assert FocalLoss(gamma=0, alpha=0.5)(RANDOM, COIN) == pytest.approx(plain.item() / 2)
-    assert WeightedBCELoss(1.0)(RANDOM, COIN) == pytest.approx(plain.item())
+    assert FocalLoss(gamma=0, alpha=0.5)(RANDOM, COIN, MANY) == pytest.approx(plain.item() / 2)
+    assert WeightedBCELoss(1.0)(RANDOM, COIN, MANY) == pytest.approx(plain.item())
 
 
 def test_a_weight_counts_positive_pairs_more():
     """Labels 1, 0, 1 with losses log 2, log 4, log 5 and weight 3 on the positives."""
     expected = (3 * math.log(2) + math.log(4) + 3 * math.log(5)) / 3
-    assert WeightedBCELoss(3.0)(LOGITS, LABELS).item() == pytest.approx(expected)
+    assert WeightedBCELoss(3.0)(LOGITS, LABELS, ONE).item() == pytest.approx(expected)
 
 
 def test_extreme_logits_have_finite_gradients():
@@ -44,8 +52,56 @@ def test_extreme_logits_have_finite_gradients():
 
 
 def test_half_precision_is_computed_in_float32():
-    loss = FocalLoss()(RANDOM.bfloat16(), COIN)
+    loss = FocalLoss()(RANDOM.bfloat16(), COIN, MANY)
     assert loss.dtype == torch.float32
+
+
+def test_focal_loss_of_a_soft_label_by_hand():
+    """p = 3/4, y = 1/2: (1/4)^2 (log(4/3) + log 4) / 2; at p = y nothing is left to learn."""
+    loss = focal_loss(LOGITS[1:2], torch.tensor([0.5]), gamma=2).item()
+    assert loss == pytest.approx((math.log(4 / 3) + math.log(4)) / 32)
+    logits = LOGITS[1:2].clone().requires_grad_()
+    focal_loss(logits, torch.tensor([0.75]), gamma=2).backward()
+    assert logits.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ranking_loss_by_hand():
+    """Question 0: z = 2, 0 | 1, two comparisons, weight 1; question 1: z = 3, 1 | 0, 0, four,
+    weight 2; question 2 has one class and counts nothing."""
+    logits = torch.tensor([2.0, 0.0, 1.0, 3.0, 1.0, 0.0, 0.0, 9.0])
+    labels = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+
+    def cost(gap):
+        return math.log(1 + math.exp(-gap))
+
+    first = (cost(1) + cost(-1)) / 2
+    second = (2 * cost(3) + 2 * cost(1)) / 4
+    expected = (first + 2 * second) / 3
+    assert ranking_loss(logits, labels, groups).item() == pytest.approx(expected)
+    whole_question = logits + torch.tensor([5.0, -7.0, 4.0])[groups]
+    assert ranking_loss(whole_question, labels, groups).item() == pytest.approx(expected, rel=1e-5)
+    mixed = RankingLoss(bce_weight=0.25)(logits, labels, groups).item()
+    bce = BCELoss()(logits, labels, groups).item()
+    assert mixed == pytest.approx(0.75 * expected + 0.25 * bce)
+
+
+def test_ranking_soft_labels_counts_their_difference():
+    """y = 1, 1/2, 0: differences 1/2, 1, 1/2 weigh the costs of the gaps 1, 3 and 2."""
+    logits = torch.tensor([3.0, 2.0, 0.0])
+    found = ranking_loss(logits, torch.tensor([1.0, 0.5, 0.0]), ONE).item()
+    costs = [math.log(1 + math.exp(-gap)) for gap in (1, 3, 2)]
+    assert found == pytest.approx((0.5 * costs[0] + costs[1] + 0.5 * costs[2]) / 2)
+
+
+def test_a_batch_without_a_comparison_still_trains():
+    for labels in (torch.ones(3), torch.full((3,), 0.5)):
+        logits = LOGITS.clone().requires_grad_()
+        loss = RankingLoss(0.25)(logits, labels, ONE)
+        assert loss.item() == pytest.approx(0.25 * BCELoss()(LOGITS, labels, ONE).item())
+        loss.backward()
+        assert torch.isfinite(logits.grad).all()
+        assert (logits.grad != 0).any()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +111,8 @@ def test_half_precision_is_computed_in_float32():
         (lambda: FocalLoss(alpha=1.5), "got 1.5"),
         (lambda: WeightedBCELoss(0), "got 0"),
         (lambda: focal_loss(LOGITS, LABELS[:2]), r"\(3,\) and \(2,\)"),
+        (lambda: ranking_loss(LOGITS, LABELS, MANY), r"\(64,\) and \(3,\)"),
+        (lambda: RankingLoss(2), "got 2"),
     ],
 )
 def test_arguments_are_checked(make, match):

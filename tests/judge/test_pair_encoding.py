@@ -1,7 +1,9 @@
 import pytest
 from builders import group
 from tiny_models import tiny_bert_tokenizer, tiny_causal_tokenizer
+from tokenizers import normalizers
 
+from deepprune.errors import InputError
 from deepprune.judge.encoding import Layout, PairEncoder
 
 CLS, SEP = 2, 3
@@ -47,12 +49,13 @@ def test_a_short_window_keeps_the_ends(n_first, n_second, kept):
     tokens = encoder.join([], first, second)
     n, m = kept
     assert tokens.input_ids == [CLS, *first[-n:], SEP, *second[-m:], SEP]
-    assert tokens.is_truncated == (kept != (n_first, n_second))
-    assert encoder.n_truncated == int(tokens.is_truncated)
+    assert encoder.is_truncated(0, n_first, n_second) == (kept != (n_first, n_second))
     assert encoder.length(0, n_first, n_second) == len(tokens.input_ids) <= 20
 
 
 def test_a_short_window_keeps_the_start_of_the_question():
+    assert bert(with_question=True).is_truncated(1, 8, 8)
+    assert not bert().is_truncated(99, 8, 8)
     tokens = bert(with_question=True).join([*range(50, 70)], [*range(100, 130)], [200])
     assert tokens.input_ids[:6] == [CLS, 50, 51, 52, 53, SEP]  # a quarter of 16
     assert tokens.input_ids[6:] == [*range(119, 130), SEP, 200, SEP]
@@ -87,7 +90,42 @@ def test_it_is_a_small_dictionary():
         "max_length": 20,
         "with_question": True,
         "padding_side": "left",
+        "chat_template": False,
+        "generative": False,
+        "template": [],
     }
+
+
+def chat_tokenizer(day="Monday"):
+    tokenizer = tiny_causal_tokenizer()
+    tokenizer.chat_template = (
+        f"{day}\nuser: {{{{ messages[0].content }}}}\n"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return tokenizer
+
+
+def text_of(encoder):
+    ids = encoder.join([7], [10, 11], [12]).input_ids
+    return "".join(encoder.tokenizer.convert_ids_to_tokens(ids))
+
+
+def test_a_chat_template_goes_around_the_same_text():
+    settings = {"layout": "causal", "with_question": True}
+    plain = text_of(PairEncoder(chat_tokenizer(), **settings))
+    chat = text_of(PairEncoder(chat_tokenizer(), chat_template=True, **settings))
+    assert chat == f"Monday\nuser: {plain}\nassistant: "
+
+
+def test_an_export_keeps_the_template_it_was_trained_on():
+    encoder = PairEncoder(chat_tokenizer(), layout="causal", chat_template=True, generative=True)
+    values = encoder.to_dict()
+    again = PairEncoder.from_dict(values, chat_tokenizer("Tuesday"))
+    assert text_of(again) == text_of(encoder)
+    assert again.to_dict() == values
+    old = {"layout": "causal", "max_length": 512, "with_question": False, "padding_side": "right"}
+    read = PairEncoder.from_dict(old, tiny_causal_tokenizer())  # of an export without these
+    assert text_of(read).endswith("Same final answer:")
 
 
 def test_texts_are_tokenised_whole():
@@ -108,6 +146,17 @@ def test_texts_are_tokenised_whole():
 def test_arguments_are_checked(settings, match):
     with pytest.raises(ValueError, match=match):
         bert(**settings)
+
+
+def test_what_a_tokenizer_must_have():
+    with pytest.raises(ValueError, match="with a chat template, and this one has none"):
+        PairEncoder(tiny_causal_tokenizer(), layout="causal", chat_template=True)
+    with pytest.raises(ValueError, match="need the causal layout"):
+        bert(generative=True)
+    same = tiny_causal_tokenizer()
+    same.backend_tokenizer.normalizer = normalizers.Prepend("?")
+    with pytest.raises(InputError, match=r"got '\?' for both"):
+        PairEncoder(same, layout="causal", generative=True)
 
 
 def test_a_layout_needs_its_tokens():

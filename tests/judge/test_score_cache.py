@@ -61,6 +61,56 @@ def test_a_reader_beside_the_writer(tmp_path):
         assert reader.get_many("judge", pairs(2)).tolist() == [0.1, 0.2]
 
 
+_PROCESS = """
+    import sys; sys.path[:0] = {paths!r}
+    import time
+    import numpy as np
+    from builders import group
+    from deepprune.judge.score_cache import ScoreCache
+    from deepprune.types import Prefix, TracePair
+    prefixes = [Prefix(t, 5, is_finished=False) for t in group(["a"] * 4).traces]
+    pairs = [TracePair(prefixes[0], p) for p in prefixes[1:]]
+    print("ready", flush=True); sys.stdin.readline()
+    with ScoreCache({path!r}) as cache:
+"""
+_WRITE = """
+        for i in range(200):
+            cache.put_many(str(i), pairs, [i / 200] * 3)
+"""
+_READ = """
+        end = time.monotonic() + 60
+        for i in range(200):
+            while np.isnan(found := cache.get_many(str(i), pairs)).any():
+                assert np.isnan(found).all() and time.monotonic() < end, found
+            assert (found == i / 200).all()
+"""
+
+
+def test_processes_read_whole_batches_while_one_writes(tmp_path):
+    """All open a file that is not there yet, at once; a batch shows whole or not at all."""
+    head = _PROCESS.format(
+        paths=[p for p in sys.path if p.endswith("tests")], path=str(tmp_path / "s")
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(head + body)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for body in (_WRITE, _READ, _READ, _READ)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+
+
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no database at all, but long enough to be looked at" * 20)
     with pytest.raises(InputError, match=r"notes\.txt"):

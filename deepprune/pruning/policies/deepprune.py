@@ -109,9 +109,9 @@ class DeepPrune:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The judge; the truth and a coin read nothing, unless the prefix does."""
-        reads = self.judge == "sweep" or self.prefix.kind == "reasoning_words"
-        return frozenset({Need.JUDGE} if reads else ())
+        """The judge, unless it is the truth or a coin; the text, where the prefix counts words."""
+        has_judge, counts_words = self.judge == "sweep", self.prefix.kind == "reasoning_words"
+        return frozenset([Need.JUDGE] * has_judge + [Need.TEXT] * counts_words)
 
     @property
     def decides_once(self) -> bool:

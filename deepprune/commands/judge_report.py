@@ -1,0 +1,185 @@
+"""``deepprune judge-report``: trained judges against baselines, on any traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from deepprune.commands.run import SCORES, Run, command_run
+from deepprune.config import build
+from deepprune.data.cells import Cell
+from deepprune.data.pairs import build_pairs
+from deepprune.data.splits import question_hash
+from deepprune.errors import InputError
+from deepprune.evaluation.judge_matrix import (
+    CellFacts,
+    Row,
+    cell_rows,
+    plain,
+    read_rows,
+    write_rows,
+)
+from deepprune.evaluation.selection import unmet_needs
+from deepprune.files import write_atomic
+from deepprune.judge.base import Judge
+from deepprune.judge.score_cache import ScoreCache
+from deepprune.protocols import Need
+from deepprune.report.figures import matrix_figure
+from deepprune.report.tables import difference_table, matrix_tables, show
+from deepprune.traces import TraceStore
+from deepprune.types import PrefixRule, TracePair
+
+MATRIX, REPORT, FIGURE = "matrix.jsonl", "judge_report.json", "judge_matrix.png"
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A cell, cut by one rule, for the judges that were trained on such prefixes."""
+
+    facts: CellFacts
+    store: TraceStore
+    cell: Cell
+    rule: PrefixRule
+    judges: Mapping[str, Judge]
+
+
+def judge_report(config: DictConfig) -> Run:
+    """Run ``conf/judge_report.yaml``; in the folder of an interrupted run, do what is missing."""
+    exports = build.exports(config)
+    rules = {name: build.export_rule(config, path) for name, path in exports.items()}
+    baselines = build.baselines(config)
+    stores = build.stores(config)
+    cells = {name: build.report_cells(config, store) for name, store in stores.items()}
+    inputs = {f"traces.{name}": store.content_hash for name, store in stores.items()}
+    inputs |= {f"judges.{name}": build.export_hash(path) for name, path in exports.items()}
+    with command_run(config, "judge-report", inputs) as run:
+        judges = {name: Judge.load(path, config.device) for name, path in exports.items()}
+        seen = frozenset[str]()
+        if config.leave_out_seen:
+            seen = seen.union(*(judge.provenance.seen_questions for judge in judges.values()))
+        tasks = [
+            _Task(
+                CellFacts(name, cell.dataset, cell.model, rule.kind, rule.k, repr(rule), n_seen),
+                stores[name],
+                cell,
+                rule,
+                {judge: judges[judge] for judge, its in rules.items() if its == rule},
+            )
+            for name, of_store in cells.items()
+            for cell, n_seen in (_unseen(cell, seen) for cell in of_store)
+            for rule in dict.fromkeys(rules.values())
+        ]
+        rows = _all_rows(config, tasks, baselines, run)
+        report = {
+            "judges": {
+                name: {
+                    "path": str(path),
+                    "name": judges[name].provenance.name,
+                    "fingerprint": judges[name].provenance.fingerprint,
+                    "n_questions_seen": len(judges[name].provenance.seen_questions),
+                }
+                for name, path in exports.items()
+            },
+            "cells": rows,
+        }
+        write_atomic(run.folder / REPORT, json.dumps(plain(report), indent=1))
+        run.results_path = run.folder / MATRIX
+        show(*matrix_tables(rows), difference_table(rows))
+        print(f"figure: {matrix_figure(rows, run.folder / FIGURE)}")
+        if run.wandb is not None:
+            _log(run, rows)
+    return run
+
+
+def _log(run: Run, rows: Sequence[Row]) -> None:
+    """The figure, and a summary value for each judge, cell and metric."""
+    import wandb
+
+    run.wandb.log({"judge/matrix": wandb.Image(str(run.folder / FIGURE))})
+    for row in rows:
+        name = "/".join((CellFacts.of(row).name, row["prefix_kind"], row["judge"]))
+        for metric, found in row["metrics"].items():
+            run.wandb.summary[f"judge/{name}/{metric}"] = found.value
+
+
+def _all_rows(
+    config: DictConfig, tasks: Sequence[_Task], baselines: Mapping[str, Judge], run: Run
+) -> list[Row]:
+    """The rows of all cells; those that are recorded are read, others recorded when done."""
+    recorded: dict[CellFacts, list[Row]] = {}
+    for row in read_rows(run.folder / MATRIX):
+        recorded.setdefault(CellFacts.of(row), []).append(row)
+    rows: list[Row] = []
+    total = sum(len(task.judges) + len(baselines) for task in tasks)
+    with (
+        ScoreCache(run.folder / SCORES) as cache,
+        tqdm(total=total, desc="judges x cells", delay=2, leave=False) as progress,
+    ):
+        for task in tasks:
+            if task.facts not in recorded:
+                recorded[task.facts] = cell_rows(
+                    task.facts,
+                    _pairs(config, task),
+                    task.judges,
+                    baselines,
+                    seed=config.seed,
+                    cache=cache,
+                    on_judge=progress.update,
+                )
+            rows += recorded[task.facts]
+            write_rows(run.folder / MATRIX, rows)
+            progress.update(len(rows) - progress.n)
+    _say_left_out(tasks)
+    if not rows:
+        raise InputError(
+            "the judges were trained on all questions of these traces: give others, or "
+            "leave_out_seen=false to be shown what they remember."
+        )
+    return rows
+
+
+def _say_left_out(tasks: Sequence[_Task]) -> None:
+    """Name the cells of which questions were left out."""
+    for name, seen, left in dict.fromkeys(
+        (task.facts.name, task.facts.n_questions_seen, len(task.cell.questions)) for task in tasks
+    ):
+        if seen:
+            print(f"{name}: {seen} of {seen + left} questions were seen in training, left out")
+
+
+def _unseen(cell: Cell, seen: frozenset[str]) -> tuple[Cell, int]:
+    """The cell without the questions that a judge was trained on, and how many those are."""
+    kept = tuple(q for q in cell.questions if question_hash(q[0].question.text) not in seen)
+    return Cell(cell.dataset, cell.model, kept), len(cell.questions) - len(kept)
+
+
+def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
+    """The labelled pairs of a cell."""
+    needs = frozenset[Need]().union(*(judge.needs for judge in task.judges.values()))
+    pairs: list[TracePair] = []
+    groups = task.cell.groups(task.store.group)
+    for group in tqdm(
+        groups,
+        desc=task.facts.name,
+        total=len(task.cell.questions),
+        unit="question",
+        delay=2,
+        leave=False,
+    ):
+        if missing := unmet_needs(needs, group):
+            raise InputError(
+                f"these judges need {' and '.join(missing)}, which {task.facts.store} does not "
+                "have: give others."
+            )
+        pairs += build_pairs(
+            group,
+            task.rule,
+            max_pairs=config.data.eval_pairs_per_question,
+            answer_style=build.answer_style(config),
+            seed=config.seed,
+        )
+    return pairs

@@ -1,0 +1,101 @@
+"""Hydra launcher: the runs of a multirun on a Ray cluster.
+
+Hydra's own plugin wants cloudpickle < 3, which joblib does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class RayLauncher(Launcher):
+    """Each run in a Ray process of its own, so that none leaves memory on a GPU to the next.
+
+    The machines must see the working directory and the traces under the same paths.
+
+    Args:
+        n_jobs: Runs at a time on the cluster that is started here; one that is given by
+            ``address`` takes as many as it has cores and GPUs for.
+        address: Of a cluster, e.g. ``auto``; ``None`` starts one on this machine.
+        cpus: Cores of a run.
+        gpus: GPUs of a run, may be a fraction.
+    """
+
+    def __init__(self, n_jobs: int, address: str | None, cpus: float, gpus: float) -> None:
+        self._n_jobs, self._address = n_jobs, address
+        self._cpus, self._gpus = cpus, gpus
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before ``launch``."""
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs and wait for all of them.
+
+        Raises:
+            InputError: If Ray is missing.
+        """
+        from deepprune.errors import InputError
+
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError(
+                "hydra/launcher=ray needs Ray: pip install 'deepprune[ray]'."
+            ) from error
+        setup_globals()
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        is_mine = not ray.is_initialized()
+        if is_mine:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            cores = max(1, round(self._n_jobs * self._cpus)) if self._address is None else None
+            ray.init(self._address, num_cpus=cores, include_dashboard=False)
+        try:
+            needs: dict[str, Any] = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+            remote: Any = ray.remote(max_calls=1, max_retries=0, **needs)(_run)
+            shared = ray.put((self._context, self._task, self._config, Singleton.get_state()))
+            jobs = [
+                remote.remote(shared, list(overrides), number)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
+            returns: list[JobReturn] = ray.get(jobs)
+            return returns
+        finally:
+            if is_mine:
+                with suppress(Exception):
+                    ray.shutdown()
+
+
+def _run(shared: tuple[Any, ...], overrides: list[str], number: int) -> JobReturn:
+    """A job, in a process of the cluster."""
+    context, task, config, singletons = shared
+    setup_globals()
+    Singleton.set_state(singletons)
+    job: Any = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job):
+        job.hydra.job.id = f"{job.hydra.job.name}_{number}"
+        job.hydra.job.num = number
+    HydraConfig.instance().set_config(job)
+    return run_job(
+        hydra_context=context,
+        task_function=task,
+        config=job,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

@@ -1,0 +1,126 @@
+"""`deepprune judge-report` as a user calls it, and what it refuses before anything loads."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from deepprune.cli import _as_overrides, config_folder
+from deepprune.config import build
+from deepprune.config.help import help_text
+from deepprune.config.schemas import register
+from deepprune.data.pairs import build_part
+from deepprune.data.prefixes import FirstTokens
+from deepprune.data.splits import question_hash
+from deepprune.errors import InputError
+from deepprune.judge.boosting import Boosting
+from deepprune.judge.features import FeaturesJudge
+from deepprune.traces import open_traces
+
+SETTINGS = Boosting(trees=5, leaves=4, learning_rate=0.3, l2=1.0, min_leaf=5)
+DATASET = "reasoning_gym/chain_sum"
+SMALL = [
+    "baselines=[question_only,lexical]", "data.eval_pairs_per_question=10", "logger=none",
+    f"data.datasets=[{DATASET}]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs with a judge each, trained on prefixes of 32 and of 64 tokens."""
+    folder = tmp_path_factory.mktemp("runs")
+    groups = open_traces("pool").load(datasets=[DATASET], limit_questions=8)
+    seen = frozenset(question_hash(g.question.text) for g in groups)
+    for name, rule in (("short", FirstTokens(32)), ("long", FirstTokens(64))):
+        pairs = build_part("train", groups, rule, max_pairs=20)
+        judge = FeaturesJudge.fit(pairs, SETTINGS, seen_questions=seen)
+        judge.export(folder / name / "judge", prefix_rule=rule)
+    judge.export(folder / "unknown_rule")
+    return folder
+
+
+def call(arguments, folder, check=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "deepprune.cli", "judge-report", *arguments],
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def composed(*arguments):
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("judge_report", overrides=_as_overrides(arguments))
+
+
+@pytest.mark.timeout(240)
+def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(runs):
+    """Each judge on the prefixes of its training; half of the rows are taken away in between."""
+    command = ["short", "long/judge", "traces=pool", *SMALL, "hydra.run.dir=report"]
+    done = call(command, runs)
+    last = ["figure: report/judge_matrix.png", "results: report/matrix.jsonl", "run: report"]
+    assert done.stdout.splitlines()[-3:] == last
+    assert "8 of 36 questions were seen in training, left out" in done.stdout
+    matrix = runs / "report" / "matrix.jsonl"
+    whole = matrix.read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [(r["judge"], r["prefix_len"]) for r in rows] == [
+        *[("features short", 32), ("question_only", 32), ("lexical", 32)],
+        *[("features long", 64), ("question_only", 64), ("lexical", 64)],
+    ]
+    n_questions = len(open_traces("pool").refs(datasets=[DATASET]))
+    assert {(r["n_questions"], r["n_questions_seen"]) for r in rows} == {(n_questions - 8, 8)}
+    assert rows[0]["minus"].keys() == {"question_only", "lexical"}
+    report = json.loads((runs / "report" / "judge_report.json").read_text())
+    assert report["judges"]["features short"]["path"] == "short/judge"
+    assert report["cells"] == rows
+
+    matrix.write_text("".join(line + "\n" for line in whole.splitlines()[:3]))
+    call(command, runs)
+    assert matrix.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["traces=pool", "judges=[]"], "needs one judge or more"),
+        (["nowhere", "traces=pool"], "nowhere/judge does not"),
+        (["short", "short/judge", "traces=pool"], "each once"),
+    ],
+)
+def test_what_is_no_judge_is_refused(arguments, said, runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    with pytest.raises(InputError, match=said):
+        build.exports(composed(*arguments))
+
+
+def test_the_prefixes_are_those_of_the_training_unless_given(runs):
+    export = runs / "short" / "judge"
+    assert build.export_rule(composed("j", "traces=a"), export) == FirstTokens(32)
+    given = composed("j", "traces=a", "prefix=first_tokens", "prefix.k=300")
+    assert build.export_rule(given, export) == FirstTokens(300)
+    with pytest.raises(InputError, match="give them, as prefix=first_tokens"):
+        build.export_rule(composed("j", "traces=a"), runs / "unknown_rule")
+
+
+def test_paths_are_taken_as_they_are():
+    config = composed("my runs/a", "runs/c,d", "traces=p q.parquet,pool", "seed=1")
+    assert list(config.traces) == ["p q.parquet", "pool"]
+    assert list(config.judges) == ["my runs/a", "runs/c,d"]
+    assert config.seed == 1
+    with pytest.raises(InputError, match="sentence_embedding, got 'oracle'"):
+        build.baselines(composed("j", "traces=a", "baselines=[oracle]"))
+
+
+def test_help_lists_groups_and_options():
+    text = help_text("judge_report", "deepprune judge-report", config_folder())
+    assert "first_tokens" in text
+    assert "leave_out_seen: true" in text

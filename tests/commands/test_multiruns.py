@@ -1,0 +1,211 @@
+"""Multiruns as a user starts them: ablations, launchers, the sweeper; killed and gone on with."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+
+from deepprune.cli import config_folder
+from deepprune.config import build
+from deepprune.config.schemas import register
+from deepprune.evaluation.pair_scores import PairScores
+from deepprune.judge.base import Judge
+
+pytestmark = pytest.mark.timeout(300)  # a process or more for every run
+
+TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
+TREES = [
+    "model=features", "model.trees=10", "prefix.k=32", "data.pairs_per_question=8",
+    "data.eval_pairs_per_question=12", "sweep=none", "logger=none",
+]  # fmt: skip
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+
+def call(arguments, folder, check=0):
+    done = subprocess.run(
+        arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def call_and_kill(arguments, folder, when):
+    """Start, and kill the process as soon as the file ``when`` is there."""
+    process = subprocess.Popen(
+        arguments, cwd=folder, env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not when.exists():
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it was killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_killed_ablation_goes_on_to_the_same_table(tmp_path):
+    """One command without -m; what was finished is not done again."""
+    ablation = [
+        *TRAIN, "experiment=ablate_prefix", *TREES[:2], *TREES[3:],
+        "prefix=first_tokens,fraction", "seed=0,1",
+        "hydra.callbacks.comparison.baseline.prefix=first_tokens",
+    ]  # fmt: skip
+    ablation.remove("sweep=none")  # the experiment has it
+    call([*ablation, "hydra.sweep.dir=whole"], tmp_path)
+    cut = [*ablation, "hydra.sweep.dir=cut"]
+    call_and_kill(cut, tmp_path, tmp_path / "cut" / "1" / "summary.json")
+    finished = [tmp_path / "cut" / n / f for n in "01" for f in ("summary.json", "judge")]
+    before = [f.stat().st_mtime_ns for f in finished]
+    done = call(cut, tmp_path)
+    assert [f.stat().st_mtime_ns for f in finished] == before
+    assert "finished before: cut/1" in done.stdout
+    tables = [rows(tmp_path / name / "comparison.jsonl") for name in ("whole", "cut")]
+    assert tables[0] == tables[1]
+    assert [(row["overrides"]["prefix"], row["runs"]) for row in tables[0]] == [
+        ("first_tokens", ["0", "1"]),
+        ("fraction", ["2", "3"]),
+    ]
+    assert tables[0][1]["baseline"]["prefix"] == "first_tokens"
+    low, high = tables[0][1]["differences"]["auroc_within_unfinished"][1:]
+    assert low < high
+    assert (tmp_path / "cut" / "comparison.png").stat().st_size > 5_000
+
+
+LAUNCHERS = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"no {package}"))
+    for name, package in (
+        ("processes", "hydra_plugins.hydra_joblib_launcher"),
+        ("submitit_local", "submitit"),
+        ("ray", "ray"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def in_this_process(tmp_path_factory):
+    """The comparison that Hydra's own launcher leads to."""
+    folder = tmp_path_factory.mktemp("basic")
+    call([*TRAIN, "-m", *TREES, "prefix.k=32,48", "hydra.sweep.dir=r"], folder)
+    return rows(folder / "r" / "comparison.jsonl")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_does_the_same_runs_and_tells_of_failures(launcher, tmp_path, in_this_process):
+    """The third run has a bad value: the others are done, the exit code is its own."""
+    command = [*TRAIN, "-m", *TREES, "prefix.k=32,48,0", f"hydra/launcher={launcher}"]
+    done = call([*command, "hydra.sweep.dir=r"], tmp_path, check=2)
+    *ok, failed = rows(tmp_path / "r" / "comparison.jsonl")
+    assert [row["metrics"] for row in ok] == [row["metrics"] for row in in_this_process]
+    assert (failed["runs"], failed["missing"]) == ([], ["2"])
+    assert "run 2 failed: prefix: k must be >= 1, got 0" in done.stdout
+
+
+OPTUNA = [
+    *TRAIN, "-m", "hydra/sweeper=optuna", *TREES, "hydra.sweeper.n_trials=5",
+    "hydra.sweeper.startup_trials=2", "hydra.sweeper.n_jobs=2", "model.leaves=range(2,9,2)",
+    "model.learning_rate=tag(log,interval(0.01,0.3))", "data.only_unfinished=true,false",
+]  # fmt: skip
+needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="no optuna")
+
+
+@needs_optuna
+def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
+    """Also the trial that was running when it was killed, in its own folder."""
+    call([*OPTUNA, "hydra.sweep.dir=whole"], tmp_path)
+    cut = [*OPTUNA, "hydra.sweep.dir=cut"]
+    call_and_kill(cut, tmp_path, tmp_path / "cut" / "3" / "config.json")
+    done = call(cut, tmp_path)
+    found = [json.loads((tmp_path / d / "optimization_results.json").read_text()) for d in CUTS]
+    assert found[0].pop("command").split() == found[1].pop("command").split()
+    assert found[0] == found[1]
+    assert found[0]["trials"] == 5
+    runs = [[json.loads((tmp_path / d / str(n) / "summary.json").read_text()) for n in range(5)]
+            for d in CUTS]  # fmt: skip
+    assert runs[0] == runs[1]
+    assert len({run["overrides"]["model.learning_rate"] for run in runs[0]}) == 5
+    assert found[0]["best_value"] == max(run["objective"] for run in runs[0])
+    assert "trial 4: " in done.stdout
+    done = call([*cut, "model.l2=2"], tmp_path, check=2)
+    assert "holds a study of another overrides" in done.stderr
+
+
+CUTS = ("whole", "cut")
+
+
+@needs_optuna
+def test_a_search_tells_what_it_cannot_do(tmp_path):
+    search = [*TRAIN, "-m", "hydra/sweeper=optuna", *TREES, "hydra.sweep.dir=r"]
+    assert "needs options to search" in call(search, tmp_path, check=2).stderr
+    # Trials that fail are trials, and the search ends with their exit code.
+    failing = [*search, "hydra.sweeper.n_trials=2", "model.leaves=0,1", "hydra.sweep.dir=f"]
+    call(failing, tmp_path, check=2)
+    found = json.loads((tmp_path / "f" / "optimization_results.json").read_text())
+    assert found == {"trials": 2, "failed": 2}
+
+
+def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):
+    """And never a figure of the test part."""
+    call([*TRAIN, *TREES, "hydra.run.dir=r"], tmp_path)
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=TREES)
+    splits = build.splits(config, build.groups(config, build.store(config)))
+    pairs = build.part_pairs(config, build.fit_parts(config), splits, "val")
+    scores = PairScores.of(pairs, Judge.load(tmp_path / "r" / "judge").score(pairs))
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["objective"] == pytest.approx(scores.metric("auroc_within_unfinished"))
+    assert summary["objective"] != summary["metrics"]["auroc_within_unfinished"][0]
+    assert not (tmp_path / "r" / "results.jsonl").exists()
+
+
+def hydra_config(*overrides):
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("train", overrides=list(overrides), return_hydra_config=True).hydra
+
+
+@pytest.mark.parametrize("name", ["processes", "ray", "slurm"])
+def test_every_launcher_has_options_that_its_plugin_knows(name):
+    """The plugins have schemas of their own; Slurm is not started here."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = dict(hydra_config(f"hydra/launcher={name}").launcher)
+    inspect.signature(get_object(launcher.pop("_target_"))).bind(**launcher)
+
+
+@needs_optuna
+def test_what_is_searched_is_written_as_on_the_command_line():
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from hydra_plugins.deepprune.optuna_sweeper import search_space
+
+    given = [
+        "a=x,y", "b=choice(1,2)", "c=range(1,9,2)", "d=interval(0,1)", "e=int(interval(1,9))",
+        "f=tag(log,interval(1e-5,1e-3))", "g=range(0,0.3,0.1)", "h=1,2", "h=3", "data.x=[1,2]",
+    ]  # fmt: skip
+    space, fixed = search_space(OverridesParser.create().parse_overrides(given))
+    assert space == {
+        "a": CategoricalDistribution(["x", "y"]),
+        "b": CategoricalDistribution(["1", "2"]),
+        "c": IntDistribution(1, 7, step=2),
+        "d": FloatDistribution(0, 1),
+        "e": IntDistribution(1, 9),
+        "f": FloatDistribution(1e-5, 1e-3, log=True),
+        "g": FloatDistribution(0, 0.2, step=0.1),
+    }
+    assert fixed == ["h=3", "data.x=[1,2]"]
+    tuned = hydra_config("experiment=tune_judge").sweeper
+    params = [f"{name}={values}" for name, values in tuned.params.items()]
+    space, fixed = search_space(OverridesParser.create().parse_overrides(params))
+    assert (set(space), fixed) == ({"model.optimizer.lr", "loss", "sampler"}, [])

@@ -1,0 +1,221 @@
+"""Features of forced answers, the judge on them, and who pays for forcing them."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import group, with_probes
+from omegaconf import DictConfig
+
+from deepprune.config import build
+from deepprune.data.prefixes import FirstTokens
+from deepprune.engines.replay import ReplayEngine
+from deepprune.errors import InputError
+from deepprune.evaluation.ledger import GeneratorSize
+from deepprune.evaluation.question import QuestionRunner, Task
+from deepprune.evaluation.results import FIELDS
+from deepprune.evaluation.selection import check_judge_needs, check_needs
+from deepprune.evaluation.sweep import Point
+from deepprune.judge.base import Judge
+from deepprune.judge.metrics import auroc_within
+from deepprune.judge.probe import PROBE_NAMES, LogisticRegression, ProbeJudge, probe_features
+from deepprune.judge.score_cache import ScoreCache
+from deepprune.pruning.policies.consensus import Consensus
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.types import NO_ANSWER, Prefix, QuestionRef, TracePair
+
+SETTINGS = LogisticRegression(l2=0.01)
+
+
+def pair(first, second, n_tokens=100, length=100):
+    """Prefixes of two traces of ``length`` tokens whose answers were forced every 10 tokens."""
+    traces = with_probes(group(["a", "b"], length), [first, second], every=10).traces
+    return TracePair(*(Prefix(t, n_tokens, n_tokens >= length) for t in traces))
+
+
+def planted(n_questions=12, n_traces=6, seed=0):
+    """Pairs of traces whose forced answers settle on the final answer, early or late."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for q in range(n_questions):
+        answers = rng.choice(list("ab"), n_traces).tolist()
+        traces = group(answers, 60, name=f"{seed}/{q}")
+        guesses = [
+            np.where(rng.random(5) < 0.7, t.answer_class, rng.integers(4, size=5)).tolist()
+            for t in traces.traces
+        ]
+        traces = with_probes(traces, guesses, every=10).traces
+        prefixes = [Prefix(t, 50, is_finished=False) for t in traces]
+        pairs += [TracePair(a, b) for i, a in enumerate(prefixes) for b in prefixes[i + 1 :]]
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return ProbeJudge.fit(planted(), SETTINGS, seen_questions=frozenset({"seen"}))
+
+
+def test_features_by_hand():
+    """Answers 1 2 2 2 and - 2 - 3: the second's are none, 2, 2 (it stands), 3.
+
+    They agree at checkpoints 2 and 3. Of the first's checkpoints 3 in 4 have 2 and none 3, of the
+    second's 2 in 4 have 2: 3/4 * 2/4 is the chance that two drawn ones agree.
+    """
+    found = probe_features([pair([1, 2, 2, 2], [NO_ANSWER, 2, NO_ANSWER, 3])])
+    assert dict(zip(PROBE_NAMES, found[0].tolist(), strict=True)) == pytest.approx(
+        {
+            "probe_latest_agree": 0,
+            "probe_latest_differ": 1,
+            "probe_agreement_last_3": 2 / 3,
+            "probe_agreement_all": 2 / 4,
+            "probe_similarity": 3 / 4 * 2 / 4,
+            "probe_latest_in_other_low": 0,
+            "probe_latest_in_other_high": 2 / 4,
+            "probe_latest_run_low": 1,
+            "probe_latest_run_high": 3,
+            "probe_answered_low": 2 / 4,
+            "probe_answered_high": 1,
+            "probe_checkpoints_low": 4,
+            "probe_checkpoints_high": 4,
+        }
+    )
+
+
+def test_the_answer_of_a_shorter_history_stands():
+    """After 7 the first gives no more: it agrees with 1 7 7 at checkpoints 2 and 3."""
+    found = probe_features([pair([1, 7], [1, 7, 7])])[0]
+    assert found[PROBE_NAMES.index("probe_agreement_all")] == 1
+    assert found[PROBE_NAMES.index("probe_checkpoints_low")] == 2
+
+
+def test_without_answers_there_is_nothing():
+    empty, missing = pair([], []), pair([NO_ANSWER], [3])
+    found = probe_features([empty, missing])
+    assert not found[0].any()
+    assert found[1, :2].tolist() == [0, 0]  # neither agree nor differ
+    assert probe_features([]).shape == (0, len(PROBE_NAMES))
+
+
+def test_nothing_after_the_prefix_matters_nor_does_the_final_answer():
+    """Two probes lie within 25 tokens; what follows, final answers included, may be anything."""
+    one, other = pair([1, 2, 2], [1, 3, 3], 25), pair([1, 2, 9, 9], [1, 3], 25)
+    other = TracePair(
+        *(replace(p, trace=replace(p.trace, answer="z", answer_class=7)) for p in
+          (other.first, other.second))
+    )  # fmt: skip
+    assert (probe_features([one]) == probe_features([other])).all()
+    longer = pair([1, 2, 2], [1, 3, 3], 30)
+    assert (probe_features([one]) != probe_features([longer])).any()
+
+
+def test_pairs_at_once_or_one_by_one_in_either_order():
+    pairs = planted(4, seed=1)
+    found = probe_features(pairs)
+    assert (found == np.concatenate([probe_features([p]) for p in pairs])).all()
+    assert (found == probe_features([TracePair(p.second, p.first) for p in pairs])).all()
+
+
+def test_a_planted_signal_is_learnt_and_exported(judge, tmp_path):
+    judge = pickle.loads(pickle.dumps(judge))  # as worker processes get it
+    judge.calibrate(planted(4, seed=2))
+    pairs = planted(seed=3)
+    questions = [p.first.trace.question.question_id for p in pairs]
+    assert auroc_within(judge.score(pairs), [p.label for p in pairs], questions) > 0.9
+    folder = judge.export(tmp_path / "judge", prefix_rule=FirstTokens(50))
+    assert [p.name for p in folder.iterdir()] == ["judge.json"]
+    loaded = Judge.load(folder)
+    assert (loaded.score(pairs) == judge.score(pairs)).all()
+    assert replace(loaded.provenance, path=None) == judge.provenance
+    code = (
+        "import sys; from deepprune.judge.base import Judge; Judge.load(sys.argv[1]); "
+        "sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code, folder], check=True)
+
+
+def test_an_export_that_is_not_ours_is_refused(judge, tmp_path):
+    folder = judge.export(tmp_path / "judge")
+    with pytest.raises(InputError, match="no backbone and runs on the CPU"):
+        Judge.load(folder, device="cuda")
+    record = json.loads((folder / "judge.json").read_text())
+    weights = record["weights"]
+    for change, said in (
+        ({"features": 0}, "other features"),
+        ({"weights": {"one": 1.0}}, "other features"),
+        ({"weights": weights | {"probe_similarity": None}}, "damaged"),
+    ):
+        (folder / "judge.json").write_text(json.dumps(record | change))
+        with pytest.raises(InputError, match=said):
+            Judge.load(folder)
+
+
+@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
+def test_settings_out_of_range_are_refused(l2):
+    with pytest.raises(InputError, match=r"model.l2 must be above 0, got"):
+        LogisticRegression(l2)
+
+
+def test_traces_without_probes_are_refused_before_anything_is_computed(judge, tmp_path):
+    """In train, and in evaluate, which reads the need from the export; text is not asked for."""
+    silent, probed = group(["a", "b"]), with_probes(group(["a", "b"]), [[0], [1]], every=2)
+    with pytest.raises(InputError, match="judge needs recorded probes, which question 'q'"):
+        check_judge_needs(SETTINGS.needs, [probed, silent])
+    export = {"judge": {"path": str(judge.export(tmp_path / "judge"))}}
+    needs = build.judge_needs(DictConfig(export))
+    points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2)]
+    with pytest.raises(InputError, match="deepprune needs recorded probes, which these traces"):
+        check_needs(points, silent, needs)
+    mute = replace(probed, traces=tuple(replace(t, text="") for t in probed.traces))
+    check_needs(points, mute, needs)
+    with pytest.raises(InputError, match="deepprune needs the text of the traces"):
+        check_needs(points, mute)
+
+
+def test_forced_answers_are_on_the_generators_bill(judge):
+    """Checkpoint at 20 tokens, probes every 6: three answers of 5 tokens out of each trace.
+
+    One trace ends after 12 tokens. Its first probe is paid; the second lies at its end, where its
+    answer is known. So a question costs 5 * (3 + 3 + 1) tokens, 3 * 5 of them one after another.
+    """
+    traces = with_probes(
+        group(["a", "b", "a"], [40, 30, 12]), [[0, 0, 0, 0], [0, 1, 1, 1], [0, 0]], every=6
+    )
+    points = [Point(DeepPrune(FirstTokens(20), threshold=t), 3) for t in (0.2, 0.9)]
+    points += [Point(DeepPrune(FirstTokens(20), judge="oracle"), 3)]
+    size, ref = GeneratorSize(1e3, 2, 8), QuestionRef(traces.question, traces.model, 3)
+    runner = QuestionRunner(
+        points, n_traces=3, resamples=2, seed=0, generators={"tiny": size}, judge=judge,
+        load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_probe=5),
+    )  # fmt: skip
+    at_once = runner(Task(ref, tokens_prompt=7)).outcomes
+    runner.is_watched = True
+    one_by_one = runner(Task(ref, tokens_prompt=7)).outcomes
+    assert not at_once.failures | one_by_one.failures
+    for name in FIELDS:
+        np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
+    assert at_once.fields["tokens_probes"].tolist() == [[35, 35], [35, 35], [0, 0]]
+    unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_probe=0))
+    more = {
+        name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).outcomes.fields[name]
+        for name in ("tokens_sequential", "generator_flops")
+    }
+    assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0]]
+    context = 5 * 2 * (6 + 12 + 18) + 5 * 6 + 7 * 5**2 / 2
+    paid = size.probe_flops(np.array(35.0), np.array(context))
+    np.testing.assert_allclose(more["generator_flops"][:2], paid)
+
+
+def test_traces_without_text_do_not_share_a_score():
+    cache = ScoreCache()
+    agree, differ = pair([1, 2], [1, 2]), pair([1, 2], [1, 3])
+    agree, differ = (
+        TracePair(*(replace(p, trace=replace(p.trace, text="", token_end=[0] * 100)) for p in ends))
+        for ends in ((agree.first, agree.second), (differ.first, differ.second))
+    )
+    cache.put_many("judge", [agree], [0.9])
+    assert cache.get_many("judge", [agree]).tolist() == [0.9]
+    assert np.isnan(cache.get_many("judge", [differ])).all()

@@ -1,0 +1,109 @@
+"""A language model's own head: untrained as a judge, and trained, exported and read back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from builders import group
+from tiny_models import save_tiny_bert, save_tiny_qwen3, save_tiny_qwen3_lm
+
+from deepprune.data.pairs import build_pairs
+from deepprune.data.prefixes import FirstTokens
+from deepprune.errors import InputError
+from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.base import Judge
+from deepprune.judge.cross_encoder import CrossEncoderJudge
+from deepprune.judge.encoding import PairEncoder
+from deepprune.judge.zero_shot import zero_shot_judge
+from deepprune.types import TracePair
+
+PAIRS = build_pairs(group(["a", "b"] * 3, [6, 8, 10, 12, 14, 16]), FirstTokens(5))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_tiny_qwen3_lm(tmp_path_factory.mktemp("tiny") / "qwen3")
+
+
+def zero_shot(source, **settings):
+    return zero_shot_judge(source, **{"dtype": "float32", "device": "cpu", **settings})
+
+
+def test_a_zero_shot_judge_has_seen_nothing(source):
+    judge = zero_shot(source)
+    scores = judge.score(PAIRS)
+    assert scores.shape == (15,)
+    assert ((scores > 0) & (scores < 1)).all()
+    assert scores.std() > 1e-5
+    assert judge.provenance.seen_questions == frozenset()
+    assert judge.provenance.name == "zero-shot qwen3"
+    assert judge.cost(PAIRS).flops > 0
+
+
+def test_its_fingerprint_follows_from_weights_and_prompt(source, tmp_path):
+    first = zero_shot(source).provenance.fingerprint
+    assert zero_shot(source).provenance.fingerprint == first
+    assert zero_shot(source, symmetric=True).provenance.fingerprint != first
+    prompts = {
+        zero_shot(source, chat_template=chat, with_question=question).provenance.fingerprint
+        for chat in (False, True)
+        for question in (False, True)
+    }
+    assert len(prompts) == 4
+    other = save_tiny_qwen3_lm(tmp_path / "qwen3")
+    template = tmp_path / "qwen3" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "model"))
+    assert zero_shot(other).provenance.fingerprint not in prompts
+
+
+def test_both_orders_are_averaged(source):
+    judge = zero_shot(source, symmetric=True)
+    swapped = [TracePair(pair.second, pair.first) for pair in PAIRS]
+    assert np.allclose(judge.score(PAIRS), judge.score(swapped), atol=1e-12)
+
+
+def test_what_it_needs_is_said(source, tmp_path):
+    with pytest.raises(InputError, match=r"judge: .*has none: set it to false"):
+        zero_shot(save_tiny_qwen3(tmp_path / "base"))
+    with pytest.raises(InputError, match="has no such head"):
+        zero_shot(str(tmp_path / "base"), chat_template=False)
+    with pytest.raises(InputError, match="a folder, or a name on the hub"):
+        zero_shot(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=2)])
+def test_an_export_of_a_generative_judge_reproduces_its_scores(lora, source, tmp_path):
+    backbone = Backbone(source=source, pooling="last", head="generative", lora=lora)
+    model = load_model(backbone)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+    encoder = PairEncoder(
+        load_tokenizer(backbone), layout="causal", chat_template=True, generative=True
+    )
+    settings = {"device": "cpu", "precision": "float32"}
+    judge = CrossEncoderJudge(model, encoder, backbone, symmetric=True, **settings)
+    folder = judge.export(tmp_path / "judge")
+    read = CrossEncoderJudge.load(folder, **settings)
+    assert read.is_symmetric
+    assert read.backbone.head == "generative"
+    assert read.encoder.to_dict() == encoder.to_dict()
+    assert np.allclose(read.score(PAIRS), judge.score(PAIRS), atol=1e-6)
+    assert read.provenance.fingerprint == judge.provenance.fingerprint
+    values = json.loads((folder / "judge.json").read_text())
+    assert values["encoder"]["template"][-1].endswith("Answer Yes or No.\nassistant: ")
+
+
+def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
+    backbone = Backbone(source=save_tiny_bert(tmp_path / "bert"), pooling="mean")
+    encoder = PairEncoder(load_tokenizer(backbone), layout="bert")
+    judge = CrossEncoderJudge(load_model(backbone), encoder, backbone, device="cpu")
+    folder = judge.export(tmp_path / "judge")
+    values = json.loads((folder / "judge.json").read_text())
+    del values["backbone"]["head"]
+    for name in ("chat_template", "generative", "template"):
+        del values["encoder"][name]
+    (folder / "judge.json").write_text(json.dumps(values))
+    assert np.allclose(Judge.load(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)
