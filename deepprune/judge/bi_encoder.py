@@ -231,8 +231,9 @@ class PrefixEncoder:
         self.tokenizer: Any = None
         if settings.embeds:
             self.tokenizer = load_tokenizer(settings.backbone)
-            special = self.tokenizer.build_inputs_with_special_tokens([])
-            self._room = settings.max_length - len(special)
+            ids = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
+            self._start, self._end = ([] if i is None else [i] for i in ids)
+            self._room = settings.max_length - len(self._start) - len(self._end)
 
     def encode(self, pairs: Sequence[TracePair]) -> PrefixInputs:
         """The inputs of pairs; each prefix is tokenised, and embedded where frozen, once."""
@@ -246,7 +247,7 @@ class PrefixEncoder:
         whole = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         is_cut = np.array([len(ids) > self._room for ids in whole], dtype=np.bool_)
         ends = [ids[-self._room :] or [tokenizer.pad_token_id] for ids in whole]
-        return [list(tokenizer.build_inputs_with_special_tokens(ids)) for ids in ends], is_cut
+        return [[*self._start, *ids, *self._end] for ids in ends], is_cut
 
     def collate(self, prefixes: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 of shape ``(M, T)``."""

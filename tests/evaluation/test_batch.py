@@ -40,6 +40,25 @@ class Noisy(Judge):
         return Prices(tokens, 5 * tokens)
 
 
+class Sociable(Noisy):
+    """A judge whose scores depend on who else is there."""
+
+    reads_peers = True
+
+    def score(self, pairs):
+        return np.array([self.value("|".join(self.seen(p))) for p in pairs])
+
+    @staticmethod
+    def seen(pair):
+        assert pair.first.peers is pair.second.peers
+        return [
+            pair.first.text,
+            pair.second.text,
+            *sorted(p.text for p in pair.first.peers.prefixes),
+        ]
+
+
+@pytest.mark.parametrize("judge", [Noisy(), Sociable()])
 @pytest.mark.parametrize("clustering", ["greedy", "posterior", "pivot", "average"])
 @pytest.mark.parametrize(
     "rule",
@@ -50,7 +69,7 @@ class Noisy(Judge):
         {"finish": "representatives", "vote": "posterior", "max_clusters": 3, "max_members": 2},
     ],
 )
-def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule):
+def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judge):
     rng = np.random.default_rng(0)
     answers = [None if a == "-" else a for a in rng.choice(list("aaabbc-"), size=14).tolist()]
     traces = group(answers, rng.integers(2, 30, size=14).tolist())
@@ -60,7 +79,7 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule):
     task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
     runner = QuestionRunner(
         points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
-        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups), judge=Noisy(),
+        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups), judge=judge,
     )  # fmt: skip
     at_once = runner(task).outcomes
     runner.is_watched = True
