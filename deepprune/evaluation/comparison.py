@@ -1,7 +1,7 @@
 """The runs of a multirun side by side: intervals over seeds and questions, paired differences.
 
-Runs that differ in their seeds alone are one row. Q: questions of all runs, S: seeds of a row, R:
-draws.
+Runs that differ in their seeds alone are one row, and folds of a cross-validation are one run. Q:
+questions of all runs, S: seeds of a row, R: draws.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SUMMARY, FAILURE, TEST_SCORES = "summary.json", "failure.json", "test_scores.npz
 SEEDS = ("seed", "data.split_seed")
 """Overrides in which the runs of a row may differ."""
 
+FOLD = "data.fold"
 HEADLINE = "auroc_within_unfinished"
 COMPARED = (
     HEADLINE,
@@ -112,6 +113,32 @@ def read_runs(folder: Path) -> list[RunRecord]:
     return [_read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]
 
 
+def join_folds(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs that differ in their fold alone as one, whose test pairs are those of all folds.
+
+    It is done when all of them are. Metrics of a fold's own questions are left out: ``compare``
+    measures on all questions.
+    """
+    folds: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    for run in runs:
+        kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k != FOLD))
+        folds.setdefault(kept, []).append(run)
+    return [_join(of_one) if len(of_one) > 1 else of_one[0] for of_one in folds.values()]
+
+
+def _join(folds: Sequence[RunRecord]) -> RunRecord:
+    worst = max(folds, key=lambda run: (run.status != "ok", run.exit_code))
+    scores = [run.scores for run in folds if run.scores is not None]
+    is_whole = worst.status == "ok" and len(scores) == len(folds)
+    return replace(
+        worst,
+        name="+".join(run.name for run in folds),
+        overrides={k: v for k, v in worst.overrides.items() if k != FOLD},
+        metrics={},
+        scores=PairScores.concatenate(scores) if is_whole else None,
+    )
+
+
 def compare(
     runs: Sequence[RunRecord],
     baseline: Mapping[str, Any] | None = None,
@@ -127,12 +154,13 @@ def compare(
     over questions alone.
 
     Args:
-        runs: See ``read_runs``.
+        runs: See ``read_runs``; folds are joined.
         baseline: Values of some options: a row is compared with the one that has these and agrees
             with it in all others. ``None`` for the first row.
         seed: Decides the draws.
         n_draws: R.
     """
+    runs = join_folds(runs)
     scored = [run for run in runs if run.scores is not None]
     replicated = SEEDS if scored else ()
     grouped: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}

@@ -51,6 +51,12 @@ class PairScores:
             np.array([pair.is_unfinished for pair in pairs], dtype=np.bool_),
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[PairScores]) -> PairScores:
+        """The pairs of several parts, one after the other."""
+        columns = [part.columns() for part in parts]
+        return cls(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
+
     def unfinished(self) -> PairScores:
         """Those of pairs of which neither trace has finished."""
         return PairScores(*(column[self.is_unfinished] for column in self.columns().values()))

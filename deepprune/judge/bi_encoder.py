@@ -574,12 +574,13 @@ class BiEncoderJudge(TrainedJudge):
 def _interact(kind: Interaction, u: Tensor, v: Tensor) -> Tensor:
     """``(B, D)`` twice -> ``(B, D)``, or ``(B, 1)``; a number is about 1 whatever D is."""
     width = float(u.shape[1])
-    if kind is Interaction.COSINE:
-        return (u * v).sum(1, keepdim=True)
-    if kind is Interaction.PRODUCT:
-        return u * v * width
-    apart: Tensor = (u - v).abs() if kind is Interaction.DIFFERENCE else u + v
-    return apart * width**0.5
+    values: dict[Interaction, Tensor] = {
+        Interaction.COSINE: (u * v).sum(1, keepdim=True),
+        Interaction.DIFFERENCE: (u - v).abs() * width**0.5,
+        Interaction.PRODUCT: u * v * width,
+        Interaction.SUM: (u + v) * width**0.5,
+    }
+    return values[kind]
 
 
 def _own_tensors(model: BiEncoder) -> dict[str, Tensor]:

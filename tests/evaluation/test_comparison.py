@@ -108,3 +108,16 @@ def test_runs_are_read_from_their_folders(tmp_path):
     np.testing.assert_array_equal(runs[0].scores.scores, scores.scores)
     (row,) = compare(runs)
     assert "run 2 failed: no such traces" in comparison_table([row]).caption
+
+
+def test_folds_are_one_run_of_all_questions_once_all_are_done():
+    halves = [pair_scores(0, 0.5, range(6)), pair_scores(1, 0.5, range(6, 12))]
+    folds = [run(str(f), half, **{"data.fold": f, "seed": 0}) for f, half in enumerate(halves)]
+    (row,) = compare(folds)
+    assert [r.name for r in row.runs] == ["0+1"]
+    assert row.overrides == {}
+    both = PairScores.concatenate(halves)
+    assert row.metrics["auroc"].value == pytest.approx(both.metric("auroc"))
+    killed = run("1", status="unfinished", **{"data.fold": 1, "seed": 0})
+    (row,) = compare([folds[0], killed])
+    assert (row.runs, [r.name for r in row.missing]) == ([], ["0+1"])
