@@ -1,0 +1,145 @@
+"""Gathers the runs of the study into results.jsonl, prints the tables, draws the figure.
+
+python experiments/e2_cheap_judges/collect.py TRACES NAME=MULTIRUN_FOLDER [NAME=MULTIRUN_FOLDER ...]
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from deepprune.data.pairs import build_pairs
+from deepprune.data.prefixes import FirstTokens
+from deepprune.evaluation.comparison import RunRecord, compare, join_folds, read_runs
+from deepprune.evaluation.pair_scores import PairScores
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.traces import open_traces
+from deepprune.types import TracePair, among_peers
+
+HERE = Path(__file__).parent
+N = 64  # traces of a question
+METRICS = ("auroc_within_unfinished", "auroc_unfinished", "tnr_at_fnr_0.2_unfinished")
+LEXICAL = "number overlap"
+
+
+def main(traces: str, folders: list[str]) -> None:
+    """Write both files, print the tables of the README."""
+    store = open_traces(traces)
+    groups = [store.group(ref) for ref in store.refs()]
+    runs, exports = [], {}
+    for name, folder in (f.split("=", 1) for f in folders):
+        for run in join_folds(read_runs(Path(folder))):
+            if run.scores is None:
+                print(f"{folder}: {run.name} is not done")
+                continue
+            k = run.overrides.get("prefix.k") or run.overrides["prefix"].rsplit("_", 1)[1]
+            overrides = {"judge": name, "k": str(k), "seed": run.overrides.get("seed", "0")}
+            runs.append(replace(run, name=f"{name} {run.name} {k}", overrides=overrides))
+            exports[name, str(k)] = Path(folder, run.name.split("+")[0], "judge")
+    lines = []
+    for k in sorted({r.overrides["k"] for r in runs}, key=int):
+        here = [r for r in runs if r.overrides["k"] == k]
+        here.append(lexical(groups, int(k), here[0]))
+        costs = {
+            name: cost(path, groups[0], int(k)) for (name, at), path in exports.items() if at == k
+        }
+        for baseline in (LEXICAL, "features"):
+            for row in compare(here, {"judge": baseline}):
+                lines.append({**row.record(), "cost": costs.get(row.overrides["judge"])})
+    (HERE / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table(lines)
+    figure(lines)
+
+
+def lexical(groups, k: int, other: RunRecord) -> RunRecord:
+    """The overlap of numbers on the pairs of another run, which are those of its split seed."""
+    names = set(other.scores.question)
+    pairs = [
+        pair
+        for group in groups
+        if f"{group.question.dataset}/{group.question.question_id}" in names
+        for pair in build_pairs(group, FirstTokens(k), max_pairs=150, seed=0)
+    ]
+    scores = PairScores.of(pairs, LexicalJudge().score(pairs))
+    overrides = {"judge": LEXICAL, "k": str(k), "seed": "0"}
+    return RunRecord(f"lexical {k}", "ok", "", 0, overrides, "", {}, scores)
+
+
+def cost(export: Path, group, k: int) -> dict[str, float]:
+    """FLOPs of all pairs of N prefixes, and pairs a second, on this machine."""
+    judge = Judge.load(export, "cpu")
+    rule = FirstTokens(k)
+    prefixes = among_peers([p.first for p in firsts(group, rule)[:N]])
+    first, second = np.triu_indices(len(prefixes), 1)
+    pairs = [TracePair(prefixes[i], prefixes[j]) for i, j in zip(first, second, strict=True)]
+    some = pairs if not judge.is_model or judge.is_symmetric else pairs[:64]
+    start = time.perf_counter()
+    judge.score(some)
+    seconds = time.perf_counter() - start
+    return {"flops": judge.cost(pairs).flops, "pairs_per_second": len(some) / seconds}
+
+
+def firsts(group, rule) -> list[TracePair]:
+    """One pair for each prefix."""
+    pairs = build_pairs(group, rule, seed=0)
+    return list({p.first.trace.sample_id: p for p in pairs}.values())
+
+
+def table(lines: list[dict]) -> None:
+    """Markdown."""
+    done = {(r["overrides"]["judge"], r["overrides"]["k"]): r for r in lines}
+    against = {
+        (r["overrides"]["judge"], r["overrides"]["k"], (r["baseline"] or {}).get("judge")): r
+        for r in lines
+    }
+    print(
+        "| tokens | judge | within | pooled | within, less number overlap | less features |", end=""
+    )
+    print(" FLOPs a question | pairs/s |\n" + "| --- " * 8 + "|")
+    for (judge, k), row in done.items():
+        cells = [said(row["metrics"].get(m)) for m in METRICS[:2]]
+        for other in (LEXICAL, "features"):
+            found = against.get((judge, k, other), {}).get("differences", {})
+            cells.append(said(found.get(METRICS[0]), sign="+"))
+        price = row["cost"] or {"flops": 0, "pairs_per_second": float("nan")}
+        cells += [f"{price['flops']:.2g}", f"{price['pairs_per_second']:,.0f}"]
+        print(f"| {k} | {judge} | " + " | ".join(cells) + " |")
+
+
+def said(estimate, sign: str = "") -> str:
+    """Value and interval."""
+    if not estimate:
+        return ""
+    value, low, high = (f"{v:{sign}.3f}" for v in estimate)
+    return f"{value} [{low}, {high}]"
+
+
+def figure(lines: list[dict]) -> None:
+    """Within-question AUROC against FLOPs, 500 tokens."""
+    fig, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    rows = {r["overrides"]["judge"]: r for r in lines if r["overrides"]["k"] == "500"}
+    for name, row in rows.items():
+        value, low, high = row["metrics"][METRICS[0]]
+        flops = max((row["cost"] or {"flops": 0})["flops"], 1e6)
+        axes.errorbar(flops, value, [[value - low], [high - value]], fmt="o", capsize=3, label=name)
+    axes.axhline(0.5, color="0.6", lw=1, ls=":")
+    axes.set(
+        xscale="log",
+        xlabel=f"FLOPs of all pairs of {N} prefixes (those that cost none at 10^6)",
+        ylabel="AUROC within question",
+        title="MATH-500, R1-Distill-Llama-8B, 500 tokens, both unfinished",
+    )
+    axes.legend(fontsize=8)
+    fig.savefig(HERE / "quality_cost.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,67 @@
+"""Judges of a cross-validation on other traces of their questions, each on those it has not seen.
+
+python experiments/e3_transfer/qwq_mix.py TRACES NAME=MULTIRUN_FOLDER [NAME=MULTIRUN_FOLDER ...]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from deepprune.data.pairs import build_pairs
+from deepprune.data.prefixes import FirstTokens
+from deepprune.data.splits import question_hash
+from deepprune.evaluation.comparison import RunRecord, compare, read_runs
+from deepprune.evaluation.pair_scores import PairScores
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.traces import open_traces
+
+HERE = Path(__file__).parent
+K = 500
+SHOWN = ("auroc_within_unfinished", "auroc_unfinished", "auroc_within", "auroc")
+
+
+def main(traces: str, folders: list[str]) -> None:
+    """Write qwq_mix.jsonl, print the table of the README."""
+    store = open_traces(traces)
+    groups = [store.group(ref) for ref in store.refs(datasets=["MATH500"])]
+    of_question = {
+        question_hash(g.question.text): build_pairs(g, FirstTokens(K), max_pairs=150, seed=0)
+        for g in groups
+    }
+    runs = []
+    for name, folder in (f.split("=", 1) for f in folders):
+        parts, tested = [], set()
+        for run in read_runs(Path(folder)):
+            if run.overrides.get("prefix.k", str(K)) != str(K):
+                continue
+            judge = Judge.load(Path(folder, run.name, "judge"), "cpu")
+            unseen = set(of_question) - judge.provenance.seen_questions - tested
+            tested |= unseen
+            pairs = [pair for question in sorted(unseen) for pair in of_question[question]]
+            parts.append(PairScores.of(pairs, judge.score(pairs)))
+        print(f"{name}: {len(tested)} of {len(of_question)} questions, {len(parts)} judges")
+        runs.append(record(name, PairScores.concatenate(parts)))
+    pairs = [pair for question in sorted(of_question) for pair in of_question[question]]
+    runs.append(record("number overlap", PairScores.of(pairs, LexicalJudge().score(pairs))))
+    rows = [row.record() for row in compare(runs, {"judge": "number overlap"})]
+    (HERE / "qwq_mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print("| judge | " + " | ".join(SHOWN) + " | within, less number overlap |")
+    for row in rows:
+        cells = [said(row["metrics"][name]) for name in SHOWN]
+        cells.append(said(row["differences"].get(SHOWN[0])))
+        print(f"| {row['overrides']['judge']} | " + " | ".join(cells) + " |")
+
+
+def record(name: str, scores: PairScores) -> RunRecord:
+    """As a run of a comparison."""
+    return RunRecord(name, "ok", "", 0, {"judge": name}, "", {}, scores)
+
+
+def said(estimate) -> str:
+    """Value and interval."""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*estimate) if estimate else ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
