@@ -83,16 +83,28 @@ def run_application(name: str) -> None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
 
+    raised: list[Exception] = []
+
     def task(config: Any) -> float | None:
         from deepprune.cli import run_job  # a launcher may call this in another process
 
-        return run_job(name, config)
+        try:
+            return run_job(name, config)
+        except Exception as error:  # of a single run; Hydra would print its own lines first
+            raised.append(error)
+            return None
 
     task.__module__ = name  # Hydra names the job after it
     application = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name=name
     )(task)
-    sys.exit(_guarded(application, name))
+
+    def run() -> None:
+        application()
+        if raised:
+            raise raised[0]
+
+    sys.exit(_guarded(run, name))
 
 
 def run_job(name: str, config: Any) -> float | None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny_bert, save_tiny_qwen3
+from tiny_models import save_tiny_bert
 
 from deepprune.cli import config_folder
 
@@ -138,31 +138,11 @@ def test_a_killed_training_goes_on_to_the_same_judge_and_rows(tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_the_papers_recipe_runs_on_two_layers_of_its_architecture(tmp_path):
-    """`experiment=paper_qwen3_4b` as shipped, but for the size of the model and of the data."""
-    source = save_tiny_qwen3(tmp_path / "tiny")
-    small = [
-        "traces=pool", "prefix.k=3", f"model.backbone.source={source}", "sweep.thresholds=[0.5]",
-        "data.datasets=[reasoning_gym/products,reasoning_gym/simple_equations]",
-        "data.pairs_per_question=4", "data.eval_pairs_per_question=8", "trainer.max_epochs=1",
-        "sweep.questions=2", "sweep.traces=4", "sweep.resamples=1", "logger=none",
-    ]  # fmt: skip
-    command = [*TRAIN, "experiment=paper_qwen3_4b", *small, "hydra.run.dir=r"]
-    call(command, tmp_path)
-    export = json.loads((tmp_path / "r" / "judge" / "judge.json").read_text())
-    assert export["backbone"]["lora"]["r"] == 16
-    policies = [r["policy"] for r in rows(tmp_path / "r" / "results.jsonl")]
-    assert policies[-2:] == ["deepprune", "representatives"]
-    trained = ["judge=trained", "judge.path=r/judge", "judge.backbone=minilm", *SMALL]
-    done = call([*EVALUATE, *trained, "hydra.run.dir=other"], tmp_path, check=2)
-    assert "minilm" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
     call([*EVALUATE, *SMALL, "hydra.run.dir=r"], tmp_path)
     done = call([*EVALUATE, *SMALL, "seed=1", "hydra.run.dir=r"], tmp_path, check=2)
-    assert done.stderr.startswith("error: r holds a run of another configuration (seed: 0 -> 1)")
+    assert done.stderr.startswith("error: r holds a run of another configuration (")
+    assert "seed: 0 -> 1" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from tiny_models import save_tiny_qwen3_lm
 
+from deepprune.errors import InputError
 from deepprune.judge.base import Judge
 
 EXPERIMENT = ["experiment=paper_qwen3_4b", "traces=pool"]
@@ -28,6 +30,7 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "r" / "judge" / "judge.json").read_text())
     assert record["backbone"]["head"] == "generative"
+    assert record["backbone"]["lora"]["r"] == 16
     assert record["encoder"]["template"][0].startswith("user: Below are")
     assert record["training"]["steps"] == 1
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
@@ -36,3 +39,5 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     assert set(facts) == {f"data/train/{name}" for name in ("pairs", "truncated", "soft")}
     monkeypatch.chdir(tmp_path)  # the adapters name their backbone as it was given
     assert Judge.load("r/judge").provenance.seen_questions
+    with pytest.raises(InputError, match="was trained from 'tiny'"):
+        Judge.load("r/judge", backbone="minilm")
