@@ -293,6 +293,14 @@ def _architecture(model: DictConfig) -> Any:
         return CrossEncoderArchitecture(backbone, symmetric=model.symmetric, encoder=settings)
     from deepprune.judge.bi_encoder import BiEncoderArchitecture, BiEncoderSettings
 
+    decay, rate = (model.optimizer.get(name, 0) for name in ("weight_decay", "lr"))
+    if not backbone.freeze and model.interactions and decay * rate > 1e-3:
+        raise InputError(
+            "a backbone that is fine-tuned would be lost to "
+            f"model.optimizer.weight_decay={decay:g}, which is made for a head alone: take "
+            "model.optimizer._target_=torch.optim.AdamW, "
+            "lr=2e-4, weight_decay=0.01, ~model.optimizer.momentum."
+        )
     with _inputs("model"):
         return BiEncoderArchitecture(
             BiEncoderSettings(

@@ -90,12 +90,12 @@ def split_questions(
         holdout_models: Traces of these models are used in test only (unseen-model test), and test
             then has no others. Their questions are the test questions too, so that neither model
             nor question was seen.
-        fold: Which test part of a cross-validation: with a test fraction of 1/5, those of folds 0
-            to 4 share no question and are all questions together.
+        fold: Which test part of a cross-validation, below 1 / (test fraction): with a fraction of
+            1/5, those of folds 0 to 4 share no question and are all questions together.
         seed: Decides which question goes where.
 
     Raises:
-        ValueError: If ``fractions`` are not three shares that sum to 1, or ``fold`` is negative.
+        ValueError: If ``fractions`` are not three shares that sum to 1, or there is no such fold.
         InputError: If a question has only one trace, there are too few questions, a
             held-out model is unknown, or near-duplicates fall into different parts.
     """
@@ -103,8 +103,11 @@ def split_questions(
         raise ValueError(
             f"fractions must be three shares >= 0 that sum to 1, got {tuple(fractions)}."
         )
-    if fold < 0:
-        raise ValueError(f"fold must be >= 0, got {fold}.")
+    if fold < 0 or (fold and (fold + 1) * fractions[2] > 1 + 1e-6):
+        raise ValueError(
+            f"fold must lie in [0, 1 / test fraction), the fraction is {fractions[2]:g}, got "
+            f"{fold}."
+        )
     for group in groups:
         _check_traces(group)
     holdout = _check_models(groups, holdout_models)
@@ -116,10 +119,11 @@ def split_questions(
         )
     order = generator(seed, "split").permutation(len(texts))
     # Test questions stand last; a fold later, those before them have moved there.
-    order = np.roll(order, round(fold * fractions[2] * len(texts)))
+    shift, after = (round(f * fractions[2] * len(texts)) for f in (fold, fold + 1))
+    order = np.roll(order, shift)
     part_of: dict[str, int] = {}
     start = 0
-    for part, size in enumerate(_sizes(len(texts), fractions)):
+    for part, size in enumerate(_sizes(len(texts), fractions, after - shift)):
         part_of.update((texts[i], part) for i in order[start : start + size])
         start += size
     _check_near_duplicates(part_of)
@@ -211,10 +215,11 @@ def _check_models(groups: Sequence[QuestionTraces], holdout_models: Iterable[str
     return holdout
 
 
-def _sizes(n: int, fractions: Sequence[float]) -> list[int]:
+def _sizes(n: int, fractions: Sequence[float], n_test: int) -> list[int]:
     """Sizes of the parts: rounded, none empty that was asked for, the largest takes the rest."""
-    sizes = [max(1, round(n * f)) if f > 0 else 0 for f in fractions]
-    largest = max(range(3), key=lambda part: sizes[part])
+    wanted = [n * fractions[0], n * fractions[1], n_test]
+    sizes = [max(1, round(w)) if f > 0 else 0 for w, f in zip(wanted, fractions, strict=True)]
+    largest = max(range(3 if fractions[2] == 1 else 2), key=lambda part: sizes[part])
     sizes[largest] += n - sum(sizes)
     return sizes
 

@@ -21,10 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
 from deepprune.flops import transformer_flops
+from deepprune.judge import features, peers, probe
 from deepprune.judge.backbones import (
     Backbone,
     Head,
@@ -38,7 +40,7 @@ from deepprune.judge.base import JudgeProvenance, Prices
 from deepprune.judge.calibration import Calibration, calibration_from_json
 from deepprune.judge.cross_encoder import resolve_device
 from deepprune.judge.export import frozen_digest, tensors_digest
-from deepprune.judge.features import COUNTS, KINDS, NAMES, VERSION, pair_features
+from deepprune.judge.features import COUNTS, KINDS, NAMES, pair_features
 from deepprune.judge.folder import (
     BI_ENCODER,
     FORMAT,
@@ -223,14 +225,17 @@ class PrefixEncoder:
     Args:
         settings: How long, and which features.
         model: Embeds prefixes once and for all, where the backbone is frozen.
+        tokenizer: The backbone's, where it has been read.
     """
 
-    def __init__(self, settings: BiEncoderSettings, model: BiEncoder | None = None) -> None:
+    def __init__(
+        self, settings: BiEncoderSettings, model: BiEncoder | None = None, tokenizer: Any = None
+    ) -> None:
         self.settings = settings
         self._model = model
         self.tokenizer: Any = None
         if settings.embeds:
-            self.tokenizer = load_tokenizer(settings.backbone)
+            self.tokenizer = tokenizer or load_tokenizer(settings.backbone)
             ids = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
             self._start, self._end = ([] if i is None else [i] for i in ids)
             self._room = settings.max_length - len(self._start) - len(self._end)
@@ -334,8 +339,10 @@ class BiEncoderArchitecture:
     @functools.cached_property
     def encoding(self) -> PrefixEncoder:
         """Reads the tokenizer; and the backbone, where it is frozen."""
-        frozen = self.settings.embeds and self.settings.is_frozen
-        return PrefixEncoder(self.settings, load_bi_encoder(self.settings) if frozen else None)
+        if not (self.settings.embeds and self.settings.is_frozen):
+            return PrefixEncoder(self.settings)
+        model = load_bi_encoder(self.settings).to(resolve_device("auto"))
+        return PrefixEncoder(self.settings, model)
 
     def build(self, inputs: Any = None) -> BiEncoder:
         """The model, a new head on the backbone's weights; it standardises by ``inputs``."""
@@ -356,9 +363,18 @@ def load_bi_encoder(settings: BiEncoderSettings) -> BiEncoder:
     """A bi-encoder with its backbone's published weights and a new head.
 
     Raises:
-        InputError: If the weights are not there.
+        InputError: If the weights are not there, or have fewer positions than ``max_length``.
     """
-    encoder = load_model(settings.backbone).encoder if settings.embeds else None
+    if not settings.embeds:
+        return BiEncoder(settings, None)
+    encoder = load_model(settings.backbone).encoder
+    config: Any = encoder.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and settings.max_length > positions:
+        raise InputError(
+            f"model.max_length must be at most the backbone's {positions} positions, got "
+            f"{settings.max_length}."
+        )
     return BiEncoder(settings, encoder)
 
 
@@ -403,9 +419,10 @@ class BiEncoderJudge(TrainedJudge):
         """Its fingerprint follows from weights, features, settings and calibration."""
         if self._fingerprint is None:
             settings = json.dumps(_settings_to_json(self.settings), sort_keys=True)
-            self._fingerprint = tensors_digest(_own_tensors(self.model), settings)
             if self.settings.embeds:
-                self._fingerprint += frozen_digest(self.model)
+                vocabulary = self.encoder.tokenizer.backend_tokenizer.to_str()
+                settings += frozen_digest(self.model) + vocabulary
+            self._fingerprint = tensors_digest(_own_tensors(self.model), settings)
         calibrated = json.dumps(self.calibration.to_json(), sort_keys=True)
         fingerprint = hashlib.blake2b(
             f"{self._fingerprint}{calibrated}".encode(), digest_size=16
@@ -452,7 +469,7 @@ class BiEncoderJudge(TrainedJudge):
     ) -> Path:
         """Write the folder that ``load`` reads, atomically: ``judge.json`` and what was trained.
 
-        What was not trained of the backbone is read from its source again.
+        The tokenizer stands beside them; the backbone is read from its source again.
 
         Args:
             folder: Where to; it must not exist.
@@ -465,6 +482,8 @@ class BiEncoderJudge(TrainedJudge):
 
         def fill(temporary: Path) -> None:
             save_file(_own_tensors(self.model), temporary / _WEIGHTS)
+            if self.settings.embeds:
+                self.encoder.tokenizer.save_pretrained(temporary)
             write_json(
                 temporary / RECORD,
                 {
@@ -551,7 +570,10 @@ class BiEncoderJudge(TrainedJudge):
         model.load_state_dict(tensors, strict=False)
         judge = cls(
             model,
-            PrefixEncoder(settings),
+            PrefixEncoder(
+                settings,
+                tokenizer=AutoTokenizer.from_pretrained(folder) if settings.embeds else None,
+            ),
             calibration=calibration,
             name=name,
             seen_questions=seen,
@@ -596,7 +618,10 @@ def _own_tensors(model: BiEncoder) -> dict[str, Tensor]:
 def _settings_to_json(settings: BiEncoderSettings) -> dict[str, Any]:
     return {
         "settings": {**asdict(settings), "interactions": [str(i) for i in settings.interactions]},
-        "features": {"version": VERSION, "names": list(settings.feature_names)},
+        "features": {
+            "version": [features.VERSION, peers.VERSION, probe.VERSION],
+            "names": list(settings.feature_names),
+        },
     }
 
 

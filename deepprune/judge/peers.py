@@ -17,6 +17,9 @@ from deepprune.judge.features import KINDS, prefix_sets
 from deepprune.protocols import FloatArray, IntArray
 from deepprune.types import Peers, Prefix, TracePair
 
+VERSION = 1
+"""Of the features: weights are read back only by the version that they were fitted with."""
+
 PEER_NAMES = tuple(
     f"{kind}_{measure}"
     for kind in KINDS
@@ -44,10 +47,11 @@ def peer_features(pairs: Sequence[TracePair]) -> FloatArray:
     """Features of pairs among their peers by `PEER_NAMES`, finite, shape ``(P, 5 K)``; symmetric.
 
     Of each kind of set the Jaccard index weighed by rarity, ``log((n + 1) / (m + 1/2))`` for what m
-    of the n peers have (at least 0); and of each of the two prefixes its mean index with all other
+    of the n peers have; and of each of the two prefixes its mean index with all other
     peers, plain and weighed, the lower and the higher. The first says whether two traces share what
     others lack, the others how common the way is that each has taken, and how far the question's
-    traces go together at all.
+    traces go together at all. Peers may have finished, and then show their answers, as they do to
+    a policy.
 
     Raises:
         ValueError: If a pair does not say who its peers are.
@@ -95,7 +99,7 @@ def _tables(peers: Peers) -> _Tables:
             (np.ones(len(column)), (np.repeat(np.arange(n), sizes), column)), shape=(n, len(names))
         )
         frequency = np.bincount(column, minlength=len(names))
-        rarity = np.maximum(np.log((n + 1) / (frequency + 0.5)), 0.0)
+        rarity = np.log((n + 1) / (frequency + 0.5))
         for number, weights in enumerate((np.ones(len(names)), rarity)):
             index = _jaccard(has, weights)
             means[kind, number] = (index.sum(1) - index.diagonal()) / max(1, n - 1)

@@ -109,3 +109,14 @@ def test_fractions_and_sizes_are_checked():
     with pytest.raises(InputError, match="got 2"):
         split_questions(sums(2))
     assert not split_questions(sums(4), (0.5, 0, 0.5)).val
+
+
+@pytest.mark.parametrize("n", [20, 23, 24, 28])
+def test_folds_test_every_question_once(n):
+    groups = sums(n)
+    splits = [split_questions(groups, (0.65, 0.15, 0.2), fold=f) for f in range(5)]
+    tested = [question for s in splits for question in texts(s.test)]
+    assert sorted(tested) == sorted(texts(groups))
+    assert {len(s.train) + len(s.val) + len(s.test) for s in splits} == {n}
+    with pytest.raises(ValueError, match="fold must lie in"):
+        split_questions(groups, (0.65, 0.15, 0.2), fold=5)

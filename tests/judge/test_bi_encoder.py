@@ -21,6 +21,7 @@ from deepprune.judge.bi_encoder import (
     BiEncoderArchitecture,
     BiEncoderJudge,
     BiEncoderSettings,
+    PrefixEncoder,
 )
 from deepprune.judge.losses import BCELoss
 from deepprune.judge.metrics import auroc_within
@@ -114,7 +115,8 @@ def test_an_export_reproduces_the_scores(settings, source, tmp_path):
     assert read.provenance.fingerprint == scorer.provenance.fingerprint
     assert read.provenance.seen_questions == {"seen"}
     assert (read.needs, read.reads_peers) == (scorer.needs, scorer.reads_peers)
-    other = judge(source, **{**settings, "peers": not settings.get("peers", False)})
+    shorter = replace(scorer.settings, max_length=31)
+    other = BiEncoderJudge(scorer.model, PrefixEncoder(shorter), calibration=scorer.calibration)
     assert other.provenance.fingerprint != scorer.provenance.fingerprint
 
 
@@ -131,6 +133,8 @@ def test_changed_weights_features_and_backbones_are_refused(source, tmp_path):
     (folder / "weights.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="must have sha256"):
         Judge.load(folder)
+    with pytest.raises(InputError, match="at most the backbone's 512 positions"):
+        judge(source, max_length=4096)
     with pytest.raises(ValueError, match="embeds a prefix by the mean"):
         BiEncoderSettings(Backbone(source=source))
 
