@@ -27,6 +27,12 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
 Each has --help; all but traces take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
 """
 
+VALUED_FLAGS = {
+    *("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+}
+"""Hydra's flags that another argument follows."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Console script ``deepprune``."""
@@ -42,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv = [f"deepprune {command}", *arguments]
         run_application(command)
     elif command == "judge-report":
+        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+            sys.exit(_fail("judge-report is one run of all judges and traces: leave -m out."))
         sys.argv = [f"deepprune {command}", *_as_overrides(arguments)]
         run_application("judge_report")
     else:
@@ -54,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _as_overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments of ``judge-report`` as Hydra takes them: paths are judges, traces a list."""
-    judges = [a for a in arguments if "=" not in a and not a.startswith("-")]
-    others = [a for a in arguments if a not in judges]
+    judges: list[str] = []
+    others: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_option = before in VALUED_FLAGS or argument.startswith(("-", "~"))
+        is_path = "=" not in argument or Path(argument).is_dir()
+        (judges if is_path and not is_option else others).append(argument)
     for i, argument in enumerate(others):
         name, _, value = argument.partition("=")
         if name == "traces" and not value.startswith("["):

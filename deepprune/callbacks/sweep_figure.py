@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
-from deepprune.report.figures import accuracy_figure
+from deepprune.report.figures import NEEDS_MATPLOTLIB, accuracy_figure, has_matplotlib
 
 FIGURE = "accuracy_tokens.png"
 
@@ -19,10 +17,9 @@ class SweepFigure(EvaluatorCallback):
     """
 
     def __init__(self) -> None:
-        if find_spec("matplotlib") is None:
+        if not has_matplotlib():
             raise InputError(
-                "the figure needs matplotlib: pip install 'deepprune[report]', or leave the figure "
-                "out with ~callbacks.sweep.figure."
+                f"{NEEDS_MATPLOTLIB}, or leave the figure out with ~callbacks.sweep.figure."
             )
 
     def on_sweep_end(self, result: SweepResult) -> None:

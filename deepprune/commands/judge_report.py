@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -26,12 +27,13 @@ from deepprune.evaluation.judge_matrix import (
 from deepprune.evaluation.selection import unmet_needs
 from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
+from deepprune.judge.folder import needs_of
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.protocols import Need
-from deepprune.report.figures import matrix_figure
+from deepprune.report.figures import drawn, matrix_figure
 from deepprune.report.tables import difference_table, matrix_tables, show
 from deepprune.traces import TraceStore
-from deepprune.types import PrefixRule, TracePair
+from deepprune.types import PrefixRule, QuestionTraces, TracePair
 
 MATRIX, REPORT, FIGURE = "matrix.jsonl", "judge_report.json", "judge_matrix.png"
 
@@ -53,7 +55,11 @@ def judge_report(config: DictConfig) -> Run:
     rules = {name: build.export_rule(config, path) for name, path in exports.items()}
     baselines = build.baselines(config)
     stores = build.stores(config)
-    cells = {name: build.report_cells(config, store) for name, store in stores.items()}
+    cells = build.report_cells(config, stores)
+    needs = frozenset[Need]().union(*map(needs_of, exports.values()))
+    for name, of_store in cells.items():
+        for cell in of_store:
+            _check_needs(needs, next(cell.groups(stores[name].group)), name)
     inputs = {f"traces.{name}": store.content_hash for name, store in stores.items()}
     inputs |= {f"judges.{name}": build.export_hash(path) for name, path in exports.items()}
     with command_run(config, "judge-report", inputs) as run:
@@ -89,17 +95,19 @@ def judge_report(config: DictConfig) -> Run:
         write_atomic(run.folder / REPORT, json.dumps(plain(report), indent=1))
         run.results_path = run.folder / MATRIX
         show(*matrix_tables(rows), difference_table(rows))
-        print(f"figure: {matrix_figure(rows, run.folder / FIGURE)}")
+        if figure := drawn(matrix_figure, rows, run.folder / FIGURE):
+            print(f"figure: {figure}")
         if run.wandb is not None:
-            _log(run, rows)
+            _log(run, rows, figure)
     return run
 
 
-def _log(run: Run, rows: Sequence[Row]) -> None:
-    """The figure, and a summary value for each judge, cell and metric."""
+def _log(run: Run, rows: Sequence[Row], figure: Path | None) -> None:
+    """The figure where there is one, and a summary value for each judge, cell and metric."""
     import wandb
 
-    run.wandb.log({"judge/matrix": wandb.Image(str(run.folder / FIGURE))})
+    if figure is not None:
+        run.wandb.log({"judge/matrix": wandb.Image(str(figure))})
     for row in rows:
         name = "/".join((CellFacts.of(row).name, row["prefix_kind"], row["judge"]))
         for metric, found in row["metrics"].items():
@@ -157,6 +165,14 @@ def _unseen(cell: Cell, seen: frozenset[str]) -> tuple[Cell, int]:
     return Cell(cell.dataset, cell.model, kept), len(cell.questions) - len(kept)
 
 
+def _check_needs(needs: frozenset[Need], group: QuestionTraces, store: str) -> None:
+    """Hold what judges read against the traces of a question."""
+    if missing := unmet_needs(needs, group):
+        raise InputError(
+            f"these judges need {' and '.join(missing)}, which {store} does not have: give others."
+        )
+
+
 def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
     """The labelled pairs of a cell."""
     needs = frozenset[Need]().union(*(judge.needs for judge in task.judges.values()))
@@ -170,11 +186,7 @@ def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
         delay=2,
         leave=False,
     ):
-        if missing := unmet_needs(needs, group):
-            raise InputError(
-                f"these judges need {' and '.join(missing)}, which {task.facts.store} does not "
-                "have: give others."
-            )
+        _check_needs(needs, group, task.facts.store)
         pairs += build_pairs(
             group,
             task.rule,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.trained import TrainedJudge
 from deepprune.protocols import FloatArray
-from deepprune.report.figures import reliability_figure
+from deepprune.report.figures import drawn, reliability_figure
 from deepprune.report.tables import calibration_table, judge_table, show, sweep_table
 from deepprune.traces import TraceStore
 from deepprune.types import QuestionRef, TracePair
@@ -59,7 +58,7 @@ def train(config: DictConfig) -> Run:
         def after_training(judge: Judge) -> None:
             """What follows once the export is on disk, in this start of the run or another."""
             with ScoreCache(run.folder / SCORES) as cache:
-                run.objective = _objective(config, parts, splits, judge, run, cache)
+                run.objective = _objective(config, parts, splits, judge, cache)
                 reports = _report(config, parts, splits, judge, run, cache)
                 tables = [judge_table({name: r["all"] for name, r in reports.items()})]
                 if pruning is not None:
@@ -107,18 +106,9 @@ def _objective(
     parts: build.FitParts,
     splits: Splits,
     judge: Judge,
-    run: Run,
     cache: ScoreCache,
 ) -> float | None:
-    """Within-question AUROC of the exported judge on unfinished validation pairs.
-
-    A network has it from its training, where its best checkpoint was validated.
-    """
-    if (log := run.folder / "metrics.jsonl").exists():
-        lines = map(json.loads, log.read_text().splitlines())
-        logged = [v for line in lines if (v := line.get(f"judge/val/{HEADLINE}")) is not None]
-        if logged:
-            return float(max(logged))
+    """Within-question AUROC of the exported judge on unfinished validation pairs."""
     pairs = build.part_pairs(config, parts, splits, "val")
     pairs = [pair for pair in pairs if pair.is_unfinished]
     if not pairs:
@@ -174,12 +164,13 @@ def _calibration(
     report = CalibrationReport.of(judge, pairs, cache)
     metrics = report.metrics(config.seed)
     write_calibration(run.folder / "calibration.json", judge.calibration, metrics)
-    figure = reliability_figure(report, run.folder / "reliability.png")
+    figure = drawn(reliability_figure, report, run.folder / "reliability.png")
     show(calibration_table(metrics, judge.calibration.kind))
     if run.wandb is not None:
         import wandb
 
-        run.wandb.log({"judge/reliability": wandb.Image(str(figure))})
+        if figure is not None:
+            run.wandb.log({"judge/reliability": wandb.Image(str(figure))})
         for when, found in metrics.items():
             for name, estimate in found.items():
                 run.wandb.summary[f"judge/test/{name}/{when}"] = estimate.value

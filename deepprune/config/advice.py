@@ -17,6 +17,11 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
         config_folder: Where the configs are.
     """
     text, cause = str(error), error.__cause__
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        example = f"{missing[1]}=VALUE"
+        if application == "judge_report":
+            example = "deepprune judge-report runs/DIR traces=pool"
+        return f"{missing[1]} must be given: {example}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown[1], application, config_folder)

@@ -242,6 +242,11 @@ def fit_parts(config: DictConfig) -> FitParts:
         if config.data[name] is not None and config.data[name] < 1:
             raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
     learner = _instantiate(config.model) if "_target_" in config.model else _network(config)
+    if config.data.soft_labels and not isinstance(learner, Network):
+        raise InputError(
+            "data.soft_labels=true needs a model that is a neural network: features, probe and "
+            "cascade learn from hard labels; leave it out, or take model=bi_encoder."
+        )
     if config.calibration not in METHODS:
         raise InputError(
             f"calibration must be one of {', '.join(METHODS)}, got {config.calibration!r}."
@@ -259,12 +264,12 @@ def check_learner(parts: FitParts, splits: Splits) -> None:
     """Hold what learns against the traces, before anything is computed.
 
     Raises:
-        InputError: If they lack what it reads, or a test question has been seen.
+        InputError: If they lack what it reads, or its judges know another split of them.
     """
     check_judge_needs(parts.learner.needs, [*splits.train, *splits.val, *splits.test])
     if isinstance(parts.learner, Cascade):
         tested = frozenset(question_hash(group.question.text) for group in splits.test)
-        parts.learner.check_unseen(tested)
+        parts.learner.check_unseen(splits.seen_questions(), tested)
 
 
 def _network(config: DictConfig) -> Network:
@@ -467,10 +472,17 @@ def exports(config: DictConfig) -> dict[str, Path]:
             "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
         )
     names = [str(read_record(folder)["name"]) for folder in folders]
-    return {
-        name if names.count(name) == 1 else f"{name} {_run_of(folder)}": folder
-        for name, folder in zip(names, folders, strict=True)
-    }
+    runs = [f"{name} {_run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
+    paths = [f"{name} {folder}" for name, folder in zip(names, folders, strict=True)]
+    shortest = [
+        next(
+            name
+            for name, all_ in zip(each, (names, runs, paths), strict=True)
+            if all_.count(name) == 1
+        )
+        for each in zip(names, runs, paths, strict=True)
+    ]
+    return dict(zip(shortest, folders, strict=True))
 
 
 def _run_of(export: Path) -> str:
@@ -515,7 +527,9 @@ def baselines(config: DictConfig) -> dict[str, Judge]:
 def _sentence_embedding() -> Judge:
     from deepprune.judge.embedding import SentenceEmbeddingJudge  # torch only here
 
-    return SentenceEmbeddingJudge()
+    judge = SentenceEmbeddingJudge()
+    judge.read_model()  # where it is missing, that shows now
+    return judge
 
 
 def stores(config: DictConfig) -> dict[str, TraceStore]:
@@ -523,16 +537,30 @@ def stores(config: DictConfig) -> dict[str, TraceStore]:
     return {str(name): open_traces(name) for name in config.traces}
 
 
-def report_cells(config: DictConfig, store: TraceStore) -> list[Cell]:
-    """Which of a store's traces are paired; of the configured models and data sets it has."""
+def report_cells(config: DictConfig, stores: Mapping[str, TraceStore]) -> dict[str, list[Cell]]:
+    """Which traces of each store are paired; of the configured models and data sets it has.
+
+    Raises:
+        InputError: If no store has any of them.
+    """
     models, datasets = config.data.models, config.data.datasets
-    chosen = [
-        ref
-        for ref in store.refs()
-        if (models is None or ref.model in models)
-        and (datasets is None or ref.question.dataset in datasets)
-    ]
-    return cells(chosen, config.pairs) if chosen else []
+    found: dict[str, list[Cell]] = {}
+    for name, store in stores.items():
+        chosen = [
+            ref
+            for ref in store.refs()
+            if (models is None or ref.model in models)
+            and (datasets is None or ref.question.dataset in datasets)
+        ]
+        found[name] = cells(chosen, config.pairs) if chosen else []
+    if not any(found.values()):
+        there = [sorted({name for s in stores.values() for name in s.models})]
+        there += [sorted({name for s in stores.values() for name in s.datasets})]
+        raise InputError(
+            f"{', '.join(stores)} has no traces of data.models={models} and "
+            f"data.datasets={datasets}; it has models {there[0]} and data sets {there[1]}."
+        )
+    return found
 
 
 def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:

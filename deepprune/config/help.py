@@ -7,9 +7,7 @@ from pathlib import Path
 
 TEMPLATE = """{title}
 
-  {usage} [OPTION=VALUE ...]                 run; the results are in runs/
-  {usage} -m prefix.k=32,64 seed=0,1         one run for each combination, and a table of all
-  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there
+{ways}
 
 Groups, each chosen with GROUP=NAME (the default first):
 {groups}
@@ -18,6 +16,14 @@ Options:
 {options}
 More: --cfg job shows every option with its value, --hydra-help Hydra's own flags.
 """
+
+WAYS = """\
+  {usage} [OPTION=VALUE ...]                 run; the results are in runs/
+  {usage} -m prefix.k=32,64 seed=0,1         one run for each combination, and a table of all
+  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+WAYS_TO_REPORT = """\
+  {usage} JUDGE ... traces=A,B [OPTION=VALUE ...]  a JUDGE is the folder of an export or of its run
+  {usage} [the same] hydra.run.dir=runs/DIR        go on with what was interrupted there"""
 
 
 def help_text(application: str, usage: str, config_folder: Path) -> str:
@@ -34,7 +40,7 @@ def help_text(application: str, usage: str, config_folder: Path) -> str:
         groups.append(f"  {group:<11} {' | '.join([first, *others])}")
     return TEMPLATE.format(
         title=title.strip().lstrip("# "),
-        usage=usage,
+        ways=(WAYS_TO_REPORT if application == "judge_report" else WAYS).format(usage=usage),
         groups="\n".join(groups),
         options="".join(f"  {line}\n" for line in options.split("\nhydra:")[0].splitlines()),
     )

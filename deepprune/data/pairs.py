@@ -172,3 +172,9 @@ def questions_of(pairs: Sequence[TracePair]) -> list[str]:
     """The question of each pair by a name that no other question of the store has."""
     questions = (pair.first.trace.question for pair in pairs)
     return [f"{question.dataset}\n{question.question_id}" for question in questions]
+
+
+def groups_of(pairs: Sequence[TracePair]) -> list[str]:
+    """The question and model of each pair by a name, see ``questions_of``."""
+    named = zip(questions_of(pairs), pairs, strict=True)
+    return [f"{question}\n{pair.first.trace.model}" for question, pair in named]

@@ -248,7 +248,8 @@ class ReplaySession:
     def read_probes(self, traces: Sequence[int]) -> None:
         """Count the answers that were forced out of these traces while they ran, once each.
 
-        Those of one checkpoint were forced side by side, as in ``advance``.
+        Those of one checkpoint were forced side by side, as in ``advance``. What the policy itself
+        had forced by ``advance`` is not known to be the same answer: where it is, it is paid twice.
         """
         for trace in traces:
             forced = self._recording.forced(int(self._order[trace]), int(self._n_tokens[trace]))

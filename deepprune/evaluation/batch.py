@@ -68,7 +68,7 @@ def replay_batch(
             for row in range(len(orders))
         ]
         return {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
-    first = policies[0]
+    first, has_pairs = policies[0], orders.shape[1] > 1
     cuts = recording.cuts(first.prefix)
     prefixes = [
         Prefix(trace, cut, cut >= trace.n_tokens)
@@ -94,7 +94,7 @@ def replay_batch(
         price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
     )
     forced = np.zeros((len(ids), 2), dtype=np.int64)
-    if scores.reads_probes:
+    if scores.reads_probes and has_pairs:
         forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     runs = _Runs(
         recording,
@@ -107,8 +107,9 @@ def replay_batch(
         forced,
         tokens_per_probe,
     )
-    paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens and FLOPs of each order, (R, 2)
-    clusters.bill[:, 1:] += paid_once[runs.order]
+    if has_pairs:  # a trace alone is not read
+        paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
+        clusters.bill[:, 1:] += paid_once[runs.order]
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
         rules[_rule(policy)].append(number)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ COMPARED = (
     "brier",
 )
 """The judge metrics of a comparison."""
+
+_Overrides: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,26 @@ def read_runs(folder: Path) -> list[RunRecord]:
 def join_folds(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Runs that differ in their fold alone as one, whose test pairs are those of all folds.
 
-    It is done when all of them are. Metrics of a fold's own questions are left out: ``compare``
-    measures on all questions.
+    It is done when all of them are, and it has every fold that any run has. Metrics of a fold's own
+    questions are left out: ``compare`` measures on all questions.
     """
-    folds: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    there = {run.overrides[FOLD] for run in runs if FOLD in run.overrides}
+    folds: dict[_Overrides, list[RunRecord]] = {}
     for run in runs:
         kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k != FOLD))
         folds.setdefault(kept, []).append(run)
-    return [_join(of_one) if len(of_one) > 1 else of_one[0] for of_one in folds.values()]
+    joined: list[RunRecord] = []
+    for of_one in folds.values():
+        is_folded = len(there) > 1 and FOLD in of_one[0].overrides
+        joined += [_join(of_one, there)] if is_folded else of_one
+    return joined
 
 
-def _join(folds: Sequence[RunRecord]) -> RunRecord:
+def _join(folds: Sequence[RunRecord], there: Set[str]) -> RunRecord:
     worst = max(folds, key=lambda run: (run.status != "ok", run.exit_code))
+    if worst.status == "ok" and (absent := there - {run.overrides[FOLD] for run in folds}):
+        reason = f"{FOLD} {', '.join(sorted(absent))} was not started"
+        worst = replace(worst, status="unfinished", reason=reason)
     scores = [run.scores for run in folds if run.scores is not None]
     is_whole = worst.status == "ok" and len(scores) == len(folds)
     return replace(
@@ -148,31 +158,31 @@ def compare(
 ) -> list[ComparedRow]:
     """Rows in the order of their first runs.
 
-    Questions are drawn with replacement, the same for all runs, and seeds, the same for rows that
-    have the same. A mean over S drawn seeds varies (S - 1) / S times as much as one over new seeds,
-    so what the draw of seeds adds is widened by sqrt(S / (S - 1)). With one seed the interval is
-    over questions alone.
+    Questions are drawn with replacement, the same for all runs. What the seeds add is drawn from
+    Student's t with S - 1 degrees of freedom, the same for rows that have the same seeds: a
+    bootstrap of so few would cover too little (81 % with three). With one seed the interval is over
+    questions alone.
 
     Args:
         runs: See ``read_runs``; folds are joined.
         baseline: Values of some options: a row is compared with the one that has these and agrees
-            with it in all others. ``None`` for the first row.
+            with it in all others. ``None`` for the first row that has a run which is done.
         seed: Decides the draws.
         n_draws: R.
     """
     runs = join_folds(runs)
     scored = [run for run in runs if run.scores is not None]
     replicated = SEEDS if scored else ()
-    grouped: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    grouped: dict[_Overrides, list[RunRecord]] = {}
     for run in runs:
         kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k not in replicated))
         grouped.setdefault(kept, []).append(run)
     draws = _Draws([run.scores for run in scored if run.scores is not None], seed, n_draws)
     rows = []
     for kept, members in grouped.items():
-        done = [run for run in members if run.status == "ok"]
+        done = _done(members)
         reference = _baseline(kept, grouped, baseline)
-        others = [r for r in grouped.get(reference, ()) if r.status == "ok"]
+        others = [] if reference is None else _done(grouped[reference])
         is_reference = reference == kept
         rows.append(
             ComparedRow(
@@ -180,7 +190,7 @@ def compare(
                 done,
                 [run for run in members if run.status != "ok"],
                 _other_metrics(done) | draws.estimates(done),
-                None if is_reference or not others else dict(reference),
+                None if is_reference or not others else dict(reference or ()),
                 {} if is_reference else draws.differences(done, others),
             )
         )
@@ -195,7 +205,7 @@ class _Draws:
         self._questions: NDArray[Any] = np.unique(np.concatenate(named)) if named else np.array([])
         self._seed, self._n = seed, n_draws
         self._counts_RQ = resamples(len(self._questions), n_draws, seed) if scores else None
-        self._of_run: dict[tuple[str, str], FloatArray] = {}
+        self._of_run: dict[tuple[int, str], FloatArray] = {}
 
     def estimates(self, runs: Sequence[RunRecord]) -> dict[str, Estimate]:
         """Means over the seeds of a row."""
@@ -204,10 +214,10 @@ class _Draws:
     def differences(
         self, runs: Sequence[RunRecord], others: Sequence[RunRecord]
     ) -> dict[str, Estimate]:
-        """Means over the seeds that both rows have."""
-        those = {_seeds(run): run for run in others if run.scores is not None}
-        pairs = {_seeds(r): (r, those[_seeds(r)]) for r in runs if r.scores and _seeds(r) in those}
-        return self._over_seeds(pairs)
+        """Means over the seeds that both rows have with the same pairs."""
+        those = {_seeds(run): run for run in others}
+        both = {_seeds(r): (r, those[_seeds(r)]) for r in runs if _seeds(r) in those}
+        return self._over_seeds({s: pair for s, pair in both.items() if _have_same_pairs(*pair)})
 
     def _over_seeds(
         self, by_seeds: Mapping[tuple[str, ...], Sequence[RunRecord]]
@@ -231,7 +241,7 @@ class _Draws:
         return first - self._run(runs[1], metric) if len(runs) > 1 else first
 
     def _run(self, run: RunRecord, metric: str) -> FloatArray:
-        if (key := (run.name, metric)) not in self._of_run:
+        if (key := (id(run), metric)) not in self._of_run:  # two multiruns have a run 0 each
             assert run.scores is not None
             assert self._counts_RQ is not None
             chosen = run.scores.unfinished() if metric.endswith(UNFINISHED) else run.scores
@@ -249,26 +259,59 @@ class _Draws:
 
 @cache
 def _seed_weights(seed: int, names: tuple[tuple[str, ...], ...], n_draws: int) -> FloatArray:
-    """Weights of the seeds in each draw, shape ``(R, S)``, widened as ``compare`` says."""
-    n = len(names)
+    """Weights of the seeds in each draw, shape ``(R, S)``, each draw's of sum 1.
+
+    The weighted sum of values is distributed as their mean plus its standard error times Student's
+    t with S - 1 degrees of freedom.
+    """
+    if (n := len(names)) == 1:
+        return np.ones((n_draws, 1))
     rng = generator(seed, "seeds", *("\t".join(name) for name in names))
-    drawn: FloatArray = rng.multinomial(n, np.full(n, 1 / n), size=n_draws) / n
-    return 1 / n + (drawn - 1 / n) * math.sqrt(n / max(n - 1, 1))
+    normal = rng.standard_normal((n_draws, n))
+    normal -= normal.mean(axis=1, keepdims=True)
+    scale = np.sqrt((n - 1) / rng.chisquare(n - 1, (n_draws, 1)))
+    weights: FloatArray = 1 / n + normal * scale / math.sqrt(n * (n - 1))
+    return weights
 
 
 def _seeds(run: RunRecord) -> tuple[str, ...]:
     return tuple(run.overrides.get(name, "") for name in SEEDS)
 
 
+def _done(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    return [run for run in runs if run.status == "ok"]
+
+
+def _have_same_pairs(run: RunRecord, other: RunRecord) -> bool:
+    """Whether two runs have scored pairs of the same questions and labels, in any order."""
+    if run.scores is None or other.scores is None:
+        return False
+    these, those = (
+        np.sort(np.char.add(s.group, s.labels.astype(str))) for s in (run.scores, other.scores)
+    )
+    return np.array_equal(these, those)
+
+
 def _baseline(
-    kept: tuple[tuple[str, str], ...],
-    rows: Iterable[tuple[tuple[str, str], ...]],
+    kept: _Overrides,
+    rows: Mapping[_Overrides, Sequence[RunRecord]],
     baseline: Mapping[str, Any] | None,
-) -> tuple[tuple[str, str], ...]:
+) -> _Overrides | None:
     """The overrides of the row that this one is compared with."""
     if baseline is None:
-        return next(iter(rows))
-    return tuple(sorted((dict(kept) | {k: str(v) for k, v in baseline.items()}).items()))
+        return next((row for row, runs in rows.items() if _done(runs)), None)
+    others = {k: v for k, v in kept if k not in baseline}
+    for row in rows:
+        chosen = {k: _value(v) for k, v in row if k in baseline}
+        if chosen == baseline and {k: v for k, v in row if k not in baseline} == others:
+            return row
+    return None
+
+
+def _value(text: str) -> Any:
+    """An override's value as YAML reads it: ``False`` of ``false``, ``None`` of ``null``."""
+    read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    return read["value"]
 
 
 def _other_metrics(runs: Sequence[RunRecord]) -> dict[str, Estimate]:

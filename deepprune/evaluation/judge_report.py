@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from deepprune.data.pairs import labels_of, questions_of
+from deepprune.data.pairs import groups_of, labels_of, questions_of
 from deepprune.evaluation.pair_scores import UNFINISHED
 from deepprune.evaluation.scores import cached_scores
 from deepprune.evaluation.statistics import N_DRAWS, Estimate
@@ -27,6 +27,8 @@ from deepprune.protocols import BoolArray, FloatArray, IntArray
 from deepprune.types import TracePair
 
 COUNTS = ("n_pairs", "n_questions", "same_share")
+
+_CHUNK = 2048  # pairs that are scored before they are recorded
 
 JudgeReport = dict[str, dict[str, Estimate]]
 """Part of the pairs -> metric -> estimate. The part ``all`` is always there; its metrics come for
@@ -85,17 +87,25 @@ class CalibrationReport:
     def of(
         cls, judge: TrainedJudge, pairs: Sequence[TracePair], cache: ScoreCache
     ) -> CalibrationReport:
-        """One forward pass over the pairs that are not in ``cache``, which then has both scores."""
-        fingerprint = judge.provenance.fingerprint or ""
-        names = f"{fingerprint} uncalibrated", fingerprint
-        before, after = (cache.get_many(name, pairs) for name in names)
-        missing = np.flatnonzero(np.isnan(before) | np.isnan(after)).tolist()
-        if missing:
-            todo = [pairs[i] for i in missing]
-            logits = judge.logits(todo)
-            before[missing], after[missing] = expit(logits), judge.calibration(logits)
-            for name, scores in zip(names, (before, after), strict=True):
-                cache.put_many(name, todo, scores[missing])
+        """One forward pass over the pairs; a neural network's scores are kept in ``cache``.
+
+        They are recorded a chunk at a time, so that a kill costs little.
+        """
+        fingerprint = judge.provenance.fingerprint
+        if fingerprint is None or not judge.is_model or judge.reads_peers:
+            logits = judge.logits(pairs)
+            before, after = expit(logits), judge.calibration(logits)
+        else:
+            names = f"{fingerprint} uncalibrated", fingerprint
+            before, after = (cache.get_many(name, pairs) for name in names)
+            missing = np.flatnonzero(np.isnan(before) | np.isnan(after)).tolist()
+            for start in range(0, len(missing), _CHUNK):
+                chunk = missing[start : start + _CHUNK]
+                todo = [pairs[i] for i in chunk]
+                logits = judge.logits(todo)
+                before[chunk], after[chunk] = expit(logits), judge.calibration(logits)
+                for name, scores in zip(names, (before, after), strict=True):
+                    cache.put_many(name, todo, scores[chunk])
         return cls(
             before,
             after,
@@ -124,9 +134,7 @@ def _metrics(
     scores: FloatArray, pairs: Sequence[TracePair], chosen: BoolArray, seed: int
 ) -> dict[str, Estimate]:
     labels = np.array([p.label for p in pairs], dtype=np.int64)
-    names = [f"{q.dataset}\n{q.question_id}" for q in (p.first.trace.question for p in pairs)]
-    groups = np.array([f"{n}\n{p.first.trace.model}" for n, p in zip(names, pairs, strict=True)])
-    clusters = np.array(names)
+    groups, clusters = np.array(groups_of(pairs)), np.array(questions_of(pairs))
     unfinished = np.array([p.is_unfinished for p in pairs])
     metrics: dict[str, Estimate] = {}
     for suffix, mask in (("", chosen), ("_unfinished", chosen & unfinished)):

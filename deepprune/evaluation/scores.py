@@ -58,7 +58,7 @@ class QuestionScores:
 
     def score_all(self, ids: IntArray) -> None:
         """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
-        if self._judge.is_model or not np.isnan(self._scores[ids[0], ids[-1]]):
+        if self._judge.is_model or len(ids) < 2 or not np.isnan(self._scores[ids[0], ids[-1]]):
             return
         first, second = np.triu_indices(len(ids), 1)
         self._compute(np.column_stack((ids[first], ids[second])))
@@ -122,10 +122,15 @@ class QuestionScores:
         return np.column_stack(self._judge.prefix_prices(prefixes))
 
     def bill(self, ids: IntArray) -> FloatArray:
-        """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``."""
+        """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``.
+
+        A prefix that has stayed the same among other peers is paid once.
+        """
         ids = np.unique(self._one_way(ids), axis=0)
-        paid = self.prices(ids).sum(0) + self.prefix_prices(np.unique(ids)).sum(0)
-        return np.array([len(ids), *paid])
+        named = ((self._prefixes[i], i) for i in np.unique(ids).tolist())
+        once = {(p.trace.model, p.trace.sample_id, p.n_tokens): i for p, i in named}
+        prefixes = self.prefix_prices(np.array(list(once.values()), dtype=np.int64))
+        return np.array([len(ids), *(self.prices(ids).sum(0) + prefixes.sum(0))])
 
     def _one_way(self, ids: IntArray) -> IntArray:
         """The same pairs, the smaller number first where a pair's order does not matter."""

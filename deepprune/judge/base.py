@@ -89,7 +89,10 @@ class Judge(ABC):
 
     @abstractmethod
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``; deterministic for a fingerprint."""
+        """Scores in [0, 1], shape ``(len(pairs),)``; for a fingerprint always the same.
+
+        A neural network's are so up to rounding, which depends on the pairs of a batch.
+        """
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
         """What each pair costs; by default nothing."""

@@ -117,6 +117,8 @@ def metric_of_resamples(
 ) -> FloatArray:
     """A metric on given resamples, shape ``(R,)``: what several runs are to be drawn alike on.
 
+    Without pairs it is ``nan``.
+
     Args:
         metric: See ``bootstrap_draws``.
         scores: Shape ``(P,)``.
@@ -127,6 +129,8 @@ def metric_of_resamples(
         counts_RC: See ``resamples``.
     """
     s, y, question, n_questions = check_groups(scores, labels, questions)
+    if not n_questions:
+        return np.full(len(counts_RC), NAN)
     pairs = _Pairs(s, y, question, n_questions, cluster, counts_RC.shape[1])
     return _METRICS[metric](pairs, counts_RC)
 

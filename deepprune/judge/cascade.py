@@ -163,21 +163,30 @@ class Cascade:
         """What both judges read."""
         return needs_of(Path(self.cheap)) | needs_of(Path(self.expensive))
 
-    def check_unseen(self, questions: frozenset[str]) -> None:
-        """Hold the questions that it will be tested on against those that its judges know.
+    def check_unseen(self, seen: frozenset[str], tested: frozenset[str]) -> None:
+        """Hold the questions of a run against those that its judges know.
+
+        Neither the band nor the test may meet a question that a judge was trained on. Exports say
+        which questions were used, not which of them for training: so a judge must know those of
+        this run's training and validation, no more and no less, or none of its questions at all.
 
         Args:
-            questions: Hashes of the test questions, see ``data.splits``.
+            seen: Hashes of the training and validation questions, see ``data.splits``.
+            tested: Hashes of the test questions.
 
         Raises:
-            InputError: If one was used to fit a judge.
+            InputError: If a judge was fitted with another split of these questions.
         """
         for part, folder in self.folders.items():
-            if known := questions.intersection(read_record(folder)["seen_questions"]):
+            known = frozenset(read_record(folder)["seen_questions"])
+            if known != seen and not known.isdisjoint(seen | tested):
                 raise InputError(
-                    f"a cascade is tested on questions that neither of its judges has seen, and "
-                    f"{len(known)} of the {len(questions)} were used to fit model.{part}={folder}: "
-                    "use the traces, data.fractions and data.split_seed of its run."
+                    "a cascade needs judges of its own split, or of other questions, and "
+                    f"model.{part}={folder} was fitted with {len(known & seen)} of the {len(seen)} "
+                    f"training and validation questions, {len(known & tested)} of the "
+                    f"{len(tested)} test questions and {len(known - seen - tested)} others: use "
+                    "the traces, data.fractions, split_seed, fold, models, datasets and "
+                    "holdout_models of its run."
                 )
 
 
@@ -220,6 +229,7 @@ class CascadeJudge(TrainedJudge):
         self.is_model = cheap.is_model or expensive.is_model
         self.is_symmetric = cheap.is_symmetric and expensive.is_symmetric
         self.needs = cheap.needs | expensive.needs
+        self.reads_peers = cheap.reads_peers or expensive.reads_peers
         self._known: dict[bytes, float] = {}
 
     @classmethod
@@ -242,15 +252,16 @@ class CascadeJudge(TrainedJudge):
             InputError: If a judge cannot be read, or no question has pairs of both classes.
         """
         cheap, expensive = (_load(folder, settings.device) for folder in settings.folders.values())
+        judge = cls(cheap, expensive, 0, 0, seen_questions=seen_questions)
         pairs = [pair for pair in pairs if pair.is_unfinished] or pairs
-        band = choose_band(
-            cheap.score(pairs),
-            expensive.score(pairs),
+        judge.band = choose_band(
+            judge._scores(cheap, pairs),  # remembered, for the calibration
+            judge._scores(expensive, pairs),
             labels_of(pairs),
             questions_of(pairs),
             settings.tolerance,
         )
-        return cls(cheap, expensive, band.low, band.high, seen_questions=seen_questions)
+        return judge
 
     @property
     def provenance(self) -> JudgeProvenance:
@@ -266,13 +277,14 @@ class CascadeJudge(TrainedJudge):
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Merged log-odds, shape ``(len(pairs),)``."""
-        cheap, inside = self._cheap_scores(pairs)
+        cheap = self._scores(self.cheap, pairs)
+        inside = self.band.has(cheap)
         sent = list(itertools.compress(pairs, inside))
-        return merge(cheap, self.expensive.score(sent) if sent else np.empty(0), inside)
+        return merge(cheap, self._scores(self.expensive, sent) if sent else np.empty(0), inside)
 
     def sends(self, pairs: Sequence[TracePair]) -> BoolArray:
         """Which pairs the expensive judge scores, shape ``(len(pairs),)``."""
-        return self._cheap_scores(pairs)[1]
+        return self.band.has(self._scores(self.cheap, pairs))
 
     def said(self, pairs: Sequence[TracePair]) -> str:
         """The band in words, and how many of these pairs lie in it."""
@@ -374,21 +386,20 @@ class CascadeJudge(TrainedJudge):
         judge._path = folder
         return judge
 
-    def _cheap_scores(self, pairs: Sequence[TracePair]) -> tuple[FloatArray, BoolArray]:
-        """The cheap judge's scores, remembered where they follow from the texts; and the band."""
-        if self.cheap.provenance.fingerprint is None:
-            scores = self.cheap.score(pairs)
-            return scores, self.band.has(scores)
-        keys = [pair_key("", pair) for pair in pairs]
+    def _scores(self, judge: Judge, pairs: Sequence[TracePair]) -> FloatArray:
+        """Either judge's scores, remembered where they follow from the two prefixes alone."""
+        fingerprint = judge.provenance.fingerprint
+        if fingerprint is None or judge.reads_peers:
+            return judge.score(pairs)
+        keys = [pair_key(fingerprint, pair) for pair in pairs]
         todo = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
         if len(self._known) + len(todo) > _CACHED_SCORES:
             self._known.clear()
             todo = dict(zip(keys, pairs, strict=True))
         if todo:
-            found = self.cheap.score(list(todo.values()))
+            found = judge.score(list(todo.values()))
             self._known.update(zip(todo, found.tolist(), strict=True))
-        scores = np.array([self._known[key] for key in keys], dtype=np.float64)
-        return scores, self.band.has(scores)
+        return np.array([self._known[key] for key in keys], dtype=np.float64)
 
 
 def _log_odds(scores: FloatArray) -> FloatArray:

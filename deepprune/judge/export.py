@@ -89,7 +89,7 @@ def write_export(folder: Path, record: JudgeExport, model: PairClassifier, token
             config = {k: v for k, v in _config(model).items() if k != "_name_or_path"}
             write_json(temporary / _CONFIG, config)
         values = _to_json(record) | {
-            "weights_sha256": _sha256(temporary / _WEIGHTS),
+            "weights_sha256": sha256_file(temporary / _WEIGHTS),
             "frozen_digest": frozen_digest(model) if record.backbone.lora else None,
             "fingerprint": scoring_fingerprint(record, model, "float32"),
         }
@@ -117,7 +117,7 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
         raise InputError(
             f"an export needs {', '.join(missing)}, missing in {folder}: export again."
         )
-    if (found := _sha256(folder / _WEIGHTS)) != values["weights_sha256"]:
+    if (found := sha256_file(folder / _WEIGHTS)) != values["weights_sha256"]:
         raise InputError(
             f"{folder / _WEIGHTS} must have sha256 {values['weights_sha256']}, got {found}: the "
             "weights changed after the export; export again."
@@ -249,7 +249,3 @@ def _from_json(values: Mapping[str, Any], folder: Path) -> JudgeExport:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder, error) from error
-
-
-def _sha256(path: Path) -> str:
-    return sha256_file(path)

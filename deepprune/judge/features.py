@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from deepprune.data.pairs import labels_of
+from deepprune.data.pairs import groups_of, labels_of
 from deepprune.errors import InputError
 from deepprune.files import sha256_file
 from deepprune.judge.base import JudgeProvenance
@@ -192,7 +192,7 @@ class FeaturesJudge(TrainedJudge):
             seed: See ``Boosting.fit``.
             seen_questions: Hashes of the questions of these and of the validation pairs.
         """
-        trees = settings.fit(pair_features(pairs), labels_of(pairs), _groups(pairs), seed)
+        trees = settings.fit(pair_features(pairs), labels_of(pairs), groups_of(pairs), seed)
         return cls(trees, seen_questions=seen_questions)
 
     @property
@@ -290,12 +290,6 @@ class FeaturesJudge(TrainedJudge):
             raise damaged(folder, error) from error
         judge._path = folder
         return judge
-
-
-def _groups(pairs: Sequence[TracePair]) -> list[str]:
-    """The question and model of each pair."""
-    traces = [pair.first.trace for pair in pairs]
-    return [f"{t.question.dataset}\n{t.question.question_id}\n{t.model}" for t in traces]
 
 
 def _shared(sets: Sequence[NDArray[np.uint32]], ends: IntArray) -> FloatArray:

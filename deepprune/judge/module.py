@@ -34,20 +34,16 @@ class PairOutputs:
     """Logits of an evaluated part over all ranks, in the order of its pairs; all ``(P,)``.
 
     Attributes:
-        pair: Index into the part's pairs.
         logits: Uncalibrated, float32.
         labels: 1 or 0.
         targets: What the loss is given, in [0, 1].
-        question: Index of the question.
         group: Index of question and model together: within it the within-question AUROC compares.
         is_unfinished: Neither prefix has reached its answer.
     """
 
-    pair: IntArray
     logits: FloatArray
     labels: IntArray
     targets: FloatArray
-    question: IntArray
     group: IntArray
     is_unfinished: BoolArray
 
@@ -93,8 +89,6 @@ class JudgeModule(pl.LightningModule):
         self.strict_loading = (
             False  # frozen weights are not in a checkpoint; see on_load_checkpoint
         )
-        self.outputs: dict[str, PairOutputs] = {}
-        """What the last validation (``"val"``) and test (``"test"``) gave, for calibration."""
         self._steps: list[dict[str, Tensor]] = []
 
     def configure_model(self) -> None:
@@ -196,7 +190,6 @@ class JudgeModule(pl.LightningModule):
         self._steps.clear()
         if outputs is None:
             return
-        self.outputs[part] = outputs
         with torch.no_grad():
             facts = (outputs.logits, outputs.targets, outputs.group)
             values = {"loss": float(self.loss(*map(torch.from_numpy, facts)))}
@@ -233,14 +226,12 @@ def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
     if not ranks:
         return None
     both = {name: np.concatenate([rank[name] for rank in ranks]) for name in ranks[0]}
-    pair, first = np.unique(both["pair"], return_index=True)
+    _, first = np.unique(both["pair"], return_index=True)
     found = {name: value[first] for name, value in both.items()}
     return PairOutputs(
-        pair=pair,
         logits=found["logits"],
         labels=found["labels"].astype(np.int64),
         targets=found["targets"],
-        question=found["question"],
         group=found["group"],
         is_unfinished=found["is_unfinished"].astype(bool),
     )

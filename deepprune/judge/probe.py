@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from deepprune.data.pairs import labels_of
+from deepprune.data.pairs import groups_of, labels_of
 from deepprune.errors import InputError
 from deepprune.judge.base import JudgeProvenance
 from deepprune.judge.boosting import question_balanced_weights
@@ -181,9 +181,7 @@ class ProbeJudge(TrainedJudge):
             settings: How.
             seen_questions: Hashes of the questions of these and of the validation pairs.
         """
-        traces = [pair.first.trace for pair in pairs]
-        questions = [f"{t.question.dataset}\n{t.question.question_id}\n{t.model}" for t in traces]
-        weights, bias = settings.fit(probe_features(pairs), labels_of(pairs), questions)
+        weights, bias = settings.fit(probe_features(pairs), labels_of(pairs), groups_of(pairs))
         return cls(weights, bias, seen_questions=seen_questions)
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ COLOURS = (
 FEW_POINTS = 12
 """Up to so many points beside cons@k are drawn one by one."""
 
+NEEDS_MATPLOTLIB = "figures need matplotlib: pip install 'deepprune[report]'"
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn; without it everything else goes on."""
+    return find_spec("matplotlib") is not None
+
+
+def drawn(draw: Callable[..., Path], *arguments: Any) -> Path | None:
+    """The figure's path, or ``None`` without matplotlib, which is said."""
+    if not has_matplotlib():
+        print(NEEDS_MATPLOTLIB)
+        return None
+    return draw(*arguments)
+
 
 def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     """Draw accuracy against tokens a question, both with their intervals over questions.
@@ -39,14 +55,10 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     Returns:
         ``path``.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure = _figure(8, 4.8)
+    axes = figure.subplots()
     ok = [r for r in rows if r["status"] == "ok"]
     curve = sorted((r for r in ok if r["policy"] == "consensus"), key=lambda r: r["k"])
     tokens = [net_tokens(r) for r in curve]
@@ -84,10 +96,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8 if len(others) <= FEW_POINTS else 7, loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    return _saved(figure, path)
 
 
 def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
@@ -103,18 +112,11 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
     Returns:
         ``path``.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
-    from matplotlib import pyplot as plt
-
     measured = [row for row in rows if HEADLINE in row.metrics][::-1]  # the first one on top
     names = varied_options(rows)
     places = range(len(measured))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 1.3 + 0.3 * len(measured)), sharey=True, layout="constrained"
-    )
+    figure = _figure(9, 1.3 + 0.3 * len(measured))
+    left, right = figure.subplots(1, 2, sharey=True)
     for place, row in zip(places, measured, strict=True):
         for axes, found in ((left, row.metrics), (right, row.differences)):
             if (estimate := found.get(HEADLINE)) is not None:
@@ -131,10 +133,7 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
     right.axvline(0, color="0.6", lw=0.8, ls=":")
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.25)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    return _saved(figure, path)
 
 
 def _every_point(axes: Any, rows: Sequence[Row]) -> None:
@@ -224,16 +223,8 @@ def reliability_figure(report: CalibrationReport, path: Path) -> Path:
     Returns:
         ``path``.
     """
-    plt = _pyplot()
-    figure, axes = plt.subplots(
-        2,
-        2,
-        figsize=(8, 5.2),
-        sharex=True,
-        sharey="row",
-        height_ratios=(3, 1),
-        layout="constrained",
-    )
+    figure = _figure(8, 5.2)
+    axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
     edges = np.linspace(0, 1, ECE_BINS + 1)
     every = np.ones_like(report.is_unfinished)
     kinds = {"all pairs": every, "both unfinished": report.is_unfinished}
@@ -258,7 +249,7 @@ def reliability_figure(report: CalibrationReport, path: Path) -> Path:
     axes[0, 1].set_title("after", fontsize=10, loc="left")
     axes[0, 0].set_ylabel("share of same answers")
     axes[1, 0].set_ylabel("pairs")
-    return _saved(plt, figure, path)
+    return _saved(figure, path)
 
 
 def matrix_figure(rows: Sequence[Row], path: Path) -> Path:
@@ -271,18 +262,12 @@ def matrix_figure(rows: Sequence[Row], path: Path) -> Path:
     Returns:
         ``path``.
     """
-    plt = _pyplot()
     cells = list(dict.fromkeys(CellFacts.of(row) for row in rows))
     judges = list(dict.fromkeys(row["judge"] for row in rows))
     baselines = {row["judge"] for row in rows if row["is_baseline"]}
     step = 0.64 / max(1, len(judges) - 1)
-    figure, panels = plt.subplots(
-        1,
-        2,
-        figsize=(10, 1.6 + len(cells) * (0.25 + 0.14 * len(judges))),
-        sharey=True,
-        layout="constrained",
-    )
+    figure = _figure(10, 1.6 + len(cells) * (0.25 + 0.14 * len(judges)))
+    panels = figure.subplots(1, 2, sharey=True)
     for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
         for row in rows:
             found = row["metrics"][metric]
@@ -305,7 +290,7 @@ def matrix_figure(rows: Sequence[Row], path: Path) -> Path:
         panels[1].plot([], [], f"{mark}-", color=colour, label=judge)
     handles = panels[1].get_legend_handles_labels()
     figure.legend(*handles, fontsize=8, ncols=6, loc="outside upper left")
-    return _saved(plt, figure, path)
+    return _saved(figure, path)
 
 
 _PANELS = {
@@ -314,19 +299,15 @@ _PANELS = {
 }
 
 
-def _pyplot() -> Any:
-    """Matplotlib without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def _figure(width: float, height: float) -> Any:
+    """Of so many inches; without pyplot, which takes a second to import and looks for a screen."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _saved(plt: Any, figure: Any, path: Path) -> Path:
+def _saved(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
     return path

@@ -24,7 +24,7 @@ SHOWN = ("auroc_within_unfinished", "auroc_unfinished", "auroc_within", "auroc")
 def main(traces: str, folders: list[str]) -> None:
     """Write qwq_mix.jsonl, print the table of the README."""
     store = open_traces(traces)
-    groups = [store.group(ref) for ref in store.refs(datasets=["MATH500"])]
+    groups = [store.group(ref) for ref in store.refs(datasets=["math500"])]
     of_question = {
         question_hash(g.question.text): build_pairs(g, FirstTokens(K), max_pairs=150, seed=0)
         for g in groups

@@ -6,6 +6,7 @@ Hydra's own plugin declares optuna < 3 and repeats the proposals of a seeded stu
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # Hydra imports this module at every start
     from optuna.trial import FrozenTrial
 
 STUDY, RESULTS = "optuna.jsonl", "optimization_results.json"
+NO_OBJECTIVE = "no validation question has unfinished pairs of both classes: lower prefix.k"
 
 
 class OptunaSweeper(Sweeper):
@@ -67,8 +69,9 @@ class OptunaSweeper(Sweeper):
         """Propose, launch and record until there are ``n_trials``.
 
         Raises:
-            InputError: If Optuna is missing, nothing is to be searched, a value cannot be, or the
-                folder holds a study of something else.
+            InputError: If Optuna is missing, nothing is to be searched, a value cannot be, the
+                folder holds a study of something else, or no trial has an objective although none
+                failed.
         """
         given = [*(f"{k}={v}" for k, v in self._params.items()), *arguments]
         parser = OverridesParser.create(config_loader=self._context.config_loader)
@@ -207,13 +210,18 @@ def _overrides(trial: FrozenTrial) -> list[str]:
 
 
 def _tell(study: Study, trial: FrozenTrial, job: JobReturn) -> None:
-    """Record what came of a trial; a run without an objective has failed."""
+    """Record what came of a trial; one without an objective counts as failed."""
     from optuna.trial import TrialState
+
+    from deepprune.evaluation.comparison import SUMMARY
 
     value = job.return_value if job.status == JobStatus.COMPLETED else None
     if value is None:
         study.tell(trial.number, state=TrialState.FAIL)
-        print(f"trial {trial.number} failed")
+        summary = Path(job.working_dir or "", SUMMARY)
+        is_ok = summary.exists() and json.loads(summary.read_text())["status"] == "ok"
+        came = f"has no objective: {NO_OBJECTIVE}" if is_ok else "failed"
+        print(f"trial {trial.number} {came}")
     else:
         study.tell(trial.number, value)
         print(f"trial {trial.number}: {value:.4f}; best {study.best_value:.4f}")
@@ -223,6 +231,8 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
     """Write the best trial and say how to run it alone."""
     from optuna.trial import TrialState
 
+    from deepprune.errors import InputError
+    from deepprune.evaluation.comparison import FAILURE
     from deepprune.files import write_atomic
 
     trials = study.get_trials()
@@ -231,13 +241,14 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
     if n_failed < len(trials):
         best = study.best_trial
         program = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
-        mode = [] if {"-m", "--multirun"} & set(sys.argv) else ["hydra.mode=RUN"]
-        command = " ".join([program, *fixed, *_overrides(best), *mode])
+        command = f"{program} {shlex.join([*fixed, *_overrides(best), 'hydra.mode=RUN'])}"
         facts |= {"best_trial": best.number, "best_value": best.value, "best_params": best.params}
         facts["command"] = command
         print(f"best of {len(trials)} trials: {best.number}, {best.value:.4f} on validation data")
         print(command)
     write_atomic(path, json.dumps(facts, indent=2))
+    if n_failed == len(trials) and not any(path.parent.glob(f"*/{FAILURE}")):  # they have a code
+        raise InputError(f"no trial has an objective: {NO_OBJECTIVE}.")
 
 
 def _derive(seed: int, number: int) -> int:

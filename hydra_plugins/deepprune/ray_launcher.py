@@ -5,7 +5,9 @@ Hydra's own plugin wants cloudpickle < 3, which joblib does not.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class RayLauncher(Launcher):
@@ -74,12 +76,50 @@ class RayLauncher(Launcher):
                 remote.remote(shared, list(overrides), number)
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
             ]
-            returns: list[JobReturn] = ray.get(jobs)
-            return returns
+            return [
+                self._result(job, list(overrides), number)
+                for number, (job, overrides) in enumerate(
+                    zip(jobs, job_overrides, strict=True), initial_job_idx
+                )
+            ]
         finally:
             if is_mine:
                 with suppress(Exception):
                     ray.shutdown()
+
+    def _result(self, reference: Any, overrides: list[str], number: int) -> JobReturn:
+        """What a job returns; one whose process died has failed, and the others go on."""
+        import ray
+
+        try:
+            result: JobReturn = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            from deepprune.evaluation.comparison import FAILURE
+            from deepprune.files import write_atomic
+
+            job = _job_config(self._context, self._config, overrides, number)
+            folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)
+            reason = f"its Ray worker was lost: {type(error).__name__}"
+            print(f"run {number}: {reason}\n{error}", file=sys.stderr)
+            write_atomic(folder / FAILURE, json.dumps({"exit_code": 1, "reason": reason}))
+            write_atomic(
+                folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task)
+            )
+            # As a run that fails by itself: a sweeper raises a FAILED one's error, without a table.
+            result = JobReturn(status=JobStatus.COMPLETED, working_dir=str(folder))
+            result.return_value = None
+        return result
+
+
+def _job_config(
+    context: HydraContext, config: DictConfig, overrides: list[str], number: int
+) -> Any:
+    """The configuration of a job."""
+    job = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job):
+        job.hydra.job.id = f"{job.hydra.job.name}_{number}"
+        job.hydra.job.num = number
+    return job
 
 
 def _run(shared: tuple[Any, ...], overrides: list[str], number: int) -> JobReturn:
@@ -87,10 +127,7 @@ def _run(shared: tuple[Any, ...], overrides: list[str], number: int) -> JobRetur
     context, task, config, singletons = shared
     setup_globals()
     Singleton.set_state(singletons)
-    job: Any = context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(job):
-        job.hydra.job.id = f"{job.hydra.job.name}_{number}"
-        job.hydra.job.num = number
+    job = _job_config(context, config, overrides, number)
     HydraConfig.instance().set_config(job)
     return run_job(
         hydra_context=context,

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import MissingMandatoryValue
 
-from deepprune.cli import _as_overrides, config_folder
+from deepprune.cli import _as_overrides, config_folder, main
 from deepprune.config import build
+from deepprune.config.advice import advise
 from deepprune.config.help import help_text
 from deepprune.config.schemas import register
 from deepprune.data.pairs import build_part
@@ -120,7 +123,50 @@ def test_paths_are_taken_as_they_are():
         build.baselines(composed("j", "traces=a", "baselines=[oracle]"))
 
 
+def test_flags_keep_their_values_and_a_folder_may_have_an_equals_sign(tmp_path):
+    folder = tmp_path / "lr=1e-3"
+    folder.mkdir()
+    given = ["--cfg", "job", "job", "--info", "all", str(folder), "-cd", "more", "~logger", "a=b"]
+    *others, judges = _as_overrides(given)
+    assert others == ["--cfg", "job", "--info", "all", "-cd", "more", "~logger", "a=b"]
+    assert json.loads(judges.removeprefix("judges=")) == ["job", str(folder)]
+
+
+def test_what_must_be_given_is_said_and_a_multirun_refused(capsys):
+    with pytest.raises(MissingMandatoryValue) as missing:
+        build.exports(composed("traces=pool"))
+    said = advise(missing.value, "judge_report", config_folder())
+    assert said == "judges must be given: deepprune judge-report runs/DIR traces=pool"
+    with pytest.raises(SystemExit, match="2"):
+        main(["judge-report", "runs/a", "traces=pool", "-m", "seed=0,1"])
+    assert "leave -m out" in capsys.readouterr().err
+
+
+def test_a_selection_of_nothing_names_what_there_is():
+    config = composed("j", "traces=pool", "data.datasets=[typo]")
+    with pytest.raises(InputError, match=r"\['typo'\]; it has models .*reasoning_gym/chain_sum"):
+        build.report_cells(config, build.stores(config))
+
+
+def test_a_baseline_that_is_not_there_is_told_before_anything_is_scored(monkeypatch):
+    from deepprune.judge import embedding
+
+    monkeypatch.setattr(embedding, "resolve_source", lambda name: "/nowhere/minilm")
+    with pytest.raises(InputError, match="leave sentence_embedding out"):
+        build.baselines(composed("j", "traces=a", "baselines=[sentence_embedding]"))
+
+
 def test_help_lists_groups_and_options():
     text = help_text("judge_report", "deepprune judge-report", config_folder())
+    assert "JUDGE ... traces=A,B" in text
+    assert " -m " not in text
     assert "first_tokens" in text
     assert "leave_out_seen: true" in text
+
+
+def test_judges_of_two_multiruns_are_told_apart(runs, tmp_path):
+    for name in ("a/0", "b/0"):
+        shutil.copytree(runs / "short" / "judge", tmp_path / name / "judge")
+    found = build.exports(composed(str(tmp_path / "a/0"), str(tmp_path / "b/0"), "traces=a"))
+    assert len(found) == 2
+    assert all(str(folder) in name for name, folder in found.items())

@@ -3,29 +3,43 @@
 import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, RunMode
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
+from deepprune.callbacks.multirun_table import MultirunTable
 from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
+from deepprune.errors import InputError
+from deepprune.evaluation import comparison
+from deepprune.evaluation.comparison import read_runs
 from deepprune.evaluation.pair_scores import PairScores
 from deepprune.judge.base import Judge
+from deepprune.report import figures
 
 pytestmark = pytest.mark.timeout(300)  # a process or more for every run
 
 TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
 TREES = [
     "model=features", "model.trees=10", "prefix.k=32", "data.pairs_per_question=8",
-    "data.eval_pairs_per_question=12", "sweep=none", "logger=none",
+    "data.eval_pairs_per_question=12", "data.datasets=[reasoning_gym/chain_sum]", "sweep=none",
+    "logger=none",
 ]  # fmt: skip
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
 
@@ -153,6 +167,94 @@ def test_a_search_tells_what_it_cannot_do(tmp_path):
     call(failing, tmp_path, check=2)
     found = json.loads((tmp_path / "f" / "optimization_results.json").read_text())
     assert found == {"trials": 2, "failed": 2}
+
+
+@pytest.fixture
+def multirun(tmp_path):
+    """The folder of one finished and one failed run, and what ends a multirun there."""
+    for name, code in (("0", 0), ("1", 2)):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(f"- seed={name}\n")
+        if code:
+            facts = json.dumps({"exit_code": code, "reason": "bad"})
+            (tmp_path / name / "failure.json").write_text(facts)
+        else:
+            scores = PairScores(
+                np.array([0.9, 0.1]), np.array([1, 0]), np.array(["q", "q"]),
+                np.array(["m", "m"]), np.array([True, True]),
+            )  # fmt: skip
+            scores.save(tmp_path / name / "test_scores.npz")
+            (tmp_path / name / "summary.json").write_text('{"status": "ok"}')
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+
+
+def test_a_table_that_cannot_be_made_does_not_hide_the_exit_code(multirun, monkeypatch, capsys):
+    """Hydra makes a warning of what a callback raises."""
+
+    def fail(*_):
+        raise RuntimeError("no table")
+
+    monkeypatch.setattr(comparison, "compare", fail)
+    with pytest.raises(SystemExit, match="2"):
+        MultirunTable().on_multirun_end(multirun)
+    assert "RuntimeError: no table" in capsys.readouterr().err
+
+
+def test_without_matplotlib_there_is_a_table(multirun, monkeypatch, capsys):
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        MultirunTable().on_multirun_end(multirun)
+    said = capsys.readouterr().out
+    assert "pip install 'deepprune[report]'" in said
+    assert "results: " in said
+
+
+@needs_optuna
+def test_a_trial_without_an_objective_has_not_failed(tmp_path, capsys):
+    import optuna
+
+    from hydra_plugins.deepprune.optuna_sweeper import _report, _tell
+
+    study = optuna.create_study(direction="maximize")
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "summary.json").write_text('{"status": "ok"}')
+    job = JobReturn(status=JobStatus.COMPLETED, working_dir=str(tmp_path / "0"))
+    space = {"a": optuna.distributions.CategoricalDistribution(["choice(x, y)"])}
+    _tell(study, study.ask(space), job)
+    assert "trial 0 has no objective: no validation question" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no trial has an objective"):
+        _report(study, [], tmp_path / "results.json")
+    job.return_value = 0.7
+    _tell(study, study.ask(space), job)
+    _report(study, ["loss=bce"], tmp_path / "results.json")
+    command = shlex.split(json.loads((tmp_path / "results.json").read_text())["command"])
+    assert command[-3:] == ["loss=bce", "a=choice(x, y)", "hydra.mode=RUN"]
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="no ray")
+def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
+    import ray
+
+    from hydra_plugins.deepprune.ray_launcher import RayLauncher
+
+    def get(reference):
+        if reference == "lost":
+            raise ray.exceptions.WorkerCrashedError
+        return reference
+
+    monkeypatch.setattr(ray, "get", get)
+    launcher = RayLauncher(1, None, 1, 0)
+    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_folder())))
+    config = loader.load_configuration("train", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
+    launcher.setup(
+        hydra_context=HydraContext(loader, Callbacks()), task_function=print, config=config
+    )
+    done = JobReturn(status=JobStatus.COMPLETED)
+    assert launcher._result(done, ["seed=0"], 0) is done
+    assert launcher._result("lost", ["seed=1"], 1).return_value is None
+    (run,) = read_runs(tmp_path)
+    assert (run.name, run.status, run.exit_code) == ("1", "failed", 1)
+    assert run.overrides == {"seed": "1"}
 
 
 def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):

@@ -1,5 +1,6 @@
 """Runs done as arrays make the decisions that the controller makes, run by run."""
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ from deepprune.engines.replay import ReplayEngine
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.question import QuestionRunner, Task
 from deepprune.evaluation.results import FIELDS
+from deepprune.evaluation.scores import QuestionScores
 from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
+from deepprune.judge.cascade import CascadeJudge
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.types import QuestionRef
+from deepprune.types import Prefix, QuestionRef
 
 
 class Noisy(Judge):
@@ -29,7 +32,7 @@ class Noisy(Judge):
 
     @staticmethod
     def value(text):
-        return np.random.default_rng(list(text.encode())).random()
+        return zlib.crc32(text.encode()) / 2**32
 
     def pair_prices(self, pairs):
         tokens = np.array([p.first.n_tokens + p.second.n_tokens for p in pairs], dtype=float)
@@ -58,7 +61,15 @@ class Sociable(Noisy):
         ]
 
 
-@pytest.mark.parametrize("judge", [Noisy(), Sociable()])
+class Named(Sociable):
+    """One that a cascade might remember by the texts of a pair."""
+
+    @property
+    def provenance(self):
+        return JudgeProvenance("named", "named v1")
+
+
+@pytest.mark.parametrize("judge", [Noisy(), Sociable(), CascadeJudge(Named(), Noisy(), 0.3, 0.7)])
 @pytest.mark.parametrize("clustering", ["greedy", "posterior", "pivot", "average"])
 @pytest.mark.parametrize(
     "rule",
@@ -76,6 +87,7 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
     policy = DeepPrune(FirstTokens(9), clustering=clustering, **rule)
     thresholds = [0.0, 0.2, 0.35, 0.5, 0.55, 0.6, 0.8, 1.0]
     points = [Point(replace(policy, threshold=t), 11) for t in thresholds]
+    points += [Point(policy, 1)]  # no pair to ask for
     task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
     runner = QuestionRunner(
         points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
@@ -89,3 +101,14 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
     for name in FIELDS:
         np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
     assert len(np.unique(at_once.fields["tokens_pruned"])) > 3  # the thresholds do differ
+
+
+def test_a_prefix_that_stays_among_peers_that_grow_is_paid_once():
+    """Two pairs are read, of 5 + 5 and of 5 + 8 tokens, and three prefixes, of 5, 5 and 8."""
+    first, second = group(["a", "b"], [5, 20]).traces
+    scores = QuestionScores(Sociable())
+    ids = [
+        scores.prefix_ids([Prefix(first, 5, True), Prefix(second, cut, False)]) for cut in (5, 8)
+    ]
+    scores.lookup(np.array(ids))
+    assert scores.bill(np.array(ids)).tolist() == [2, 23 + 18, 3 * 23 + 5 * 18]

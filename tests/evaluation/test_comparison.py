@@ -1,11 +1,18 @@
 """The table of a multirun: what is one row, and what its intervals are over."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from deepprune.evaluation.comparison import RunRecord, compare, is_clear_of_0, read_runs
+from deepprune.evaluation.comparison import (
+    RunRecord,
+    _seed_weights,
+    compare,
+    is_clear_of_0,
+    read_runs,
+)
 from deepprune.evaluation.pair_scores import PairScores
 from deepprune.report.tables import comparison_table
 
@@ -121,3 +128,63 @@ def test_folds_are_one_run_of_all_questions_once_all_are_done():
     killed = run("1", status="unfinished", **{"data.fold": 1, "seed": 0})
     (row,) = compare([folds[0], killed])
     assert (row.runs, [r.name for r in row.missing]) == ([], ["0+1"])
+
+
+def test_a_fold_that_was_never_started_is_missing():
+    halves = [pair_scores(0, 0.5, range(6)), pair_scores(1, 0.5, range(6, 12))]
+    runs = [
+        run("0", halves[0], **{"data.fold": 0, "seed": 0}),
+        run("1", halves[1], **{"data.fold": 1, "seed": 0}),
+        run("2", halves[0], **{"data.fold": 0, "seed": 1}),
+    ]
+    (row,) = compare(runs)
+    assert [r.name for r in row.runs] == ["0+1"]
+    assert [(r.name, r.reason) for r in row.missing] == [("2", "data.fold 1 was not started")]
+
+
+def test_intervals_over_three_seeds_cover_what_they_say():
+    """Noise of the seeds alone, around 0."""
+    means = np.random.default_rng(0).standard_normal((4000, 3))
+    drawn = _seed_weights(0, (("0",), ("1",), ("2",)), 1000) @ means.T
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    assert 0.92 < np.mean((low < 0) & (high > 0)) < 0.98
+
+
+def test_without_unfinished_pairs_the_other_metrics_stand():
+    scores = replace(pair_scores(0, 0.5), is_unfinished=np.full(N_QUESTIONS * N_PAIRS, False))
+    (row,) = compare([run("0", scores, seed=0)])
+    assert row.metrics["auroc"].low < row.metrics["auroc"].high
+    assert "auroc_unfinished" not in row.metrics
+
+
+def test_other_pairs_are_not_subtracted():
+    """Seed 1 has the questions of both rows, seed 0 has not."""
+    runs = [
+        run("0", pair_scores(0, 0.5, range(8)), loss="a", seed=0),
+        run("1", pair_scores(1, 0.5), loss="a", seed=1),
+        run("2", pair_scores(2, 0.9), loss="b", seed=0),
+        run("3", pair_scores(3, 0.9), loss="b", seed=1),
+    ]
+    difference = compare(runs)[1].differences["auroc"].value
+    one, other = (r.scores.metric("auroc") for r in (runs[3], runs[1]))
+    assert difference == pytest.approx(one - other)
+
+
+def test_runs_of_two_multiruns_may_share_their_names():
+    skills = {"a": 0.1, "b": 2.0}
+    rows = compare([run("0", pair_scores(0, skill), loss=name) for name, skill in skills.items()])
+    assert rows[0].metrics["auroc"].value < rows[1].metrics["auroc"].value
+
+
+@pytest.mark.parametrize(
+    ("texts", "value"), [(("true", "false"), False), (("2", "null"), None), (("1", "1e-3"), 0.001)]
+)
+def test_a_baseline_is_named_by_values_not_by_their_spelling(texts, value):
+    rows = compare([run(t, pair_scores(0, 0.5), x=t) for t in texts], {"x": value})
+    assert [row.baseline for row in rows] == [{"x": texts[1]}, None]
+
+
+def test_a_row_without_a_finished_run_is_no_baseline():
+    failed = run("0", status="failed", loss="a")
+    done = [run(name, pair_scores(0, 0.5), loss=name) for name in "bc"]
+    assert [row.baseline for row in compare([failed, *done])][1:] == [None, {"loss": "b"}]

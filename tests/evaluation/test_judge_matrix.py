@@ -28,6 +28,8 @@ def pairs():
 class Counted(TrainedJudge):
     """The first prefix's number of characters as a logit; counts the pairs that it is asked."""
 
+    is_model = True
+
     def __init__(self):
         super().__init__(Platt(0.1, -2), name="counted")
         self.n_asked = 0
@@ -82,6 +84,14 @@ def test_pairs_are_scored_once_for_before_and_after(tmp_path):
     metrics = report.metrics(seed=0)
     assert metrics["after"]["brier"].value < metrics["before"]["brier"].value
     assert reliability_figure(report, tmp_path / "r.png").stat().st_size > 10_000
+
+
+def test_scores_among_peers_are_not_kept():
+    judge, cache = Counted(), ScoreCache()
+    judge.reads_peers = True
+    for _ in range(2):
+        CalibrationReport.of(judge, pairs(), cache)
+    assert judge.n_asked == 2 * len(pairs())
 
 
 def test_a_row_without_unfinished_pairs_is_null_not_zero(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,12 +174,38 @@ def test_an_untrained_judge_is_not_exported(exports, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_test_question_that_a_judge_knows_is_refused(exports):
+@pytest.mark.parametrize(
+    ("seen", "tested", "said"),
+    [
+        ({"val"}, {"new", "question"}, "0 of the 1 .*, 1 of the 2 test questions and 0 others"),
+        ({"val", "question"}, {"new"}, "1 of the 2 .*, 0 of the 1 test questions and 0 others"),
+    ],
+)
+def test_a_judge_of_another_split_is_refused(seen, tested, said, exports):
+    """A question that a judge was trained on may neither be tested nor choose the band."""
     cascade = Cascade(**exports, tolerance=0.01)
     assert cascade.needs == {Need.TEXT, Need.PROBES}
-    cascade.check_unseen(frozenset({"new"}))
-    with pytest.raises(InputError, match=r"1 of the 2 were used to fit model.cheap="):
-        cascade.check_unseen(frozenset({"new", "question"}))
+    cascade.check_unseen(frozenset({"question"}), frozenset({"new"}))
+    cascade.check_unseen(frozenset({"other"}), frozenset({"new"}))
+    with pytest.raises(InputError, match=f"model.cheap=.* was fitted with {said}"):
+        cascade.check_unseen(frozenset(seen), frozenset(tested))
+
+
+def test_the_calibration_asks_for_what_the_band_has_not_been_chosen_on(exports, monkeypatch):
+    val, asked = probed(seed=1), {FeaturesJudge: 0, ProbeJudge: 0}
+    val += [TracePair(replace(p.first, is_finished=True), p.second) for p in probed(seed=4)]
+    for kind in asked:
+
+        def logits(self, pairs, kind=kind, whole=kind.logits):
+            asked[kind] += len(pairs)
+            return whole(self, pairs)
+
+        monkeypatch.setattr(kind, "logits", logits)
+    judge = CascadeJudge.fit(val, Cascade(**exports, tolerance=0.0))
+    assert asked == {FeaturesJudge: len(val) // 2, ProbeJudge: len(val) // 2}
+    judge.calibrate(val)
+    sent = judge.sends(val)[len(val) // 2 :].sum()
+    assert asked == {FeaturesJudge: len(val), ProbeJudge: len(val) // 2 + sent}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import math
 import shutil
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -13,6 +14,7 @@ from tiny_models import save_tiny_qwen3
 
 from deepprune.callbacks.resume_point import ResumePoint
 from deepprune.data.datamodule import JudgeDataModule
+from deepprune.data.pairs import labels_of
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import OversampleSampler, QuestionBalancedSampler
 from deepprune.data.splits import Splits
@@ -146,13 +148,17 @@ def test_validation_logs_pooled_and_within_question_metrics(source):
     trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(judge, pairs)
     logged = trainer.callback_metrics
-    outputs = judge.outputs["val"]
-    assert outputs.pair.tolist() == list(range(10))
-    assert outputs.labels.tolist() == [pair.label for pair in pairs.pairs("val")]
-    scores = torch.sigmoid(torch.from_numpy(outputs.logits)).double().numpy()
-    rows = outputs.is_unfinished
-    assert rows.sum() == 6
-    expected = judge_metrics(scores[rows], outputs.labels[rows], outputs.group[rows])
+    batches = list(pairs.val_dataloader())
+    with torch.no_grad():
+        logits = torch.cat([judge.eval()(**batch["inputs"]) for batch in batches])
+    places = torch.cat([batch["meta"]["pair"] for batch in batches]).tolist()
+    assert sorted(places) == list(range(10))
+    scores = torch.sigmoid(logits).double().numpy()
+    chosen = [pairs.pairs("val")[place] for place in places]
+    rows = [i for i, pair in enumerate(chosen) if pair.is_unfinished]
+    assert len(rows) == 6
+    labels, questions = labels_of(chosen)[rows], np.zeros(6)
+    expected = judge_metrics(scores[rows], labels, questions)
     for name, value in expected.items():
         assert logged[f"judge/val/{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
     assert {"judge/train/loss", "judge/val/loss", "judge/val/auroc_within"} <= set(logged)

@@ -186,6 +186,7 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     )
     points = [Point(DeepPrune(FirstTokens(20), threshold=t), 3) for t in (0.2, 0.9)]
     points += [Point(DeepPrune(FirstTokens(20), judge="oracle"), 3)]
+    points += [Point(DeepPrune(FirstTokens(20)), 1)]  # no pair, so no answer is read
     size, ref = GeneratorSize(1e3, 2, 8), QuestionRef(traces.question, traces.model, 3)
     runner = QuestionRunner(
         points, n_traces=3, resamples=2, seed=0, generators={"tiny": size}, judge=judge,
@@ -197,13 +198,13 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     assert not at_once.failures | one_by_one.failures
     for name in FIELDS:
         np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
-    assert at_once.fields["tokens_probes"].tolist() == [[35, 35], [35, 35], [0, 0]]
+    assert at_once.fields["tokens_probes"].tolist() == [[35, 35], [35, 35], [0, 0], [0, 0]]
     unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_probe=0))
     more = {
         name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).outcomes.fields[name]
         for name in ("tokens_sequential", "generator_flops")
     }
-    assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0]]
+    assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0], [0, 0]]
     context = 5 * 2 * (6 + 12 + 18) + 5 * 6 + 7 * 5**2 / 2
     paid = size.probe_flops(np.array(35.0), np.array(context))
     np.testing.assert_allclose(more["generator_flops"][:2], paid)
