@@ -123,19 +123,23 @@ def said(estimate, sign: str = "") -> str:
 
 
 def figure(lines: list[dict]) -> None:
-    """Within-question AUROC against FLOPs, 500 tokens."""
+    """Within-question AUROC by prefix length, with what a judge costs."""
     fig, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    rows = {r["overrides"]["judge"]: r for r in lines if r["overrides"]["k"] == "500"}
-    for name, row in rows.items():
-        value, low, high = row["metrics"][METRICS[0]]
-        flops = max((row["cost"] or {"flops": 0})["flops"], 1e6)
-        axes.errorbar(flops, value, [[value - low], [high - value]], fmt="o", capsize=3, label=name)
+    lengths = sorted({int(r["overrides"]["k"]) for r in lines})
+    judges = list(dict.fromkeys(r["overrides"]["judge"] for r in lines))
+    for number, judge in enumerate(judges):
+        rows = {int(r["overrides"]["k"]): r for r in lines if r["overrides"]["judge"] == judge}
+        at = [lengths.index(k) + 0.12 * (number - (len(judges) - 1) / 2) for k in rows]
+        values = np.array([r["metrics"][METRICS[0]] for r in rows.values()])
+        flops = next(iter(rows.values()))["cost"]
+        label = f"{judge} ({flops['flops']:.0e} FLOPs)" if flops else f"{judge} (no FLOPs)"
+        bars = np.abs(values[:, 1:] - values[:, :1]).T
+        axes.errorbar(at, values[:, 0], bars, fmt="o", capsize=3, label=label)
     axes.axhline(0.5, color="0.6", lw=1, ls=":")
+    axes.set_xticks(range(len(lengths)), [f"{k} tokens" for k in lengths])
     axes.set(
-        xscale="log",
-        xlabel=f"FLOPs of all pairs of {N} prefixes (those that cost none at 10^6)",
-        ylabel="AUROC within question",
-        title="MATH-500, R1-Distill-Llama-8B, 500 tokens, both unfinished",
+        ylabel="AUROC within question, both unfinished",
+        title="MATH-500, R1-Distill-Llama-8B; FLOPs of all pairs of 64 prefixes",
     )
     axes.legend(fontsize=8)
     fig.savefig(HERE / "quality_cost.png", dpi=150)
