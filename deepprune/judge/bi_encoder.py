@@ -45,6 +45,8 @@ from deepprune.judge.folder import (
     BI_ENCODER,
     FORMAT,
     RECORD,
+    check_backbone,
+    checked_file,
     damaged,
     read_record,
     rule_from_json,
@@ -538,19 +540,8 @@ class BiEncoderJudge(TrainedJudge):
                 f"the judge in {folder} was trained on other features than this version has: "
                 "train it again."
             )
-        if backbone is not None and backbone != settings.backbone.source:
-            raise InputError(
-                f"the judge in {folder} was trained from {settings.backbone.source!r}, got "
-                f"backbone {backbone!r}: set it to {settings.backbone.source!r}, or load another "
-                "export."
-            )
-        if not (file := folder / _WEIGHTS).is_file():
-            raise InputError(f"an export needs {_WEIGHTS}, missing in {folder}: export again.")
-        if (found := sha256_file(file)) != sha256:
-            raise InputError(
-                f"{file} must have sha256 {sha256}, got {found}: the weights changed after the "
-                "export; export again."
-            )
+        check_backbone(folder, settings.backbone.source, backbone)
+        file = checked_file(folder, _WEIGHTS, sha256)
         model = load_bi_encoder(settings)
         if frozen_digest(model) != digest:
             raise InputError(

@@ -28,6 +28,8 @@ from deepprune.judge.calibration import Calibration, calibration_from_json
 from deepprune.judge.folder import (
     FORMAT,
     RECORD,
+    check_backbone,
+    checked_file,
     damaged,
     read_record,
     rule_from_json,
@@ -107,21 +109,10 @@ def read_export(folder: Path, expected_backbone: str | None = None) -> ReadExpor
     values = read_record(folder)
     record = _from_json(values, folder)
     source = record.backbone.source
-    if expected_backbone is not None and source != expected_backbone:
-        raise InputError(
-            f"the judge in {folder} was trained from {source!r}, got backbone "
-            f"{expected_backbone!r}: set it to {source!r}, or load another export."
-        )
-    needed = [_WEIGHTS, *([] if record.backbone.lora else [_CONFIG])]
-    if missing := [name for name in needed if not (folder / name).is_file()]:
-        raise InputError(
-            f"an export needs {', '.join(missing)}, missing in {folder}: export again."
-        )
-    if (found := sha256_file(folder / _WEIGHTS)) != values["weights_sha256"]:
-        raise InputError(
-            f"{folder / _WEIGHTS} must have sha256 {values['weights_sha256']}, got {found}: the "
-            "weights changed after the export; export again."
-        )
+    check_backbone(folder, source, expected_backbone)
+    if record.backbone.lora is None and not (folder / _CONFIG).is_file():
+        raise InputError(f"an export needs {_CONFIG}, missing in {folder}: export again.")
+    checked_file(folder, _WEIGHTS, values["weights_sha256"])
     if record.backbone.lora is None:
         encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
             AutoConfig.from_pretrained(folder)

@@ -32,6 +32,7 @@ from deepprune.judge.folder import (
     FORMAT,
     RECORD,
     check_runs_on_cpu,
+    checked_file,
     damaged,
     read_record,
     rule_from_json,
@@ -269,17 +270,10 @@ class FeaturesJudge(TrainedJudge):
                 f"the judge in {folder} was trained on other features than this version has: "
                 "train it again."
             )
-        if not (file := folder / _TREES).is_file():
-            raise InputError(f"an export needs {_TREES}, missing in {folder}: export again.")
         try:
-            if (found := sha256_file(file)) != values["trees_sha256"]:
-                raise InputError(
-                    f"{file} must have sha256 {values['trees_sha256']}, got {found}: the trees "
-                    "changed after the export; export again."
-                )
             rule_from_json(values["prefix_rule"])
             judge = cls(
-                Trees.load(file),
+                Trees.load(checked_file(folder, _TREES, values["trees_sha256"], "trees")),
                 calibration=calibration_from_json(values["calibration"]),
                 name=values["name"],
                 seen_questions=frozenset(values["seen_questions"]),

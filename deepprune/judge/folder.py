@@ -13,6 +13,7 @@ from typing import Any
 
 from deepprune.data import prefixes
 from deepprune.errors import InputError
+from deepprune.files import sha256_file
 from deepprune.protocols import TEXT_ALONE, Need
 from deepprune.types import PrefixRule
 
@@ -98,6 +99,35 @@ def check_runs_on_cpu(folder: Path, device: str, backbone: str | None) -> None:
         raise InputError(
             f"the judge in {folder} has no backbone and runs on the CPU, got backbone "
             f"{backbone!r} and device {device!r}: leave them null and auto."
+        )
+
+
+def checked_file(folder: Path, name: str, sha256: str, what: str = "weights") -> Path:
+    """A file of an export, as it was written; ``what`` it holds is for the error.
+
+    Raises:
+        InputError: If it is missing or has changed.
+    """
+    if not (file := folder / name).is_file():
+        raise InputError(f"an export needs {name}, missing in {folder}: export again.")
+    if (found := sha256_file(file)) != sha256:
+        raise InputError(
+            f"{file} must have sha256 {sha256}, got {found}: the {what} changed after the "
+            "export; export again."
+        )
+    return file
+
+
+def check_backbone(folder: Path, source: str, asked: str | None) -> None:
+    """Refuse a judge that was trained from another backbone than the one asked for.
+
+    Raises:
+        InputError: If it was; ``None`` takes any.
+    """
+    if asked is not None and asked != source:
+        raise InputError(
+            f"the judge in {folder} was trained from {source!r}, got backbone {asked!r}: set it to "
+            f"{source!r}, or load another export."
         )
 
 
