@@ -19,7 +19,14 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # the model ended it
     LENGTH = "length"  # the token limit cut it
+    PRUNED = "pruned"  # a policy stopped it while it was generated; what would follow is unknown
+    CUT = "cut"  # the run or the engine ended before it did; likewise
     UNKNOWN = "unknown"  # the source does not say
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the trace would have gone on."""
+        return self in (FinishReason.PRUNED, FinishReason.CUT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,34 @@ def answer_classes(
     )
 
 
+class AnswerNumbers:
+    """Classes of answers that arrive one by one: a new one gets the next number.
+
+    An answer belongs to the first class that has an equal answer. Where the relation is not
+    transitive, `answer_classes` on all answers may join two classes that stay apart here.
+
+    Args:
+        same: Decides whether two answers are the same.
+    """
+
+    def __init__(self, same: Same | Checker | BatchChecker) -> None:
+        self._same = same
+        self._classes: dict[str, int] = {}
+        self._n = 0
+
+    def number(self, answer: str | None) -> int:
+        """The class of an answer; ``NO_ANSWER`` for ``None``."""
+        if answer is None:
+            return NO_ANSWER
+        if answer not in self._classes:
+            known = list(self._classes)
+            verdicts = _compare([(answer, other) for other in known], self._same)
+            equal = [other for other, is_same in zip(known, verdicts, strict=True) if is_same]
+            self._classes[answer] = self._classes[equal[0]] if equal else self._n
+            self._n += not equal
+        return self._classes[answer]
+
+
 def is_correct(answer: str | None, gold: str, checker: Checker) -> bool:
     """Whether an answer is the same as the gold answer; no answer is not."""
     return answer is not None and checker.same(answer, gold)

@@ -18,6 +18,7 @@ from deepprune.answers import AnswerStyle
 from deepprune.data.cells import Cell, cells
 from deepprune.data.pairs import build_part
 from deepprune.data.splits import Splits, question_hash, split_questions
+from deepprune.engines.live import LiveEngine
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.distributed import Distributed
@@ -36,6 +37,8 @@ from deepprune.judge.probe import LogisticRegression
 from deepprune.protocols import Need, Policy
 from deepprune.traces import TraceStore, open_traces
 from deepprune.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
+
+REPLAY = "deepprune.engines.replay.ReplayEngine"
 
 
 @dataclass(frozen=True)
@@ -196,11 +199,50 @@ def generators(config: DictConfig, questions: Sequence[QuestionRef]) -> dict[str
 
 
 def make_engine(config: DictConfig) -> MakeEngine:
-    """What serves the traces of a question."""
+    """What serves the recorded traces of a question.
+
+    Raises:
+        InputError: If the engine generates them instead.
+    """
+    if config.engine._target_ != REPLAY:
+        raise InputError(
+            "a sweep runs on recorded traces, engine=replay: record some with deepprune collect, "
+            "or prune live with deepprune prune."
+        )
     made: MakeEngine = _instantiate(config.engine)
     with _inputs("engine"):
         made([])
     return made
+
+
+def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
+    """What generates traces; nothing is loaded or connected before it starts.
+
+    Args:
+        config: Of a command that generates.
+        base_url: The server, where it is not the configured one.
+
+    Raises:
+        InputError: If the engine only replays, or a value is out of its range.
+    """
+    if config.engine._target_ == REPLAY:
+        raise InputError("engine=replay generates nothing: take engine=vllm, openai or scripted.")
+    node = OmegaConf.to_container(config.engine, resolve=True)
+    assert isinstance(node, dict)
+    if base_url is not None:
+        if "base_url" not in node:
+            raise InputError("only engine=openai has replicas, one for each base_url.")
+        node["base_url"] = base_url
+    with _inputs("engine"):
+        if (script := node.pop("traces", None)) is not None:
+            node["_partial_"] = False
+            node["groups"] = open_traces(script).load()
+        return LiveEngine(
+            _instantiate(node),
+            _instantiate(config.prompt),
+            _instantiate(config.sampling),
+            **config.live,
+        )
 
 
 def distributed(config: DictConfig) -> Distributed:

@@ -320,6 +320,50 @@ class ReplayConf:
     _partial_: bool = True
     seconds_per_token: float = MISSING
     tokens_per_probe: int = MISSING
+    shuffle: bool = MISSING
+
+
+@dataclass
+class ScriptedConf:
+    _target_: str = "deepprune.engines.scripted.ScriptedBackend"
+    _partial_: bool = True
+    traces: str = MISSING
+    seconds_per_token: float = MISSING
+
+
+@dataclass
+class PromptConf:
+    _target_: str = "deepprune.engines.backend.PromptFormat"
+    _convert_: str = "all"
+    template: str = MISSING
+    system: str | None = None
+    chat: bool = MISSING
+    chat_arguments: dict[str, Any] = field(default_factory=dict)
+    think_end: str = MISSING
+    force: str = MISSING
+    answer_style: str = MISSING
+
+
+@dataclass
+class SamplingConf:
+    _target_: str = "deepprune.engines.backend.Sampling"
+    _convert_: str = "all"
+    max_tokens: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    top_k: int = MISSING
+    stop: list[str] = MISSING
+    logprobs: int = MISSING
+
+
+@dataclass
+class LiveConf:
+    """How traces are generated, whatever generates them; for `collect` and `prune`."""
+
+    mode: str = "stream"
+    probe_every: int | None = None
+    probe_tokens: int = 20
+    stall_s: float = 300.0
 
 
 @dataclass
@@ -465,6 +509,35 @@ class JudgeReportConf:
     logger: Any = None
 
 
+@dataclass
+class PruneQuestionConf:
+    traces: int = MISSING
+    judge_timeout_s: float = MISSING
+
+
+@dataclass
+class PruneConf:
+    """`deepprune prune`."""
+
+    traces: str = MISSING
+    question: str | None = None
+    questions: Any = None
+    engine: Any = MISSING
+    prompt: PromptConf = field(default_factory=PromptConf)
+    sampling: SamplingConf = field(default_factory=SamplingConf)
+    live: LiveConf = field(default_factory=LiveConf)
+    prefix: Any = MISSING
+    pruning: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    judge: Any = MISSING
+    prune: PruneQuestionConf = field(default_factory=PruneQuestionConf)
+    view: str = MISSING
+    seed: int = MISSING
+    generators: dict[str, GeneratorConf] = field(default_factory=dict)
+    generator: Any = None
+    logger: Any = None
+
+
 GROUPS: dict[str, dict[str, Any]] = {
     "data": {"data": DataConf},
     "prefix": {
@@ -492,7 +565,9 @@ GROUPS: dict[str, dict[str, Any]] = {
         "question_balanced": QuestionBalancedConf,
     },
     "sweep": {"sweep": SweepConf},
-    "engine": {"replay": ReplayConf},
+    "engine": {"replay": ReplayConf, "scripted": ScriptedConf},
+    "prompt": {"prompt": PromptConf},
+    "sampling": {"sampling": SamplingConf},
     "distributed": {"processes": ProcessesConf, "ray": RayConf},
     "judge": {
         "lexical": LexicalConf,
@@ -531,6 +606,7 @@ def register() -> None:
     store.store(name="base_train", node=TrainConf)
     store.store(name="base_evaluate", node=EvaluateConf)
     store.store(name="base_judge_report", node=JudgeReportConf)
+    store.store(name="base_prune", node=PruneConf)
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=schema)

@@ -16,9 +16,10 @@ class ReplayEngine:
     """Replays recorded traces.
 
     A question's traces start in an order drawn from the seed, so that resampling means another
-    seed. Running traces advance in lock-step, one token each per tick: the clock reads the longest
-    stretch at every step (sequential decoding), times ``seconds_per_token``. An answer is reported
-    only once its trace has ended, so a policy cannot tell a recording from a live engine.
+    seed; with ``shuffle=False`` in their recorded order, as a live run started them. Running traces
+    advance in lock-step, one token each per tick: the clock reads the longest stretch at every step
+    (sequential decoding), times ``seconds_per_token``. An answer is reported only once its trace
+    has ended, so a policy cannot tell a recording from a live engine.
 
     A probe gives what was recorded at the checkpoint, or last before it. All probes of a checkpoint
     run side by side: they cost ``tokens_per_probe`` ticks.
@@ -29,6 +30,7 @@ class ReplayEngine:
         groups: Iterable[QuestionTraces],
         seconds_per_token: float = 0.02,
         tokens_per_probe: int = 20,
+        shuffle: bool = True,
     ) -> None:
         """Serve ``groups``.
 
@@ -36,6 +38,7 @@ class ReplayEngine:
             groups: The traces of each question.
             seconds_per_token: Virtual decoding time of a token, in seconds.
             tokens_per_probe: Tokens that forcing one answer takes; recordings do not say.
+            shuffle: Whether the order of the traces is drawn.
 
         Raises:
             ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_probe`` negative.
@@ -46,7 +49,7 @@ class ReplayEngine:
             raise ValueError(f"tokens_per_probe must not be negative, got {tokens_per_probe}.")
         self.seconds_per_token = seconds_per_token
         self.tokens_per_probe = tokens_per_probe
-        self._recordings = {(g.question, g.model): Recording(g) for g in groups}
+        self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}
 
     def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
         """Begin a question; ``seed`` decides which recorded traces come, and in which order."""
@@ -68,10 +71,14 @@ class Recording:
         group: The traces.
         n_tokens: Their lengths, shape ``(M,)``.
         answer_class: Classes of their final answers, shape ``(M,)``.
+        is_open: The trace was stopped while it was recorded, and would have gone on, shape
+            ``(M,)``.
     """
 
-    def __init__(self, group: QuestionTraces) -> None:
+    def __init__(self, group: QuestionTraces, shuffle: bool = True) -> None:
         self.group = group
+        self._shuffle = shuffle
+        self.is_open: BoolArray = np.array([t.finish_reason.is_open for t in group.traces], bool)
         self.n_tokens: IntArray = np.array([t.n_tokens for t in group.traces], dtype=np.int64)
         self.answer_class: IntArray = np.array(
             [t.answer_class for t in group.traces], dtype=np.int64
@@ -91,7 +98,8 @@ class Recording:
             )
         if (n_traces, seed) not in self._orders:
             names = (group.question.dataset, group.question.question_id, group.model)
-            drawn = generator(seed, *names).permutation(len(group.traces))
+            n = len(group.traces)
+            drawn = generator(seed, *names).permutation(n) if self._shuffle else np.arange(n)
             self._orders[n_traces, seed] = drawn[:n_traces]
         return self._orders[n_traces, seed]
 
@@ -136,7 +144,7 @@ class Recording:
         what a finished trace answers is known.
         """
         if trace not in self._forced:
-            end = self.group.traces[trace].n_tokens
+            end = self.group.traces[trace].n_tokens + self.is_open[trace]
             places = [p.n_tokens for p in self.group.traces[trace].probes if p.n_tokens < end]
             self._forced[trace] = places, np.cumsum([0, *places])
         places, sums = self._forced[trace]
@@ -163,6 +171,7 @@ class ReplaySession:
         self._engine = engine
         self._lengths = recording.n_tokens[order]
         self._answers = recording.answer_class[order]
+        self._is_open = recording.is_open[order]
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
         self._tokens = self._tokens_probes = self._ticks = self._peak = 0
@@ -184,29 +193,43 @@ class ReplaySession:
 
     def stop(self, traces: Sequence[int]) -> None:
         """Stop traces by index; one that has ended stays as it is."""
-        ended = self._n_tokens >= self._lengths[: len(self._n_tokens)]
+        started = len(self._n_tokens)
+        ended = (self._n_tokens >= self._lengths[:started]) & ~self._is_open[:started]
         self._is_stopped[[t for t in traces if not ended[t]]] = True
 
     def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
-        """Let running traces go on to ``until``; none is ever taken back."""
+        """Let running traces go on to ``until``; none is ever taken back.
+
+        Raises:
+            ValueError: If a trace would run on beyond where it was stopped while it was recorded.
+        """
         self._n_read = 0
         old = self._n_tokens
         started = len(old)
         lengths = self._lengths[:started]
-        running = ~self._is_stopped & (old < lengths)
+        is_open = self._is_open[:started]
+        running = ~self._is_stopped & ((old < lengths) | is_open)
         if until is None:
             target = lengths
         elif isinstance(until, int):
             target = np.minimum(old + until, lengths)
         else:
             target = np.maximum(self._recording.cuts(until)[self._order[:started]], old)
+        wanted = old + until if isinstance(until, int) else lengths + (until is None)
+        if (beyond := np.flatnonzero(running & is_open & (wanted > lengths))).size:
+            first = int(beyond[0])
+            raise ValueError(
+                f"trace {first} of {self._recording.group.question.question_id!r} was stopped "
+                f"after {lengths[first]} tokens while it was recorded, what would follow is not "
+                "known: replay the policy that it was recorded under, or collect whole traces."
+            )
         target = np.where(running, target, old)
         stretch = target - old
         self._tokens += int(stretch.sum())
         self._ticks += int(stretch.max(initial=0))
         self._peak = max(self._peak, int(running.sum()))
         self._n_tokens = target
-        is_finished = (target >= lengths) & ~self._is_stopped
+        is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
         answers = np.where(is_finished, self._answers[:started], NO_ANSWER)
         probed = np.full(started, NO_ANSWER)
         if probe:
@@ -229,7 +252,8 @@ class ReplaySession:
         """What trace ``trace`` has generated so far."""
         recorded = self._recording.group.traces[int(self._order[trace])]
         n_tokens = int(self._n_tokens[trace])
-        return Prefix(recorded, n_tokens, is_finished=n_tokens >= recorded.n_tokens)
+        is_finished = n_tokens >= recorded.n_tokens and not recorded.finish_reason.is_open
+        return Prefix(recorded, n_tokens, is_finished=is_finished)
 
     def confidence(self, trace: int) -> FloatArray:
         """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.

@@ -108,6 +108,7 @@ class QuestionRunner:
                 and policy.decides_once
                 and isinstance(engine, ReplayEngine)
                 and not self.is_watched
+                and not any(t.finish_reason.is_open for t in group.traces)
             ):
                 batches[question.family(policy, point.n_traces)].append(number)
             else:

@@ -8,7 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from deepprune.protocols import Evidence, Observation, Policy, Session, Step, Usage
+from deepprune.pruning.voting import plurality
 from deepprune.types import Decision, Vote
+
+
+class JudgeError(RuntimeError):
+    """The judge cannot score: it raised, gave no score, or took too long. One line, for users."""
 
 
 class Watcher(Protocol):
@@ -32,12 +37,14 @@ class Outcome:
         decisions: The traces that were stopped, in the order of stopping.
         final: State of all started traces at the end.
         usage: The engine's own count.
+        fallback: Why the question was decided without the policy; ``None`` where the policy did.
     """
 
     vote: Vote
     decisions: tuple[Decision, ...]
     final: Observation
     usage: Usage
+    fallback: str | None = None
 
 
 def run_question(
@@ -48,8 +55,13 @@ def run_question(
     rng: np.random.Generator,
     watcher: Watcher | None = None,
 ) -> Outcome:
-    """Let ``policy`` decide one question on ``session``; closes the session, whatever happens."""
+    """Let ``policy`` decide one question on ``session``; closes the session, whatever happens.
+
+    Where the judge fails (`JudgeError`), what runs goes on unpruned to its end, and all started
+    traces vote that no policy has stopped.
+    """
     decisions: list[Decision] = []
+    fallback: str | None = None
     try:
         run = policy.run(n_traces, evidence, rng)
         step = next(run)
@@ -70,6 +82,12 @@ def run_question(
             except StopIteration as end:
                 vote: Vote = end.value
                 break
-        return Outcome(vote, tuple(decisions), seen, session.usage)
+            except JudgeError as error:
+                fallback = str(error)
+                seen = session.advance(None)
+                voters = np.flatnonzero(~seen.is_stopped).tolist()
+                vote = plurality(seen.answer_class.tolist(), voters)
+                break
+        return Outcome(vote, tuple(decisions), seen, session.usage, fallback)
     finally:
         session.close()
