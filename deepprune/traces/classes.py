@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.traces.formats import Record, SourceFile
 from deepprune.traces.progress import OnProgress
-from deepprune.types import NO_ANSWER, Probe
+from deepprune.types import NO_ANSWER, Probe, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,34 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
             done += len(members)
             report("answers", done, len(classed))
         return ClassedRecords(classed, conflicts, checker.timeouts + checker.crashes)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassedTraces:
+    """Traces with the classes of their answers; see `ClassedRecords`."""
+
+    traces: list[Trace]
+    conflicts: int
+    timeouts: int
+
+
+def class_traces(traces: Sequence[Trace]) -> ClassedTraces:
+    """Class the answers of traces just generated, all those of their questions among them."""
+    records = [
+        Record(t.question, t.model, t.sample_id, t.text, answer=t.answer, probes=t.probes)
+        for t in traces
+    ]
+    found = class_answers(SourceFile("generated", records), lambda stage, done, total: None)
+    classed = [
+        replace(
+            trace,
+            answer_class=NO_ANSWER if record.answer_class is None else record.answer_class,
+            is_correct=record.is_correct,
+            probes=record.probes,
+        )
+        for trace, record in zip(traces, found.records, strict=True)
+    ]
+    return ClassedTraces(classed, found.conflicts, found.timeouts)
 
 
 def _class_final(

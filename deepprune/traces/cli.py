@@ -111,7 +111,7 @@ def _import(arguments: argparse.Namespace) -> int:
             sampling={k: _value(v) for k, v in _pairs("--sampling", arguments.sampling).items()},
             on_progress=on_progress,
         )
-    _print_summary(store)
+    print_summary(store)
     return 0
 
 
@@ -126,7 +126,7 @@ def _show(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(record, indent=2))
     else:
-        _print_summary(store)
+        print_summary(store)
     return 0
 
 
@@ -163,7 +163,8 @@ def _value(text: str) -> int | float | str:
     return text
 
 
-def _print_summary(store: TraceStore) -> None:
+def print_summary(store: TraceStore) -> None:
+    """Print what a store holds: a table by data set and model, its facts, its folder."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -191,7 +192,8 @@ def _print_summary(store: TraceStore) -> None:
         "timeouts": manifest.timeouts,
         **manifest.sampling,
     }
-    line = " · ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+    told = {k: v for k, v in facts.items() if v not in (None, "", [], {}) and "\n" not in str(v)}
+    line = " · ".join(f"{name}: {value}" for name, value in told.items())
     console.print(f"{line}\nstore: {store.path}", markup=False, highlight=False, soft_wrap=True)
 
 

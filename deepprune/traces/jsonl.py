@@ -56,7 +56,7 @@ def read_jsonl(
     n_samples: Counter[tuple[str, ...]] = Counter()
     seen: dict[tuple[Any, ...], int] = {}
     has_answers = False
-    for number, line in _lines(path):
+    for number, line in json_lines(path):
         for row in _traces_of(line, fields, number):
             row = {**row, **{k: v for k, v in defaults.items() if row.get(k) is None}}
             has_answers |= "answer" in row
@@ -72,7 +72,12 @@ def read_jsonl(
     return SourceFile("jsonl", records, answers=SOURCE if has_answers else None)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file, one a line, with their line numbers from 1; empty lines are skipped.
+
+    Raises:
+        InputError: If a line is no JSON object; by line number.
+    """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.strip():

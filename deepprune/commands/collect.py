@@ -1,0 +1,124 @@
+"""``deepprune collect``: traces of a model for a set of questions, into a trace store."""
+
+from __future__ import annotations
+
+import sys
+from typing import Self
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from deepprune.commands.run import Run, command_run
+from deepprune.config import build
+from deepprune.data.collector import (
+    FAILED,
+    Collected,
+    Collector,
+    Progress,
+    RecordingError,
+    recording_error,
+)
+from deepprune.data.questions import questions_hash
+from deepprune.engines.backend import EngineError
+from deepprune.traces import summarise
+from deepprune.traces.cli import print_summary
+
+_LOGGED = ("questions", "traces", "tokens", "accuracy", "same_answer")
+_SHOWN_FAILURES = 5
+_PLAIN_EVERY_S = 30.0
+
+
+def collect(config: DictConfig) -> Run:
+    """Run ``conf/collect.yaml``; in the folder of an interrupted run, do what is missing."""
+    questions = build.question_set(config)
+    engines = build.replicas(config)
+    stopped: Exception | None = None
+    try:
+        with command_run(config, "collect", {"questions": questions_hash(questions)}) as run:
+            try:
+                with _Bar() as bar:
+                    collected = Collector(
+                        engines,
+                        run.folder,
+                        n=config.collect.n,
+                        concurrency=config.collect.concurrency,
+                        seed=config.seed,
+                        provenance=build.generation(config),
+                        on_progress=bar.show,
+                        say=bar.say,
+                    ).run(questions)
+                _report(collected, len(questions), run)
+            except (EngineError, RecordingError) as error:
+                run.status, stopped = "failed", error
+    except OSError as error:  # not even what a run says of itself could be written
+        folder = HydraConfig.get().runtime.output_dir
+        _say_error(stopped or recording_error(folder, error))
+        sys.exit(1)
+    if stopped is not None:
+        _say_error(stopped)
+    return run
+
+
+def _say_error(error: Exception) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _report(collected: Collected, n_questions: int, run: Run) -> None:
+    """Print what there is now, and log it."""
+    progress, failed, store = collected.progress, collected.failed, collected.store
+    tokens_per_s = progress.n_tokens / max(progress.seconds, 1e-9)
+    logged = {"questions_failed": len(failed), "tokens_per_s": tokens_per_s}
+    if store is not None:
+        print_summary(store)
+        run.results_path = store.path
+        for row in summarise(store):
+            logged |= {f"{row.dataset}/{name}": getattr(row, name) for name in _LOGGED}
+    print(
+        f"this start: {progress.n_tokens:,} tokens in {progress.seconds:,.0f} s, "
+        f"{tokens_per_s:,.0f} tokens/s; {progress.n_traces:,} of {progress.n_wanted:,} traces are "
+        f"there, {len(failed)} of {n_questions} questions failed"
+    )
+    for failure in failed[:_SHOWN_FAILURES]:
+        print(f"  {failure.dataset}/{failure.question_id}: {failure.reason}")
+    if failed:
+        print(f"failed: {run.folder / FAILED}; the same command tries them again")
+        run.status = "failed"
+    if run.wandb is not None:
+        run.wandb.summary.update({f"collect/{name}": value for name, value in logged.items()})
+
+
+class _Bar:
+    """Progress on stderr: traces recorded, tokens a second, what is left."""
+
+    def __enter__(self) -> Self:
+        self._bar: tqdm | None = None
+        self._drawn = 0.0
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Bring it up to date; the first call draws it."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.n_wanted,
+                initial=progress.n_traces,
+                desc="traces",
+                unit="trace",
+                smoothing=0,  # traces end in bursts
+                mininterval=0.5 if sys.stderr.isatty() else _PLAIN_EVERY_S,
+                dynamic_ncols=True,
+            )
+        rate = progress.n_tokens / max(progress.seconds, 1e-9)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        is_due = progress.seconds - self._drawn >= self._bar.mininterval
+        if self._bar.update(progress.n_traces - self._bar.n) is None and is_due:
+            self._bar.refresh()  # long traces: minutes without an end
+            self._drawn = progress.seconds
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        tqdm.write(line, file=sys.stderr)

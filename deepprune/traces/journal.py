@@ -1,0 +1,136 @@
+"""Finished traces on their way to a store: a file of JSON lines that survives a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from deepprune.errors import InputError
+from deepprune.files import sync_folder, write_atomic
+from deepprune.types import FinishReason, Probe, Question, Trace
+
+
+class TraceJournal:
+    """An append-only file of traces, one a line; what `append` returned from is on disk.
+
+    A store's parts are large and written once; a trace must not wait for its part. A line that a
+    crash tore off is cut when the file is opened again.
+
+    Args:
+        path: The file; made where it is missing.
+
+    Raises:
+        InputError: If a line before the last is no trace.
+        OSError: If the file cannot be read or made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.traces: list[Trace] = []
+        whole = 0
+        if path.exists():
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            for number, line in enumerate(data[:whole].splitlines(), 1):
+                self.traces.append(self._read(line, number))
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(whole)
+        os.fsync(self._file.fileno())
+        sync_folder(path.parent)
+
+    def _read(self, line: bytes, number: int) -> Trace:
+        try:
+            return _trace(json.loads(line))
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"line {number} of {str(self.path)!r} is no trace ({error}): the file was edited. "
+                "Remove the line; what it held is generated again."
+            ) from error
+
+    def append(self, traces: Sequence[Trace]) -> None:
+        """Add traces; they are on disk when this returns.
+
+        Raises:
+            OSError: If the disk is full, or otherwise refuses; the file is then as it was.
+        """
+        lines = "".join(json.dumps(_record(trace)) + "\n" for trace in traces).encode()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            while lines:  # an unbuffered write may take a part
+                lines = lines[self._file.write(lines) :]
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(before)
+            raise
+        self.traces.extend(traces)
+
+    def drop(self, traces: Iterable[Trace]) -> None:
+        """Take out what a store now has.
+
+        Raises:
+            OSError: If the disk refuses; the file is then as it was.
+        """
+        stored = {_key(trace) for trace in traces}
+        kept = [trace for trace in self.traces if _key(trace) not in stored]
+        write_atomic(self.path, "".join(json.dumps(_record(trace)) + "\n" for trace in kept))
+        self._file.close()
+        self._file = self.path.open("ab", buffering=0)
+        self.traces = kept
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _key(trace: Trace) -> tuple[str, str, str, int]:
+    question = trace.question
+    return question.dataset, question.question_id, trace.model, trace.sample_id
+
+
+def _record(trace: Trace) -> dict[str, Any]:
+    """A trace as JSON has it; its answer's class is not known yet."""
+    question, confidence = trace.question, trace.token_confidence
+    return {
+        "dataset": question.dataset,
+        "question_id": question.question_id,
+        "question": question.text,
+        "gold": question.gold,
+        "model": trace.model,
+        "sample_id": trace.sample_id,
+        "text": trace.text,
+        "token_end": [int(end) for end in trace.token_end],
+        "finish_reason": str(trace.finish_reason),
+        "answer": trace.answer,
+        "seed": trace.seed,
+        "source": trace.source,
+        "token_confidence": None if confidence is None else [float(c) for c in confidence],
+        "probes": [[probe.n_tokens, probe.answer] for probe in trace.probes],
+    }
+
+
+def _trace(record: dict[str, Any]) -> Trace:
+    return Trace(
+        question=Question(
+            record["dataset"], record["question_id"], record["question"], record["gold"]
+        ),
+        model=record["model"],
+        sample_id=record["sample_id"],
+        text=record["text"],
+        n_tokens=len(record["token_end"]),
+        token_end=record["token_end"],
+        finish_reason=FinishReason(record["finish_reason"]),
+        answer=record["answer"],
+        seed=record["seed"],
+        source=record["source"],
+        token_confidence=record["token_confidence"],
+        probes=tuple(Probe(n_tokens, answer) for n_tokens, answer in record["probes"]),
+    )

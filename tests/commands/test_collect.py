@@ -1,0 +1,178 @@
+"""`deepprune collect` as a user calls it: in a process of its own, killed, full, interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from deepprune.cli import config_folder
+from deepprune.config import build
+from deepprune.config.schemas import register
+from deepprune.errors import InputError
+from deepprune.traces import TraceStore
+
+COLLECT = [
+    *(sys.executable, "-m", "deepprune.cli", "collect", "logger=none", "sampling.max_tokens=384"),
+    *("questions.limit=6", "collect.n=4", "collect.concurrency=4"),
+]
+ENVIRONMENT = os.environ | {
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "GIT_DIR": "none",  # no diff in provenance.json: it may be larger than the disk of a test
+}
+SERVER = Path(__file__).parents[1] / "engines" / "fake_server.py"
+
+
+def call(arguments, folder, check=0):
+    done = subprocess.run(
+        arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+@contextmanager
+def started(arguments, folder, journalled):
+    """A collection at work, with so many traces in its journal."""
+    process = subprocess.Popen(
+        arguments, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    journal = folder / "r" / "journal.jsonl"
+    try:
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= journalled:
+                break
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def traces(run):
+    store = TraceStore.open(run / "traces")
+    assert store.check() == []
+    return store.load()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted collection, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = call([*COLLECT, "engine.seconds_per_token=0", "hydra.run.dir=r"], folder)
+    return folder, done
+
+
+def test_the_store_is_there_and_evaluate_goes_on_from_it(whole):
+    folder, done = whole
+    assert done.stdout.splitlines()[-2:] == ["results: r/traces", "run: r"]
+    assert "24 of 24 traces are there, 0 of 6 questions failed" in done.stdout
+    assert (folder / "r" / "journal.jsonl").read_bytes() == b""
+    manifest = TraceStore.open(folder / "r" / "traces").manifest
+    assert manifest.provenance["questions"]["traces"] == "pool"
+    small = ["sweep.resamples=1", "sweep.traces=4", "logger=none", "hydra.run.dir=e"]
+    call([*COLLECT[:3], "evaluate", "traces=r/traces", *small], folder)
+    rows = [json.loads(row) for row in (folder / "e" / "results.jsonl").read_text().splitlines()]
+    assert {row["n_questions"] for row in rows} == {6}
+
+
+def test_runs_that_were_stopped_go_on_to_the_same_traces(tmp_path, whole):
+    """One is interrupted, which is clean; the next is killed; the third does the rest."""
+    command = [*COLLECT, "engine.seconds_per_token=0.005", "hydra.run.dir=r"]
+    with started(command, tmp_path, 5) as process:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, out + err
+    assert "same hydra.run.dir" in err
+    assert "Traceback" not in err
+    with started(command, tmp_path, 12) as process:
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    call([*command, "collect.concurrency=24"], tmp_path)  # who works is not what is done
+    assert traces(tmp_path / "r") == traces(whole[0] / "r")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_a_full_disk_stops_the_run_in_one_line_and_it_goes_on(tmp_path, whole):
+    command = [*COLLECT, "engine.seconds_per_token=0", "hydra.run.dir=r"]
+    full = call(["bash", "-c", 'ulimit -f 16; exec "$@"', "-", *command], tmp_path, check=1)
+    assert "error: r cannot be written to (File too large): make room there" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert full.stdout.splitlines()[-1] == "run: r"
+    again = call(command, tmp_path)
+    assert "24 of 24 traces are there" in again.stdout
+    assert traces(tmp_path / "r") == traces(whole[0] / "r")
+
+
+def test_failed_questions_are_named_and_the_exit_code_says_so(tmp_path):
+    """The pool has 16 traces a question."""
+    command = [*COLLECT, "questions.limit=2", "collect.n=17", "engine.seconds_per_token=0"]
+    done = call([*command, "hydra.run.dir=r"], tmp_path, check=1)
+    assert "32 of 34 traces are there, 2 of 2 questions failed" in done.stdout
+    assert "the script has 16 traces of" in done.stdout
+    assert "failed: r/failed.jsonl; the same command tries them again" in done.stdout
+    assert (tmp_path / "r" / "failed.jsonl").read_text().count("\n") == 2
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "failed"
+
+
+@contextmanager
+def server(*arguments):
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), *arguments], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_of_two_servers_one_is_killed_in_the_middle(tmp_path):
+    """The run goes on with the other to the traces that one server alone gives."""
+    pytest.importorskip("openai")
+    command = [
+        *(*COLLECT, "engine=openai", "engine.max_retries=1"),
+        *("questions.limit=4", "collect.n=8", "hydra.run.dir=r"),
+    ]  # fmt: skip
+    (tmp_path / "alone").mkdir()
+    with ExitStack() as stack:
+        _, url = stack.enter_context(server())
+        call([*command, f"engine.base_url={url}"], tmp_path / "alone")
+        first, *urls = [stack.enter_context(server("--seconds-per-token", "0.005")) for _ in "ab"]
+        urls = [first[1], urls[0][1]]
+        both = [*command, f"collect.replicas=[{','.join(urls)}]"]
+        with started(both, tmp_path, 6) as process:
+            first[0].kill()
+            out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, out + err
+        assert f"{urls[0]} is lost" in err
+        assert "32 of 32 traces are there" in out
+    assert traces(tmp_path / "r") == traces(tmp_path / "alone" / "r")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("collect.n=0", "collect.n must be at least 1, got 0"),
+        ("collect.concurrency=0", "collect.concurrency must be at least 1"),
+        ("engine=replay", "engine=replay generates nothing"),
+        ("collect.replicas=[http://a/v1]", "only engine=openai has replicas"),
+        ("engine=openai collect.replicas=[]", "must be servers, each once"),
+        ("engine=openai collect.replicas=[http://a/v1,http://a/v1]", "each once"),
+        ("live.probe_every=0", "probe_every must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused_before_any_engine_starts(overrides, said):
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("collect", overrides=overrides.split())
+    with pytest.raises(InputError, match=said):
+        build.replicas(config)
