@@ -165,8 +165,9 @@ class RunEvidence:
             if self._scores.reads_probes:
                 self._session.read_probes(new)
             ids = self._ids[pairs]
-        self._asked.append(ids)
-        return self._scores.lookup(ids)
+        scores = self._scores.lookup(ids)
+        self._asked.append(ids)  # a judge that fails is not paid
+        return scores
 
     def confidence(self, trace: int) -> FloatArray:
         """Token confidences of a trace so far."""

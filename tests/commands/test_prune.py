@@ -1,0 +1,291 @@
+"""`deepprune prune` as a user calls it: processes, signals, recordings, faults, bad input."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+from builders import group, with_probes
+
+from deepprune.cli import _literal, _read_question, main
+from deepprune.config.schemas import register
+from deepprune.traces import TraceStore
+
+PRUNE = [sys.executable, "-m", "deepprune.cli", "prune"]
+ONE = "basic_arithmetic-11-0"
+"""A question of the bundled pool."""
+
+FAST = ["engine.seconds_per_token=0", "logger=none", "prefix.k=32"]
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+
+def call(*arguments, folder, check=0, stdin=None, **settings):
+    done = subprocess.run(
+        [*PRUNE, *arguments], cwd=folder, env=ENVIRONMENT | settings.pop("env", {}),
+        input=stdin, capture_output=True, text=True, timeout=100, **settings,
+    )  # fmt: skip
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
+    """Its recording replays to the same decisions and the same vote."""
+    done = call(ONE, *FAST, "hydra.run.dir=r", folder=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[-3:-1] == ["results: r/results.jsonl", "run: r"]
+    (row,) = rows(tmp_path / "r" / "results.jsonl")
+    assert lines[-1] == row["answer"] == "-11"
+    assert row["decisions"]
+    assert (row["gold"], row["is_correct"]) == ("-19", False)
+    (recorded,) = TraceStore.open(tmp_path / "r" / "traces").load()
+    assert len(recorded.traces) == row["n_started"] == 16
+    assert sum(t.n_tokens for t in recorded.traces) == row["tokens"]
+    events = rows(tmp_path / "r" / "events.jsonl")
+    assert (events[0]["event"], events[-1]["event"]) == ("start", "answer")
+    replay = ["engine=replay", "engine.shuffle=false", "traces=r/traces", "view=json"]
+    settings = ["prefix.k=32", "logger=none", "hydra.run.dir=again"]
+    told = call(*replay, *settings, folder=tmp_path).stdout.splitlines()
+    again = json.loads(told[-1])
+    same = ("answer", "weights", "voters", "decisions", "is_correct")
+    assert {k: row[k] for k in same} == {k: again[k] for k in same}
+    assert not (tmp_path / "again" / "traces").exists(), "a replay generates nothing"
+
+
+def test_a_set_is_summed_up_tracked_and_gone_on_with(tmp_path):
+    settings = ["questions=traces", "engine.seconds_per_token=0", "prefix.k=32", "view=none"]
+    done = call(*settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+    folder = tmp_path / "r"
+    assert [row["status"] for row in rows(folder / "results.jsonl")] == ["ok", "ok"]
+    assert {"accuracy", "saving_estimated", "net_saving_estimated"} == set(
+        json.loads((folder / "summary.json").read_text())["metrics"]
+    )
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    media = offline / "files" / "media"
+    (logged,) = (media / "table" / "prune").iterdir()
+    table = json.loads(logged.read_text())
+    assert len(table["data"]) == 2
+    assert {"answer", "tokens", "saving_estimated"} <= set(table["columns"])
+    assert [p.suffix for p in (media / "images" / "prune").iterdir()] == [".png"]
+    before = (folder / "results.jsonl").read_bytes()
+    call(*settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
+    assert (folder / "results.jsonl").read_bytes() == before
+    done = call(*settings, "questions.limit=3", "hydra.run.dir=r", folder=tmp_path, check=2)
+    assert "another configuration" in done.stderr
+
+
+def test_a_failed_question_is_recorded_and_the_set_goes_on(tmp_path):
+    """One of three questions has no traces to play."""
+    store = TraceStore.create(tmp_path / "two", token_counter="generator", answers="boxed")
+    groups = [group([r"\boxed{1}"] * 3, 8, name=name, gold="1") for name in ("a", "b")]
+    store.append(t for each in groups for t in each.traces)
+    lines = [{"question": f"What is {n}?", "question_id": n, "gold": "1"} for n in "axb"]
+    (tmp_path / "toy.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    questions = ["questions=file", "questions.path=toy.jsonl", "prune.traces=3"]
+    settings = [*questions, *FAST[:2], "prefix.k=2", "engine.traces=two", "hydra.run.dir=r"]
+    done = call(*settings, folder=tmp_path, check=1)
+    assert "1 of 3 questions failed: all 3 traces failed: the script has 0 traces" in done.stderr
+    assert "no net saving is claimed: the size of 'tiny' is not known" in done.stdout
+    found = rows(tmp_path / "r" / "results.jsonl")
+    assert [(row["question_id"], row["status"]) for row in found] == [
+        ("a", "ok"), ("x", "failed"), ("b", "ok"),
+    ]  # fmt: skip
+    assert {ref.question.question_id for ref in store.open(tmp_path / "r" / "traces").refs()} == {
+        *"ab"
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_path):
+    slow = [ONE, "engine.seconds_per_token=0.02", "logger=none", "hydra.run.dir=r"]
+    process = subprocess.Popen(
+        [*PRUNE, *slow], cwd=tmp_path, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    events = tmp_path / "r" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while not events.exists() or "decision" not in events.read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for _ in range(3):  # an impatient user
+        process.send_signal(number)
+    output, said = process.communicate(timeout=30)
+    assert process.returncode == 130, output + said
+    assert said.strip() == (
+        f"interrupted; 16 traces of {ONE} are in r/undecided; the same command with "
+        "hydra.run.dir=r goes on"
+    )
+    (cut,) = TraceStore.open(tmp_path / "r" / "undecided").load()
+    reasons = [t.finish_reason.value for t in cut.traces]
+    assert reasons.count("pruned") > 0
+    assert reasons.count("cut") > 0
+    assert all(t.n_tokens >= 64 for t in cut.traces)
+    (row,) = rows(tmp_path / "r" / "results.jsonl")
+    assert (row["status"], row["n_started"]) == ("interrupted", 16)
+    done = call(*slow, folder=tmp_path)
+    assert done.stdout.splitlines()[-1] == "-11"
+    (row,) = rows(tmp_path / "r" / "results.jsonl")
+    assert row["status"] == "ok"
+
+
+JUDGES = """
+import time
+from deepprune.engines.backend import EngineError
+from deepprune.engines.scripted import ScriptedBackend
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.traces import open_traces
+
+class Hanging(LexicalJudge):
+    def score(self, pairs):
+        time.sleep(3600)
+
+class Dying(ScriptedBackend):
+    async def stream(self, request):
+        n = 0
+        async for chunk in super().stream(request):
+            n += 1
+            if n == 50:
+                raise EngineError("its process was killed")
+            yield chunk
+
+class Unable(ScriptedBackend):
+    can_continue = False
+
+def dying(traces, seconds_per_token):
+    return Dying(open_traces(traces).load(), seconds_per_token)
+
+def unable(traces, seconds_per_token):
+    return Unable(open_traces(traces).load(), seconds_per_token)
+"""
+
+
+@pytest.fixture
+def faults(tmp_path):
+    (tmp_path / "faults.py").write_text(JUDGES)
+    return {"env": {"PYTHONPATH": str(tmp_path)}, "folder": tmp_path}
+
+
+def test_a_judge_that_hangs_keeps_nobody(faults, tmp_path):
+    """The process exits, the result says that nothing was pruned."""
+    judge = ["judge._target_=faults.Hanging", "prune.judge_timeout_s=0.5", "hydra.run.dir=r"]
+    done = call(ONE, *FAST, *judge, "view=none", **faults)
+    assert done.stdout == "-11\n"
+    assert "took longer than prune.judge_timeout_s=0.5 seconds" in done.stderr
+    (row,) = rows(tmp_path / "r" / "results.jsonl")
+    assert row["n_finished"] == 16
+    assert "took longer" in row["fallback"]
+
+
+def test_a_lost_engine_ends_the_run_in_one_line_with_all_stored(faults, tmp_path):
+    dying = ["engine._target_=faults.dying", "questions=traces", "questions.limit=2"]
+    done = call(*dying, *FAST, "view=json", "hydra.run.dir=r", **faults, check=1)
+    assert "error: the engine is lost: its process was killed" in done.stderr
+    assert "Traceback" not in done.stderr
+    (row,) = rows(tmp_path / "r" / "results.jsonl")
+    assert (row["status"], row["reason"]) == ("failed", "its process was killed")
+    (cut,) = TraceStore.open(tmp_path / "r" / "undecided").load()
+    assert len(cut.traces) == 16
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path):
+    """Once a question is on record files may not grow beyond 2 KB, as if the disk were full."""
+    settings = ["questions=traces", "engine.seconds_per_token=0.001", "logger=none", "view=none"]
+    process = subprocess.Popen(
+        [*PRUNE, *settings, "hydra.run.dir=r"], cwd=tmp_path, env=ENVIRONMENT,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "r" / "results.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.count("\n") == 1, said
+    assert said.startswith("error: the disk is full")
+    stored = TraceStore.open(tmp_path / "r" / "traces")
+    assert stored.check() == []
+    found = rows(tmp_path / "r" / "results.jsonl")
+    assert 0 < len(found) <= len(stored.refs()) < 85
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["engine=scripted"], "prune needs a question"),
+        ([" "], "the question is empty"),
+        (["@missing.txt"], "cannot be read from '@missing.txt': No such file"),
+        (["What", "is 1?"], "prune takes one question, got 2 arguments"),
+        (["Is x = 4?"], "pool has no traces of this question; it has 85 questions"),
+        ([ONE, "pruning=[esc,mars]"], "exactly one policy, got esc, mars"),
+        ([ONE, "pruning=deeprune"], "did you mean deepprune?"),
+        ([ONE, "engine=script"], "did you mean scripted?"),
+        ([ONE, "threshold=50"], "threshold must lie in [0, 1], got 50"),
+        ([ONE, "pruning=esc", "threshold=0.5"], "esc has no threshold"),
+        ([ONE, "prune.traces=1"], "at least 2 traces, got prune.traces=1"),
+        ([ONE, "view=jsn"], "view must be one of live, json, none, got 'jsn'"),
+        ([ONE, "judge=trained", "judge.path=."], "judge.json"),
+        ([ONE, "judge=oracle"], "an oracle knows the final answers"),
+        ([ONE, "pruning=oracle_prune"], "an oracle knows the final answers"),
+        ([ONE, "pruning=deepconf"], "deepconf needs token confidences, and sampling.logprobs=0"),
+        ([ONE, "pruning=early_exit"], "needs recorded probes, which these traces do not have"),
+        (["1+1?", "pruning=mars", "engine=replay", "questions=traces"], "not both"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit) as exit_:
+        main(["prune", *arguments, "logger=none"])
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert not list(tmp_path.glob("runs/*/config.json")), "no run was claimed"
+
+
+def test_a_policy_that_probes_needs_an_engine_that_continues(faults):
+    store = TraceStore.create(faults["folder"] / "p", token_counter="generator", answers="boxed")
+    store.append(with_probes(group(["a", "b"], 8), [[0], [0]], every=4).traces)
+    settings = ["q", "engine._target_=faults.unable", "engine.traces=p", "pruning=early_exit"]
+    done = call(*settings, "logger=none", **faults, check=2)
+    assert "early_exit forces answers out of prefixes" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
+def test_vllm_that_is_missing_is_said(tmp_path):
+    done = call("1+1?", "engine=vllm", "engine.model=m", "logger=none", folder=tmp_path, check=2)
+    assert "pip install 'deepprune[vllm]'" in done.stderr
+
+
+def test_a_question_comes_from_an_argument_a_file_or_standard_input(tmp_path):
+    text = "Calculate -( 32 / 8 ) - 15."
+    (tmp_path / "q.txt").write_text(f"{text}\n")
+    assert _read_question(str(tmp_path / "q.txt")) == f"{text}\n"
+    assert _read_question(f"@{tmp_path / 'q.txt'}") == f"{text}\n"
+    assert _read_question(text) == text
+    done = call("-", *FAST, "view=none", folder=tmp_path, stdin=text)
+    assert done.stdout == "-11\n"
+
+
+@pytest.mark.parametrize("text", [r"\frac{1}{2} ${x} $y$", r"\\${a} \${b}", "a=b,c: [1] 'q' \"r\""])
+def test_a_question_stays_as_it_was_written(text):
+    from hydra import compose, initialize_config_dir
+
+    from deepprune.cli import config_folder
+
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("prune")
+    config["question"] = _literal(text)
+    assert config.question == text

@@ -1,0 +1,144 @@
+"""What is shown and told while a question is pruned live."""
+
+import io
+import json
+
+from builders import group
+from rich.console import Console
+
+from deepprune.data.prefixes import FirstTokens
+from deepprune.engines.replay import ReplayEngine
+from deepprune.evaluation.live import JudgeWorker, LivePruner
+from deepprune.judge.baselines import OracleJudge
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.report.live_events import EventLines
+from deepprune.report.live_summary import live_table, tokens_figure
+from deepprune.report.live_view import LiveView, ProgressLines, plain, question_frame
+
+POLICY = DeepPrune(FirstTokens(4), finish="representatives", vote="size")
+
+
+class Frames:
+    """Keeps the frame of every event."""
+
+    def __init__(self, height=24):
+        self.frames = []
+        self._height = height
+
+    def _draw(self, live, row=None):
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(question_frame(live, row, "the title", self._height))
+        self.frames.append(console.export_text())
+
+    def on_question_start(self, live):
+        self._draw(live)
+
+    def on_checkpoint(self, live, step, seen):
+        self._draw(live)
+
+    def on_decision(self, live, decision):
+        self._draw(live)
+
+    def on_question_end(self, live, row):
+        self._draw(live, row)
+
+
+def pruned(traces, *watchers, judge=None, **policy):
+    engine = ReplayEngine([traces], shuffle=False)
+    n = len(traces.traces)
+    judge, chosen = judge or OracleJudge(), DeepPrune(FirstTokens(4), **policy)
+    policy = chosen if policy else POLICY
+    pruner = LivePruner(engine.open, "tiny", policy, judge, JudgeWorker(5), n, 0, None, "boxed")
+    done = pruner.prune(traces.question, watchers)
+    for watcher in watchers:
+        watcher.on_question_end(done.live, done.row)
+    return done
+
+
+def test_a_frame_has_traces_decisions_the_vote_and_the_estimate():
+    frames = Frames()
+    pruned(group([r"\boxed{a}", r"\boxed{b}"] * 3, 20, gold="a"), frames)
+    first, *_, last = frames.frames
+    assert "nobody yet" in first
+    assert "no estimate" in first
+    assert last.count("stopped: redundant, like 0 (1.00)") == 2
+    assert last.count("stopped: redundant, like 1 (1.00)") == 2
+    assert "= a" in last
+    assert r"vote    \boxed{a} x3, \boxed{b} x3" in last  # as the records spell it
+    assert "2 finished, 4 stopped of 6; 56 tokens, estimated saving 53 % gross" in last
+    assert "% net" not in last, "the size of the generator is not known"
+
+
+def test_a_model_cannot_write_into_the_terminal():
+    nasty = "[red]x[/red]\x1b[2J\x9b31m\u202e"
+    assert plain(nasty) == "[red]x[/red] [2J 31m"
+    assert plain("a\r\n\tb\0") == "a b"
+    frames = Frames()
+    traces = group([nasty] * 2, 6, name=nasty)
+    pruned(traces, frames)
+    for frame in frames.frames:
+        assert "[red]x[/red]" in frame
+        assert not set("\x1b\x9b\u202e") & set(frame)
+
+
+def test_of_many_traces_the_telling_ones_are_shown_and_the_others_counted():
+    """Of 40 traces in two clusters: the two that others are like, and what became of the rest."""
+    frames = Frames(height=6)
+    pruned(group(["a"] * 20 + ["b"] * 20, 20), frames)
+    last = frames.frames[-1].splitlines()
+    shown = [line.split()[0] for line in last[2:] if line.split()[0].isdigit()]
+    assert shown[0] == "0"
+    assert "20" in shown
+    assert len(shown) == 5
+    assert any("and 35 more traces: 35 stopped" in line for line in last)
+
+
+def test_why_the_judge_was_given_up_is_shown_and_told(capsys):
+    class Broken(OracleJudge):
+        def score(self, pairs):
+            raise RuntimeError("no memory")
+
+    frames = Frames()
+    with ProgressLines("the title", 1) as lines:
+        pruned(group(["a", "b"], 6), frames, lines, judge=Broken())
+    said = "unpruned, all traces vote: the judge 'oracle' failed: RuntimeError: no memory"
+    assert said in frames.frames[-1]
+    assert said in capsys.readouterr().out
+
+
+def test_every_event_is_a_line_of_json():
+    stream = io.StringIO()
+    done = pruned(group(["a", "b"] * 2, 10), EventLines(stream))
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [e["event"] for e in events] == [
+        "start", "checkpoint", "decision", "decision", "checkpoint", "answer",
+    ]  # fmt: skip
+    assert {e["question_id"] for e in events} == {"q"}
+    assert events[1]["until"] == {"kind": "first_tokens", "k": 4}
+    assert events[1]["n_tokens"] == [4] * 4
+    decision = {k: events[2][k] for k in ("trace", "reason", "cluster", "by", "score")}
+    expected = {"trace": 2, "reason": "redundant", "cluster": 0, "by": 0, "score": 1.0}
+    assert decision == expected
+    assert events[4]["finished"] == [0, 1]
+    assert {k: v for k, v in events[5].items() if k in done.row} == done.row
+
+
+def test_the_terminal_shows_a_bar_over_questions_and_the_last_frame():
+    console = Console(width=100, height=20, file=io.StringIO(), force_terminal=True)
+    with LiveView("the title", 2, console) as view:
+        pruned(group(["a", "b"], 6), view)
+    text = console.file.getvalue()
+    assert "1 of 2" in text
+    assert "What is q?" in text
+
+
+def test_the_summary_of_a_set(tmp_path):
+    rows = [pruned(group(["a", "b"] * 2, 10, name=name)).row for name in "pqr"]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(live_table(rows, "the title", seed=0))
+    text = console.export_text()
+    assert "3 decided, 0 failed" in text
+    assert "100.0 [100.0, 100]" in text, "accuracy"
+    assert "30.0 [30.0, 30.0]" in text, "28 of 40 tokens a question"
+    assert "not known" in text, "the net saving"
+    assert tokens_figure(rows, tmp_path / "t.png").stat().st_size > 5_000
