@@ -1,14 +1,18 @@
 # make demo: set up .venv, train a judge on the bundled traces, run the pruning sweep.
 # make test: set up .venv, run the tests.
+# make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-vllm check clean
 demo: .venv/ready
 	$(BIN)/python train.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-vllm:
+	.ci/vllm python -m pytest -m vllm
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -23,4 +27,4 @@ check: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

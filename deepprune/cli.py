@@ -1,4 +1,4 @@
-"""The command line: ``deepprune <train|evaluate|judge-report|traces>``.
+"""The command line: ``deepprune <collect|train|evaluate|judge-report|traces>``.
 
 All but ``traces`` are Hydra applications; ``train.py`` at the top of the repository is the first. A
 bad input ends in one line and exit code 2, whatever else goes wrong in a traceback and 1.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
 
   deepprune train         train a judge, then sweep pruning policies with it (python train.py)
   deepprune evaluate      sweep pruning policies over recorded traces with any judge
+  deepprune prune         prune questions while their traces are generated: "What is 12*13?"
+  deepprune collect       generate traces of a model for a set of questions
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
 
@@ -47,13 +50,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif command in ("train", "evaluate"):
         sys.argv = [f"deepprune {command}", *arguments]
         run_application(command)
+    elif command == "collect":
+        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+            sys.exit(_fail("collect fills one store: leave -m out, and collect each by itself."))
+        sys.argv = [f"deepprune {command}", *arguments]
+        run_application(command)
     elif command == "judge-report":
         if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
             sys.exit(_fail("judge-report is one run of all judges and traces: leave -m out."))
         sys.argv = [f"deepprune {command}", *_as_overrides(arguments)]
         run_application("judge_report")
+    elif command == "prune":
+        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+            sys.exit(_fail("prune is one live run: leave -m out, compare with evaluate."))
+        sys.exit(_guarded(lambda: _prune(arguments)))
     else:
-        known = ("train", "evaluate", "judge-report", "traces")
+        known = ("collect", "train", "evaluate", "prune", "judge-report", "traces")
         near = get_close_matches(command, known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         message = f"unknown command {command!r}; {hint}The commands are {', '.join(known)}."
@@ -75,13 +87,58 @@ def _as_overrides(arguments: Sequence[str]) -> list[str]:
     return [*others, f"judges={_list(judges)}"] if judges else others
 
 
+def _prune(arguments: Sequence[str]) -> None:
+    """Run ``prune``; an argument that is no option is the question, a file of it, or ``-``."""
+    questions: list[str] = []
+    others: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_option = argument.startswith(("-", "~", "+")) and argument != "-"
+        is_option |= bool(_OVERRIDE.match(argument))
+        (others if is_option or before in VALUED_FLAGS else questions).append(argument)
+    if len(questions) > 1:
+        raise InputError(
+            f"prune takes one question, got {len(questions)} arguments ({questions[0]!r}, "
+            f"{questions[1]!r}): put it in quotes, or give a set with questions=NAME."
+        )
+    sys.argv = ["deepprune prune", *others]
+    texts = {"question": _read_question(questions[0])} if questions else {}
+    run_application("prune", texts)
+
+
+_OVERRIDE = re.compile(r"[\w./@:]+=")
+"""What an option of Hydra begins with; a question with = in it has a space before, or is a file."""
+
+
+def _read_question(argument: str) -> str:
+    """The text that an argument stands for: standard input, a file, or itself."""
+    try:
+        if argument == "-":
+            return sys.stdin.read()
+        if argument.startswith("@") or os.path.isfile(argument):
+            return Path(argument.removeprefix("@")).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"the question cannot be read from {argument!r}: {said}.") from error
+    return argument
+
+
+def _literal(text: str) -> str:
+    """The text as OmegaConf takes it: ``${`` is no interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda m: rf"{m[1] * 2}\${{", text)
+
+
 def _list(values: Sequence[str]) -> str:
     """A list of strings in Hydra's grammar, which reads JSON's."""
     return json.dumps(list(values), ensure_ascii=False)
 
 
-def run_application(name: str) -> None:
-    """Run the Hydra application ``name`` on ``sys.argv`` and exit."""
+def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
+    """Run the Hydra application ``name`` on ``sys.argv`` and exit.
+
+    Args:
+        name: Of the application.
+        texts: Options that are free text, which Hydra's grammar need not read.
+    """
     if {"-h", "--help"} & set(sys.argv[1:]):
         from deepprune.config.help import help_text
 
@@ -101,6 +158,8 @@ def run_application(name: str) -> None:
         from deepprune.cli import run_job  # a launcher may call this in another process
 
         try:
+            for option, text in (texts or {}).items():
+                config[option] = _literal(text)
             return run_job(name, config)
         except Exception as error:  # of a single run; Hydra would print its own lines first
             raised.append(error)
@@ -167,12 +226,12 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
     """Run; turn what the user can mend into one line and exit code 2."""
     try:
         return action() or 0
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command with the same hydra.run.dir (of a multirun: "
-            "hydra.sweep.dir) goes on",
-            file=sys.stderr,
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or (
+            "interrupted; the same command with the same hydra.run.dir (of a multirun: "
+            "hydra.sweep.dir) goes on"
         )
+        print(f"\n{said}", file=sys.stderr)
         return 130
     except Exception as error:
         if (line := _mendable(error, application)) is None:

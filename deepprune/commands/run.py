@@ -143,6 +143,8 @@ def _folder(hydra: Any) -> Path:
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
-    """What makes a run that run: neither where it is logged nor who does its questions."""
+    """What makes a run that run: neither where it is logged or shown nor who does it."""
     resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return {k: v for k, v in resolved.items() if k not in ("logger", "distributed")}
+    for name in ("concurrency", "replicas"):
+        resolved.get("collect", {}).pop(name, None)
+    return {k: v for k, v in resolved.items() if k not in ("logger", "distributed", "view")}

@@ -23,6 +23,8 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
             example = "deepprune judge-report runs/DIR traces=pool"
         return f"{missing[1]} must be given: {example}"
     unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and (added := re.search(rf"full_key: ({re.escape(unknown[1])}\.\S+)", str(cause))):
+        return f"{unknown[1]} takes keys of your own with a plus: +{added[1]}=VALUE"
     if unknown:
         return _unknown_key(unknown[1], application, config_folder)
     missing_choice = re.search(r"Could not find '([^']+)'", text)
@@ -45,6 +47,8 @@ def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
         key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys], n=1
     )
     hint = f"did you mean {near[0]}?" if near else "see --cfg job for all keys."
+    if application == "prune" and not near:
+        hint += " A question with an = in it goes into a file: @FILE."
     return f"there is no option {key!r}; {hint}"
 
 

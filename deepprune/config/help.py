@@ -21,15 +21,28 @@ WAYS = """\
   {usage} [OPTION=VALUE ...]                 run; the results are in runs/
   {usage} -m prefix.k=32,64 seed=0,1         one run for each combination, and a table of all
   {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+WAYS_TO_COLLECT = """\
+  {usage} [OPTION=VALUE ...]                 run; the traces are in runs/DIR/traces
+  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
 WAYS_TO_REPORT = """\
   {usage} JUDGE ... traces=A,B [OPTION=VALUE ...]  a JUDGE is the folder of an export or of its run
   {usage} [the same] hydra.run.dir=runs/DIR        go on with what was interrupted there"""
+WAYS_TO_PRUNE = """\
+  {usage} "QUESTION" [OPTION=VALUE ...]      one question; - for standard input, @FILE for a file
+  {usage} questions=NAME [OPTION=VALUE ...]  a set of them
+  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+
+_WAYS_OF = {
+    "judge_report": WAYS_TO_REPORT,
+    "collect": WAYS_TO_COLLECT,
+    "prune": WAYS_TO_PRUNE,
+}
 
 
 def help_text(application: str, usage: str, config_folder: Path) -> str:
     """The help of an application."""
     text = (config_folder / f"{application}.yaml").read_text()
-    title, defaults, options = re.split(r"^defaults:\n|^\n(?=traces:)", text, flags=re.M)[:3]
+    title, defaults, options = re.split(r"^defaults:\n|^\n(?=\w+:)", text, maxsplit=2, flags=re.M)
     chosen = re.findall(r"^  - (\w+): (.+)$", defaults, flags=re.M)
     groups = []
     for group, default in chosen:
@@ -40,7 +53,7 @@ def help_text(application: str, usage: str, config_folder: Path) -> str:
         groups.append(f"  {group:<11} {' | '.join([first, *others])}")
     return TEMPLATE.format(
         title=title.strip().lstrip("# "),
-        ways=(WAYS_TO_REPORT if application == "judge_report" else WAYS).format(usage=usage),
+        ways=_WAYS_OF.get(application, WAYS).format(usage=usage),
         groups="\n".join(groups),
         options="".join(f"  {line}\n" for line in options.split("\nhydra:")[0].splitlines()),
     )

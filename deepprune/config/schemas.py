@@ -324,11 +324,44 @@ class ReplayConf:
 
 
 @dataclass
+class VllmConf:
+    _target_: str = "deepprune.engines.vllm.VllmBackend"
+    model: str = MISSING
+    name: str | None = MISSING
+    revision: str | None = MISSING
+    tokenizer: str | None = MISSING
+    dtype: str = MISSING
+    max_model_len: int | None = MISSING
+    gpu_memory_utilization: float = MISSING
+    tensor_parallel_size: int = MISSING
+    max_num_seqs: int | None = MISSING
+    enforce_eager: bool = MISSING
+    trust_remote_code: bool = MISSING
+    extra: dict[str, Any] = MISSING
+    _convert_: str = "all"
+
+
+@dataclass
 class ScriptedConf:
-    _target_: str = "deepprune.engines.scripted.ScriptedBackend"
-    _partial_: bool = True
+    _target_: str = "deepprune.config.build.scripted"
     traces: str = MISSING
     seconds_per_token: float = MISSING
+
+
+@dataclass
+class OpenAIConf:
+    _target_: str = "deepprune.engines.openai.OpenAIBackend"
+    _convert_: str = "all"
+    base_url: str = MISSING
+    model: str | None = None
+    name: str | None = None
+    api: str = MISSING
+    tokenizer: str | None = None
+    api_key_env: str = MISSING
+    timeout_s: float = MISSING
+    max_retries: int = MISSING
+    max_concurrent: int = MISSING
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -354,6 +387,63 @@ class SamplingConf:
     top_k: int = MISSING
     stop: list[str] = MISSING
     logprobs: int = MISSING
+
+
+@dataclass
+class ColumnsConf:
+    _target_: str = "deepprune.data.questions.Columns"
+    _convert_: str = "all"
+    question: str = MISSING
+    gold: str | None = MISSING
+    question_id: str | None = MISSING
+    wrong: list[str] = MISSING
+
+
+@dataclass
+class QuestionsConf:
+    """What all sources of questions have."""
+
+    _target_: str = MISSING
+    _convert_: str = "all"
+    ids: list[str] | None = None
+    limit: int | None = None
+
+
+@dataclass
+class TableConf(QuestionsConf):
+    path: str = MISSING
+    dataset: str | None = None
+    columns: ColumnsConf = field(default_factory=ColumnsConf)
+    where: dict[str, str] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class QuestionFileConf(TableConf):
+    _target_: str = "deepprune.data.questions.QuestionFile"
+
+
+@dataclass
+class HubQuestionsConf(TableConf):
+    _target_: str = "deepprune.data.questions.HubQuestions"
+    name: str | None = None
+    split: str = MISSING
+    revision: str | None = None
+
+
+@dataclass
+class GeneratedQuestionsConf(QuestionsConf):
+    _target_: str = "deepprune.data.questions.GeneratedQuestions"
+    tasks: list[str] = MISSING
+    size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class RecordedQuestionsConf(QuestionsConf):
+    _target_: str = "deepprune.data.questions.RecordedQuestions"
+    traces: str = MISSING
+    datasets: list[str] | None = None
 
 
 @dataclass
@@ -494,6 +584,27 @@ class TrainConf(SweepingConf):
 
 
 @dataclass
+class CollectingConf:
+    n: int = MISSING
+    concurrency: int = MISSING
+    replicas: list[str] | None = None
+
+
+@dataclass
+class CollectConf:
+    """`deepprune collect`."""
+
+    questions: Any = MISSING
+    engine: Any = MISSING
+    prompt: PromptConf = field(default_factory=PromptConf)
+    sampling: SamplingConf = field(default_factory=SamplingConf)
+    live: LiveConf = field(default_factory=LiveConf)
+    collect: CollectingConf = field(default_factory=CollectingConf)
+    seed: int = MISSING
+    logger: Any = None
+
+
+@dataclass
 class JudgeReportConf:
     """`deepprune judge-report`."""
 
@@ -565,7 +676,18 @@ GROUPS: dict[str, dict[str, Any]] = {
         "question_balanced": QuestionBalancedConf,
     },
     "sweep": {"sweep": SweepConf},
-    "engine": {"replay": ReplayConf, "scripted": ScriptedConf},
+    "engine": {
+        "replay": ReplayConf,
+        "scripted": ScriptedConf,
+        "vllm": VllmConf,
+        "openai": OpenAIConf,
+    },
+    "questions": {
+        "question_file": QuestionFileConf,
+        "hub_questions": HubQuestionsConf,
+        "generated_questions": GeneratedQuestionsConf,
+        "recorded_questions": RecordedQuestionsConf,
+    },
     "prompt": {"prompt": PromptConf},
     "sampling": {"sampling": SamplingConf},
     "distributed": {"processes": ProcessesConf, "ray": RayConf},
@@ -606,6 +728,7 @@ def register() -> None:
     store.store(name="base_train", node=TrainConf)
     store.store(name="base_evaluate", node=EvaluateConf)
     store.store(name="base_judge_report", node=JudgeReportConf)
+    store.store(name="base_collect", node=CollectConf)
     store.store(name="base_prune", node=PruneConf)
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():

@@ -221,8 +221,9 @@ class LiveSession:
         self._sequential += max(stretch, default=0)
         for i, trace in enumerate(running):
             trace.shown = places[i]
-        if running and all(trace.error for trace in self._traces):
-            raise RequestError(f"all {len(self._traces)} traces failed: {self._traces[0].error}")
+        if self._traces and all(trace.error for trace in self._traces):
+            all_of = f"all {len(self._traces)} traces failed: " if len(self._traces) > 1 else ""
+            raise RequestError(f"{all_of}{self._traces[0].error}")
         await self._await_forced(running, probe)
 
     async def _await_forced(self, running: Sequence[LiveTrace], probe: bool) -> None:
@@ -293,7 +294,7 @@ class LiveSession:
                 async for chunk in stream:
                     if trace.task is not me:  # stopped
                         return
-                    self._take(trace, chunk)
+                    self._take(trace, chunk, limit)
                     if self._is_waiting and trace.place(self._until) is not None:
                         self._changed.set()
                         if pauses and not trace.has_ended:
@@ -312,17 +313,17 @@ class LiveSession:
                 trace.task = None
             self._changed.set()
 
-    def _take(self, trace: LiveTrace, chunk: Chunk) -> None:
-        """Add what has come to a trace, and note its end."""
+    def _take(self, trace: LiveTrace, chunk: Chunk, limit: int) -> None:
+        """Add what has come to a trace, and note its end; ``limit`` alone is the request's."""
         before = len(trace.token_end)
         trace.add(chunk)
         n = len(trace.token_end)
         self._last_token = time.monotonic()
         self._engine.n_tokens += n - before
-        reason = chunk.finish_reason
-        if reason is FinishReason.LENGTH and n < self._engine.sampling.max_tokens:
-            reason = None  # the request's end, not the trace's
-        elif reason is None and n >= self._engine.sampling.max_tokens:
+        reason, most = chunk.finish_reason, self._engine.sampling.max_tokens
+        if reason is FinishReason.LENGTH and limit <= n < most:
+            reason = None
+        elif reason is None and n >= most:
             reason = FinishReason.LENGTH
         trace.finish_reason = reason
         if every := self._engine.probe_every:

@@ -16,7 +16,8 @@ from deepprune.config.schemas import register
 from deepprune.errors import InputError
 
 CONF = config_folder()
-APPLICATIONS = ("train", "evaluate")
+SWEEPING = ("train", "evaluate")
+APPLICATIONS = (*SWEEPING, "collect", "prune")
 MULTIPLE = {"pruning", "callbacks"}
 CHOICES = [
     (application, f"{group.name}={f'[{p.stem}]' if group.name in MULTIPLE else p.stem}")
@@ -25,6 +26,7 @@ CHOICES = [
     for p in sorted(group.glob("*.yaml"))
     if f"- {group.name}:" in (CONF / f"{application}.yaml").read_text()
     if application == "train" or group.name != "experiment"
+    if (application, p.stem) != ("prune", "all")  # a live run has one policy
 ]
 
 
@@ -81,7 +83,7 @@ def test_every_policy_is_made_and_swept(name):
         assert names == {"consensus", name}
 
 
-@pytest.mark.parametrize("application", APPLICATIONS)
+@pytest.mark.parametrize("application", SWEEPING)
 def test_the_parts_of_a_sweep_are_made(application):
     """Defaults, and an axis of a policy's field as a user writes it."""
     config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,pivot]")
@@ -197,7 +199,7 @@ def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, s
 
 
 def test_help_lists_every_choice_of_every_group():
-    text = help_text("train", "python train.py", Path(CONF))
+    text = "".join(help_text(name, name, Path(CONF)) for name in APPLICATIONS)
     for path in CONF.glob("*/*.yaml"):
         if path.parent.name != "judge":
             assert path.stem in text, path

@@ -345,3 +345,13 @@ def test_the_token_limit_ends_a_trace():
         _, traces = run(live, script, DeepPrune(FirstTokens(10), max_finishers=2))
         assert {(t.n_tokens, t.finish_reason) for t in traces} == {(25, FinishReason.LENGTH)}
         live.close()
+
+
+def test_a_trace_that_the_engine_cuts_ends_there():
+    script = boxed(["a"] * 2, 40)
+    cut = tuple(replace(t, finish_reason=FinishReason.LENGTH) for t in script.traces)
+    for mode in MODES:
+        live = engine(replace(script, traces=cut), mode=mode)
+        _, traces = run(live, script, DeepPrune(FirstTokens(10), max_finishers=2))
+        assert {(t.n_tokens, t.finish_reason) for t in traces} == {(40, FinishReason.LENGTH)}
+        live.close()
