@@ -21,6 +21,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # the token limit cut it
     PRUNED = "pruned"  # a policy stopped it while it was generated; what would follow is unknown
     CUT = "cut"  # the run or the engine ended before it did; likewise
+    FAILED = "failed"  # its request failed for good: it ended without an answer
     UNKNOWN = "unknown"  # the source does not say
 
     @property

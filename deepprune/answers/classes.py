@@ -93,12 +93,15 @@ class AnswerNumbers:
 
     Args:
         same: Decides whether two answers are the same.
+
+    Attributes:
+        first: Of each class the answer that came first.
     """
 
     def __init__(self, same: Same | Checker | BatchChecker) -> None:
         self._same = same
         self._classes: dict[str, int] = {}
-        self._n = 0
+        self.first: dict[int, str] = {}
 
     def number(self, answer: str | None) -> int:
         """The class of an answer; ``NO_ANSWER`` for ``None``."""
@@ -108,8 +111,9 @@ class AnswerNumbers:
             known = list(self._classes)
             verdicts = _compare([(answer, other) for other in known], self._same)
             equal = [other for other, is_same in zip(known, verdicts, strict=True) if is_same]
-            self._classes[answer] = self._classes[equal[0]] if equal else self._n
-            self._n += not equal
+            number = self._classes[equal[0]] if equal else len(self.first)
+            self._classes[answer] = number
+            self.first.setdefault(number, answer)
         return self._classes[answer]
 
 

@@ -18,6 +18,7 @@ caller's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -33,6 +34,7 @@ from deepprune.types import Question, Trace
 __all__ = ["LiveEngine", "LiveSession", "Status", "TraceState"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 Mode = Literal["stream", "resubmit"]
 MODES = ("stream", "resubmit")
 
@@ -106,11 +108,15 @@ class LiveEngine:
             "max_tokens": self.sampling.max_tokens,
             "stop": list(self.sampling.stop),
             "logprobs": self.sampling.logprobs,
+            "mode": self.mode,
             "probe_every": self.probe_every,
+            "probe_tokens": self.probe_tokens,
             "template": self.prompt.template,
             "system": self.prompt.system,
             "chat": self.prompt.chat,
             "chat_arguments": dict(self.prompt.chat_arguments),
+            "think_end": self.prompt.think_end,
+            "force": self.prompt.force,
         }
 
     def start(self) -> None:
@@ -195,7 +201,10 @@ async def _close_all(backend: Backend) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CLOSE_S)
-    await backend.close()
+    try:
+        await asyncio.wait_for(backend.close(), 3 * CLOSE_S)
+    except TimeoutError:
+        _log.warning("the engine does not close; it is left behind")
 
 
 async def _whole_trace(engine: LiveEngine, question: Question, sample_id: int, seed: int) -> Trace:

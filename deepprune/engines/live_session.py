@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
@@ -21,6 +22,8 @@ from deepprune.types import NO_ANSWER, FinishReason, Prefix, PrefixRule, Probe, 
 
 if TYPE_CHECKING:
     from deepprune.engines.live import LiveEngine
+
+_log = logging.getLogger(__name__)
 
 CLOSE_S = 30.0
 """Longest wait for requests to end, in seconds."""
@@ -111,7 +114,7 @@ class LiveSession:
         """What trace ``trace`` had generated at the last checkpoint."""
         live = self._traces[trace]
         shown = live.shown
-        n_probes = sum(f.answer_class is not None for f in live.forced.values())
+        n_probes = sum(f.answer_class is not None for f in list(live.forced.values()))
         if live.snapshot is None or live.snapshot[:2] != (shown, n_probes):
             live.snapshot = shown, n_probes, self._record(live, shown)
         is_finished = live.has_ended and shown >= len(live.token_end)
@@ -157,6 +160,10 @@ class LiveSession:
         """All started traces at this moment; from any thread."""
         return [state_of(trace) for trace in list(self._traces)]
 
+    def answers(self) -> dict[int, str]:
+        """Of each class of answers so far the one that came first; from any thread."""
+        return dict(self._numbers.first)
+
     def traces(self) -> tuple[Trace, ...]:
         """All started traces for the record, whole, answers classed and compared with the gold.
 
@@ -196,7 +203,7 @@ class LiveSession:
         self._peak = max(self._peak, len(running))
         self._until = until
         for trace in running:
-            trace.looked = 0
+            trace.found, trace.looked = None, 0
             if trace.task is None and not trace.has_ended:
                 wanted = None if until is None else wanted_tokens(until, trace.shown)
                 limit = self._engine.sampling.max_tokens
@@ -204,23 +211,17 @@ class LiveSession:
                 n = len(trace.token_end)
                 if limit > n and trace.place(until) == n:
                     self._let_go(trace, limit)
-        places: dict[int, int] = {}
-
-        def are_there() -> bool:
-            for i, trace in enumerate(running):
-                if i not in places and (place := trace.place(until)) is not None:
-                    places[i] = place
-            return len(places) == len(running)
-
         self._is_waiting = True
         try:
-            await self._wait(are_there)
+            await self._wait(lambda: all(trace.arrives(until) for trace in running))
         finally:
             self._is_waiting = False
-        stretch = [places[i] - trace.shown for i, trace in enumerate(running)]
+        before = [trace.shown for trace in running]
+        for trace in running:
+            assert trace.found is not None
+            trace.shown = trace.found
+        stretch = [trace.shown - old for trace, old in zip(running, before, strict=True)]
         self._sequential += max(stretch, default=0)
-        for i, trace in enumerate(running):
-            trace.shown = places[i]
         if self._traces and all(trace.error for trace in self._traces):
             all_of = f"all {len(self._traces)} traces failed: " if len(self._traces) > 1 else ""
             raise RequestError(f"{all_of}{self._traces[0].error}")
@@ -264,11 +265,16 @@ class LiveSession:
                         forced.task.cancel()
 
     def _cancel(self, trace: LiveTrace) -> None:
-        if trace.task is not None:
-            task, trace.task = trace.task, None
+        if (task := self._let_end(trace)) is not None:
             task.cancel()
+
+    def _let_end(self, trace: LiveTrace) -> asyncio.Task[None] | None:
+        """Take no more of a trace's request, which ends by itself or by cancelling."""
+        task, trace.task = trace.task, None
+        if task is not None:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+        return task
 
     def _let_go(self, trace: LiveTrace, limit: int) -> None:
         """Let a trace generate up to ``limit`` tokens in all."""
@@ -292,22 +298,19 @@ class LiveSession:
         try:
             async with aclosing(engine.backend.stream(request)) as stream:
                 async for chunk in stream:
-                    if trace.task is not me:  # stopped
+                    if trace.task is not me:  # stopped, or paused
                         return
                     self._take(trace, chunk, limit)
-                    if self._is_waiting and trace.place(self._until) is not None:
-                        self._changed.set()
+                    if self._is_waiting and trace.arrives(self._until):
                         if pauses and not trace.has_ended:
-                            return
+                            self._let_end(trace)
+                        self._changed.set()
             if not trace.has_ended and len(trace.token_end) < limit:
                 trace.fail("the engine ended the request without saying why")
         except RequestError as error:
             trace.fail(str(error))
-        except EngineError as error:
-            self._lost = error
-        except Exception as error:  # a defect of the backend: this trace is lost, loudly
-            self._lost = EngineError(f"{type(error).__name__}: {error}")
-            self._lost.__cause__ = error
+        except Exception as error:
+            self._lose(error)
         finally:
             if trace.task is me:
                 trace.task = None
@@ -316,6 +319,8 @@ class LiveSession:
     def _take(self, trace: LiveTrace, chunk: Chunk, limit: int) -> None:
         """Add what has come to a trace, and note its end; ``limit`` alone is the request's."""
         before = len(trace.token_end)
+        if not chunk.token_end and chunk.finish_reason and 0 < before == trace.shown:
+            chunk = _end_token(trace, chunk)
         trace.add(chunk)
         n = len(trace.token_end)
         self._last_token = time.monotonic()
@@ -362,14 +367,23 @@ class LiveSession:
                     if forced.answer is not None and "}" in chunk.text:
                         break
             forced.is_done = True
-        except RequestError:
-            forced.is_done = True  # as one that gave none
+        except RequestError as error:
+            _log.warning("an answer could not be forced out, it counts as none: %s", error)
+            forced.is_done = True
             forced.answer = None
-        except EngineError as error:
-            self._lost = error
+        except Exception as error:
+            self._lose(error)
         finally:
             forced.task = None
             self._changed.set()
+
+    def _lose(self, error: Exception) -> None:
+        """The engine is lost; any error but its own two is a defect of the backend."""
+        if isinstance(error, EngineError):
+            self._lost = error
+        else:
+            self._lost = EngineError(f"{type(error).__name__}: {error}")
+            self._lost.__cause__ = error
 
     async def _wait(self, is_done: Callable[[], bool]) -> None:
         """Wait for ``is_done``, which can only change when ``_changed`` is set."""
@@ -396,15 +410,11 @@ class LiveSession:
         return np.array(counts, dtype=np.int64)
 
     def _answer(self, trace: LiveTrace) -> str | None:
-        is_whole = trace.finish_reason not in (None, FinishReason.CUT)
+        is_whole = trace.has_ended and trace.error is None
         return extract_answer(trace.text, self._engine.prompt.answer_style) if is_whole else None
 
     def records(self) -> list[Trace]:
-        """All started traces with all that they generated; answers are extracted, not classed.
-
-        Raises:
-            RequestError: If this is one trace for itself, and it failed.
-        """
+        """All started traces with all that they generated; answers are extracted, not classed."""
         return [self._record(trace, len(trace.token_end), whole=True) for trace in self._traces]
 
     def _record(self, live: LiveTrace, n_tokens: int, whole: bool = False) -> Trace:
@@ -436,3 +446,11 @@ class LiveSession:
             token_confidence=confidence or None,
             probes=tuple(probes),
         )
+
+
+def _end_token(trace: LiveTrace, chunk: Chunk) -> Chunk:
+    """The end of a trace that was shown as unfinished right before: the token that ended it.
+
+    Not every server counts it. Without it a recording would have ended at the checkpoint already.
+    """
+    return replace(chunk, token_end=(len(chunk.text),), confidence=tuple(trace.confidence[-1:]))

@@ -47,6 +47,7 @@ class LiveTrace:
         self.is_stopped = False
         self.task: asyncio.Task[None] | None = None
         self.shown = 0  # tokens up to the last checkpoint
+        self.found: int | None = None  # where it pauses next, once that is known
         self.looked = 0  # tokens when its text was last held against a rule
         self.forced: dict[int, Forced] = {}  # by the tokens before them
         self.snapshot: tuple[int, int, Trace] | None = None
@@ -79,22 +80,35 @@ class LiveTrace:
         self.confidence.extend(chunk.confidence)
         self.token_end.extend([before + end for end in chunk.token_end])  # last: others count these
 
+    def arrives(self, until: PrefixRule | int | None) -> bool:
+        """Whether it has come to ``until``; ``found`` is then where it pauses.
+
+        A rule that reads the text is asked every few tokens.
+        """
+        n = len(self.token_end)
+        if self.found is None and (self.is_settled or n >= self.looked):
+            self.found = self.place(until)
+            self.looked = n + 1 if is_counted(until) else n + _LOOK_EVERY
+        return self.found is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more comes of it as things are."""
+        return self.task is None or self.has_ended
+
     def place(self, until: PrefixRule | int | None) -> int | None:
         """Tokens at which it pauses for ``until``; ``None`` while it is not there.
 
         While it runs, a token beyond the place must have come: it could be that the trace ends
         right there, or that its last word goes on.
         """
-        n, is_settled = len(self.token_end), self.task is None or self.has_ended
+        n, is_settled = len(self.token_end), self.is_settled
         if until is None:
             return n if is_settled else None
         wanted = wanted_tokens(until, self.shown)
         if wanted is not None:
             return max(min(wanted, n), self.shown) if is_settled or n > wanted else None
         assert not isinstance(until, int)
-        if not is_settled and n - self.looked < _LOOK_EVERY:
-            return None
-        self.looked = n
         cut = min(until.cut(self.text, self.token_end[:n]), n)
         is_known = cut < n and self.n_chars > self.token_end[cut - 1]
         return max(cut, self.shown) if is_settled or is_known else None
@@ -102,7 +116,7 @@ class LiveTrace:
     def fail(self, reason: str) -> None:
         """End it here: its request failed for good."""
         self.error = reason
-        self.finish_reason = FinishReason.CUT
+        self.finish_reason = FinishReason.FAILED
 
 
 @dataclass
@@ -121,6 +135,11 @@ def wanted_tokens(until: PrefixRule | int, shown: int) -> int | None:
     if isinstance(until, int):
         return shown + until
     return int(until.k) if until.kind == "first_tokens" else None
+
+
+def is_counted(until: PrefixRule | int | None) -> bool:
+    """Whether ``until`` asks for tokens alone, not for what they say."""
+    return until is None or isinstance(until, int) or until.kind == "first_tokens"
 
 
 def state_of(trace: LiveTrace) -> TraceState:

@@ -225,3 +225,6 @@ class _Recorder:
 
     def on_decision(self, decision: Decision) -> None:
         self._events.append((self._number, decision))
+
+    def on_fallback(self, reason: str) -> None:
+        raise AssertionError(f"a sweep's judge fails its points: {reason}")

@@ -27,6 +27,10 @@ class Watcher(Protocol):
         """A trace is about to be stopped."""
         ...
 
+    def on_fallback(self, reason: str) -> None:
+        """The judge has failed; all traces are about to go on to their end."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -57,8 +61,8 @@ def run_question(
 ) -> Outcome:
     """Let ``policy`` decide one question on ``session``; closes the session, whatever happens.
 
-    Where the judge fails (`JudgeError`), what runs goes on unpruned to its end, and all started
-    traces vote that no policy has stopped.
+    Where the judge fails (`JudgeError`), the question goes on unpruned: all N traces run to their
+    end, but for those that had been stopped before, and vote.
     """
     decisions: list[Decision] = []
     fallback: str | None = None
@@ -84,7 +88,14 @@ def run_question(
                 break
             except JudgeError as error:
                 fallback = str(error)
+                if watcher is not None:
+                    watcher.on_fallback(fallback)
+                missing = n_traces - session.n_started
+                if missing:
+                    session.start(missing)
                 seen = session.advance(None)
+                if watcher is not None:
+                    watcher.on_checkpoint(Step(start=missing), seen)
                 voters = np.flatnonzero(~seen.is_stopped).tolist()
                 vote = plurality(seen.answer_class.tolist(), voters)
                 break

@@ -21,6 +21,7 @@ from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.early_exit import EarlyExit
+from deepprune.seeding import derive
 from deepprune.types import NO_ANSWER, Decision, FinishReason, QuestionTraces, StopReason, Vote
 
 ANSWERS = ["a", "b", "a", None, "a", "b", "c", "a"]
@@ -47,20 +48,21 @@ def engine(script, backend=ScriptedBackend, **options):
     return made
 
 
-def run(live, script, policy, similarity=None, n=None):
+def run(live, script, policy):
     """The outcome, and the traces for the record."""
-    n = n or len(script.traces)
+    n = len(script.traces)
     session = live.open(script.question, script.model, n, 0)
-    evidence = SessionEvidence(session, same_words(script) if similarity is None else similarity)
-    outcome = run_question(policy, session, n, evidence, np.random.default_rng(0))
+    outcome = run_question(policy, session, n, Reader(session), np.random.default_rng(0))
     return outcome, session.traces()
 
 
-def same_words(script):
-    """A judge of some skill: high where the answers agree, with noise."""
-    classes = np.array([t.answer_class for t in script.traces])
-    noise = np.random.default_rng(1).random((len(classes), len(classes))) * 0.5
-    return (classes[:, None] == classes) * 0.5 + noise
+class Reader(SessionEvidence):
+    """A judge whose score depends on every character of both prefixes."""
+
+    def score(self, pairs):
+        prefixes = [[self.session.prefix(i) for i in pair] for pair in pairs.tolist()]
+        seen = [[f"{p.text}|{p.n_tokens}|{p.is_finished}" for p in pair] for pair in prefixes]
+        return np.array([derive(0, *pair) / 2**128 for pair in seen])
 
 
 POLICIES = [
@@ -83,8 +85,9 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions_and_vote(policy
     recording = QuestionTraces(script.question, script.model, traces)
     replay = ReplayEngine([recording], shuffle=False)
     session = replay.open(script.question, script.model, len(traces), 0)
-    evidence = SessionEvidence(session, same_words(script))
-    again = run_question(policy, session, len(script.traces), evidence, np.random.default_rng(0))
+    again = run_question(
+        policy, session, len(script.traces), Reader(session), np.random.default_rng(0)
+    )
     assert again.decisions == outcome.decisions
     assert (again.vote.voters, again.vote.weights) == (outcome.vote.voters, outcome.vote.weights)
     assert again.vote.answer_class == outcome.vote.answer_class
@@ -155,6 +158,8 @@ def test_a_rule_that_reads_the_text_pauses_where_it_does_in_a_replay(mode):
     cut = rule.cut(texts[0], traces[0].token_end)
     assert seen.n_tokens.tolist() == [cut] * 3
     assert session.advance(rule).n_tokens.tolist() == [cut] * 3
+    if mode == "resubmit":  # it paused a few tokens later, when the text was looked at
+        assert max(state.n_tokens for state in session.states()) < 40
     assert session.advance(None).n_tokens.tolist() == [61] * 3
     assert session.traces()[1].text == texts[1]
     session.close()
@@ -217,7 +222,11 @@ def test_a_lost_trace_has_no_answer_and_the_others_go_on():
     live.close()
     assert outcome.vote.voters == tuple(range(8))
     assert sum(outcome.vote.weights.values()) == 6  # one lost, one without an answer
-    assert (traces[1].finish_reason, traces[1].n_tokens) == (FinishReason.CUT, 5)
+    assert (traces[1].finish_reason, traces[1].n_tokens) == (FinishReason.FAILED, 5)
+    recording = QuestionTraces(script.question, script.model, traces)
+    session = ReplayEngine([recording], shuffle=False).open(script.question, script.model, 8, 0)
+    again = run_question(Consensus(), session, 8, Reader(session), np.random.default_rng(0))
+    assert again.vote.weights == outcome.vote.weights
 
 
 def test_when_all_traces_fail_so_does_the_question():
@@ -355,3 +364,99 @@ def test_a_trace_that_the_engine_cuts_ends_there():
         _, traces = run(live, script, DeepPrune(FirstTokens(10), max_finishers=2))
         assert {(t.n_tokens, t.finish_reason) for t in traces} == {(40, FinishReason.LENGTH)}
         live.close()
+
+
+def of_words(script, text, n):
+    """The traces with another text, whose words are its tokens."""
+    ends = [len(" ".join(text.split()[: k + 1])) for k in range(n)]
+    traces = tuple(replace(t, text=text, n_tokens=n, token_end=ends) for t in script.traces)
+    return replace(script, traces=traces)
+
+
+class SlowToClose(ScriptedBackend):
+    """Takes its time to end a request, as a server does."""
+
+    async def stream(self, request):
+        try:
+            async for chunk in super().stream(request):
+                yield chunk
+        finally:
+            await asyncio.sleep(0.05)
+
+
+def test_a_paused_trace_goes_on_though_its_request_still_ends():
+    script = of_words(boxed(), "x so y " * 20 + "\\boxed{a}", 61)
+    live = engine(script, SlowToClose, mode="resubmit")
+    session = live.open(script.question, script.model, 8, 0)
+    session.start(8)
+    session.advance(ReasoningWords(4))
+    assert session.advance(None).is_finished.all()
+    session.close()
+    live.close()
+
+
+def test_in_stream_a_rule_that_reads_the_text_is_seen_on_the_way():
+    script = of_words(boxed(), "x so y " * 66 + "\\boxed{a}", 199)
+    live = LiveEngine(ScriptedBackend([script], 0.002), PromptFormat(), SAMPLING)
+    session = live.open(script.question, script.model, 2, 0)
+    session.start(2)
+    session.advance(ReasoningWords(4))
+    assert max(state.n_tokens for state in session.states()) < 100
+    session.close()
+    live.close()
+
+
+class EndsAfterwards(ScriptedBackend):
+    """Its requests end at their limit; that a trace is over is only told when it is to go on."""
+
+    async def stream(self, request):
+        async for chunk in super().stream(request):
+            if len(request.token_ids) or not chunk.finish_reason or request.max_tokens > 10:
+                yield chunk
+            else:
+                yield replace(chunk, finish_reason=FinishReason.LENGTH)
+
+
+def test_a_trace_that_ends_at_a_checkpoint_replays_as_it_was_seen():
+    """In resubmit its end is only told by the next request; the recording counts a token for it."""
+    script = boxed(["a", "b", "a"], [10, 20, 30])
+    live = engine(script, EndsAfterwards, mode="resubmit")
+    session = live.open(script.question, script.model, 3, 0)
+    session.start(3)
+    seen = session.advance(10)
+    assert not seen.is_finished.any()
+    session.advance(None)
+    traces = session.traces()
+    session.close()
+    live.close()
+    assert [t.n_tokens for t in traces] == [11, 20, 30]
+    recording = QuestionTraces(script.question, script.model, traces)
+    again = ReplayEngine([recording], shuffle=False).open(script.question, script.model, 3, 0)
+    again.start(3)
+    assert (again.advance(10).is_finished == seen.is_finished).all()
+
+
+class DefectiveProbes(ScriptedBackend):
+    async def stream(self, request):
+        if request.suffix:
+            raise KeyError("logprobs")
+        async for chunk in super().stream(request):
+            yield chunk
+
+
+def test_a_defect_of_a_backend_in_a_probe_is_an_error_of_the_engine():
+    script = boxed()
+    live = engine(script, DefectiveProbes)
+    with pytest.raises(EngineError, match="KeyError"):
+        run(live, script, EarlyExit(probe_every=5, agreeing=2))
+    live.close()
+
+
+def test_without_its_judge_all_traces_are_started():
+    script = boxed()
+    live = engine(script)
+    session = live.open(script.question, script.model, 8, 0)
+    policy = DeepPrune(FirstTokens(10), wave=2)
+    outcome = run_question(policy, session, 8, BrokenJudge(session), np.random.default_rng(0))
+    assert outcome.vote.voters == tuple(range(8))
+    live.close()
