@@ -12,7 +12,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest
 
 test-vllm:
-	.ci/vllm python -m pytest -m vllm
+	.ci/vllm python -m pytest -m vllm -p no:unraisableexception
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: ``deepprune <collect|train|evaluate|judge-report|traces>``.
+"""The command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces>``.
 
 All but ``traces`` are Hydra applications; ``train.py`` at the top of the repository is the first. A
 bad input ends in one line and exit code 2, whatever else goes wrong in a traceback and 1.
@@ -37,6 +37,14 @@ VALUED_FLAGS = {
 """Hydra's flags that another argument follows."""
 
 
+SINGLE_RUNS = {
+    "collect": "collect fills one store",
+    "judge-report": "judge-report is one run of all judges and traces",
+    "prune": "prune is one live run; deepprune evaluate compares policies",
+}
+"""Commands without a multirun, and why."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Console script ``deepprune``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -47,22 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         from deepprune.traces.cli import main as traces
 
         sys.exit(_guarded(lambda: traces(arguments)))
-    elif command in ("train", "evaluate"):
-        sys.argv = [f"deepprune {command}", *arguments]
-        run_application(command)
-    elif command == "collect":
-        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
-            sys.exit(_fail("collect fills one store: leave -m out, and collect each by itself."))
+    elif command in SINGLE_RUNS and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+        sys.exit(_fail(f"{SINGLE_RUNS[command]}: leave -m out."))
+    elif command in ("train", "evaluate", "collect"):
         sys.argv = [f"deepprune {command}", *arguments]
         run_application(command)
     elif command == "judge-report":
-        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
-            sys.exit(_fail("judge-report is one run of all judges and traces: leave -m out."))
         sys.argv = [f"deepprune {command}", *_as_overrides(arguments)]
         run_application("judge_report")
     elif command == "prune":
-        if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
-            sys.exit(_fail("prune is one live run: leave -m out, compare with evaluate."))
         sys.exit(_guarded(lambda: _prune(arguments)))
     else:
         known = ("collect", "train", "evaluate", "prune", "judge-report", "traces")
@@ -92,9 +93,8 @@ def _prune(arguments: Sequence[str]) -> None:
     questions: list[str] = []
     others: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_option = argument.startswith(("-", "~", "+")) and argument != "-"
-        is_option |= bool(_OVERRIDE.match(argument))
-        (others if is_option or before in VALUED_FLAGS else questions).append(argument)
+        is_option = before in VALUED_FLAGS or _is_option(argument)
+        (others if is_option else questions).append(argument)
     if len(questions) > 1:
         raise InputError(
             f"prune takes one question, got {len(questions)} arguments ({questions[0]!r}, "
@@ -105,8 +105,20 @@ def _prune(arguments: Sequence[str]) -> None:
     run_application("prune", texts)
 
 
-_OVERRIDE = re.compile(r"[\w./@:]+=")
-"""What an option of Hydra begins with; a question with = in it has a space before, or is a file."""
+def _is_option(argument: str) -> bool:
+    """Whether an argument is a flag or an override of Hydra: not ``-3 + 5`` nor ``x=3, find 2x``.
+
+    A misspelt override is one as well, as long as there is no space in it.
+    """
+    if re.match(r"-[a-z]|--", argument):
+        return True
+    override = re.match(r"(?:[+]{1,2}|~)?(\w+)[\w./@:-]*(=|$)", argument)
+    if override is None or not (override[2] or argument.startswith("~")):
+        return False
+    if " " not in argument:
+        return True
+    text = (config_folder() / "prune.yaml").read_text()
+    return override[1] in {"hydra", *re.findall(r"^(?:  - )?(\w+):", text, flags=re.MULTILINE)}
 
 
 def _read_question(argument: str) -> str:

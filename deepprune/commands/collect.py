@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from deepprune.commands.run import Run, command_run
+from deepprune.commands.interrupts import Interrupts
+from deepprune.commands.run import Run, command_run, is_rank_zero
 from deepprune.config import build
 from deepprune.data.collector import (
     FAILED,
@@ -21,21 +27,34 @@ from deepprune.data.collector import (
 )
 from deepprune.data.questions import questions_hash
 from deepprune.engines.backend import EngineError
+from deepprune.errors import InputError
 from deepprune.traces import summarise
 from deepprune.traces.cli import print_summary
 
 _LOGGED = ("questions", "traces", "tokens", "accuracy", "same_answer")
 _SHOWN_FAILURES = 5
+LOCK = ".lock"
 _PLAIN_EVERY_S = 30.0
 
 
 def collect(config: DictConfig) -> Run:
     """Run ``conf/collect.yaml``; in the folder of an interrupted run, do what is missing."""
+    if not is_rank_zero():
+        raise InputError(
+            "collect is one process, but a launcher started several: run it once, and give it "
+            "many servers with engine=openai collect.replicas=[URL,...]."
+        )
     questions = build.question_set(config)
     engines = build.replicas(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    inputs = {"questions": questions_hash(questions)}
     stopped: Exception | None = None
     try:
-        with command_run(config, "collect", {"questions": questions_hash(questions)}) as run:
+        with (
+            Interrupts() as interrupts,
+            _alone(folder),
+            command_run(config, "collect", inputs) as run,
+        ):
             try:
                 with _Bar() as bar:
                     collected = Collector(
@@ -47,21 +66,45 @@ def collect(config: DictConfig) -> Run:
                         provenance=build.generation(config),
                         on_progress=bar.show,
                         say=bar.say,
+                        held=interrupts.held,
                     ).run(questions)
                 _report(collected, len(questions), run)
-            except (EngineError, RecordingError) as error:
+            except (EngineError, RecordingError, OSError) as error:
                 run.status, stopped = "failed", error
     except OSError as error:  # not even what a run says of itself could be written
-        folder = HydraConfig.get().runtime.output_dir
-        _say_error(stopped or recording_error(folder, error))
+        stopped = stopped or recording_error(folder, error) or error
+    if isinstance(stopped, EngineError | RecordingError):
+        print(f"error: {' '.join(str(stopped).split())}", file=sys.stderr)
         sys.exit(1)
     if stopped is not None:
-        _say_error(stopped)
+        raise stopped
     return run
 
 
-def _say_error(error: Exception) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from collecting into ``folder``; a process that dies lets go of it.
+
+    Raises:
+        InputError: If one does.
+    """
+    with (folder / LOCK).open("a") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # or else there are no locks here
+                raise InputError(
+                    f"another process collects into {folder}: wait for its end, or give another "
+                    "hydra.run.dir."
+                ) from None
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not a forked child's
 
 
 def _report(collected: Collected, n_questions: int, run: Run) -> None:

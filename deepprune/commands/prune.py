@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import replace
 from io import StringIO
-from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 from omegaconf import DictConfig
 from rich.console import Console
 
+from deepprune.commands.interrupts import Interrupts
+from deepprune.commands.live_record import RESULTS, LiveRecord
 from deepprune.commands.run import Run, command_run
 from deepprune.config import build
 from deepprune.data.questions import questions_hash
@@ -24,10 +22,11 @@ from deepprune.data.splits import question_hash
 from deepprune.engines.backend import EngineError
 from deepprune.engines.live import LiveEngine
 from deepprune.errors import InputError
-from deepprune.evaluation.live import JudgeWorker, LivePruner, LiveWatcher, OpenSession, Pruned
+from deepprune.evaluation.guard import JudgeWorker
+from deepprune.evaluation.live import LivePruner, OpenSession
+from deepprune.evaluation.live_question import LiveWatcher
 from deepprune.evaluation.results import Row
 from deepprune.evaluation.selection import unmet_needs
-from deepprune.files import write_atomic
 from deepprune.judge.base import Judge
 from deepprune.protocols import Need, Session
 from deepprune.report.figures import drawn
@@ -36,11 +35,9 @@ from deepprune.report.live_summary import live_estimates, live_table, tokens_fig
 from deepprune.report.live_view import LiveView, ProgressLines, plain
 from deepprune.report.tables import show
 from deepprune.traces import TraceStore, open_traces
-from deepprune.traces.manifest import MANIFEST
-from deepprune.types import Question, QuestionRef, Trace
+from deepprune.types import Question, QuestionRef
 
-RESULTS, EVENTS, FIGURE = "results.jsonl", "events.jsonl", "tokens.png"
-TRACES, UNDECIDED = "traces", "undecided"
+EVENTS, FIGURE = "events.jsonl", "tokens.png"
 
 
 def prune(config: DictConfig) -> Run:
@@ -66,12 +63,12 @@ def _prune(config: DictConfig) -> Run:
     inputs = {"questions": questions_hash(questions), "judge": build.judge_hash(config)}
     output = sys.stdout
     with ExitStack() as stack:
-        source = stack.enter_context(_source(config, questions, needs))
+        interrupts = stack.enter_context(Interrupts())
+        source = stack.enter_context(_source(config, questions, needs, interrupts))
         stack.enter_context(redirect_stdout(_stdout(live.view)))
-        interrupts = stack.enter_context(_Interrupts())
         run = stack.enter_context(command_run(config, "prune", inputs | source.inputs))
         run.results_path = run.folder / RESULTS
-        record = _Record(run.folder, source.engine)
+        record = LiveRecord(run.folder, source.engine, questions)
         try:
             source.start()
             _check_can_probe(source, needs, live.policy.name)
@@ -89,7 +86,7 @@ def _prune(config: DictConfig) -> Run:
                 config.prompt.answer_style,
             )
             _say_beforehand(judge, size, questions, source.model)
-            _prune_all(pruner, questions, record, live.view, output, interrupts)
+            _prune_all(pruner, record, live.view, output, interrupts)
         except EngineError as error:
             run.status = "failed"
             print(f"error: the engine is lost: {plain(str(error))}", file=sys.stderr)
@@ -98,8 +95,8 @@ def _prune(config: DictConfig) -> Run:
                 f"interrupted; {record.said}; the same command with hydra.run.dir={run.folder} "
                 "goes on"
             ) from None
-        _conclude(run, record.rows(questions), questions, live)
-    _answer_last(record.rows(questions), questions, live.view, output)
+        _conclude(run, record.rows, questions, live)
+    _answer_last(record.rows, questions, live.view, output)
     return run
 
 
@@ -174,13 +171,17 @@ def _check_recorded(store: TraceStore, needs: frozenset[Need]) -> None:
 
 @contextmanager
 def _source(
-    config: DictConfig, questions: Sequence[Question], needs: frozenset[Need]
+    config: DictConfig,
+    questions: Sequence[Question],
+    needs: frozenset[Need],
+    interrupts: Interrupts,
 ) -> Iterator[_Source]:
     source = _Source(config, questions, needs)
     try:
         yield source
     finally:
-        source.close()
+        with interrupts.held():
+            source.close()
 
 
 def _check_can_probe(source: _Source, needs: frozenset[Need], policy: str) -> None:
@@ -192,81 +193,20 @@ def _check_can_probe(source: _Source, needs: frozenset[Need], policy: str) -> No
         )
 
 
-class _Record:
-    """The run folder: results by question, traces, and what came of questions that were cut.
-
-    ``traces`` has the questions that are decided, so that it can be replayed as it is;
-    ``undecided`` what was generated for those that failed or were interrupted.
-    """
-
-    def __init__(self, folder: Path, engine: LiveEngine | None) -> None:
-        self.said = "nothing was generated"
-        self._folder = folder
-        self._engine = engine
-        path = folder / RESULTS
-        lines = path.read_text().splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines]
-        self._rows: dict[tuple[str, str], Row] = {_key(row): row for row in rows}
-
-    def is_decided(self, question: Question) -> bool:
-        """Whether an earlier start has decided it."""
-        row = self._rows.get((question.dataset, question.question_id))
-        return row is not None and row["status"] == "ok"
-
-    def rows(self, questions: Sequence[Question]) -> list[Row]:
-        """What is on record, in the order of the questions."""
-        keys = [(q.dataset, q.question_id) for q in questions]
-        return [self._rows[key] for key in keys if key in self._rows]
-
-    def write(self, done: Pruned, questions: Sequence[Question]) -> None:
-        """Store the traces, then the row: what is in the results is in the store."""
-        if done.traces and self._engine is not None:
-            name = TRACES if done.row["status"] == "ok" else UNDECIDED
-            self._append(self._folder / name, done.traces)
-            self.said = (
-                f"{len(done.traces)} traces of {done.row['question_id']} are in "
-                f"{self._folder / name}"
-            )
-        self._rows[_key(done.row)] = done.row
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows(questions)]
-        write_atomic(self._folder / RESULTS, "".join(lines))
-
-    def _append(self, path: Path, traces: Sequence[Trace]) -> None:
-        assert self._engine is not None
-        if (path / MANIFEST).exists():
-            store = TraceStore.open(path)
-        else:
-            store = TraceStore.create(
-                path,
-                token_counter=self._engine.token_counter,
-                answers=self._engine.prompt.answer_style,
-                sampling=self._engine.facts(),
-                provenance={"collected_by": "deepprune prune"},
-            )
-        key = (traces[0].question.dataset, traces[0].question.question_id, traces[0].model)
-        there = {ref.key: ref.n_traces for ref in store.refs()} if store.manifest.parts else {}
-        first = there.get(key, 0)  # of an earlier start that did not come to its end
-        store.append(replace(trace, sample_id=first + trace.sample_id) for trace in traces)
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row["dataset"], row["question_id"]
-
-
 def _prune_all(
     pruner: LivePruner,
-    questions: Sequence[Question],
-    record: _Record,
+    record: LiveRecord,
     view: str,
     output: TextIO,
-    interrupts: _Interrupts,
+    interrupts: Interrupts,
 ) -> None:
     """One question after the other; what is decided already is left out."""
+    questions = record.questions
     todo = [question for question in questions if not record.is_decided(question)]
     if len(todo) < len(questions):
         print(f"{len(questions) - len(todo)} of {len(questions)} questions are decided already")
     with ExitStack() as stack:
-        events = (record._folder / EVENTS).open("a", encoding="utf-8")
+        events = (record.folder / EVENTS).open("a", encoding="utf-8")
         watchers: list[LiveWatcher] = [EventLines(stack.enter_context(events))]
         if view == "json":
             watchers.append(EventLines(output))
@@ -277,11 +217,11 @@ def _prune_all(
             else:
                 watchers.append(stack.enter_context(ProgressLines(*about)))
         for question in todo:
-            done = pruner.prune(question, watchers)
             with interrupts.held():
-                record.write(done, questions)
-            for watcher in watchers:
-                watcher.on_question_end(done.live, done.row)
+                done = pruner.prune(question, watchers, interrupts.heard)
+                record.write(done)
+                for watcher in watchers:
+                    watcher.on_question_end(done.live, done.row)
             if done.error is not None and (
                 isinstance(done.error, EngineError) or not isinstance(done.error, Exception)
             ):
@@ -294,8 +234,8 @@ def _say_beforehand(
     """What limits the figures to come."""
     if size is None:
         print(
-            f"no net saving is claimed: the size of {model!r} is not known; give it with "
-            'generator="{params: 7.5e9, layers: 32, hidden: 4096}"'
+            f"no net saving is claimed: the size of {plain(repr(model))} is not known; give it "
+            'with generator="{params: 7.5e9, layers: 32, hidden: 4096}"'
         )
     seen = judge.provenance.seen_questions if judge is not None else frozenset()
     if n := sum(question_hash(question.text) in seen for question in questions):
@@ -311,13 +251,16 @@ def _conclude(
         run.status = "failed"
         reason = plain(failed[0]["reason"])
         print(f"{len(failed)} of {len(questions)} questions failed: {reason}", file=sys.stderr)
-    fallbacks = [row for row in rows if row["fallback"]]
+    fallbacks = [row for row in rows if row["status"] == "ok" and row["fallback"]]
     if fallbacks:
         print(
             f"{len(fallbacks)} of {len(questions)} questions were decided unpruned: "
             f"{plain(fallbacks[0]['fallback'])}",
             file=sys.stderr,
         )
+    if n_failed := sum(row["n_failed"] for row in rows):
+        started = sum(row["n_started"] for row in rows)
+        print(f"{n_failed} of {started} traces failed: they have no vote", file=sys.stderr)
     if not rows:
         return
     run.metrics |= live_estimates(rows, live.seed)
@@ -357,44 +300,3 @@ def _answer_last(
 def _stdout(view: str) -> TextIO:
     """Where lines that are no part of the view go."""
     return {"live": sys.stdout, "json": sys.stderr, "none": StringIO()}[view]
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM as one KeyboardInterrupt, which waits while something is stored.
-
-    Further ones are not heard, so that nothing disturbs the clean end.
-    """
-
-    def __init__(self) -> None:
-        self._has_come = self._is_held = self._is_due = False
-
-    def __enter__(self) -> _Interrupts:
-        self._before = {each: signal.signal(each, self._come) for each in _STOPS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-
-    def _come(self, number: int, frame: FrameType | None) -> None:
-        if self._has_come:
-            return
-        self._has_come = True
-        if not self._is_held:
-            raise KeyboardInterrupt
-        self._is_due = True
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the interrupt wait until the body is done."""
-        self._is_held = True
-        try:
-            yield
-        finally:
-            self._is_held = False
-        if self._is_due:
-            self._is_due = False
-            raise KeyboardInterrupt
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM)

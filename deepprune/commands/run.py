@@ -23,6 +23,21 @@ from deepprune.report.tracking import start_run
 
 SCORES = "scores.sqlite"
 
+OPERATIONAL = {
+    "collect": ("concurrency", "replicas"),
+    "prune": ("judge_timeout_s",),
+    "live": ("stall_s",),
+    "engine": (
+        "base_url",
+        "timeout_s",
+        "max_retries",
+        "max_concurrent",
+        "gpu_memory_utilization",
+        "max_num_seqs",
+    ),
+}
+"""Options by section that change how a run is carried out, not what it is: it resumes with any."""
+
 
 @dataclass
 class Run:
@@ -143,8 +158,10 @@ def _folder(hydra: Any) -> Path:
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
-    """What makes a run that run: neither where it is logged or shown nor who does it."""
+    """What makes a run that run: neither where it is logged or shown nor how it is carried out."""
     resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    for name in ("concurrency", "replicas"):
-        resolved.get("collect", {}).pop(name, None)
+    for section, names in OPERATIONAL.items():
+        if isinstance(options := resolved.get(section), dict):
+            for name in names:
+                options.pop(name, None)
     return {k: v for k, v in resolved.items() if k not in ("logger", "distributed", "view")}

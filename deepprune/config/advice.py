@@ -34,6 +34,8 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
     if call and cause is not None:  # a constructor's own message says it best
         key = re.search(r"full_key: (\S+)", text)
         return f"{f'{key[1]}: ' if key else ''}{cause}"
+    if word := re.match(r"Error parsing override '([^'=]+)'", text):
+        return f"{word[1]!r} is no option: options are OPTION=VALUE, see --help."
     if cause is not None:
         key = re.search(r"full_key: (\S+)", str(cause))
         first = str(cause).splitlines()[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -244,9 +244,10 @@ def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
         )
 
 
-def scripted(traces: str, seconds_per_token: float) -> ScriptedBackend:
-    """Plays ``traces`` (the pool, a store or a file) as if they were generated."""
-    return ScriptedBackend(open_traces(traces).load(), seconds_per_token)
+def scripted(traces: str, model: str | None, seconds_per_token: float) -> ScriptedBackend:
+    """Plays ``traces`` (the pool, a store or a file), of one model, as if they were generated."""
+    groups = open_traces(traces).load(models=None if model is None else [model])
+    return ScriptedBackend(groups, seconds_per_token)
 
 
 def is_replay(config: DictConfig) -> bool:
@@ -366,11 +367,10 @@ def live_questions(config: DictConfig) -> list[Question]:
         raise InputError("give a question or questions=NAME, not both.")
     if text is not None and not text.strip():
         raise InputError("the question is empty: write it in quotes behind deepprune prune.")
-    if is_set or (text is None and is_replay(config)):
-        source = (
-            _instantiate(config.questions) if is_set else RecordedQuestions(traces=config.traces)
-        )
-        return cast(list[Question], source.load())
+    if is_set:
+        return question_set(config)
+    if text is None and is_replay(config):
+        return RecordedQuestions(traces=config.traces).load()
     if text is None:
         raise InputError(
             'prune needs a question: deepprune prune "What is 12*13?" (- for standard input, '
@@ -404,8 +404,16 @@ def question_set(config: DictConfig) -> list[Question]:
     """The questions of a command that generates.
 
     Raises:
-        InputError: If they cannot be had, or a value is out of its range.
+        InputError: If they cannot be had, or a value is out of its range; if they are multiple
+            choice and the prompt reads no letters.
     """
+    columns, style = config.questions.get("columns"), config.prompt.answer_style
+    if columns is not None and columns.wrong and style != "choice":
+        raise InputError(
+            "the answers to these questions are the letters of choices, and "
+            f"prompt.answer_style {style!r} reads no letters: take prompt=choice, or "
+            "prompt=reasoning_choice where the model thinks."
+        )
     with _inputs("questions"):
         source: QuestionSource = _instantiate(config.questions)
     return source.load()

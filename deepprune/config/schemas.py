@@ -345,6 +345,7 @@ class VllmConf:
 class ScriptedConf:
     _target_: str = "deepprune.config.build.scripted"
     traces: str = MISSING
+    model: str | None = MISSING
     seconds_per_token: float = MISSING
 
 

@@ -7,12 +7,14 @@ or the journal is never generated again.
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -34,16 +36,23 @@ _PART_TRACES = 1024
 _PART_S = 600.0
 _LOOK_S = 1.0
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class RecordingError(RuntimeError):
     """The disk does not take what is collected. One line, for users."""
 
 
-def recording_error(folder: Path | str, error: OSError) -> RecordingError:
-    """What to tell of a folder that cannot be written to."""
+def recording_error(folder: Path | str, error: OSError) -> RecordingError | None:
+    """What to tell of a folder that does not take what is written; ``None`` of other errors."""
+    if error.errno not in (*_FULL, *_FORBIDDEN):
+        return None
+    cure = "make room there" if error.errno in _FULL else "make it writable"
     return RecordingError(
-        f"{folder} cannot be written to ({error.strerror or error}): make room there, then the "
-        "same command with the same hydra.run.dir goes on; what was recorded is kept."
+        f"{folder} cannot be written to ({error.strerror}): {cure}, then the same command with the "
+        "same hydra.run.dir goes on; what was recorded is kept."
     )
 
 
@@ -129,6 +138,8 @@ class Collector:
         provenance: Where the questions come from, for the store's manifest.
         on_progress: Called about once a second.
         say: Told what a user should know meanwhile, in one line.
+        held: Entered while something is recorded: a caller that turns signals into interrupts
+            lets them wait meanwhile.
         part_traces: A part of the store is written once so many traces are complete,
         part_s: or some are and so many seconds have passed since the last.
     """
@@ -144,6 +155,7 @@ class Collector:
         provenance: Mapping[str, Any],
         on_progress: Callable[[Progress], None] = lambda progress: None,
         say: Callable[[str], None] = print,
+        held: Callable[[], AbstractContextManager[None]] = nullcontext,
         part_traces: int = _PART_TRACES,
         part_s: float = _PART_S,
     ) -> None:
@@ -155,6 +167,7 @@ class Collector:
         self._provenance = provenance
         self._on_progress = on_progress
         self._say = say
+        self._held = held
         self._part_traces = part_traces
         self._part_s = part_s
         self._ended: SimpleQueue[tuple[_Replica, Future[Trace]]] = SimpleQueue()
@@ -166,7 +179,7 @@ class Collector:
         self._began = self._last_part = time.monotonic()
 
     def run(self, questions: Sequence[Question]) -> Collected:
-        """Collect what is missing of ``questions``.
+        """Collect what is missing of ``questions``; where nothing is, no engine starts.
 
         Raises:
             InputError: If the folder holds traces of another model, or an engine cannot be had.
@@ -174,6 +187,8 @@ class Collector:
             RecordingError: If the disk refuses; likewise.
         """
         try:
+            if (finished := self._finished(questions)) is not None:
+                return finished
             model = self._start()
             with self._recording():
                 store = self._open_store()
@@ -186,7 +201,24 @@ class Collector:
                 progress = self._progress()
             return Collected(store if store.models else None, progress, self._failed)
         finally:
-            self._close()
+            with self._held():
+                self._close()
+
+    def _finished(self, questions: Sequence[Question]) -> Collected | None:
+        """What an earlier start has completed, if it has."""
+        if not (self._folder / STORE / MANIFEST).exists():
+            return None
+        store = TraceStore.open(self._folder / STORE)
+        refs = store.refs() if store.models else []
+        stored = {ref.key[:2] for ref in refs if ref.n_traces >= self._n}
+        if not all(_name(question) in stored for question in questions):
+            return None
+        with self._recording(), TraceJournal(self._folder / JOURNAL) as journal:
+            journal.drop([trace for trace in journal.traces if _name(trace.question) in stored])
+            write_atomic(self._folder / FAILED, "")
+        n_traces = self._n * len(questions)
+        self._say(f"all {n_traces:,} traces are there; no engine is started")
+        return Collected(store, Progress(n_traces, n_traces, 0, 0.0), [])
 
     def _start(self) -> str:
         """Start the engines; returns their model."""
@@ -227,10 +259,10 @@ class Collector:
                 f"{self._folder} holds traces of {others[0]!r}, but the engine serves {model!r}: "
                 "go on with the same model, or give another hydra.run.dir."
             )
-        works = {(q.dataset, q.question_id): _Question(q) for q in questions}
+        works = {_name(question): _Question(question) for question in questions}
         leftover = []  # a crash came between the store and the journal
         for trace in self._journal.traces:
-            name = (trace.question.dataset, trace.question.question_id)
+            name = _name(trace.question)
             if (*name, model) in stored:
                 leftover.append(trace)
             elif name in works:
@@ -257,7 +289,7 @@ class Collector:
                 self._store_complete()
                 self._on_progress(self._progress())
         except (EngineError, KeyboardInterrupt):
-            self._record(self._drained())
+            self._record([(r, future) for r in self._replicas for future in r.running])
             raise
         self._store_complete(all_of_it=True)
         self._on_progress(self._progress())
@@ -309,19 +341,21 @@ class Collector:
 
     def _record(self, ended: Sequence[tuple[_Replica, Future[Trace]]]) -> None:
         """Put the traces that have finished into the journal."""
-        finished = []
-        for replica, future in ended:
-            if future in replica.running and _error(future) is None:
-                finished.append((replica.running.pop(future), _writable(future.result())))
+        finished = [
+            (replica, future, _writable(future.result()))
+            for replica, future in ended
+            if future in replica.running and future.done() and _error(future) is None
+        ]
         if not finished:
             return
         with self._recording():
-            self._journal.append([trace for _, trace in finished])
-        for job, trace in finished:
-            job.question.traces[job.sample_id] = trace
-            self._n_recorded += 1
-            if len(job.question.traces) == self._n:
-                self._complete.append(job.question)
+            self._journal.append([trace for _, _, trace in finished])
+            for replica, future, trace in finished:
+                job = replica.running.pop(future)
+                job.question.traces[job.sample_id] = trace
+                self._n_recorded += 1
+                if len(job.question.traces) == self._n:
+                    self._complete.append(job.question)
 
     def _fail(self, job: _Job, reason: str) -> None:
         """Note that a question fails; its other traces that run are still wanted."""
@@ -331,9 +365,8 @@ class Collector:
         failure = Failure(question.dataset, question.question_id, job.sample_id, reason)
         job.question.failure = failure
         self._failed.append(failure)
-        lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in self._failed)
-        with self._recording():
-            write_atomic(self._folder / FAILED, lines)
+        with self._recording(), (self._folder / FAILED).open("a") as file:
+            file.write(json.dumps(asdict(failure)) + "\n")
 
     def _lose(self, replica: _Replica, error: EngineError) -> None:
         """Give up an engine; what it was doing is for the others.
@@ -342,6 +375,7 @@ class Collector:
             EngineError: If there is no other.
         """
         replica.is_lost = True
+        self._record([(replica, future) for future in replica.running])
         running, replica.running = replica.running, {}
         self._jobs.extendleft(reversed(running.values()))
         for future in running:
@@ -358,9 +392,10 @@ class Collector:
                 future, traces = self._storing
                 if not (all_of_it or future.done()):
                     return
-                self._storing = None
+                wait([future])  # here an interrupt is heard
                 with self._recording():
                     future.result()
+                    self._storing = None
                     self._journal.drop(traces)
             n = sum(len(work.traces) for work in self._complete)
             is_late = time.monotonic() - self._last_part >= self._part_s
@@ -378,10 +413,14 @@ class Collector:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise recording_error(self._folder, error) from error
+        """Of writes to the folder: whole where an interrupt comes, explained where they fail."""
+        with self._held():
+            try:
+                yield
+            except OSError as error:
+                if (refused := recording_error(self._folder, error)) is None:
+                    raise
+                raise refused from error
 
     def _cancel(self) -> None:
         for replica in self._replicas:
@@ -395,6 +434,10 @@ class Collector:
         for replica in self._replicas:
             with suppress(EngineError):
                 replica.engine.close()
+
+
+def _name(question: Question) -> tuple[str, str]:
+    return question.dataset, question.question_id
 
 
 def _error(future: Future[Trace]) -> BaseException | None:
@@ -421,4 +464,4 @@ def _writable(trace: Trace) -> Trace:
 
 
 def _no_surrogates(text: str) -> str:
-    return text.encode(errors="replace").decode()  # as long as before: token ends stay right
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)  # as long as before: token ends stay

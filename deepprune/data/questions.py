@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import isnan
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -135,6 +136,11 @@ class _Table(QuestionSource):
         QuestionSource.__post_init__(self)
         if self.columns.wrong and self.columns.gold is None:
             raise ValueError("columns.wrong needs columns.gold: the right choice.")
+        if len(self.columns.wrong) >= len(ascii_uppercase):
+            raise ValueError(
+                f"choices are lettered A to Z, so columns.wrong must be at most "
+                f"{len(ascii_uppercase) - 1} columns, got {len(self.columns.wrong)}."
+            )
 
     def _questions(self, rows: Iterator[Row], dataset: str) -> Iterator[Question]:
         """The questions of rows; a row is known by its number, from 1, in messages."""
@@ -155,25 +161,46 @@ class _Table(QuestionSource):
     def _question(self, row: Row, dataset: str, number: int) -> Question:
         columns = self.columns
         text = self._filled(row, columns.question, number)
-        id_ = None if columns.question_id is None else row.get(columns.question_id)
-        question_id = question_id_of(text) if id_ is None else whole(str(id_))
-        right = None if columns.gold is None else row.get(columns.gold)
-        gold = None if right is None else str(right)
+        question_id = self._scalar(row, columns.question_id, number) or question_id_of(text)
+        gold = self._scalar(row, columns.gold, number)
         if columns.wrong:
-            assert columns.gold is not None
-            names = (columns.gold, *columns.wrong)
-            choices = [self._filled(row, name, number).strip() for name in names]
+            choices = self._choices(row, number)
             text, gold = lettered(text.strip(), choices, self.seed, question_id)
-        return Question(dataset, question_id, text, None if gold is None else whole(gold))
+        return Question(dataset, question_id, text, gold)
 
     def _filled(self, row: Row, name: str, number: int) -> str:
         value = row[name]
         if not isinstance(value, str) or not value.strip():
-            raise InputError(
-                f"{name} must be a text in every row, but row {number} of {self._name} has "
-                f"{str(value)[:40]!r}."
-            )
+            raise self._unfit(row, name, number, "must be a text in every row")
         return whole(value)
+
+    def _choices(self, row: Row, number: int) -> list[str]:
+        """The right choice, then the wrong ones."""
+        choices: dict[str, str] = {}  # and their columns
+        for name in filter(None, (self.columns.gold, *self.columns.wrong)):
+            choice = self._scalar(row, name, number)
+            if choice is None:
+                raise self._unfit(row, name, number, "must be a choice in every row")
+            if (choice := choice.strip()) in choices:
+                rule = f"must differ from {choices[choice]}"
+                raise self._unfit(row, name, number, rule)
+            choices[choice] = name
+        return list(choices)
+
+    def _scalar(self, row: Row, name: str | None, number: int) -> str | None:
+        """A text or number as text; ``None`` where there is none, or it is blank or NaN."""
+        value = None if name is None else row.get(name)
+        if isinstance(value, list | tuple | dict | bytes):
+            raise self._unfit(row, str(name), number, "must be a text or a number")
+        is_nan = isinstance(value, float) and isnan(value)
+        if value is None or is_nan or not str(value).strip():
+            return None
+        return whole(str(value))
+
+    def _unfit(self, row: Row, name: str, number: int, rule: str) -> InputError:
+        return InputError(
+            f"{name} {rule}, but row {number} of {self._name} has {str(row[name])[:40]!r}."
+        )
 
 
 def lettered(text: str, choices: Sequence[str], seed: int, question_id: str) -> tuple[str, str]:
@@ -190,8 +217,9 @@ def lettered(text: str, choices: Sequence[str], seed: int, question_id: str) -> 
     C) 4|C
     """
     order = generator(seed, question_id, "choices").permutation(len(choices)).tolist()
-    lines = [f"{letter}) {choices[i]}" for letter, i in zip(ascii_uppercase, order, strict=False)]
-    return "\n".join([text, "", *lines]), ascii_uppercase[order.index(0)]
+    letters = ascii_uppercase[: len(choices)]
+    lines = [f"{letter}) {choices[i]}" for letter, i in zip(letters, order, strict=True)]
+    return "\n".join([text, "", *lines]), letters[order.index(0)]
 
 
 @dataclass(frozen=True, kw_only=True)

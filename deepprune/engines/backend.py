@@ -177,6 +177,11 @@ class Backend(Protocol):
         """Whether a request may have ``text`` and ``suffix``; known once it is open."""
         ...
 
+    @property
+    def seats(self) -> int | None:
+        """Most requests that generate at once, others wait; ``None``: no limit, or not open."""
+        ...
+
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
         """Load, or connect and find out what is there.
 

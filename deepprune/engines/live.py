@@ -155,6 +155,14 @@ class LiveEngine:
         self.start()
         if model != self.model:
             raise ValueError(f"the engine serves {self.model!r}, asked for {model!r}.")
+        seats = self.backend.seats
+        if self.mode == "stream" and seats is not None and n_traces > seats:
+            _log.warning(
+                "%d traces share the engine's %d seats: while some wait for one, the others run on "
+                "past the checkpoint, and pruning saves less; live.mode=resubmit does not mind",
+                n_traces,
+                seats,
+            )
         return LiveSession(self, question, n_traces, seed)
 
     def generate(self, question: Question, sample_id: int, seed: int) -> Future[Trace]:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepprune.engines.backend import (
     Chunk,
@@ -27,6 +25,8 @@ from deepprune.engines.backend import (
     Sampling,
 )
 from deepprune.engines.openai_faults import Faults, Patience, Refused
+from deepprune.engines.openai_prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
+from deepprune.engines.openai_settings import check_settings
 from deepprune.engines.openai_stream import Done, Reader, think_start
 from deepprune.errors import InputError
 from deepprune.types import FinishReason, Question
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-APIS = ("auto", "completions", "chat")
-_MOST_CONNECTIONS = 1000  # of the openai client's pool
+_NOT_THERE = (400, 404, 405, 422, 501)  # an address that the server does not have
 
 # A new turn would begin a number or a sentence; only one that goes on writes the 0 of 10 first.
 _COUNTING = Question("", "", "Count from 1 to 40, separated by commas.")
@@ -81,7 +80,7 @@ class OpenAIBackend:
         extra_body: Further fields of every request, e.g. ``{"min_p": 0.05}``.
 
     Raises:
-        InputError: If a value is out of its range or ``base_url`` carries a password.
+        InputError: If a value is out of its range or ``base_url`` carries a key.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class OpenAIBackend:
         max_concurrent: int = 256,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        _check(base_url, api, api_key_env, timeout_s, max_retries, max_concurrent)
+        check_settings(base_url, api, api_key_env, timeout_s, max_retries, max_concurrent)
         self.base_url = base_url.rstrip("/")
         self.continuation = Continuation.NOTHING
         self._model, self._name = model, name
@@ -109,9 +108,8 @@ class OpenAIBackend:
         self._max_concurrent = max_concurrent
         self._extra_body = dict(extra_body or {})
         self._is_chat = False
-        self._tokenizer: _Tokenizer | None = None
+        self._prompts = Prompts()
         self._features = _Features()
-        self._heads: dict[tuple[str, bool], list[int]] = {}
         self._client: AsyncOpenAI | None = None
 
     @property
@@ -123,6 +121,11 @@ class OpenAIBackend:
     def token_counter(self) -> str:
         """``generator`` where the server tells its tokens, else ``chunks``: pieces of a stream."""
         return "generator" if self._features.tells_tokens else "chunks"
+
+    @property
+    def seats(self) -> int:
+        """Requests at a time: ``max_concurrent``."""
+        return self._max_concurrent
 
     @property
     def can_continue(self) -> bool:
@@ -152,7 +155,6 @@ class OpenAIBackend:
             max_retries=0,
         )
         self._seats = asyncio.Semaphore(self._max_concurrent)
-        self._rendering = asyncio.Lock()
         greedy = replace(sampling, temperature=0.0)
         failed = ""
         try:
@@ -239,8 +241,9 @@ class OpenAIBackend:
     async def _choose_api(self, probe: Request) -> None:
         refusal = ""
         if self._api != "chat":
-            self._tokenizer = await self._find_tokenizer(probe)
-            if probe.format.chat and self._tokenizer is None:
+            tokenizer = await self._find_tokenizer(probe)
+            self._prompts = Prompts(tokenizer)
+            if probe.format.chat and tokenizer is None:
                 refusal = (
                     "a chat prompt for /v1/completions needs the model's chat template: give "
                     "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
@@ -255,7 +258,7 @@ class OpenAIBackend:
                 raise InputError(
                     f"engine.api=completions cannot be had of {self.base_url}: {refusal}."
                 )
-        self._is_chat, self._tokenizer = True, None
+        self._is_chat = True
         if not probe.format.chat:
             raise InputError(
                 f"prompt.chat=false needs /v1/completions, which {self.base_url} has not"
@@ -272,10 +275,10 @@ class OpenAIBackend:
                 "engine.tokenizer=MODEL and engine.api=completions continue exactly"
             )
 
-    async def _find_tokenizer(self, probe: Request) -> _Tokenizer | None:
+    async def _find_tokenizer(self, probe: Request) -> Tokenizer | None:
         if self._tokenizer_source is not None:
-            return _LocalTokenizer(self._tokenizer_source)
-        remote = _ServerTokenizer(self)
+            return LocalTokenizer(self._tokenizer_source)
+        remote = ServerTokenizer(self.base_url, self._post)
         return remote if await remote.answers(probe.format.messages(probe.question)) else None
 
     async def _learn_features(self, probe: Request) -> str:
@@ -342,10 +345,16 @@ class OpenAIBackend:
                 failure = self._faults.of(error)
             await patience.wait(failure)
 
+    async def _post(self, url: str, body: Mapping[str, Any], optional: bool) -> object:
+        return await self._ask(
+            lambda client: client.post(url, body={"model": self._model, **body}, cast_to=object),
+            optional=optional,
+        )
+
     async def _ask(
         self, call: Callable[[AsyncOpenAI], Awaitable[T]], *, optional: bool = False
     ) -> T | None:
-        """One answer that is no stream, retries included; ``None`` where it is not to be had."""
+        """One answer that is no stream, retries included; ``None`` where the server has none."""
         patience = Patience(self._faults)
         while True:
             if self._client is None:
@@ -354,7 +363,7 @@ class OpenAIBackend:
                 return await call(self._client)
             except Exception as error:
                 failure = self._faults.of(error)
-            if optional and failure.status not in (None, 401, 403, 429, 503):
+            if optional and failure.status in _NOT_THERE:
                 return None
             await patience.wait(failure)
 
@@ -408,7 +417,7 @@ class OpenAIBackend:
         if not self._is_chat:
             if logprobs:
                 body["logprobs"] = logprobs
-            body["prompt"] = await self._prompt(request, done)
+            body["prompt"] = await self._prompts.of(request, done)
         else:
             if logprobs:
                 body |= {"logprobs": True, "top_logprobs": logprobs}
@@ -421,38 +430,6 @@ class OpenAIBackend:
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
         body |= self._extra_body
         return ("/chat/completions" if self._is_chat else "/completions"), body
-
-    async def _prompt(self, request: Request, done: Done) -> str | list[int]:
-        """The prompt of a completion: token ids where there is a tokenizer, else text.
-
-        Ids that the server has told go back as they are: text may be cut into others.
-        """
-        rest = request.suffix + done.text
-        if self._tokenizer is None:
-            return request.format.user(request.question) + request.text + rest
-        prompt = list(await self._head(request.format, request.question))
-        if request.token_ids or not request.text:
-            prompt += request.token_ids
-            if not request.suffix and done.has_ids:
-                return prompt + done.token_ids
-        else:
-            rest = request.text + rest
-        return prompt + (await self._tokenizer.encode(rest) if rest else [])
-
-    async def _head(self, format: PromptFormat, question: Question) -> list[int]:
-        """The tokens of the question; those of one question are asked for once."""
-        assert self._tokenizer is not None
-        key = (question.text, format.chat)
-        async with self._rendering:
-            if key not in self._heads:
-                if len(self._heads) >= 1024:
-                    self._heads.clear()
-                self._heads[key] = (
-                    await self._tokenizer.chat(format.messages(question), format.chat_arguments)
-                    if format.chat
-                    else await self._tokenizer.encode(format.user(question), special=True)
-                )
-            return self._heads[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,116 +444,3 @@ class _Features:
     @property
     def tells_tokens(self) -> bool:
         return self.token_ids or self.logprobs > 0
-
-
-class _Tokenizer(Protocol):
-    """Token ids of prompts."""
-
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
-        """Of a chat up to where the assistant begins."""
-        ...
-
-    async def encode(self, text: str, special: bool = False) -> list[int]:
-        """Of a text; ``special``: with what begins a prompt."""
-        ...
-
-
-class _LocalTokenizer:
-    """The model's tokenizer, read by transformers."""
-
-    def __init__(self, source: str) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"engine.tokenizer must be the folder or hub name of a tokenizer, got {source!r}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
-        text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            **arguments,
-        )
-        return await self.encode(str(text))
-
-    async def encode(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
-
-
-class _ServerTokenizer:
-    """The server's own, at ``/tokenize`` beside ``/v1`` (vLLM)."""
-
-    def __init__(self, backend: OpenAIBackend) -> None:
-        self._backend = backend
-        self._url = backend.base_url.removesuffix("/v1") + "/tokenize"
-
-    async def answers(self, messages: Sequence[Mapping[str, str]]) -> bool:
-        """Whether there is one that knows chats."""
-        return bool(await self._tokens({"messages": list(messages)}, optional=True))
-
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
-        named = {"chat_template_kwargs": dict(arguments)} if arguments else {}
-        return await self._tokens({"messages": list(messages), **named})
-
-    async def encode(self, text: str, special: bool = False) -> list[int]:
-        return await self._tokens({"prompt": text, "add_special_tokens": special})
-
-    async def _tokens(self, body: Mapping[str, Any], optional: bool = False) -> list[int]:
-        backend = self._backend
-        answer = await backend._ask(
-            lambda client: client.post(
-                self._url, body={"model": backend._model, **body}, cast_to=object
-            ),
-            optional=optional,
-        )
-        tokens = answer.get("tokens") if isinstance(answer, dict) else None
-        if not tokens and not optional:
-            raise RequestError(f"{self._url} gives no tokens")
-        return [int(token) for token in tokens or ()]
-
-
-def _check(
-    base_url: str,
-    api: str,
-    api_key_env: str,
-    timeout_s: float,
-    max_retries: int,
-    max_concurrent: int,
-) -> None:
-    address = urlsplit(base_url)
-    if address.password or address.username:
-        raise InputError(
-            "engine.base_url is recorded and must not carry a password: put the key into an "
-            "environment variable and name that by engine.api_key_env."
-        )
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise InputError(
-            f"engine.base_url must be like http://localhost:8000/v1, got {base_url!r}."
-        )
-    if api not in APIS:
-        raise InputError(f"engine.api must be one of {', '.join(APIS)}, got {api!r}.")
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", api_key_env):
-        raise InputError(
-            "engine.api_key_env must be the name of an environment variable, in capitals; what it "
-            "got is not shown, since it could be a key."
-        )
-    if timeout_s <= 0:
-        raise InputError(f"engine.timeout_s must be positive, got {timeout_s:g}.")
-    if max_retries < 0:
-        raise InputError(f"engine.max_retries must be at least 0, got {max_retries}.")
-    if not 1 <= max_concurrent <= _MOST_CONNECTIONS:
-        raise InputError(
-            f"engine.max_concurrent must lie in [1, {_MOST_CONNECTIONS}], got {max_concurrent}."
-        )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deepprune.engines.backend import EngineError, RequestError
-from deepprune.engines.openai_stream import Broken
+from deepprune.engines.openai_stream import Broken, without_surrogates
 from deepprune.errors import InputError
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 30.0
@@ -97,7 +97,7 @@ class Faults:
 
     def _clean(self, message: str) -> str:
         """One short line without the key, which some servers repeat."""
-        line = " ".join(message.split())
+        line = " ".join(without_surrogates(message).split())
         return (line.replace(self.key, "[key]") if self.key else line)[:300]
 
     def final(self, failure: Failure) -> Exception:

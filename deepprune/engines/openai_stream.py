@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -12,6 +13,7 @@ from deepprune.engines.backend import Chunk, Request, RequestError
 from deepprune.types import FinishReason
 
 _log = logging.getLogger(__name__)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Broken(Exception):
@@ -120,10 +122,10 @@ class Reader:
     def _text(self, choice: Mapping[str, Any]) -> tuple[str, str]:
         """Tags that the server has cut out, and its text."""
         if "delta" not in choice:
-            return "", choice.get("text") or ""
+            return "", without_surrogates(choice.get("text") or "")
         delta = choice["delta"] or {}
-        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        content = delta.get("content") or ""
+        thought = without_surrogates(delta.get("reasoning_content") or delta.get("reasoning") or "")
+        content = without_surrogates(delta.get("content") or "")
         lead = ""
         before = self._request.text + self._request.suffix + self._done.text
         if thought and not self._is_thinking:
@@ -178,3 +180,8 @@ def _read_logprobs(logprobs: Any) -> tuple[list[str], list[list[float]]]:
 def think_start(think_end: str) -> str:
     """What opens the thoughts that ``think_end`` closes."""
     return think_end.replace("/", "", 1)
+
+
+def without_surrogates(text: str) -> str:
+    r"""``text`` with U+FFFD for halves of a character, which JSON can carry and UTF-8 cannot."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -25,6 +25,7 @@ class ScriptedBackend:
 
     token_counter = "generator"
     can_continue = True
+    seats = None
 
     def __init__(self, groups: Iterable[QuestionTraces], seconds_per_token: float = 0.0) -> None:
         if seconds_per_token < 0:
@@ -32,13 +33,14 @@ class ScriptedBackend:
                 f"engine.seconds_per_token must not be negative, got {seconds_per_token:g}."
             )
         self.seconds_per_token = seconds_per_token
-        self._traces = {(g.question.dataset, g.question.question_id): g.traces for g in groups}
-        models = sorted({traces[0].model for traces in self._traces.values()})
+        groups = list(groups)
+        models = sorted({g.model for g in groups})
         if len(models) != 1:
             raise ValueError(
                 f"engine=scripted plays the traces of one model, got {', '.join(models) or 'none'}:"
-                " choose it with data.models=[NAME]."
+                " choose it with engine.model=NAME."
             )
+        self._traces = {(g.question.dataset, g.question.question_id): g.traces for g in groups}
         self.model = models[0]
         self.n_running = 0
 

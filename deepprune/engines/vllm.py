@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import lru_cache
@@ -37,6 +40,8 @@ _ENVIRONMENT = {
 _DIED = "vLLM's engine process died; what it logged above says why."
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no character yet
 _SHUTDOWN_S = 30.0
+_GRACE_S = 5.0  # until a process that does not end is killed
+_CORE = "EngineCore"  # begins the name of vLLM's processes
 _CONTEXT = 16  # tokens before new ones that decide how these decode; a character has at most 4
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -54,7 +59,8 @@ class VllmBackend:
         revision: Of a model on the hub.
         tokenizer: Folder or hub name of the tokenizer; ``None``: the model's.
         dtype: Of weights and activations: ``auto``, ``bfloat16``, ``float16`` or ``float32``.
-        max_model_len: Most tokens of prompt and trace; ``None``: what the model was trained for.
+        max_model_len: Most tokens of prompt and trace, and of an answer forced out of it; ``None``:
+            what the model was trained for.
         gpu_memory_utilization: Share of each GPU's memory that vLLM takes for weights and cache, in
             (0, 1]; what is left is the judge's.
         tensor_parallel_size: GPUs over which the model is split.
@@ -95,6 +101,10 @@ class VllmBackend:
             **(extra or {}),
         }
         self._engine: Any = None
+        self._loading: asyncio.Task[Any] | None = None
+        self._is_given_up = threading.Event()
+        self._others: set[int | None] = set()
+        self._seats: int | None = None
         self._running: set[str] = set()
         self._numbers = count()
 
@@ -109,12 +119,17 @@ class VllmBackend:
         return "generator"
 
     @property
+    def seats(self) -> int | None:
+        """Its ``max_num_seqs``, known once it is open."""
+        return self._seats
+
+    @property
     def can_continue(self) -> bool:
         """Prompts are token ids, so that any can go on."""
         return True
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Load the model; minutes for a large one.
+        """Load the model; minutes for a large one. If this is cancelled, `close` ends the loading.
 
         Raises:
             InputError: If vLLM is missing, refuses an argument, or the model cannot be asked so.
@@ -124,6 +139,14 @@ class VllmBackend:
             raise InputError("engine=vllm needs vLLM: pip install 'deepprune[vllm]'.")
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        self._is_given_up.clear()
+        self._others = {process.pid for process in multiprocessing.active_children()}
+        self._loading = asyncio.create_task(asyncio.to_thread(self._load, format, sampling))
+        self._engine = await asyncio.shield(self._loading)
+        self._loading = None
+
+    def _load(self, format: PromptFormat, sampling: Sampling) -> Any:
+        """The engine. Runs in a thread, so that the event loop can be interrupted meanwhile."""
         config = _engine_config(self._arguments, sampling.logprobs)
         self._max_model_len = int(config.model_config.max_model_len)
         if sampling.max_tokens >= self._max_model_len:
@@ -137,7 +160,10 @@ class VllmBackend:
         except Exception as error:  # vLLM's own class, or pydantic's
             raise InputError(f"vLLM refuses a value of sampling: {_line(error)}") from error
         self._read_tokenizer(config.model_config, specimen)
-        self._engine = _start(config)
+        self._seats = int(config.scheduler_config.max_num_seqs)
+        if self._is_given_up.is_set():
+            raise EngineError("the engine is closed.")
+        return _start(config)
 
     def _read_tokenizer(self, config: Any, specimen: Request) -> None:
         """The model's tokenizer, held against a specimen before any weights are loaded."""
@@ -231,15 +257,23 @@ class VllmBackend:
     def _all_ids(self, request: Request) -> list[int]:
         """Prompt, what was generated before, and what is put after it."""
         prompt = self._prompt_ids(request.question)
-        budget = request.sampling.max_tokens
+        name, budget = request.question.question_id, request.sampling.max_tokens
         if len(prompt) + budget > self._max_model_len:
             raise RequestError(
-                f"the prompt of question {request.question.question_id!r} has {len(prompt)} tokens "
-                f"and sampling.max_tokens is {budget}: more than engine.max_model_len="
+                f"the prompt of question {name!r} has {len(prompt)} tokens and "
+                f"sampling.max_tokens is {budget}: more than engine.max_model_len="
                 f"{self._max_model_len} holds."
             )
         ids = [*prompt, *(request.token_ids or self._encode(request.text))]
-        return ids + self._encode(request.suffix) if request.suffix else ids
+        if request.suffix:
+            ids += self._encode(request.suffix)
+            if len(ids) + request.max_tokens > self._max_model_len:
+                raise RequestError(
+                    f"an answer forced out of question {name!r} needs {len(ids)} tokens and up to "
+                    f"{request.max_tokens} of its own: more than engine.max_model_len="
+                    f"{self._max_model_len} holds. Raise it, or lower sampling.max_tokens."
+                )
+        return ids
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -253,7 +287,8 @@ class VllmBackend:
 
     async def close(self) -> None:
         """Abort all requests and end vLLM's processes."""
-        engine, self._engine = self._engine, None
+        await self._end_loading()
+        engine, self._engine, self._seats = self._engine, None, None
         if engine is None:
             return
         with suppress(Exception):  # a dead engine has none
@@ -262,6 +297,22 @@ class VllmBackend:
         if engine.output_handler is not None:
             await asyncio.wait([engine.output_handler], timeout=_SHUTDOWN_S)
         engine.engine_core.resources.ctx.destroy(linger=0)  # which vLLM leaves open
+
+    async def _end_loading(self) -> None:
+        """End a loading that was interrupted: without its process it fails."""
+        loading, self._loading = self._loading, None
+        if loading is None:
+            return
+        self._is_given_up.set()
+        began = time.monotonic()
+        while not loading.done():
+            for process in multiprocessing.active_children():
+                if process.name.startswith(_CORE) and process.pid not in self._others:
+                    is_late = time.monotonic() > began + _GRACE_S
+                    process.kill() if is_late else process.terminate()
+            await asyncio.wait([loading], timeout=0.2)
+        with suppress(Exception):  # it may have been faster
+            self._engine = loading.result()
 
 
 class _Text:

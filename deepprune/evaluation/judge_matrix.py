@@ -152,7 +152,7 @@ def read_rows(path: Path) -> list[Row]:
     """What ``write_rows`` wrote; nothing where there is no file."""
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     for row in rows:
         row["metrics"] = _estimates(row["metrics"])
         if "minus" in row:

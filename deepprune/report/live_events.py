@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, TextIO
 
-from deepprune.evaluation.live import LiveQuestion, decision_facts
+from deepprune.evaluation.live import decision_facts
+from deepprune.evaluation.live_question import LiveQuestion
 from deepprune.evaluation.results import Row
 from deepprune.protocols import Observation, Step
 from deepprune.types import Decision, PrefixRule
 
 
 class EventLines:
-    """Writes the events ``start``, ``checkpoint``, ``decision``, ``vote`` and ``answer``.
+    """Writes ``start``, ``checkpoint``, ``decision``, ``vote``, ``fallback`` and ``answer``.
 
     ``seconds`` counts from the start of the question. A ``vote`` follows a checkpoint at which
     traces had finished; ``answer`` is the question's line of ``results.jsonl``.
@@ -53,6 +54,10 @@ class EventLines:
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
         """Who is stopped, by whom and why."""
         self._write("decision", live, **decision_facts(decision))
+
+    def on_fallback(self, live: LiveQuestion, reason: str) -> None:
+        """Why the question goes on unpruned."""
+        self._write("fallback", live, reason=reason)
 
     def on_question_end(self, live: LiveQuestion, row: Row) -> None:
         """The answer and the bill."""

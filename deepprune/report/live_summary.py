@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from deepprune.evaluation.results import Row
 from deepprune.evaluation.statistics import Estimate, NestedBootstrap
 from deepprune.protocols import FloatArray
 from deepprune.report.figures import COLOURS
+from deepprune.report.live_view import plain
 from deepprune.report.tables import percent
 
 _MOST_BARS = 60
@@ -56,7 +58,7 @@ def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
     """Accuracy, tokens, savings, time and what went wrong, over all questions."""
     found = live_estimates(rows, seed)
     done = [row for row in rows if row["status"] == "ok"]
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=Text(plain(title)), title_justify="left", show_header=False)
     lines = {
         "questions": f"{len(done)} decided, {len(rows) - len(done)} failed",
         "accuracy": percent(found.get("accuracy")) or "not known: no gold answers",
@@ -65,8 +67,9 @@ def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
         "saving, net, estimated": percent(found.get("net_saving_estimated")) or "not known",
         "judge": f"{sum(row['judge_calls'] for row in rows):,} calls, "
         f"{sum(row['judge_seconds'] for row in rows):,.1f} s",
-        "wall time": f"{sum(row['seconds'] for row in rows):,.1f} s",
-        "decided unpruned": f"{sum(row['fallback'] is not None for row in rows)}",
+        "time to the votes": f"{sum(row['seconds'] for row in rows):,.1f} s",
+        "decided unpruned": f"{sum(row['fallback'] is not None for row in done)}",
+        "traces failed": f"{sum(row['n_failed'] for row in rows)}",
     }
     for name, value in lines.items():
         table.add_row(name, value)
@@ -75,7 +78,7 @@ def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
 
 
 def tokens_figure(rows: Sequence[Row], path: Path) -> Path:
-    """Tokens of each question: finished, stopped, forced answers, and the estimated saving.
+    """Tokens of each question: finished, stopped, failed, forced answers, the estimated saving.
 
     Args:
         rows: Of questions; of many the first.
@@ -96,15 +99,16 @@ def tokens_figure(rows: Sequence[Row], path: Path) -> Path:
         "finished": [row["tokens_finished"] for row in shown],
         "stopped": [row["tokens_pruned"] for row in shown],
         "forced answers": [row["tokens_probes"] for row in shown],
+        "failed": [row["tokens_failed"] for row in shown],
         "saved (estimated)": np.maximum(whole - spent, 0),
     }
-    for (label, values), colour in zip(parts.items(), (*COLOURS[:3], "0.88"), strict=True):
+    for (label, values), colour in zip(parts.items(), (*COLOURS[:3], "0.5", "0.88"), strict=True):
         axes.barh(np.arange(len(shown)), values, left=left, color=colour, label=label)
         left += np.asarray(values, dtype=float)
-    names = [str(row["question_id"])[:32].replace("$", r"\$") for row in shown]
+    names = [plain(row["question_id"])[:32].replace("$", r"\$") for row in shown]
     axes.set_yticks(np.arange(len(shown)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("tokens")
-    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes.legend(fontsize=7, frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.savefig(path, dpi=150)
     return path

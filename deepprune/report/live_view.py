@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deepprune.engines.live_trace import Status, TraceState
-from deepprune.evaluation.live import LiveQuestion, Saving
+from deepprune.evaluation.live_question import LiveQuestion
 from deepprune.evaluation.results import Row
+from deepprune.evaluation.saving import Saving
 from deepprune.protocols import Observation, Step
 from deepprune.types import Decision
 
@@ -86,6 +87,9 @@ class LiveView:
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
         """Likewise."""
 
+    def on_fallback(self, live: LiveQuestion, reason: str) -> None:
+        """Likewise."""
+
     def on_question_end(self, live: LiveQuestion, row: Row) -> None:
         """Show what came out."""
         self._row = row
@@ -142,7 +146,7 @@ def question_frame(
         )
     parts: list[RenderableType] = [
         Text(plain(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
-        Text(title, style="dim", no_wrap=True, overflow="ellipsis"),
+        Text(plain(title), style="dim", no_wrap=True, overflow="ellipsis"),
         table,
     ]
     if hidden := [states[i] for i in range(len(states)) if i not in set(shown)]:
@@ -153,8 +157,8 @@ def question_frame(
     seconds = live.seconds if row is None else row["seconds"]
     votes = live.vote() if row is None else weights_of(row)
     parts += [Text(line) for line in _footer(live, states, votes, saving, seconds)]
-    if row is not None and row["fallback"]:
-        parts.append(Text(f"unpruned, all traces vote: {plain(row['fallback'])}", style="bold red"))
+    if live.fallback is not None:
+        parts.append(Text(said_fallback(live.fallback), style="bold red"))
     if row is not None and row["status"] != "ok":
         parts.append(Text(f"{row['status']}: {plain(row['reason'])}", style="bold red"))
     return Group(*parts)
@@ -236,6 +240,11 @@ def _footer(
     ]
 
 
+def said_fallback(reason: str) -> str:
+    """That the judge was given up, and why."""
+    return f"unpruned, all traces vote: {plain(reason)}"
+
+
 def weights_of(row: Row) -> list[tuple[str, float]]:
     """The answers of a decided question with their weights in the vote, the heaviest first."""
     return [(w["answer"] or "?", w["weight"]) for w in row["weights"]]
@@ -279,7 +288,7 @@ class ProgressLines:
     _n_done: int = 0
 
     def __enter__(self) -> ProgressLines:
-        print(self.title)
+        print(plain(self.title))
         return self
 
     def __exit__(
@@ -309,20 +318,23 @@ class ProgressLines:
         """Counted, told at the next checkpoint."""
         self._stopped[decision.reason.value.replace("_", " ")] += 1
 
+    def on_fallback(self, live: LiveQuestion, reason: str) -> None:
+        """Why nothing is pruned any more."""
+        self._say_stopped()
+        print(f"  {said_fallback(reason)}", flush=True)
+
     def on_question_end(self, live: LiveQuestion, row: Row) -> None:
         """What came out."""
         self._say_stopped()
         self._n_done += 1
-        if row["fallback"]:
-            print(f"  unpruned, all traces vote: {plain(row['fallback'])}")
         if row["status"] != "ok":
             print(f"  {row['status']}: {plain(row['reason'])}")
         else:
             answer = "no answer" if row["answer"] is None else f"= {plain(row['answer'])}"
+            failed = f", {row['n_failed']} traces failed" if row["n_failed"] else ""
             print(
                 f"  {row['seconds']:6.1f} s  {answer} by {said_votes(weights_of(row)) or 'nobody'};"
-                f" {row['tokens']:,} tokens, "
-                f"{said_of(_saving_of(row))}"
+                f" {row['tokens']:,} tokens, {said_of(_saving_of(row))}{failed}"
             )
         if self.n_questions > 1:
             print(f"{self._n_done} of {self.n_questions} questions", flush=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
 from deepprune.errors import InputError
-from deepprune.files import sync_folder, write_atomic
+from deepprune.files import replacing, sync_folder
 from deepprune.types import FinishReason, Probe, Question, Trace
 
 
@@ -30,14 +31,15 @@ class TraceJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.traces: list[Trace] = []
-        whole = 0
+        self._lengths: list[int] = []  # of their lines in the file, bytes
         if path.exists():
-            data = path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            for number, line in enumerate(data[:whole].splitlines(), 1):
-                self.traces.append(self._read(line, number))
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        self.traces.append(self._read(line, number))
+                        self._lengths.append(len(line))
         self._file = path.open("ab", buffering=0)
-        self._file.truncate(whole)
+        self._file.truncate(sum(self._lengths))
         os.fsync(self._file.fileno())
         sync_folder(path.parent)
 
@@ -56,29 +58,43 @@ class TraceJournal:
         Raises:
             OSError: If the disk is full, or otherwise refuses; the file is then as it was.
         """
-        lines = "".join(json.dumps(_record(trace)) + "\n" for trace in traces).encode()
+        lines = [json.dumps(_record(trace)).encode() + b"\n" for trace in traces]
+        left = b"".join(lines)
         before = os.fstat(self._file.fileno()).st_size
         try:
-            while lines:  # an unbuffered write may take a part
-                lines = lines[self._file.write(lines) :]
+            while left:  # an unbuffered write may take a part
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except BaseException:
             self._file.truncate(before)
             raise
         self.traces.extend(traces)
+        self._lengths.extend(map(len, lines))
 
     def drop(self, traces: Iterable[Trace]) -> None:
-        """Take out what a store now has.
+        """Take out what a store now has; other lines are copied as they are.
 
         Raises:
             OSError: If the disk refuses; the file is then as it was.
         """
         stored = {_key(trace) for trace in traces}
-        kept = [trace for trace in self.traces if _key(trace) not in stored]
-        write_atomic(self.path, "".join(json.dumps(_record(trace)) + "\n" for trace in kept))
-        self._file.close()
-        self._file = self.path.open("ab", buffering=0)
-        self.traces = kept
+        is_kept = [_key(trace) not in stored for trace in self.traces]
+        try:
+            with (
+                replacing(self.path) as temporary,
+                self.path.open("rb") as old,
+                temporary.open("wb") as new,
+            ):
+                for length, keep in zip(self._lengths, is_kept, strict=True):
+                    if keep:
+                        new.write(old.read(length))
+                    else:
+                        old.seek(length, os.SEEK_CUR)
+        finally:  # whichever file has the name now is what is appended to
+            self._file.close()
+            self._file = self.path.open("ab", buffering=0)
+        self.traces = list(compress(self.traces, is_kept))
+        self._lengths = list(compress(self._lengths, is_kept))
 
     def close(self) -> None:
         """Close the file."""

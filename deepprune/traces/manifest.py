@@ -124,6 +124,11 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _is_leftover(name: str) -> bool:
+    """Whether a file is what a crash left of one being written, see `files.replacing`."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def check_free(path: Path) -> None:
     """Hold a folder that is to become a store against what is there already.
 
@@ -134,7 +139,8 @@ def check_free(path: Path) -> None:
         return
     if path.is_dir() and (path / MANIFEST).exists():
         raise InputError(f"{str(path)!r} is a trace store already. Choose another folder.")
-    others = [p.name for p in path.iterdir() if p.name != "README.md"] if path.is_dir() else []
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    others = [name for name in names if name != "README.md" and not _is_leftover(name)]
     if others or not path.is_dir():
         raise InputError(
             f"a new trace store needs a folder of its own, but {str(path)!r} "

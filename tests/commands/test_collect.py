@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import group
 from hydra import compose, initialize_config_dir
 
 from deepprune.cli import config_folder
+from deepprune.commands.collect import LOCK
 from deepprune.config import build
 from deepprune.config.schemas import register
 from deepprune.errors import InputError
@@ -85,19 +88,58 @@ def test_the_store_is_there_and_evaluate_goes_on_from_it(whole):
 
 
 def test_runs_that_were_stopped_go_on_to_the_same_traces(tmp_path, whole):
-    """One is interrupted, which is clean; the next is killed; the third does the rest."""
+    """Two are interrupted, which is clean; the next is killed; the fourth does the rest."""
     command = [*COLLECT, "engine.seconds_per_token=0.005", "hydra.run.dir=r"]
-    with started(command, tmp_path, 5) as process:
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 130, out + err
-    assert "same hydra.run.dir" in err
-    assert "Traceback" not in err
+    for number, journalled in [(signal.SIGINT, 4), (signal.SIGTERM, 8)]:
+        with started(command, tmp_path, journalled) as process:
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 130, out + err
+        assert "same hydra.run.dir" in err
+        assert "Traceback" not in err
+        assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "failed"
     with started(command, tmp_path, 12) as process:
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
     call([*command, "collect.concurrency=24"], tmp_path)  # who works is not what is done
     assert traces(tmp_path / "r") == traces(whole[0] / "r")
+    again = call(command, tmp_path)
+    assert "all 24 traces are there; no engine is started" in again.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file locks")
+def test_no_second_process_collects_into_the_folder(tmp_path):
+    import fcntl
+
+    (tmp_path / "r").mkdir()
+    with (tmp_path / "r" / LOCK).open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        second = call([*COLLECT, "hydra.run.dir=r"], tmp_path, check=2)
+    assert second.stderr.startswith("error: another process collects into ")
+    assert second.stderr.count("\n") == 1
+    assert not (tmp_path / "r" / "summary.json").exists()  # nor was the other's touched
+
+
+def test_an_engines_own_oserror_is_not_called_a_full_disk(tmp_path):
+    (tmp_path / "engines.py").write_text(
+        "from deepprune.config.build import scripted\n"
+        "def unable(**options):\n"
+        "    backend = scripted(**options)\n"
+        "    async def open(format, sampling):\n"
+        "        raise OSError(\"Can't load tokenizer for 'x'\")\n"
+        "    backend.open = open\n"
+        "    return backend\n"
+    )
+    bad = ["env", f"PYTHONPATH={tmp_path}", *COLLECT, "engine._target_=engines.unable"]
+    done = call([*bad, "hydra.run.dir=r"], tmp_path, check=1)
+    assert "Can't load tokenizer for 'x'" in done.stderr
+    assert "cannot be written to" not in done.stderr
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_other_ranks_of_a_launcher_are_refused(tmp_path):
+    done = call(["env", "SLURM_PROCID=1", *COLLECT, "hydra.run.dir=r"], tmp_path, check=2)
+    assert "error: collect is one process, but a launcher started several" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
@@ -156,6 +198,19 @@ def test_of_two_servers_one_is_killed_in_the_middle(tmp_path):
         assert f"{urls[0]} is lost" in err
         assert "32 of 32 traces are there" in out
     assert traces(tmp_path / "r") == traces(tmp_path / "alone" / "r")
+
+
+def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
+    one = group(["a"] * 2)
+    other = replace(one, model="b", traces=tuple(replace(t, model="b") for t in one.traces))
+    store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
+    store.append([*one.traces, *other.traces])
+    named = {"traces": str(store.path), "seconds_per_token": 0.0}
+    with pytest.raises(ValueError, match=r"one model, got b, tiny: choose it with engine\.model="):
+        build.scripted(model=None, **named)
+    assert build.scripted(model="b", **named).model == "b"
+    with pytest.raises(InputError, match="c"):
+        build.scripted(model="c", **named)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,22 @@ from importlib.util import find_spec
 
 import pytest
 from builders import group, with_probes
+from hydra import compose, initialize_config_dir
 
-from deepprune.cli import _literal, _read_question, main
+from deepprune.cli import _literal, _read_question, config_folder, main
+from deepprune.commands.interrupts import Interrupts
+from deepprune.commands.live_record import LiveRecord
+from deepprune.commands.prune import _prune_all
+from deepprune.commands.run import _identity
 from deepprune.config.schemas import register
+from deepprune.engines.backend import PromptFormat, Sampling
+from deepprune.engines.live import LiveEngine
+from deepprune.engines.scripted import ScriptedBackend
+from deepprune.evaluation.guard import JudgeWorker
+from deepprune.evaluation.live import LivePruner, Pruned
+from deepprune.pruning.policies.consensus import Consensus
 from deepprune.traces import TraceStore
+from deepprune.types import Question
 
 PRUNE = [sys.executable, "-m", "deepprune.cli", "prune"]
 ONE = "basic_arithmetic-11-0"
@@ -34,7 +46,7 @@ def call(*arguments, folder, check=0, stdin=None, **settings):
 
 
 def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
@@ -111,12 +123,7 @@ def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_
         [*PRUNE, *slow], cwd=tmp_path, env=ENVIRONMENT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    events = tmp_path / "r" / "events.jsonl"
-    deadline = time.monotonic() + 60
-    while not events.exists() or "decision" not in events.read_text():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(process, lambda: "decision" in read(tmp_path / "r" / "events.jsonl"))
     for _ in range(3):  # an impatient user
         process.send_signal(number)
     output, said = process.communicate(timeout=30)
@@ -139,7 +146,9 @@ def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_
 
 
 JUDGES = """
+import asyncio
 import time
+from pathlib import Path
 from deepprune.engines.backend import EngineError
 from deepprune.engines.scripted import ScriptedBackend
 from deepprune.judge.baselines import LexicalJudge
@@ -158,13 +167,22 @@ class Dying(ScriptedBackend):
                 raise EngineError("its process was killed")
             yield chunk
 
+class Slow(ScriptedBackend):
+    async def close(self):
+        Path("closing").touch()
+        await asyncio.sleep(2)
+        Path("closed").touch()
+
+def slow(traces, seconds_per_token, model):
+    return Slow(open_traces(traces).load(), seconds_per_token)
+
 class Unable(ScriptedBackend):
     can_continue = False
 
-def dying(traces, seconds_per_token):
+def dying(traces, seconds_per_token, model):
     return Dying(open_traces(traces).load(), seconds_per_token)
 
-def unable(traces, seconds_per_token):
+def unable(traces, seconds_per_token, model):
     return Unable(open_traces(traces).load(), seconds_per_token)
 """
 
@@ -173,6 +191,150 @@ def unable(traces, seconds_per_token):
 def faults(tmp_path):
     (tmp_path / "faults.py").write_text(JUDGES)
     return {"env": {"PYTHONPATH": str(tmp_path)}, "folder": tmp_path}
+
+
+def test_an_impatient_user_does_not_disturb_the_end_of_the_engine(faults, tmp_path):
+    """A second Ctrl-C and a SIGTERM come while the engine takes 2 s to close."""
+    slow = ["engine._target_=faults.slow", "engine.seconds_per_token=0.02", "logger=none"]
+    process = subprocess.Popen(
+        [*PRUNE, ONE, *slow, "hydra.run.dir=r"], cwd=tmp_path, env=ENVIRONMENT | faults["env"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(process, lambda: "decision" in read(tmp_path / "r" / "events.jsonl"))
+    process.send_signal(signal.SIGINT)
+    wait_for(process, (tmp_path / "closing").exists)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert said.strip().startswith(f"interrupted; 16 traces of {ONE} are in r/undecided")
+    assert said.strip().count("\n") == 0
+    assert (tmp_path / "closed").exists()
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for(process, is_there):
+    deadline = time.monotonic() + 60
+    while not is_there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+KILLED = """
+import os, signal, sys
+from deepprune.cli import main
+from deepprune.commands import live_record
+from deepprune.traces import TraceStore
+
+where, write_atomic, n = sys.argv[1], live_record.write_atomic, 0
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write(path, data):
+    global n
+    n += path.name == "results.jsonl"
+    write_atomic(path, data)
+    if n == 1:  # with the second question
+        if where == "append":
+            TraceStore.append = kill
+        else:
+            live_record.write_atomic = lambda path, data: (
+                kill() if path.name == "results.jsonl" else write_atomic(path, data)
+            )
+
+live_record.write_atomic = write
+main(["prune", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("where", ["append", "row"])
+def test_a_kill_while_a_question_is_stored_neither_loses_nor_doubles_it(where, tmp_path):
+    """Right before its traces are in the store, and right before its row is on record."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    settings = ["questions=traces", "questions.limit=3", *FAST, "view=none", "hydra.run.dir=r"]
+    killed = subprocess.run(
+        [sys.executable, "killed.py", where, *settings], cwd=tmp_path, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tmp_path / "r"
+    assert len(rows(folder / "results.jsonl")) == 1
+    assert len(TraceStore.open(folder / "traces").refs()) == (1 if where == "append" else 2)
+    call(*settings, folder=tmp_path)
+    found = rows(folder / "results.jsonl")
+    assert [row["status"] for row in found] == ["ok"] * 3
+    groups = TraceStore.open(folder / "traces").load()
+    assert [[t.sample_id for t in each.traces] for each in groups] == [list(range(16))] * 3
+    tokens = {each.question.question_id: sum(t.n_tokens for t in each.traces) for each in groups}
+    assert tokens == {row["question_id"]: row["tokens"] for row in found}
+    asked = [e["question_id"] for e in rows(folder / "events.jsonl") if e["event"] == "start"]
+    assert len(asked) == (4 if where == "append" else 3), "what is stored is not asked again"
+    assert not (folder / "pending.json").exists()
+
+
+def test_an_interrupt_after_the_vote_waits_until_the_question_is_on_record(tmp_path):
+    """It comes while the answers are classed; the question is decided and stored, then it ends."""
+    played = group([r"\boxed{1}"] * 3, 8, gold="1")
+    engine = LiveEngine(ScriptedBackend([played]), PromptFormat(), Sampling(max_tokens=100))
+
+    def open_session(*question):
+        session = engine.open(*question)
+        whole = session.traces
+
+        def interrupted():
+            signal.raise_signal(signal.SIGINT)
+            return whole()
+
+        session.traces = interrupted
+        return session
+
+    policy = Consensus()
+    pruner = LivePruner(open_session, "tiny", policy, None, JudgeWorker(5), 3, 0, None, "boxed")
+    record = LiveRecord(tmp_path, engine, [played.question])
+    try:
+        with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+            _prune_all(pruner, record, "none", sys.stdout, interrupts)
+    finally:
+        engine.close()
+    (row,) = rows(tmp_path / "results.jsonl")
+    assert (row["status"], row["answer"]) == ("ok", "1")
+    (stored,) = TraceStore.open(tmp_path / "traces").load()
+    assert len(stored.traces) == 3
+    assert rows(tmp_path / "events.jsonl")[-1]["event"] == "answer"
+
+
+def test_a_separator_in_an_answer_is_no_end_of_a_line(tmp_path):
+    """U+2028 and U+0085 stand in JSON strings as they are."""
+    question = Question("toy", "q", "a\u2028b\u0085c", None)
+    row = {"dataset": "toy", "question_id": "q", "status": "ok", "question": question.text}
+    live_record = LiveRecord(tmp_path, None, [question])
+    live_record.write(Pruned(row, (), None))
+    assert "\u2028" in (tmp_path / "results.jsonl").read_text("utf-8")
+    again = LiveRecord(tmp_path, None, [question])
+    assert again.rows == [row]
+    assert again.is_decided(question)
+
+
+def test_a_run_goes_on_with_another_timeout_or_server():
+    def identity(*overrides):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return _identity(compose("prune", ["question=q", "engine=openai", *overrides]))
+
+    register()
+    one = identity()
+    operational = ["live.stall_s=9", "prune.judge_timeout_s=9", "engine.base_url=http://b/v1"]
+    operational += ["engine.timeout_s=9", "engine.max_retries=9", "engine.max_concurrent=9"]
+    assert identity(*operational, "view=none", "logger=none") == one
+    assert identity("engine.model=m") != one
+    assert identity("prune.traces=9") != one
+    vllm = identity("engine=vllm")
+    more = ["engine.gpu_memory_utilization=0.5", "engine.max_num_seqs=9"]
+    assert identity("engine=vllm", *more) == vllm
 
 
 def test_a_judge_that_hangs_keeps_nobody(faults, tmp_path):
@@ -280,10 +442,6 @@ def test_a_question_comes_from_an_argument_a_file_or_standard_input(tmp_path):
 
 @pytest.mark.parametrize("text", [r"\frac{1}{2} ${x} $y$", r"\\${a} \${b}", "a=b,c: [1] 'q' \"r\""])
 def test_a_question_stays_as_it_was_written(text):
-    from hydra import compose, initialize_config_dir
-
-    from deepprune.cli import config_folder
-
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("prune")

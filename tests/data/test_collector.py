@@ -1,15 +1,26 @@
 """Collecting: what is recorded, resumed, failed and handed on. The engine plays recorded traces."""
 
+import errno
 import json
 import os
+import re
 import resource
+import signal
 import threading
 from dataclasses import replace
 
 import pytest
 from builders import group
 
-from deepprune.data.collector import FAILED, JOURNAL, STORE, Collector, RecordingError
+from deepprune.commands.interrupts import Interrupts
+from deepprune.data.collector import (
+    FAILED,
+    JOURNAL,
+    STORE,
+    Collector,
+    RecordingError,
+    recording_error,
+)
 from deepprune.engines.backend import EngineError, PromptFormat, RequestError, Sampling
 from deepprune.engines.live import LiveEngine
 from deepprune.engines.scripted import ScriptedBackend
@@ -137,7 +148,7 @@ def test_what_is_recorded_is_not_generated_again(tmp_path, whole):
     count = iter(range(100))
 
     def fails(request):
-        if next(count) == 10:
+        if next(count) >= 10:
             raise EngineError("out of memory")
 
     first = Script(fails=fails)
@@ -217,9 +228,88 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, whole, part_trace
     assert threading.active_count() == 1
 
 
-def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path):
+def test_half_of_a_surrogate_pair_is_stored_as_a_replacement_character(tmp_path):
     (first, *others) = GROUPS[0].traces
     odd = replace(first, text=first.text.replace("q0", "\ud83d0", 1))
     backend = Script([replace(GROUPS[0], traces=(odd, *others))])
     collector(tmp_path, backend).run(QUESTIONS[:1])
-    assert stored(tmp_path)[0].traces[0].text == first.text.replace("q0", "?0", 1)
+    assert stored(tmp_path)[0].traces[0].text == first.text.replace("q0", "\ufffd0", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", ["append", "drop"])
+def test_a_signal_waits_while_the_journal_is_written(tmp_path, monkeypatch, whole, step, number):
+    """It comes when futures are taken and not yet written; nothing of them is generated again."""
+    write, written = getattr(TraceJournal, step), []
+
+    def interrupted(journal, traces):
+        signal.raise_signal(number)
+        write(journal, traces)
+        written.extend(traces)
+
+    monkeypatch.setattr(TraceJournal, step, interrupted)
+    first = Script()
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        collector(tmp_path, first, held=interrupts.held, part_traces=8).run(QUESTIONS)
+    assert written
+    assert first.is_closed
+    assert first.n_running == 0
+    monkeypatch.undo()
+    with TraceJournal(tmp_path / JOURNAL) as journal:
+        there = {(t.question.question_id, t.sample_id) for t in journal.traces}
+    if step == "drop":
+        there |= {(t.question.question_id, t.sample_id) for g in stored(tmp_path) for t in g.traces}
+    assert {(t.question.question_id, t.sample_id) for t in written} <= there
+    second = Script()
+    collector(tmp_path, second).run(QUESTIONS)
+    assert len(second.asked) == 24 - len(there)
+    assert stored(tmp_path) == whole
+
+
+def test_a_finished_collection_starts_no_engine(tmp_path, whole):
+    """Nor where a crash came between the store and the journal."""
+    collector(tmp_path, Script()).run(QUESTIONS)
+    with TraceJournal(tmp_path / JOURNAL) as journal:
+        journal.append(stored(tmp_path)[0].traces)
+    again, said = Script(), []
+    again.open = None  # not to be called
+    done = collector(tmp_path, again, say=said.append).run(QUESTIONS)
+    assert said == ["all 24 traces are there; no engine is started"]
+    assert (done.progress.n_traces, done.progress.n_wanted, done.failed) == (24, 24, [])
+    assert stored(tmp_path) == whole
+    assert (tmp_path / JOURNAL).read_bytes() == b""
+
+
+def test_failures_are_added_to_their_file(tmp_path, monkeypatch):
+    """Line by line: what stands there is not written again."""
+    writes = []
+    monkeypatch.setattr(
+        "deepprune.data.collector.write_atomic", lambda path, data: writes.append(path.name)
+    )
+
+    def fails(request):
+        raise RequestError("too long")
+
+    (tmp_path / FAILED).write_text("")
+    done = collector(tmp_path, Script(fails=fails)).run(QUESTIONS)
+    lines = [json.loads(line) for line in (tmp_path / FAILED).read_text().splitlines()]
+    assert [line["question_id"] for line in lines] == [f.question_id for f in done.failed]
+    assert len(lines) == 6
+    assert writes == [FAILED]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device.*make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EROFS, "Read-only file system.*make it writable"),
+        (errno.EACCES, "make it writable"),
+        (errno.ECONNREFUSED, None),
+        (None, None),
+    ],
+)
+def test_only_a_full_or_forbidden_disk_is_called_so(number, said):
+    error = OSError(number, os.strerror(number)) if number else OSError("no tokenizer in x")
+    told = recording_error("r", error)
+    assert told is None if said is None else re.search(said, str(told))

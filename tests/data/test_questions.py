@@ -69,6 +69,50 @@ def test_ids_and_limit_choose(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"gold": 0, "question_id": 0}, "0"),
+        ({"gold": False, "question_id": "0"}, "False"),
+        ({"gold": "", "question_id": "0"}, None),
+        ({"gold": " \n", "question_id": 0}, None),
+        ({"gold": float("nan"), "question_id": 0}, None),
+        ({"gold": None, "question_id": 0}, None),
+    ],
+)
+def test_what_is_blank_is_no_gold_answer(tmp_path, row, gold):
+    path = write_lines(tmp_path / "t.jsonl", [{"question": "?", **row}])
+    assert QuestionFile(path=str(path)).load() == [Question("t", "0", "?", gold)]
+
+
+@pytest.mark.parametrize("id_", ["", "  ", None, float("nan")])
+def test_without_an_id_a_hash_of_the_text_is_it(tmp_path, id_):
+    path = write_lines(tmp_path / "t.jsonl", [{"question": "?", "question_id": id_}])
+    assert QuestionFile(path=str(path)).load()[0].question_id == question_id_of("?")
+
+
+CHOICES = {"question": "2+2?", "gold": 4, "a": 3, "b": 5.5}
+WRONG = "questions.columns.wrong=[a,b]"
+
+
+def test_choices_may_be_numbers(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [CHOICES])
+    source = QuestionFile(path=str(path), columns=Columns(wrong=["a", "b"]))
+    (question,) = source.load()
+    lines = question.text.splitlines()
+    assert {line[3:] for line in lines[2:]} == {"4", "3", "5.5"}
+    assert f"{question.gold}) 4" in lines
+
+
+@pytest.mark.parametrize("prompt", ["boxed", "reasoning"])
+def test_questions_with_choices_need_a_prompt_for_letters(tmp_path, prompt):
+    path = write_lines(tmp_path / "t.jsonl", [CHOICES])
+    asked = ["questions=file", f"questions.path={path}", WRONG]
+    with pytest.raises(InputError, match="answer_style 'boxed' reads no letters: take prompt=ch"):
+        load(*asked, f"prompt={prompt}")
+    assert load(*asked, "prompt=reasoning_choice")[0]
+
+
+@pytest.mark.parametrize(
     ("rows", "overrides", "said"),
     [
         (ROWS, "questions.columns.gold=solution", "has no column 'solution'; it has question"),
@@ -81,12 +125,19 @@ def test_ids_and_limit_choose(tmp_path):
         (ROWS, "questions.ids=[70]", "has no question '70'; did you mean 7"),
         (ROWS, "questions.limit=0", "limit must be at least 1 question"),
         (ROWS, "questions.path=no.jsonl", "file that exists, got 'no.jsonl'"),
+        ([{"question": "?", "gold": [1, 2]}], "", "gold must be a text or a number, but row 1 of"),
+        ([*ROWS, {"question": "?", "gold": {"x": 1}}], "", "gold must be .*, but row 3 of"),
+        ([{"question": "?", "question_id": ["a"]}], "", "question_id must be a text or a number"),
+        ([CHOICES | {"b": " 4 "}], WRONG, "b must differ from gold, but row 1 of .* has ' 4 '"),
+        ([CHOICES, CHOICES | {"b": None}], WRONG, "b must be a choice in every row, but row 2"),
+        ([CHOICES], f"questions.columns.wrong={['a'] * 26}", "at most 25 columns, got 26"),
     ],
 )
 def test_bad_questions_are_explained(tmp_path, rows, overrides, said):
     path = write_lines(tmp_path / "t.jsonl", rows)
+    asked = ["prompt=choice" if "wrong" in overrides else "", overrides]
     with pytest.raises(Exception, match=said):  # an InputError, or Hydra's that `advise` explains
-        load("questions=file", f"questions.path={path}", *filter(None, [overrides]))
+        load("questions=file", f"questions.path={path}", *filter(None, asked))
 
 
 def test_choices_are_lettered_by_the_seed_and_the_question_alone():

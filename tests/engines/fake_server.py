@@ -50,7 +50,8 @@ class Fault:
 
     kind: status, hang (no answer), close (after ``after`` tokens), drop (the stream ends in order
     but early), stall (no more bytes after ``after`` tokens), malformed (a line that is no JSON),
-    wrong (JSON of another shape), error (an error within the stream).
+    wrong (JSON of another shape), error (an error within the stream), tokenize (a status of
+    /tokenize).
     """
 
     kind: str
@@ -196,14 +197,15 @@ class FakeServer:
     def _decode(self, ids):
         return "".join(self._vocabulary[i - 100] for i in ids)
 
-    def take_fault(self):
+    def take_fault(self, *, of_tokenize=False):
         with self._lock:
-            if not self._faults:
+            of_them = (f for f in self._faults if (f.kind == "tokenize") == of_tokenize)
+            fault = next(of_them, None)
+            if fault is None:
                 return None
-            fault = self._faults[0]
             fault.times -= 1
             if fault.times <= 0:
-                self._faults.pop(0)
+                self._faults.remove(fault)
             return fault
 
     def count(self, delta, *, disconnected=False):
@@ -298,6 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({})
         self.fake.requests.append((self.path, body))
         self.fake.headers.append({k.lower(): v for k, v in self.headers.items()})
+        if self.path == "/tokenize" and (fault := self.fake.take_fault(of_tokenize=True)):
+            return self._error(fault.status, fault.message)
         if not self._is_allowed():
             return None
         able = self.fake.able
@@ -528,7 +532,7 @@ def _logprobs(part, body, is_chat):
             {
                 "token": token,
                 "logprob": -0.5,
-                "bytes": list(token.encode()),
+                "bytes": list(token.encode(errors="replace")),
                 "top_logprobs": [{"token": t, "logprob": p} for t, p in top(token, k)],
             }
             for token in part

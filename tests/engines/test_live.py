@@ -460,3 +460,16 @@ def test_without_its_judge_all_traces_are_started():
     outcome = run_question(policy, session, 8, BrokenJudge(session), np.random.default_rng(0))
     assert outcome.vote.voters == tuple(range(8))
     live.close()
+
+
+class FewSeats(ScriptedBackend):
+    seats = 4
+
+
+def test_more_traces_than_seats_are_spoken_of(caplog):
+    script = boxed()
+    for mode, n_said in (("resubmit", 0), ("stream", 1)):
+        live = engine(script, FewSeats, mode=mode)
+        live.open(script.question, script.model, 8, 0)
+        assert len(caplog.records) == n_said
+        live.close()

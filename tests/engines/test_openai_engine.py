@@ -261,7 +261,15 @@ def test_what_is_asked_for_and_cannot_be_had():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"base_url": "http://me:secret@host/v1"}, "must not carry a password"),
+        *(
+            ({"base_url": url}, "recorded and must not carry a key")
+            for url in (
+                "http://me:secret@host/v1",
+                "me:secret@host/v1",
+                "http://host/v1?key=secret",
+                "http://host/v1#secret",
+            )
+        ),
         ({"base_url": "localhost:8000"}, "must be like http://"),
         ({"api": "chats"}, "auto, completions, chat, got 'chats'"),
         ({"api_key_env": "sk-secret"}, "is not shown"),
@@ -308,6 +316,37 @@ def test_outlives_faults(name):
                 if name == "429":
                     assert time.monotonic() - began >= 0.6  # as long as it asked
                 assert server.wait_idle()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_fault_at_the_start_does_not_change_the_api(status):
+    async def run():
+        with serve(token_ids=True, tokenize=True) as server:
+            server.fault("tokenize", times=2, status=status)
+            async with opened(server) as backend:
+                assert backend.continuation is Continuation.COMPLETIONS
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("abilities", [{"chat": False}, {"completions": False}])
+def test_half_a_character_does_not_end_a_run(abilities):
+    """JSON can carry a lone surrogate, UTF-8 cannot: it is replaced, and no place moves."""
+    text = "six \ud83d sevens: \\boxed{42}"
+    format = PLAIN if "chat" in abilities else CHAT
+
+    async def run():
+        with serve([text], **abilities) as server:
+            async with opened(server, format) as backend:
+                chunks = await play(backend, request(format))
+                whole = text.replace("\ud83d", "\ufffd")
+                assert text_of(chunks) == whole
+                assert pieces(whole, ends_of(chunks)) == tokens_of(whole)
+                server.fault("status", status=400, message="what is \ud83d?")
+                with pytest.raises(RequestError, match="what is \ufffd\\?"):
+                    await play(backend, request(format))
 
     asyncio.run(run())
 
@@ -360,6 +399,7 @@ def test_closing_ends_the_request_and_frees_the_seat():
     async def run():
         with serve(["and on " * 1000], seconds_per_token=0.01, tokenize=True) as server:
             async with opened(server, max_concurrent=2) as backend:
+                assert backend.seats == 2
                 server.n_peak = server.n_disconnected = 0
 
                 async def first_tokens(seed):

@@ -1,12 +1,13 @@
 """The vLLM backend; most of it on the real engine, with SmolLM2 (`benchmarks/smollm2.py`)."""
 
 import asyncio
+import hashlib
 import importlib.util
+import multiprocessing
 import os
 import signal
-import subprocess
 import time
-from contextlib import aclosing
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -140,18 +141,26 @@ def backend(**arguments):
 
 
 @pytest.fixture(scope="module")
-def live():
+def environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process fewer; starts sooner
-        engine = LiveEngine(backend(), FORMAT, SAMPLING)
+        yield
+    assert not cores(), "a process of vLLM is left"
+
+
+@pytest.fixture(scope="module")
+def live(environment):
+    with closing(LiveEngine(backend(), FORMAT, SAMPLING)) as engine:
         engine.start()
         yield engine
-        engine.close()
-    left = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "VLLM"], capture_output=True)
-    assert not left.stdout, "a process of vLLM is left"
+
+
+def cores():
+    """Processes of engines."""
+    return {p.pid for p in multiprocessing.active_children() if p.name.startswith("EngineCore")}
 
 
 def wait_until_free(backend):
@@ -274,6 +283,8 @@ def test_closing_a_stream_frees_its_seat(live):
 def test_what_cannot_be_served_is_refused(live):
     with pytest.raises(RequestError, match=r"more than engine\.max_model_len=512"):
         generate(live, request(question=Question("toy", "long", "and so on " * 300)))
+    with pytest.raises(RequestError, match=r"an answer forced .* engine\.max_model_len=512"):
+        generate(live, request(UNSURE, 20, text="x", token_ids=(100,) * 450, suffix=FORMAT.force))
     with pytest.raises(RequestError, match=r"vLLM fails the request: .*logprobs"):
         generate(live, request(replace(SAMPLING, logprobs=1000)))
     for refused, match in (
@@ -291,10 +302,24 @@ def test_what_cannot_be_served_is_refused(live):
 
 
 class ScriptedEvidence:
-    """A judge that finds traces of the same third of a question alike."""
+    """A judge that finds traces of the same third of a question alike.
+
+    How alike, every character and token confidence of their prefixes decides.
+    """
+
+    def __init__(self, session):
+        self.session = session
 
     def score(self, pairs):
-        return np.where(pairs[:, 0] % 3 == pairs[:, 1] % 3, 0.9, 0.1)
+        alike = pairs[:, 0] % 3 == pairs[:, 1] % 3
+        return np.where(alike, 0.8, 0.1) + [0.1 * self.fraction(*pair) for pair in pairs.tolist()]
+
+    def fraction(self, *traces):
+        seen = hashlib.sha256()
+        for prefix in map(self.session.prefix, traces):
+            seen.update(prefix.text.encode())
+            seen.update(np.asarray(prefix.trace.token_confidence[: prefix.n_tokens]).tobytes())
+        return int.from_bytes(seen.digest()[:4]) / 2**32
 
     def confidence(self, trace):
         raise NotImplementedError
@@ -306,7 +331,7 @@ def test_a_replay_of_the_recording_decides_alike(live, mode, monkeypatch):
     monkeypatch.setattr(live, "mode", mode)
     policy = DeepPrune(FirstTokens(12), finish="representatives")
     session = live.open(QUESTION, live.model, 9, seed=3)
-    outcome = run_question(policy, session, 9, ScriptedEvidence(), np.random.default_rng(0))
+    outcome = run_question(policy, session, 9, ScriptedEvidence(session), np.random.default_rng(0))
     traces = session.traces()
     wait_until_free(live.backend)
 
@@ -319,8 +344,9 @@ def test_a_replay_of_the_recording_decides_alike(live, mode, monkeypatch):
 
     group = QuestionTraces(QUESTION, live.model, traces)
     recorded = ReplayEngine([group], shuffle=False).open(QUESTION, live.model, 9, seed=0)
-    again = run_question(policy, recorded, 9, ScriptedEvidence(), np.random.default_rng(0))
-    assert again.decisions == outcome.decisions
+    again = run_question(policy, recorded, 9, ScriptedEvidence(recorded), np.random.default_rng(0))
+    assert again.decisions == outcome.decisions  # to the last bit of their scores
+    assert len({d.score for d in outcome.decisions}) == len(stopped)
     assert again.vote == outcome.vote
 
 
@@ -333,29 +359,47 @@ def test_a_run_that_breaks_leaves_no_request_behind(live):
     session = live.open(QUESTION, live.model, 6, seed=0)
     policy = DeepPrune(FirstTokens(5))
     with pytest.raises(KeyboardInterrupt):
-        run_question(policy, session, 6, Broken(), np.random.default_rng(0))
+        run_question(policy, session, 6, Broken(session), np.random.default_rng(0))
     assert {t.finish_reason for t in session.traces()} <= {FinishReason.CUT, FinishReason.STOP}
     wait_until_free(live.backend)
 
 
 @vllm_tests
-def test_a_killed_engine_is_an_error_at_once(live, monkeypatch):
-    """The last test: it kills the engine of all others."""
-    session = live.open(QUESTION, live.model, 4, seed=0)
-    session.start(4)
-    session.advance(2)
-    (core,) = children("EngineCore")
-    os.kill(core, signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(EngineError, match="vLLM's engine process died"):
-        session.advance(None)
-    with pytest.raises(EngineError, match="vLLM's engine process died"):
-        generate(live, request())
-    session.close()
-    assert time.monotonic() - began < 20
-    assert all(t.n_tokens >= 2 for t in session.traces())
+def test_a_killed_engine_is_an_error_at_once(environment):
+    before = cores()
+    with closing(LiveEngine(backend(), FORMAT, SAMPLING)) as live:
+        session = live.open(QUESTION, live.model, 4, seed=0)
+        session.start(4)
+        session.advance(2)
+        (core,) = cores() - before
+        os.kill(core, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="vLLM's engine process died"):
+            session.advance(None)
+        with pytest.raises(EngineError, match="vLLM's engine process died"):
+            generate(live, request())
+        session.close()
+        assert time.monotonic() - began < 20
+        assert all(t.n_tokens >= 2 for t in session.traces())
 
 
-def children(name):
-    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", name], capture_output=True)
-    return [int(pid) for pid in found.stdout.split()]
+@vllm_tests
+def test_an_interrupt_ends_the_loading(environment):
+    """As soon as the engine's process is there, which is long before it serves."""
+    before = cores()
+
+    async def interrupted():
+        starting = backend()
+        opening = asyncio.create_task(starting.open(FORMAT, SAMPLING))
+        while not cores() - before:
+            assert not opening.done()
+            await asyncio.sleep(0.05)
+        began = time.monotonic()
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await opening
+        await starting.close()
+        return time.monotonic() - began
+
+    assert asyncio.run(interrupted()) < 10
+    assert cores() == before

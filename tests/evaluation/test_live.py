@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 from builders import group
 
+from deepprune.answers.equivalence import WorkerError
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.backend import EngineError, PromptFormat, Sampling
+from deepprune.engines.backend import EngineError, PromptFormat, RequestError, Sampling
 from deepprune.engines.live import LiveEngine
 from deepprune.engines.replay import ReplayEngine
 from deepprune.engines.scripted import ScriptedBackend
+from deepprune.evaluation.guard import JudgeWorker
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.live import JudgeWorker, LivePruner, estimated_saving
+from deepprune.evaluation.live import LivePruner
+from deepprune.evaluation.saving import estimated_saving
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
+from deepprune.protocols import Usage
 from deepprune.pruning.controller import JudgeError
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.esc import ESC
 from deepprune.traces import TraceStore
-from deepprune.types import FinishReason, QuestionTraces, StopReason
+from deepprune.types import NO_ANSWER, FinishReason, QuestionTraces, StopReason
 
 SIZE = GeneratorSize(params=100, layers=2, hidden=4)
 REPRESENTATIVES = DeepPrune(FirstTokens(4), finish="representatives", vote="size")
@@ -50,7 +54,7 @@ def parity(pair):
     return float((pair.first.trace.sample_id - pair.second.trace.sample_id) % 2 == 0)
 
 
-def scripted(traces, **settings):
+def scripted(traces, kind=ScriptedBackend, **settings):
     boxed = [
         replace(
             t,
@@ -61,7 +65,7 @@ def scripted(traces, **settings):
         for t in traces.traces
     ]
     played = QuestionTraces(traces.question, traces.model, tuple(boxed))
-    backend = ScriptedBackend([played], **settings)
+    backend = kind([played], **settings)
     return LiveEngine(backend, PromptFormat(), Sampling(max_tokens=1000))
 
 
@@ -111,12 +115,147 @@ def test_an_unknown_generator_claims_nothing_net(traces):
 
 
 def test_the_estimate_takes_the_unknown_for_the_mean_of_the_finished():
-    """10 and 20 finished: a stopped 5 and an unstarted one count 15, a stopped 40 its 40."""
-    tokens = np.array([10.0, 20, 5, 40])
-    saving = estimated_saving(tokens, [True, True, False, False], 5, tokens_probes=5)
-    assert saving.tokens == 10 + 20 + 15 + 40 + 15
-    assert saving.gross == pytest.approx(1 - 80 / 100)
-    assert estimated_saving(tokens, [False] * 4, 5) is None
+    """10 and 20 finished: a stopped 5 and an unstarted one count 15, a stopped 40 its 40.
+
+    One that failed after 3 counts 3: a failure saves nothing.
+    """
+    tokens = np.array([10.0, 20, 5, 40, 3])
+    finished, failed = np.array([1, 1, 0, 0, 0], bool), np.array([0, 0, 0, 0, 1], bool)
+    saving = estimated_saving(tokens, finished, failed, 6, usage(tokens_probes=5))
+    assert saving.tokens == 10 + 20 + 15 + 40 + 3 + 15
+    assert saving.gross == pytest.approx(1 - 83 / 103)
+    assert estimated_saving(tokens, np.zeros(5, bool), failed, 6, usage()) is None
+
+
+def usage(tokens_probes=0):
+    return Usage(0, tokens_probes, 0.0, 0, 0, 0.0)
+
+
+class Failing(ScriptedBackend):
+    """Odd traces fail for good after 6 tokens."""
+
+    async def stream(self, request):
+        n = 0
+        async for chunk in super().stream(request):
+            if n == 6 and request.sample_id % 2:
+                raise RequestError("the server is out of memory")
+            n += 1
+            yield chunk
+
+
+def test_traces_that_fail_save_nothing_and_count_the_same_in_a_replay(traces, tmp_path):
+    """Three of six fail after 6 tokens, three run to their 21: 81 tokens, none of them saved."""
+    engine = scripted(traces, Failing)
+    try:
+        live = pruner(engine.open, Told(lambda _: 0)).prune(traces.question)
+    finally:
+        engine.close()
+    row = live.row
+    assert (row["status"], row["answer"], row["weights"][0]["weight"]) == ("ok", "a", 3)
+    assert (row["n_started"], row["n_finished"], row["n_failed"], row["n_stopped"]) == (6, 3, 3, 0)
+    assert (row["tokens"], row["tokens_finished"], row["tokens_failed"]) == (81, 63, 18)
+    assert row["tokens_pruned"] == 0
+    assert (row["saving_estimated"], row["tokens_unpruned_estimated"]) == (0, 81)
+    assert row["net_saving_estimated"] == pytest.approx(
+        -row["judge_flops"] / row["flops_unpruned_estimated"]
+    )
+    states = [state.status.value for state in live.live.states()]
+    assert states == ["finished", "failed"] * 3
+    assert live.live.saving(live.live.states()).gross == 0
+    store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
+    store.append(live.traces)
+    replay = ReplayEngine(store.load(), shuffle=False)
+    again = pruner(replay.open, Told(lambda _: 0)).prune(traces.question)
+    same = ("answer", "voters", "n_finished", "n_failed", "tokens_failed", "saving_estimated")
+    assert {k: row[k] for k in same} == {k: again.row[k] for k in same}
+    assert [state.status.value for state in again.live.states()] == states
+
+
+def test_the_running_vote_is_that_of_the_checkpoint_in_any_spelling(tmp_path):
+    """0.5 and 1/2 are one answer, live and in the replay of it; nothing votes before it is seen."""
+    traces = group(["0.5", "7", "1/2", "\\frac{1}{2}"], [6, 6, 6, 60])
+    told = []
+
+    class Votes:
+        def on_question_start(self, live):
+            told.append(live.vote())
+
+        def on_checkpoint(self, live, step, seen):
+            told.append(live.vote())
+
+        def on_decision(self, live, decision):
+            pass
+
+    policy = DeepPrune(FirstTokens(20), finish="representatives", vote="size")
+    engine = scripted(traces)
+    try:
+        unlike = Told(lambda _: 0)
+        live = pruner(engine.open, unlike, policy, n=4).prune(traces.question, [Votes()])
+    finally:
+        engine.close()
+    assert told == [[], [("0.5", 2), ("7", 1)], [("0.5", 3), ("7", 1)]]
+    store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
+    store.append(live.traces)
+    replay, told[:] = ReplayEngine(store.load(), shuffle=False), []
+    pruner(replay.open, unlike, policy, n=4).prune(traces.question, [Votes()])
+    assert told == [[], [("0.5", 2), ("7", 1)], [("0.5", 3), ("7", 1)]]
+
+
+@pytest.mark.parametrize(
+    ("lost", "status", "reason"),
+    [
+        (WorkerError("no process can be started"), "failed", "no process can be started"),
+        (KeyboardInterrupt(), "interrupted", "the run was interrupted"),
+    ],
+)
+def test_what_goes_wrong_after_the_vote_makes_no_wrong_answer_and_loses_nothing(
+    lost, status, reason, traces
+):
+    engine = scripted(traces)
+
+    def open_session(*question):
+        session = engine.open(*question)
+
+        def fail():
+            raise lost
+
+        session.traces = fail
+        return session
+
+    try:
+        done = pruner(open_session, Told(parity)).prune(traces.question)
+    finally:
+        engine.close()
+    assert done.error is lost
+    row = done.row
+    assert (row["status"], row["reason"], row["answer"]) == (status, reason, None)
+    assert row["is_correct"] is None
+    assert row["saving_estimated"] is None
+    assert next(t.answer for t in done.traces if t.finish_reason is FinishReason.STOP) == "a"
+    assert {t.answer_class for t in done.traces} == {NO_ANSWER}
+    assert len(done.traces) == 6
+
+
+def test_the_seconds_are_the_engine_s_at_the_vote(traces):
+    """Keeping the record takes longer than all the rest here."""
+    engine = scripted(traces)
+
+    def open_session(*question):
+        session = engine.open(*question)
+        whole = session.traces
+
+        def slow():
+            time.sleep(0.5)
+            return whole()
+
+        session.traces = slow
+        return session
+
+    try:
+        row = pruner(open_session, Told(parity)).prune(traces.question).row
+    finally:
+        engine.close()
+    assert 0 < row["seconds"] < 0.4
 
 
 def hangs(_):

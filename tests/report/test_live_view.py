@@ -2,18 +2,22 @@
 
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 from builders import group
 from rich.console import Console
 
 from deepprune.data.prefixes import FirstTokens
 from deepprune.engines.replay import ReplayEngine
-from deepprune.evaluation.live import JudgeWorker, LivePruner
+from deepprune.evaluation.guard import JudgeWorker
+from deepprune.evaluation.live import LivePruner
 from deepprune.judge.baselines import OracleJudge
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.report.live_events import EventLines
 from deepprune.report.live_summary import live_table, tokens_figure
 from deepprune.report.live_view import LiveView, ProgressLines, plain, question_frame
+from deepprune.types import FinishReason
 
 POLICY = DeepPrune(FirstTokens(4), finish="representatives", vote="size")
 
@@ -21,13 +25,14 @@ POLICY = DeepPrune(FirstTokens(4), finish="representatives", vote="size")
 class Frames:
     """Keeps the frame of every event."""
 
-    def __init__(self, height=24):
+    def __init__(self, height=24, title="the title"):
         self.frames = []
         self._height = height
+        self._title = title
 
     def _draw(self, live, row=None):
         console = Console(width=100, record=True, file=io.StringIO())
-        console.print(question_frame(live, row, "the title", self._height))
+        console.print(question_frame(live, row, self._title, self._height))
         self.frames.append(console.export_text())
 
     def on_question_start(self, live):
@@ -37,6 +42,9 @@ class Frames:
         self._draw(live)
 
     def on_decision(self, live, decision):
+        self._draw(live)
+
+    def on_fallback(self, live, reason):
         self._draw(live)
 
     def on_question_end(self, live, row):
@@ -63,22 +71,26 @@ def test_a_frame_has_traces_decisions_the_vote_and_the_estimate():
     assert "no estimate" in first
     assert last.count("stopped: redundant, like 0 (1.00)") == 2
     assert last.count("stopped: redundant, like 1 (1.00)") == 2
-    assert "= a" in last
+    assert r"= \boxed{a}" in last
     assert r"vote    \boxed{a} x3, \boxed{b} x3" in last  # as the records spell it
     assert "2 finished, 4 stopped of 6; 56 tokens, estimated saving 53 % gross" in last
     assert "% net" not in last, "the size of the generator is not known"
 
 
-def test_a_model_cannot_write_into_the_terminal():
+def test_a_model_cannot_write_into_the_terminal(capsys):
     nasty = "[red]x[/red]\x1b[2J\x9b31m\u202e"
     assert plain(nasty) == "[red]x[/red] [2J 31m"
     assert plain("a\r\n\tb\0") == "a b"
-    frames = Frames()
+    frames = Frames(title=nasty)
     traces = group([nasty] * 2, 6, name=nasty)
-    pruned(traces, frames)
-    for frame in frames.frames:
-        assert "[red]x[/red]" in frame
-        assert not set("\x1b\x9b\u202e") & set(frame)
+    with ProgressLines(nasty, 1) as lines:
+        done = pruned(traces, frames, lines)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(live_table([done.row], nasty, seed=0))
+    shown = [*frames.frames, capsys.readouterr().out, console.export_text()]
+    for text in shown:
+        assert "[red]x[/red]" in text
+        assert not set("\x1b\x9b\u202e") & set(text)
 
 
 def test_of_many_traces_the_telling_ones_are_shown_and_the_others_counted():
@@ -98,12 +110,38 @@ def test_why_the_judge_was_given_up_is_shown_and_told(capsys):
         def score(self, pairs):
             raise RuntimeError("no memory")
 
+    frames, stream = Frames(), io.StringIO()
+    with ProgressLines("the title", 1) as lines:
+        pruned(group(["a", "b"], 6), frames, lines, EventLines(stream), judge=Broken())
+    why = "the judge 'oracle' failed: RuntimeError: no memory"
+    said = f"unpruned, all traces vote: {why}"
+    assert [said in frame for frame in frames.frames] == [False, False, True, True, True]
+    assert capsys.readouterr().out.count(said) == 1
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    names = ["start", "checkpoint", "fallback", "checkpoint", "vote", "answer"]
+    assert [event["event"] for event in events] == names
+    assert (events[2]["reason"], events[-1]["saving_estimated"]) == (why, 0)
+
+
+class Unlike(OracleJudge):
+    def score(self, pairs):
+        return np.zeros(len(pairs))
+
+
+def test_failed_traces_are_shown_and_summed_up(capsys):
+    """Two of four failed after 10 tokens: told as such, and no part of the saving."""
+    whole = group(["a", None, "a", None], 10)
+    traces = [
+        t if t.answer else replace(t, finish_reason=FinishReason.FAILED) for t in whole.traces
+    ]
     frames = Frames()
     with ProgressLines("the title", 1) as lines:
-        pruned(group(["a", "b"], 6), frames, lines, judge=Broken())
-    said = "unpruned, all traces vote: the judge 'oracle' failed: RuntimeError: no memory"
-    assert said in frames.frames[-1]
-    assert said in capsys.readouterr().out
+        done = pruned(replace(whole, traces=tuple(traces)), frames, lines, judge=Unlike())
+    assert "2 finished, 2 failed of 4; 40 tokens, estimated saving 0 % gross" in frames.frames[-1]
+    assert "40 tokens, estimated saving 0 % gross, 2 traces failed" in capsys.readouterr().out
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(live_table([done.row], "the title", seed=0))
+    assert "traces failed            │ 2" in console.export_text()
 
 
 def test_every_event_is_a_line_of_json():
@@ -111,7 +149,7 @@ def test_every_event_is_a_line_of_json():
     done = pruned(group(["a", "b"] * 2, 10), EventLines(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [e["event"] for e in events] == [
-        "start", "checkpoint", "decision", "decision", "checkpoint", "answer",
+        "start", "checkpoint", "decision", "decision", "checkpoint", "vote", "answer",
     ]  # fmt: skip
     assert {e["question_id"] for e in events} == {"q"}
     assert events[1]["until"] == {"kind": "first_tokens", "k": 4}
@@ -120,7 +158,9 @@ def test_every_event_is_a_line_of_json():
     expected = {"trace": 2, "reason": "redundant", "cluster": 0, "by": 0, "score": 1.0}
     assert decision == expected
     assert events[4]["finished"] == [0, 1]
-    assert {k: v for k, v in events[5].items() if k in done.row} == done.row
+    assert events[5]["answer"] == "a"
+    assert events[5]["weights"] == [{"answer": "a", "weight": 1}, {"answer": "b", "weight": 1}]
+    assert {k: v for k, v in events[6].items() if k in done.row} == done.row
 
 
 def test_the_terminal_shows_a_bar_over_questions_and_the_last_frame():

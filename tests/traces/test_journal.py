@@ -1,5 +1,6 @@
 """The journal of finished traces: what is in it after a crash, a full disk, an edit."""
 
+import json
 import os
 import resource
 from dataclasses import replace
@@ -62,6 +63,41 @@ def test_stored_traces_are_dropped_and_others_stay(tmp_path):
         journal.append(finished(name="s"))
     with TraceJournal(tmp_path / "j") as journal:
         assert journal.traces == [*finished(name="r"), *finished(name="s")]
+
+
+def test_lines_that_stay_are_copied_as_they_are(tmp_path):
+    with TraceJournal(tmp_path / "j") as journal:
+        journal.append(finished(name="½"))
+    lines = [  # as another version may write them
+        json.dumps(json.loads(line), ensure_ascii=False, indent=None).replace(":", " :").encode()
+        for line in (tmp_path / "j").read_bytes().splitlines()
+    ]
+    (tmp_path / "j").write_bytes(b"\n".join(lines) + b"\n")
+    with TraceJournal(tmp_path / "j") as journal:
+        journal.append(finished(name="r"))
+        journal.drop([finished(name="½")[1], *finished(name="r")[:2]])
+        journal.drop([finished(name="½")[0]])
+    assert (tmp_path / "j").read_bytes().splitlines()[0] == lines[2]
+    with TraceJournal(tmp_path / "j") as journal:
+        assert [(t.question.question_id, t.sample_id) for t in journal.traces] == [
+            ("½", 2),
+            ("r", 2),
+        ]
+
+
+def test_an_interrupt_after_the_renaming_loses_no_later_trace(tmp_path, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    with TraceJournal(tmp_path / "j") as journal:
+        journal.append(finished(name="q"))
+        monkeypatch.setattr("deepprune.files.sync_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.drop(finished(name="q"))
+        monkeypatch.undo()
+        journal.append(finished(name="r"))
+    with TraceJournal(tmp_path / "j") as journal:
+        assert journal.traces == finished(name="r")
 
 
 def test_an_edited_line_is_named(tmp_path):

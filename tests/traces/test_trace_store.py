@@ -179,3 +179,13 @@ def test_what_is_no_store_is_refused(tmp_path, store):
     path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
     with pytest.raises(InputError, match="schema version 3, this deepprune reads up to 2"):
         TraceStore.open(store.path)
+
+
+def test_what_a_kill_left_of_the_first_manifest_does_not_block_the_folder(tmp_path):
+    (tmp_path / ".manifest.json.tmp").write_text("{")
+    made = TraceStore.create(tmp_path, token_counter=GENERATOR, answers="boxed")
+    assert TraceStore.open(tmp_path).manifest == made.manifest
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".mine").write_text("")
+    with pytest.raises(InputError, match=r"holds '\.mine'"):
+        TraceStore.create(tmp_path / "other", token_counter=GENERATOR, answers="boxed")

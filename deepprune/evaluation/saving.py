@@ -1,0 +1,75 @@
+"""What a policy has saved where nobody knows how long the stopped traces would have become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepprune.evaluation.ledger import Ledger
+from deepprune.protocols import BoolArray, FloatArray, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What a policy has saved against N traces that all run to their end: an estimate.
+
+    Nobody knows how long the stopped traces would have become. A trace that did not come to its
+    end, or was never started, is taken to run as long as the mean of those that did, and no shorter
+    than it is. A trace that failed counts for what it generated: nothing is saved by a failure.
+
+    Attributes:
+        tokens: What the N traces would have taken.
+        gross: Share of these tokens that was not generated; probes count as generated.
+        net: The same in FLOPs with the judge's counted; ``None`` for a generator of unknown size.
+        flops: FLOPs of the N traces, likewise.
+    """
+
+    tokens: float
+    gross: float
+    net: float | None
+    flops: float | None
+
+
+def estimated_saving(
+    n_tokens: FloatArray,
+    is_finished: BoolArray,
+    is_failed: BoolArray,
+    n_traces: int,
+    usage: Usage,
+    ledger: Ledger | None = None,
+    judge_flops: float = 0.0,
+) -> Saving | None:
+    """See `Saving`; ``None`` while no trace has come to its end.
+
+    Args:
+        n_tokens: Tokens of the started traces, shape ``(n,)``.
+        is_finished: Which of them came to their end, shape ``(n,)``.
+        is_failed: Which of them failed, shape ``(n,)``.
+        n_traces: N.
+        usage: The engine's count, for the forced answers.
+        ledger: For the net saving.
+        judge_flops: FLOPs of the judge.
+    """
+    if not is_finished.any():
+        return None
+    mean = n_tokens[is_finished].mean()
+    whole = np.where(is_finished | is_failed, n_tokens, np.maximum(n_tokens, mean))
+    whole = np.append(whole, np.full(max(0, n_traces - len(n_tokens)), mean))
+    tokens = float(whole.sum())
+    gross = 1 - (float(n_tokens.sum()) + usage.tokens_probes) / tokens if tokens else 0.0
+    if ledger is None:
+        return Saving(tokens, gross, None, None)
+    flops = generator_flops(ledger, whole)
+    spent = generator_flops(ledger, n_tokens, usage) + judge_flops
+    return Saving(tokens, gross, 1 - spent / flops if flops else 0.0, flops)
+
+
+def generator_flops(ledger: Ledger, n_tokens: FloatArray, usage: Usage | None = None) -> float:
+    """FLOPs of a question: its prompt, traces of ``n_tokens``, the forced answers in ``usage``."""
+    lengths = np.append(n_tokens, float(ledger.prompt_tokens))
+    flops = ledger.size.flops(lengths).sum()
+    if usage is not None:
+        probes = np.array(float(usage.tokens_probes)), np.array(usage.probe_context)
+        flops += ledger.size.probe_flops(*probes)
+    return float(flops)
