@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.run import Run, command_run, is_rank_zero
-from deepprune.config import build
+from deepprune.config import build_live
 from deepprune.data.collector import (
     FAILED,
     Collected,
@@ -44,8 +44,8 @@ def collect(config: DictConfig) -> Run:
             "collect is one process, but a launcher started several: run it once, and give it "
             "many servers with engine=openai collect.replicas=[URL,...]."
         )
-    questions = build.question_set(config)
-    engines = build.replicas(config)
+    questions = build_live.question_set(config)
+    engines = build_live.replicas(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     inputs = {"questions": questions_hash(questions)}
     stopped: Exception | None = None
@@ -63,7 +63,7 @@ def collect(config: DictConfig) -> Run:
                         n=config.collect.n,
                         concurrency=config.collect.concurrency,
                         seed=config.seed,
-                        provenance=build.generation(config),
+                        provenance=build_live.generation(config),
                         on_progress=bar.show,
                         say=bar.say,
                         held=interrupts.held,

@@ -16,7 +16,7 @@ from rich.console import Console
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.live_record import RESULTS, LiveRecord
 from deepprune.commands.run import Run, command_run
-from deepprune.config import build
+from deepprune.config import build, build_live
 from deepprune.data.questions import questions_hash
 from deepprune.data.splits import question_hash
 from deepprune.engines.backend import EngineError
@@ -57,9 +57,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _prune(config: DictConfig) -> Run:
-    live = build.live(config)
-    needs = build.live_needs(config, live.policy)
-    questions = build.live_questions(config)
+    live = build_live.live(config)
+    needs = build_live.live_needs(config, live.policy)
+    questions = build_live.live_questions(config)
     inputs = {"questions": questions_hash(questions), "judge": build.judge_hash(config)}
     output = sys.stdout
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def _prune(config: DictConfig) -> Run:
             source.start()
             _check_can_probe(source, needs, live.policy.name)
             judge = build.judge(config) if Need.JUDGE in live.policy.needs else None
-            size = build.live_generator(config, source.model)
+            size = build_live.live_generator(config, source.model)
             pruner = LivePruner(
                 source.open,
                 source.model,
@@ -116,12 +116,12 @@ class _Source:
         self.inputs: dict[str, str | None] = {}
         self.open: OpenSession
         self.model: str
-        if (played := build.played_traces(config)) is not None:
+        if (played := build_live.played_traces(config)) is not None:
             _check_recorded(open_traces(played), needs)
-        if build.is_replay(config):
+        if build_live.is_replay(config):
             self._replay(config, questions)
         else:
-            self.engine = build.live_engine(config)
+            self.engine = build_live.live_engine(config)
             self.open = self.engine.open
 
     def _replay(self, config: DictConfig, questions: Sequence[Question]) -> None:
@@ -243,7 +243,7 @@ def _say_beforehand(
 
 
 def _conclude(
-    run: Run, rows: Sequence[Row], questions: Sequence[Question], live: build.Live
+    run: Run, rows: Sequence[Row], questions: Sequence[Question], live: build_live.Live
 ) -> None:
     """The summary: metrics, table, figure, W&B; a failed question fails the run."""
     failed = [row for row in rows if row["status"] != "ok"]

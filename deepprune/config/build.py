@@ -1,4 +1,4 @@
-"""From a composed configuration to objects: the only module below the commands that sees one.
+"""From a composed configuration to objects; with `build_live` all below the commands that sees one.
 
 Cheap objects first: a bad value fails before any trace is read and any model loads.
 """
@@ -17,10 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from deepprune.answers import AnswerStyle
 from deepprune.data.cells import Cell, cells
 from deepprune.data.pairs import build_part
-from deepprune.data.questions import QuestionSource, RecordedQuestions
 from deepprune.data.splits import Splits, question_hash, split_questions
-from deepprune.engines.live import LiveEngine
-from deepprune.engines.scripted import ScriptedBackend
 from deepprune.errors import InputError
 from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.distributed import Distributed
@@ -38,7 +35,7 @@ from deepprune.judge.folder import RECORD, needs_of, read_record, rule_from_json
 from deepprune.judge.probe import LogisticRegression
 from deepprune.protocols import Need, Policy
 from deepprune.traces import TraceStore, open_traces
-from deepprune.types import PrefixRule, Question, QuestionRef, QuestionTraces, TracePair
+from deepprune.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 
 REPLAY = "deepprune.engines.replay.ReplayEngine"
 
@@ -102,8 +99,8 @@ def sweep(config: DictConfig) -> Sweep:
     rule: Any = prefix_rule(config)
     policies: dict[str, Policy] = {}
     for name, policy in config.pruning.items():
-        with _inputs(f"pruning.{name}"):
-            policies[str(name)] = _instantiate(policy)
+        with inputs_of(f"pruning.{name}"):
+            policies[str(name)] = instantiated(policy)
     if rule.kind == "fraction":
         print("no policy knows a trace's length in time: prefix=fraction sweeps no prefix policies")
         policies = {name: p for name, p in policies.items() if not hasattr(p, "prefix")}
@@ -134,7 +131,7 @@ def has_sweep(config: DictConfig) -> bool:
 
 def prefix_rule(config: DictConfig) -> PrefixRule:
     """Where prefixes end."""
-    rule: PrefixRule = _instantiate(config.prefix)
+    rule: PrefixRule = instantiated(config.prefix)
     return rule
 
 
@@ -142,7 +139,7 @@ def _replaced(rule: Any, k: float) -> PrefixRule:
     whole = type(rule.k)(k)
     if whole != k:
         raise InputError(f"sweep.prefix_lens of {rule.kind} are whole numbers, got {k:g}.")
-    with _inputs("sweep.prefix_lens"):
+    with inputs_of("sweep.prefix_lens"):
         changed: PrefixRule = replace(rule, k=whole)
     return changed
 
@@ -196,7 +193,7 @@ def generators(config: DictConfig, questions: Sequence[QuestionRef]) -> dict[str
             return dict.fromkeys(models, GeneratorSize(**config.generator))
         except TypeError as error:
             raise InputError(f"generator needs params, layers and hidden: {error}.") from error
-    known = {name: _instantiate(size) for name, size in config.generators.items()}
+    known = {name: instantiated(size) for name, size in config.generators.items()}
     return {model: generator_size(model, known) for model in models}
 
 
@@ -211,241 +208,15 @@ def make_engine(config: DictConfig) -> MakeEngine:
             "a sweep runs on recorded traces, engine=replay: record some with deepprune collect, "
             "or prune live with deepprune prune."
         )
-    made: MakeEngine = _instantiate(config.engine)
-    with _inputs("engine"):
+    made: MakeEngine = instantiated(config.engine)
+    with inputs_of("engine"):
         made([])
     return made
 
 
-def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
-    """What generates traces; nothing is loaded or connected before it starts.
-
-    Args:
-        config: Of a command that generates.
-        base_url: The server, where it is not the configured one.
-
-    Raises:
-        InputError: If the engine only replays, or a value is out of its range.
-    """
-    if config.engine._target_ == REPLAY:
-        raise InputError("engine=replay generates nothing: take engine=vllm, openai or scripted.")
-    node = OmegaConf.to_container(config.engine, resolve=True)
-    assert isinstance(node, dict)
-    if base_url is not None:
-        if "base_url" not in node:
-            raise InputError("only engine=openai has replicas, one for each base_url.")
-        node["base_url"] = base_url
-    with _inputs("engine"):
-        return LiveEngine(
-            _instantiate(node),
-            _instantiate(config.prompt),
-            _instantiate(config.sampling),
-            **config.live,
-        )
-
-
-def scripted(traces: str, model: str | None, seconds_per_token: float) -> ScriptedBackend:
-    """Plays ``traces`` (the pool, a store or a file), of one model, as if they were generated."""
-    groups = open_traces(traces).load(models=None if model is None else [model])
-    return ScriptedBackend(groups, seconds_per_token)
-
-
-def is_replay(config: DictConfig) -> bool:
-    """Whether the engine replays recorded traces."""
-    return bool(config.engine._target_ == REPLAY)
-
-
-def played_traces(config: DictConfig) -> str | None:
-    """The recorded traces that the engine replays or plays; ``None`` where a model generates."""
-    played: str | None = config.traces if is_replay(config) else config.engine.get("traces")
-    return played
-
-
-@dataclass(frozen=True)
-class Live:
-    """How questions are pruned live, checked.
-
-    Attributes:
-        policy: The one that decides.
-        n_traces: N.
-        judge_timeout_s: The longest that the judge may take for one answer.
-        view: ``live``, ``json`` or ``none``.
-        seed: Decides the traces' seeds and the policy's draws.
-    """
-
-    policy: Policy
-    n_traces: int
-    judge_timeout_s: float
-    view: str
-    seed: int
-
-
-VIEWS = ("live", "json", "none")
-
-
-def live(config: DictConfig) -> Live:
-    """The policy and settings of ``deepprune prune``.
-
-    Raises:
-        InputError: If there is not exactly one policy, or a value is out of range.
-    """
-    names = [str(name) for name in config.pruning]
-    if len(names) != 1:
-        raise InputError(
-            f"a live run has exactly one policy, got {', '.join(names) or 'none'}: choose one with "
-            "pruning=NAME, and compare policies with deepprune evaluate."
-        )
-    with _inputs(f"pruning.{names[0]}"):
-        policy: Any = _instantiate(config.pruning[names[0]])
-    rule = getattr(policy, "prefix", None)
-    if rule is not None and rule.kind == "fraction":
-        raise InputError("no policy knows a trace's length in time: take another prefix=NAME.")
-    if config.threshold is not None:
-        if not hasattr(policy, "threshold"):
-            raise InputError(f"{policy.name} has no threshold: leave threshold out.")
-        if not 0 <= config.threshold <= 1:
-            raise InputError(
-                f"threshold must lie in [0, 1], got {config.threshold:g}. A judge score is a "
-                "probability; did you pass a percentage?"
-            )
-        policy = replace(policy, threshold=config.threshold)
-    chosen = config.prune
-    if chosen.traces < 2:
-        raise InputError(f"a vote needs at least 2 traces, got prune.traces={chosen.traces}.")
-    if chosen.judge_timeout_s <= 0:
-        raise InputError(f"prune.judge_timeout_s must be positive, got {chosen.judge_timeout_s:g}.")
-    if config.view not in VIEWS:
-        raise InputError(f"view must be one of {', '.join(VIEWS)}, got {config.view!r}.")
-    is_oracle = getattr(policy, "judge", None) == "oracle"
-    asks = Need.JUDGE in policy.needs
-    if not is_replay(config) and (is_oracle or (asks and config.judge._target_ in ORACLES)):
-        raise InputError(
-            "an oracle knows the final answers, which nobody does while traces are generated: take "
-            "another judge=NAME or pruning=NAME, or engine=replay."
-        )
-    return Live(policy, chosen.traces, chosen.judge_timeout_s, config.view, config.seed)
-
-
-ORACLES = (
-    "deepprune.judge.baselines.OracleJudge",
-    "deepprune.judge.baselines.NoisyOracleJudge",
-)
-
-
-def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
-    """What the policy, and the judge that it asks, read of the traces; loads no judge.
-
-    Raises:
-        InputError: If the traces will not have it: confidences or forced answers are switched off.
-    """
-    asks = Need.JUDGE in policy.needs
-    of_judge = judge_needs(config) if asks else frozenset()
-    if not is_replay(config):
-        if Need.CONFIDENCE in policy.needs and config.sampling.logprobs == 0:
-            raise InputError(
-                f"{policy.name} needs token confidences, and sampling.logprobs=0 asks for none: "
-                "give the k of the top-k log-probabilities, e.g. sampling.logprobs=5."
-            )
-        if Need.PROBES in of_judge and config.live.probe_every is None:
-            raise InputError(
-                "this judge reads forced answers, and live.probe_every=null forces none: give the "
-                "tokens between two, e.g. live.probe_every=500."
-            )
-    return policy.needs - {Need.JUDGE} | of_judge
-
-
-def live_questions(config: DictConfig) -> list[Question]:
-    """What ``deepprune prune`` is asked: the given text, a set, or all that a replay has.
-
-    Where the traces are recorded, the text or the id of a recorded question names it.
-
-    Raises:
-        InputError: If there is none, both a text and a set are given, or a recording lacks it.
-    """
-    text, is_set = config.question, config.questions is not None
-    if text is not None and is_set:
-        raise InputError("give a question or questions=NAME, not both.")
-    if text is not None and not text.strip():
-        raise InputError("the question is empty: write it in quotes behind deepprune prune.")
-    if is_set:
-        return question_set(config)
-    if text is None and is_replay(config):
-        return RecordedQuestions(traces=config.traces).load()
-    if text is None:
-        raise InputError(
-            'prune needs a question: deepprune prune "What is 12*13?" (- for standard input, '
-            "@FILE for a file), or a set with questions=NAME."
-        )
-    if (played := played_traces(config)) is None:
-        return [Question("question", question_hash(text)[:12], text)]
-    recorded = RecordedQuestions(traces=played).load()
-    wanted = question_hash(text)
-    for question in recorded:
-        if question.question_id == text.strip() or question_hash(question.text) == wanted:
-            return [question]
-    raise InputError(
-        f"{played} has no traces of this question; it has {len(recorded)} questions, e.g. "
-        f"{recorded[0].question_id} ({recorded[0].text.strip()[:60]!r}): give the text or the id "
-        "of one, or a model, as in engine=vllm engine.model=Qwen/Qwen3-8B."
-    )
-
-
-def live_generator(config: DictConfig, model: str) -> GeneratorSize | None:
-    """The generator's size; ``None`` where nobody has given it: nothing net is claimed then."""
-    known = {str(name) for name in config.generators}
-    for name in (model, model.rpartition("/")[2]):
-        if config.generator is not None or name in known:
-            question = Question("", "", "")
-            return generators(config, [QuestionRef(question, name, 0)])[name]
-    return None
-
-
-def question_set(config: DictConfig) -> list[Question]:
-    """The questions of a command that generates.
-
-    Raises:
-        InputError: If they cannot be had, or a value is out of its range; if they are multiple
-            choice and the prompt reads no letters.
-    """
-    columns, style = config.questions.get("columns"), config.prompt.answer_style
-    if columns is not None and columns.wrong and style != "choice":
-        raise InputError(
-            "the answers to these questions are the letters of choices, and "
-            f"prompt.answer_style {style!r} reads no letters: take prompt=choice, or "
-            "prompt=reasoning_choice where the model thinks."
-        )
-    with _inputs("questions"):
-        source: QuestionSource = _instantiate(config.questions)
-    return source.load()
-
-
-def replicas(config: DictConfig) -> dict[str, LiveEngine]:
-    """The engines of a collection by name; nothing is loaded or connected before they start.
-
-    Raises:
-        InputError: If a value is out of its range, or the engine has no replicas.
-    """
-    for name in ("n", "concurrency"):
-        if config.collect[name] < 1:
-            raise InputError(f"collect.{name} must be at least 1, got {config.collect[name]}.")
-    urls = config.collect.replicas
-    if urls is None:
-        return {"the engine": live_engine(config)}
-    if not urls or len(set(urls)) < len(urls):
-        raise InputError(f"collect.replicas must be servers, each once, got {list(urls)}.")
-    return {url: live_engine(config, url) for url in urls}
-
-
-def generation(config: DictConfig) -> dict[str, Any]:
-    """What a store's manifest says of how its questions came and were asked."""
-    nodes = ("questions", "prompt", "engine")
-    parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
-    return {**parts, "seed": config.seed}
-
-
 def distributed(config: DictConfig) -> Distributed:
     """Who does the questions of the sweep."""
-    made: Distributed = _instantiate(config.distributed)
+    made: Distributed = instantiated(config.distributed)
     return made
 
 
@@ -481,7 +252,7 @@ def fit_parts(config: DictConfig) -> FitParts:
     for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
         if config.data[name] is not None and config.data[name] < 1:
             raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
-    learner = _instantiate(config.model) if "_target_" in config.model else _network(config)
+    learner = instantiated(config.model) if "_target_" in config.model else _network(config)
     if config.data.soft_labels and not isinstance(learner, Network):
         raise InputError(
             "data.soft_labels=true needs a model that is a neural network: features, probe and "
@@ -516,21 +287,21 @@ def _network(config: DictConfig) -> Network:
     from deepprune.data.samplers import BucketBatchSampler
 
     model = config.model
-    sampler = _instantiate(config.sampler)
-    with _inputs("sampler"):
+    sampler = instantiated(config.sampler)
+    with inputs_of("sampler"):
         BucketBatchSampler(sampler([0, 1], [0, 0], 0), [1, 1], config.data.batch_size)
     return Network(
         _architecture(model),
-        _instantiate(config.loss),
+        instantiated(config.loss),
         sampler,
-        _instantiate(model.optimizer),
-        None if model.scheduler is None else _instantiate(model.scheduler),
+        instantiated(model.optimizer),
+        None if model.scheduler is None else instantiated(model.scheduler),
     )
 
 
 def _architecture(model: DictConfig) -> Any:
     """The kind of network; its constructor checks its settings."""
-    backbone = _instantiate(model.backbone)
+    backbone = instantiated(model.backbone)
     if "interactions" not in model:
         from deepprune.judge.cross_encoder import CrossEncoderArchitecture
 
@@ -546,7 +317,7 @@ def _architecture(model: DictConfig) -> Any:
             "model.optimizer._target_=torch.optim.AdamW, "
             "lr=2e-4, weight_decay=0.01, ~model.optimizer.momentum."
         )
-    with _inputs("model"):
+    with inputs_of("model"):
         return BiEncoderArchitecture(
             BiEncoderSettings(
                 backbone,
@@ -577,7 +348,7 @@ def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
             "data.fractions must all be above 0: validation chooses the checkpoint and calibrates, "
             f"the test is reported; got {list(config.data.fractions)}."
         )
-    with _inputs("data"):
+    with inputs_of("data"):
         return split_questions(
             groups,
             list(config.data.fractions),
@@ -589,7 +360,7 @@ def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
 
 def encoding(network: Network) -> Any:
     """How pairs become inputs; reads a tokenizer, and a backbone that is frozen."""
-    with _inputs("model"):
+    with inputs_of("model"):
         return network.architecture.encoding
 
 
@@ -644,10 +415,10 @@ def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: lis
     """Lightning's Trainer, with the configured callbacks before ``callbacks``."""
     from pytorch_lightning.callbacks import Checkpoint
 
-    configured = [_instantiate(c) for c in (config.callbacks.get("training") or {}).values()]
+    configured = [instantiated(c) for c in (config.callbacks.get("training") or {}).values()]
     has_checkpoints = any(isinstance(c, Checkpoint) for c in configured)
     precision = config.trainer.precision
-    return _instantiate(
+    return instantiated(
         config.trainer,
         precision=_fast_precision(config.trainer.accelerator) if precision == "auto" else precision,
         default_root_dir=str(folder),
@@ -672,7 +443,7 @@ def _fast_precision(accelerator: str) -> str:
 
 def judge(config: DictConfig) -> Judge:
     """What scores in an evaluation."""
-    made: Judge = _instantiate(config.judge)
+    made: Judge = instantiated(config.judge)
     return made
 
 
@@ -805,11 +576,11 @@ def report_cells(config: DictConfig, stores: Mapping[str, TraceStore]) -> dict[s
 
 def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:
     """Who watches the sweep."""
-    return [_instantiate(c) for c in (config.callbacks.get("sweep") or {}).values()]
+    return [instantiated(c) for c in (config.callbacks.get("sweep") or {}).values()]
 
 
 @contextmanager
-def _inputs(name: str) -> Iterator[None]:
+def inputs_of(name: str) -> Iterator[None]:
     """A ``ValueError`` of a constructor is one of the option ``name``."""
     try:
         yield
@@ -819,7 +590,7 @@ def _inputs(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from error
 
 
-def _instantiate(node: Any, *arguments: Any, **keywords: Any) -> Any:
+def instantiated(node: Any, *arguments: Any, **keywords: Any) -> Any:
     """Hydra's ``instantiate``; an InputError of a constructor passes as it is."""
     from hydra.errors import InstantiationException
 

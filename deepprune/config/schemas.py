@@ -343,7 +343,7 @@ class VllmConf:
 
 @dataclass
 class ScriptedConf:
-    _target_: str = "deepprune.config.build.scripted"
+    _target_: str = "deepprune.config.build_live.scripted"
     traces: str = MISSING
     model: str | None = MISSING
     seconds_per_token: float = MISSING

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from deepprune.cli import config_folder
 from deepprune.commands.collect import LOCK
-from deepprune.config import build
+from deepprune.config import build_live
 from deepprune.config.schemas import register
 from deepprune.errors import InputError
 from deepprune.traces import TraceStore
@@ -122,7 +122,7 @@ def test_no_second_process_collects_into_the_folder(tmp_path):
 
 def test_an_engines_own_oserror_is_not_called_a_full_disk(tmp_path):
     (tmp_path / "engines.py").write_text(
-        "from deepprune.config.build import scripted\n"
+        "from deepprune.config.build_live import scripted\n"
         "def unable(**options):\n"
         "    backend = scripted(**options)\n"
         "    async def open(format, sampling):\n"
@@ -207,10 +207,10 @@ def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
     store.append([*one.traces, *other.traces])
     named = {"traces": str(store.path), "seconds_per_token": 0.0}
     with pytest.raises(ValueError, match=r"one model, got b, tiny: choose it with engine\.model="):
-        build.scripted(model=None, **named)
-    assert build.scripted(model="b", **named).model == "b"
+        build_live.scripted(model=None, **named)
+    assert build_live.scripted(model="b", **named).model == "b"
     with pytest.raises(InputError, match="c"):
-        build.scripted(model="c", **named)
+        build_live.scripted(model="c", **named)
 
 
 @pytest.mark.parametrize(
@@ -230,4 +230,4 @@ def test_bad_options_are_refused_before_any_engine_starts(overrides, said):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("collect", overrides=overrides.split())
     with pytest.raises(InputError, match=said):
-        build.replicas(config)
+        build_live.replicas(config)

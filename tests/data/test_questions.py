@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from deepprune.cli import config_folder
-from deepprune.config import build
+from deepprune.config import build_live
 from deepprune.config.schemas import register
 from deepprune.data.questions import Columns, HubQuestions, QuestionFile, lettered, questions_hash
 from deepprune.errors import InputError
@@ -26,7 +26,7 @@ def _schemas():
 def load(*overrides):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("collect", overrides=list(overrides))
-    return build.question_set(config), config
+    return build_live.question_set(config), config
 
 
 def write_lines(path, rows):

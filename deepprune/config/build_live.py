@@ -1,0 +1,245 @@
+"""From a composed configuration to what generates traces and prunes them live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from deepprune.config.build import REPLAY, generators, inputs_of, instantiated, judge_needs
+from deepprune.data.questions import QuestionSource, RecordedQuestions
+from deepprune.data.splits import question_hash
+from deepprune.engines.live import LiveEngine
+from deepprune.engines.scripted import ScriptedBackend
+from deepprune.errors import InputError
+from deepprune.evaluation.ledger import GeneratorSize
+from deepprune.protocols import Need, Policy
+from deepprune.traces import open_traces
+from deepprune.types import Question, QuestionRef
+
+
+def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
+    """What generates traces; nothing is loaded or connected before it starts.
+
+    Args:
+        config: Of a command that generates.
+        base_url: The server, where it is not the configured one.
+
+    Raises:
+        InputError: If the engine only replays, or a value is out of its range.
+    """
+    if config.engine._target_ == REPLAY:
+        raise InputError("engine=replay generates nothing: take engine=vllm, openai or scripted.")
+    node = OmegaConf.to_container(config.engine, resolve=True)
+    assert isinstance(node, dict)
+    if base_url is not None:
+        if "base_url" not in node:
+            raise InputError("only engine=openai has replicas, one for each base_url.")
+        node["base_url"] = base_url
+    with inputs_of("engine"):
+        return LiveEngine(
+            instantiated(node),
+            instantiated(config.prompt),
+            instantiated(config.sampling),
+            **config.live,
+        )
+
+
+def scripted(traces: str, model: str | None, seconds_per_token: float) -> ScriptedBackend:
+    """Plays ``traces`` (the pool, a store or a file), of one model, as if they were generated."""
+    groups = open_traces(traces).load(models=None if model is None else [model])
+    return ScriptedBackend(groups, seconds_per_token)
+
+
+def is_replay(config: DictConfig) -> bool:
+    """Whether the engine replays recorded traces."""
+    return bool(config.engine._target_ == REPLAY)
+
+
+def played_traces(config: DictConfig) -> str | None:
+    """The recorded traces that the engine replays or plays; ``None`` where a model generates."""
+    played: str | None = config.traces if is_replay(config) else config.engine.get("traces")
+    return played
+
+
+@dataclass(frozen=True)
+class Live:
+    """How questions are pruned live, checked.
+
+    Attributes:
+        policy: The one that decides.
+        n_traces: N.
+        judge_timeout_s: The longest that the judge may take for one answer.
+        view: ``live``, ``json`` or ``none``.
+        seed: Decides the traces' seeds and the policy's draws.
+    """
+
+    policy: Policy
+    n_traces: int
+    judge_timeout_s: float
+    view: str
+    seed: int
+
+
+VIEWS = ("live", "json", "none")
+
+
+def live(config: DictConfig) -> Live:
+    """The policy and settings of ``deepprune prune``.
+
+    Raises:
+        InputError: If there is not exactly one policy, or a value is out of range.
+    """
+    names = [str(name) for name in config.pruning]
+    if len(names) != 1:
+        raise InputError(
+            f"a live run has exactly one policy, got {', '.join(names) or 'none'}: choose one with "
+            "pruning=NAME, and compare policies with deepprune evaluate."
+        )
+    with inputs_of(f"pruning.{names[0]}"):
+        policy: Any = instantiated(config.pruning[names[0]])
+    rule = getattr(policy, "prefix", None)
+    if rule is not None and rule.kind == "fraction":
+        raise InputError("no policy knows a trace's length in time: take another prefix=NAME.")
+    if config.threshold is not None:
+        if not hasattr(policy, "threshold"):
+            raise InputError(f"{policy.name} has no threshold: leave threshold out.")
+        if not 0 <= config.threshold <= 1:
+            raise InputError(
+                f"threshold must lie in [0, 1], got {config.threshold:g}. A judge score is a "
+                "probability; did you pass a percentage?"
+            )
+        policy = replace(policy, threshold=config.threshold)
+    chosen = config.prune
+    if chosen.traces < 2:
+        raise InputError(f"a vote needs at least 2 traces, got prune.traces={chosen.traces}.")
+    if chosen.judge_timeout_s <= 0:
+        raise InputError(f"prune.judge_timeout_s must be positive, got {chosen.judge_timeout_s:g}.")
+    if config.view not in VIEWS:
+        raise InputError(f"view must be one of {', '.join(VIEWS)}, got {config.view!r}.")
+    is_oracle = getattr(policy, "judge", None) == "oracle"
+    asks = Need.JUDGE in policy.needs
+    if not is_replay(config) and (is_oracle or (asks and config.judge._target_ in ORACLES)):
+        raise InputError(
+            "an oracle knows the final answers, which nobody does while traces are generated: take "
+            "another judge=NAME or pruning=NAME, or engine=replay."
+        )
+    return Live(policy, chosen.traces, chosen.judge_timeout_s, config.view, config.seed)
+
+
+ORACLES = (
+    "deepprune.judge.baselines.OracleJudge",
+    "deepprune.judge.baselines.NoisyOracleJudge",
+)
+
+
+def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
+    """What the policy, and the judge that it asks, read of the traces; loads no judge.
+
+    Raises:
+        InputError: If the traces will not have it: confidences or forced answers are switched off.
+    """
+    asks = Need.JUDGE in policy.needs
+    of_judge = judge_needs(config) if asks else frozenset()
+    if not is_replay(config):
+        if Need.CONFIDENCE in policy.needs and config.sampling.logprobs == 0:
+            raise InputError(
+                f"{policy.name} needs token confidences, and sampling.logprobs=0 asks for none: "
+                "give the k of the top-k log-probabilities, e.g. sampling.logprobs=5."
+            )
+        if Need.PROBES in of_judge and config.live.probe_every is None:
+            raise InputError(
+                "this judge reads forced answers, and live.probe_every=null forces none: give the "
+                "tokens between two, e.g. live.probe_every=500."
+            )
+    return policy.needs - {Need.JUDGE} | of_judge
+
+
+def live_questions(config: DictConfig) -> list[Question]:
+    """What ``deepprune prune`` is asked: the given text, a set, or all that a replay has.
+
+    Where the traces are recorded, the text or the id of a recorded question names it.
+
+    Raises:
+        InputError: If there is none, both a text and a set are given, or a recording lacks it.
+    """
+    text, is_set = config.question, config.questions is not None
+    if text is not None and is_set:
+        raise InputError("give a question or questions=NAME, not both.")
+    if text is not None and not text.strip():
+        raise InputError("the question is empty: write it in quotes behind deepprune prune.")
+    if is_set:
+        return question_set(config)
+    if text is None and is_replay(config):
+        return RecordedQuestions(traces=config.traces).load()
+    if text is None:
+        raise InputError(
+            'prune needs a question: deepprune prune "What is 12*13?" (- for standard input, '
+            "@FILE for a file), or a set with questions=NAME."
+        )
+    if (played := played_traces(config)) is None:
+        return [Question("question", question_hash(text)[:12], text)]
+    recorded = RecordedQuestions(traces=played).load()
+    wanted = question_hash(text)
+    for question in recorded:
+        if question.question_id == text.strip() or question_hash(question.text) == wanted:
+            return [question]
+    raise InputError(
+        f"{played} has no traces of this question; it has {len(recorded)} questions, e.g. "
+        f"{recorded[0].question_id} ({recorded[0].text.strip()[:60]!r}): give the text or the id "
+        "of one, or a model, as in engine=vllm engine.model=Qwen/Qwen3-8B."
+    )
+
+
+def live_generator(config: DictConfig, model: str) -> GeneratorSize | None:
+    """The generator's size; ``None`` where nobody has given it: nothing net is claimed then."""
+    known = {str(name) for name in config.generators}
+    for name in (model, model.rpartition("/")[2]):
+        if config.generator is not None or name in known:
+            question = Question("", "", "")
+            return generators(config, [QuestionRef(question, name, 0)])[name]
+    return None
+
+
+def question_set(config: DictConfig) -> list[Question]:
+    """The questions of a command that generates.
+
+    Raises:
+        InputError: If they cannot be had, or a value is out of its range; if they are multiple
+            choice and the prompt reads no letters.
+    """
+    columns, style = config.questions.get("columns"), config.prompt.answer_style
+    if columns is not None and columns.wrong and style != "choice":
+        raise InputError(
+            "the answers to these questions are the letters of choices, and "
+            f"prompt.answer_style {style!r} reads no letters: take prompt=choice, or "
+            "prompt=reasoning_choice where the model thinks."
+        )
+    with inputs_of("questions"):
+        source: QuestionSource = instantiated(config.questions)
+    return source.load()
+
+
+def replicas(config: DictConfig) -> dict[str, LiveEngine]:
+    """The engines of a collection by name; nothing is loaded or connected before they start.
+
+    Raises:
+        InputError: If a value is out of its range, or the engine has no replicas.
+    """
+    for name in ("n", "concurrency"):
+        if config.collect[name] < 1:
+            raise InputError(f"collect.{name} must be at least 1, got {config.collect[name]}.")
+    urls = config.collect.replicas
+    if urls is None:
+        return {"the engine": live_engine(config)}
+    if not urls or len(set(urls)) < len(urls):
+        raise InputError(f"collect.replicas must be servers, each once, got {list(urls)}.")
+    return {url: live_engine(config, url) for url in urls}
+
+
+def generation(config: DictConfig) -> dict[str, Any]:
+    """What a store's manifest says of how its questions came and were asked."""
+    nodes = ("questions", "prompt", "engine")
+    parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
+    return {**parts, "seed": config.seed}
