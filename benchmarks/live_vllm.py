@@ -4,8 +4,8 @@
         [--logprobs 5] [--json FILE]
 
 Every trace has ``max-tokens`` tokens: the model's end of text is ignored. Each question is run by
-every contender in turn, the order rotated, so that drift hits all alike; times are wall-clock from
-the first request to the vote.
+every contender in turn, in an order drawn anew, so that drift and what ran before hit all alike;
+times are wall-clock from the first request to the vote.
 
 - ``plain``: ``AsyncLLM`` alone with the same requests: prompt ids, sampling, seeds; text streamed.
 - ``consensus``: the same traces through ``LiveEngine`` and ``run_question``, up to the vote.
@@ -343,8 +343,7 @@ def main(arguments: argparse.Namespace) -> bool:
         for name in CONTENDERS:
             benchmark.run(name, warm_up)
         for i, question in enumerate(asked):
-            turn = i % len(CONTENDERS)
-            for name in CONTENDERS[turn:] + CONTENDERS[:turn]:
+            for name in np.random.default_rng([arguments.seed, i]).permutation(CONTENDERS).tolist():
                 rows[name].append(benchmark.run(name, question))
             said = ", ".join(f"{name} {rows[name][-1]['seconds']:.2f} s" for name in CONTENDERS)
             print(f"question {i + 1}: {said}", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, runtime_checkable
@@ -93,15 +93,20 @@ class AnswerNumbers:
 
     Args:
         same: Decides whether two answers are the same.
+        known: Classes of earlier answers, to go on with.
 
     Attributes:
         first: Of each class the answer that came first.
     """
 
-    def __init__(self, same: Same | Checker | BatchChecker) -> None:
+    def __init__(
+        self, same: Same | Checker | BatchChecker, known: Mapping[str, int] | None = None
+    ) -> None:
         self._same = same
-        self._classes: dict[str, int] = {}
+        self._classes = dict(known or {})
         self.first: dict[int, str] = {}
+        for answer, number in self._classes.items():
+            self.first.setdefault(number, answer)
 
     def number(self, answer: str | None) -> int:
         """The class of an answer; ``NO_ANSWER`` for ``None``."""
@@ -111,7 +116,7 @@ class AnswerNumbers:
             known = list(self._classes)
             verdicts = _compare([(answer, other) for other in known], self._same)
             equal = [other for other, is_same in zip(known, verdicts, strict=True) if is_same]
-            number = self._classes[equal[0]] if equal else len(self.first)
+            number = self._classes[equal[0]] if equal else 1 + max(self.first, default=NO_ANSWER)
             self._classes[answer] = number
             self.first.setdefault(number, answer)
         return self._classes[answer]

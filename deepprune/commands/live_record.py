@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from deepprune.answers import EquivalenceChecker
+from deepprune.answers.classes import AnswerNumbers
 from deepprune.engines.live import LiveEngine
 from deepprune.evaluation.live import Pruned
 from deepprune.evaluation.results import Row
@@ -14,7 +16,7 @@ from deepprune.files import write_atomic
 from deepprune.report.live_view import plain
 from deepprune.traces import TraceStore
 from deepprune.traces.manifest import MANIFEST
-from deepprune.types import Question, Trace
+from deepprune.types import Question, QuestionRef, Trace
 
 RESULTS, PENDING = "results.jsonl", "pending.json"
 TRACES, UNDECIDED = "traces", "undecided"
@@ -47,7 +49,8 @@ class LiveRecord:
         self._rows: dict[tuple[str, str], Row] = {_key(row): row for row in rows}
         if (pending := folder / PENDING).exists():
             row = json.loads(pending.read_bytes())
-            if (*_key(row), row["model"]) in _stored(folder / TRACES):
+            path = folder / TRACES
+            if (path / MANIFEST).exists() and _find(TraceStore.open(path), *_key(row)) is not None:
                 self._write_row(row)
             pending.unlink(missing_ok=True)
 
@@ -95,17 +98,38 @@ class LiveRecord:
                 sampling=self._engine.facts(),
                 provenance={"collected_by": "deepprune prune"},
             )
-        key = (traces[0].question.dataset, traces[0].question.question_id, traces[0].model)
-        first = _stored(path).get(key, 0)  # of an earlier start that did not come to its end
-        store.append(replace(trace, sample_id=first + trace.sample_id) for trace in traces)
+        question = traces[0].question
+        ref = _find(store, question.dataset, question.question_id)
+        if ref is not None:  # of an earlier start that did not come to its end
+            traces = _going_on(store.group(ref).traces, traces, self._engine.checker)
+        store.append(traces)
 
 
-def _stored(path: Path) -> dict[tuple[str, str, str], int]:
-    """How many traces of each dataset, question and model are in a store, where there is one."""
-    if not (path / MANIFEST).exists():
-        return {}
-    store = TraceStore.open(path)
-    return {ref.key: ref.n_traces for ref in store.refs()} if store.manifest.parts else {}
+def _find(store: TraceStore, dataset: str, question_id: str) -> QuestionRef | None:
+    """A question in a store of a run, which has one model."""
+    refs = store.refs() if store.manifest.parts else []
+    wanted = (dataset, question_id)
+    return next((ref for ref in refs if ref.key[:2] == wanted), None)
+
+
+def _going_on(
+    there: Sequence[Trace], traces: Sequence[Trace], checker: EquivalenceChecker
+) -> list[Trace]:
+    """The traces with the next numbers, of samples and of answer classes."""
+    known: dict[str, int] = {}
+    for answered in (*there, *(probe for trace in there for probe in trace.probes)):
+        if answered.answer is not None:
+            known.setdefault(answered.answer, answered.answer_class)
+    number = AnswerNumbers(checker, known).number
+    return [
+        replace(
+            trace,
+            sample_id=len(there) + trace.sample_id,
+            answer_class=number(trace.answer),
+            probes=tuple(replace(p, answer_class=number(p.answer)) for p in trace.probes),
+        )
+        for trace in traces
+    ]
 
 
 def _key(row: Row) -> tuple[str, str]:

@@ -48,6 +48,8 @@ def help_text(application: str, usage: str, config_folder: Path) -> str:
     for group, default in chosen:
         names = [n.strip() for n in default.strip("[]").split(",")]
         there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
+        if group == "engine" and application != "prune":  # which replays as well as generates
+            there = [n for n in there if (n == "replay") == (default == "replay")]
         others = [n for n in there if n not in names]
         first = f"[{', '.join(names)}]" if default.startswith("[") else default
         groups.append(f"  {group:<11} {' | '.join([first, *others])}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from typing import Any, TextIO
 
 from deepprune.evaluation.live import decision_facts
@@ -65,8 +67,13 @@ class EventLines:
 
     def _write(self, event: str, live: LiveQuestion, **facts: Any) -> None:
         named = {"event": event, "question_id": live.question.question_id, "seconds": live.seconds}
-        self._stream.write(json.dumps(named | facts, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(named | facts, ensure_ascii=False) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:  # the reader of a pipe has gone; the run and its record go on
+            gone, self._stream = self._stream, open(os.devnull, "w")  # noqa: SIM115 (to the end)
+            with suppress(OSError, ValueError):  # what is buffered would fail again at the end
+                os.dup2(self._stream.fileno(), gone.fileno())
 
 
 def _until(until: PrefixRule | int | None) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 from builders import group
@@ -182,3 +184,14 @@ def test_the_summary_of_a_set(tmp_path):
     assert "30.0 [30.0, 30.0]" in text, "28 of 40 tokens a question"
     assert "not known" in text, "the net saving"
     assert tokens_figure(rows, tmp_path / "t.png").stat().st_size > 5_000
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run():
+    reading, writing = os.pipe()
+    os.close(reading)
+    live = SimpleNamespace(question=group(["a", "b"]).question, seconds=0.0)
+    with os.fdopen(writing, "w") as gone:
+        lines = EventLines(gone)
+        lines.on_fallback(live, "no judge")
+        lines.on_fallback(live, "no judge")
+    lines._stream.close()
