@@ -116,10 +116,9 @@ def _going_on(
     there: Sequence[Trace], traces: Sequence[Trace], checker: EquivalenceChecker
 ) -> list[Trace]:
     """The traces with the next numbers, of samples and of answer classes."""
-    known: dict[str, int] = {}
-    for answered in (*there, *(probe for trace in there for probe in trace.probes)):
-        if answered.answer is not None:
-            known.setdefault(answered.answer, answered.answer_class)
+    answers = [(trace.answer, trace.answer_class) for trace in there]
+    answers += [(probe.answer, probe.answer_class) for trace in there for probe in trace.probes]
+    known = {answer: number for answer, number in answers if answer is not None}
     number = AnswerNumbers(checker, known).number
     return [
         replace(
