@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deepprune.answers import EquivalenceChecker
 from deepprune.answers.classes import AnswerNumbers
+from deepprune.data.collector import generated_store
 from deepprune.engines.live import LiveEngine
 from deepprune.evaluation.live import Pruned
 from deepprune.evaluation.results import Row
@@ -88,16 +89,7 @@ class LiveRecord:
 
     def _append(self, path: Path, traces: Sequence[Trace]) -> None:
         assert self._engine is not None
-        if (path / MANIFEST).exists():
-            store = TraceStore.open(path)
-        else:
-            store = TraceStore.create(
-                path,
-                token_counter=self._engine.token_counter,
-                answers=self._engine.prompt.answer_style,
-                sampling=self._engine.facts(),
-                provenance={"collected_by": "deepprune prune"},
-            )
+        store = generated_store(path, self._engine, {"collected_by": "deepprune prune"})
         question = traces[0].question
         ref = _find(store, question.dataset, question.question_id)
         if ref is not None:  # of an earlier start that did not come to its end

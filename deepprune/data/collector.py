@@ -56,6 +56,19 @@ def recording_error(folder: Path | str, error: OSError) -> RecordingError | None
     )
 
 
+def generated_store(path: Path, engine: LiveEngine, provenance: Mapping[str, Any]) -> TraceStore:
+    """The store of what ``engine`` generates, made where it is missing."""
+    if (path / MANIFEST).exists():
+        return TraceStore.open(path)
+    return TraceStore.create(
+        path,
+        token_counter=engine.token_counter,
+        answers=engine.prompt.answer_style,
+        sampling=engine.facts(),
+        provenance=provenance,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A question that lacks a trace, and why."""
@@ -191,7 +204,8 @@ class Collector:
                 return finished
             model = self._start()
             with self._recording():
-                store = self._open_store()
+                engine = self._alive[0].engine
+                store = generated_store(self._folder / STORE, engine, self._provenance)
                 write_atomic(self._folder / FAILED, "")
                 journal = TraceJournal(self._folder / JOURNAL)
             with journal, ThreadPoolExecutor(1, "deepprune-store") as writer:
@@ -237,18 +251,6 @@ class Collector:
     @property
     def _alive(self) -> list[_Replica]:
         return [replica for replica in self._replicas if not replica.is_lost]
-
-    def _open_store(self) -> TraceStore:
-        path, engine = self._folder / STORE, self._alive[0].engine
-        if (path / MANIFEST).exists():
-            return TraceStore.open(path)
-        return TraceStore.create(
-            path,
-            token_counter=engine.token_counter,
-            answers=engine.prompt.answer_style,
-            sampling=engine.facts(),
-            provenance=self._provenance,
-        )
 
     def _plan(self, questions: Sequence[Question], model: str) -> None:
         """Find out what is there, and queue the rest."""

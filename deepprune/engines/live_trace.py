@@ -139,7 +139,7 @@ def wanted_tokens(until: PrefixRule | int, shown: int) -> int | None:
 
 def is_counted(until: PrefixRule | int | None) -> bool:
     """Whether ``until`` asks for tokens alone, not for what they say."""
-    return until is None or isinstance(until, int) or until.kind == "first_tokens"
+    return until is None or wanted_tokens(until, 0) is not None
 
 
 def state_of(trace: LiveTrace) -> TraceState:
