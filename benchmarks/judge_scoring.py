@@ -28,13 +28,13 @@ import torch
 from transformers import BertForSequenceClassification
 from transformers.utils import logging
 
+from deepprune.core.types import Prefix, TracePair
 from deepprune.data.prefixes import FirstTokens, make_prefix
-from deepprune.judge.backbones import Backbone, PairClassifier, load_model, load_tokenizer
-from deepprune.judge.cross_encoder import CrossEncoderJudge, has_fast_bfloat16
-from deepprune.judge.encoding import PairEncoder, PairTokens
-from deepprune.judge.inference import pair_logits, token_batches
+from deepprune.judge.network.backbones import Backbone, PairClassifier, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge, has_fast_bfloat16
+from deepprune.judge.network.encoding import PairEncoder, PairTokens
+from deepprune.judge.network.inference import pair_logits, token_batches
 from deepprune.traces import open_traces
-from deepprune.types import Prefix, TracePair
 
 N_PREFIXES, N_PAIRS, N_BLOCKS = 200, 2_000, 5
 PREFIX_LEN, WINDOW = 500, 511  # an odd window leaves both sides the same room

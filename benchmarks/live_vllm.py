@@ -45,16 +45,16 @@ from typing import Any
 
 import numpy as np
 
+from deepprune.core.seeding import derive
+from deepprune.core.types import Question, QuestionTraces, Trace
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.backend import PromptFormat, Request, Sampling
-from deepprune.engines.live import LiveEngine
-from deepprune.engines.replay import ReplayEngine
-from deepprune.engines.vllm import VllmBackend
+from deepprune.generation.backend import PromptFormat, Request, Sampling
+from deepprune.generation.live import LiveEngine
+from deepprune.generation.vllm import VllmBackend
 from deepprune.pruning.controller import Outcome, run_question
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.seeding import derive
-from deepprune.types import Question, QuestionTraces, Trace
+from deepprune.pruning.replay import ReplayEngine
 
 KEPT = 4  # of so many traces one goes on, and a trace is stopped at that part of its length
 CONTENDERS = ("plain", "consensus", "stream", "resubmit")

@@ -30,11 +30,11 @@ from deepprune.data.loader import EncodedPairs, PairLoader
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import BucketBatchSampler, NaturalSampler
-from deepprune.judge.backbones import Backbone, load_model, load_tokenizer
-from deepprune.judge.cross_encoder import has_fast_bfloat16
-from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.losses import BCELoss
-from deepprune.judge.module import JudgeModule
+from deepprune.judge.network.backbones import Backbone, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import has_fast_bfloat16
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.losses import BCELoss
+from deepprune.judge.network.module import JudgeModule
 from deepprune.traces import open_traces
 
 BATCH_SIZE, WINDOW, REPEATS = 16, 256, 3

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 
 HELP = """deepprune: train and measure judges that stop redundant chains of thought
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
     elif command == "traces":
-        from deepprune.traces.cli import main as traces
+        from deepprune.commands.traces import main as traces
 
         sys.exit(_guarded(lambda: traces(arguments)))
     elif command in SINGLE_RUNS and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
@@ -201,8 +201,8 @@ def run_job(name: str, config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from deepprune.evaluation.comparison import FAILURE
-    from deepprune.files import write_atomic
+    from deepprune.core.files import write_atomic
+    from deepprune.judge.measure.comparison import FAILURE
 
     hydra = HydraConfig.get()
     is_multirun = hydra.mode == RunMode.MULTIRUN

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepprune.engines.replay import ReplayEngine
+from deepprune.core.types import NO_ANSWER, FinishReason, Probe, Question, QuestionTraces, Trace
 from deepprune.pruning.controller import run_question
-from deepprune.types import NO_ANSWER, FinishReason, Probe, Question, QuestionTraces, Trace
+from deepprune.pruning.replay import ReplayEngine
 
 
 def trace(

@@ -7,18 +7,18 @@ from typing import ClassVar
 import numpy as np
 from builders import group
 
+from deepprune.core.protocols import Step
+from deepprune.core.types import NO_ANSWER, QuestionRef, Vote
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
 from deepprune.evaluation.evaluator import Evaluator
+from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.question import QuestionRunner
-from deepprune.evaluation.sweep import Point, grid
+from deepprune.evaluation.runner import QuestionRunner
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
-from deepprune.protocols import Step
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.replay import ReplayEngine
 from deepprune.traces import TraceStore
-from deepprune.types import NO_ANSWER, QuestionRef, Vote
 
 SIZES = {"tiny": GeneratorSize(params=100, layers=2, hidden=4)}
 

@@ -1,46 +1,55 @@
-"""Imports run one way (README, "The map"): a package may import those before it, and itself."""
+"""Imports run one way (README, "The map"): a package imports only what stands before it."""
 
 import ast
 from pathlib import Path
 
 import deepprune
 
-LAYERS = [
-    ["errors", "types", "seeding", "files", "flops", "provenance", "protocols"],
+ORDER = [
+    ["core"],
     ["answers"],
-    ["traces", "pruning", "engines"],
-    ["data"],
+    ["traces", "pruning"],
+    ["generation", "data"],
     ["judge"],
     ["evaluation"],
     ["report"],
-    ["callbacks"],
+    ["live", "callbacks"],
     ["config"],
     ["commands"],
     ["cli"],
 ]
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+ROOT = Path(deepprune.__file__).parent
+
+
+def module_name(path):
+    parts = ["deepprune", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
 
 
 def imported(path):
+    """Every module of ours that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.startswith("deepprune.")
-        ):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.ImportFrom) and node.module == "deepprune":
-            yield from (a.name for a in node.names if a.name in RANK)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [name for name in submodules if name in MODULES]
+            yield from found
+            if len(found) < len(submodules):
+                yield node.module
 
 
-def test_imports_run_one_way():
-    root = Path(deepprune.__file__).parent
-    wrong = []
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root).parts[0].removesuffix(".py")
-        if name == "__init__":
-            continue
-        for other in imported(path):
-            if other != name and RANK[other] >= RANK[name] and (RANK[name] > 0 or RANK[other] > 0):
-                wrong.append(f"{path.relative_to(root)} imports {other}")
+def test_packages_import_only_what_stands_before_them():
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        for other in imported(path)
+        if "deepprune" not in (name, other)
+        and (mine := name.split(".")[1]) != (its := other.split(".")[1])
+        and RANK[its] >= RANK[mine]
+    ]
     assert not wrong

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
-from deepprune.types import NO_ANSWER
+from deepprune.core.types import NO_ANSWER
 
 
 class Checker(Protocol):

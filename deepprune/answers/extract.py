@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 
 
 class AnswerStyle(StrEnum):

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
+from deepprune.core.protocols import BoolArray, FloatArray
+from deepprune.core.seeding import generator
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.results import Outcomes, OutcomeStore, QuestionKey, plain
-from deepprune.files import write_atomic
-from deepprune.protocols import BoolArray, FloatArray
+from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, plain
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
-from deepprune.seeding import generator
 
 CHOSEN = "chosen.jsonl"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback
-from deepprune.evaluation.results import Outcomes
+from deepprune.core.errors import InputError
+from deepprune.evaluation.outcomes import Outcomes
+from deepprune.evaluation.watcher import EvaluatorCallback
 from deepprune.pruning.policies.consensus import Consensus
 
 

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepprune.data.datamodule import JudgeDataModule
-from deepprune.judge.architecture import Architecture
+from deepprune.judge.network.architecture import Architecture
 
 
 class ExportJudge(pl.Callback):

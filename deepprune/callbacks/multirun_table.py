@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from deepprune.files import write_atomic
+from deepprune.core.files import write_atomic
 
 if TYPE_CHECKING:
-    from deepprune.evaluation.comparison import RunRecord
+    from deepprune.judge.measure.comparison import RunRecord
 
 FIGURE = "comparison.png"
 
@@ -36,7 +36,7 @@ class MultirunTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs of the multirun are done."""
-        from deepprune.evaluation.comparison import read_runs  # SciPy comes too
+        from deepprune.judge.measure.comparison import read_runs  # SciPy comes too
 
         folder, code = Path(config.hydra.sweep.dir), 0
         try:
@@ -51,7 +51,7 @@ class MultirunTable(Callback):
 
     def _compare(self, runs: Sequence[RunRecord], folder: Path) -> None:
         """Write the table and the figure, and show where they are."""
-        from deepprune.evaluation.comparison import HEADLINE, compare
+        from deepprune.judge.measure.comparison import HEADLINE, compare
         from deepprune.report.figures import comparison_figure, drawn
         from deepprune.report.tables import comparison_table, show
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
+from deepprune.core.errors import InputError
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
 from deepprune.report.figures import NEEDS_MATPLOTLIB, accuracy_figure, has_matplotlib
 
 FIGURE = "accuracy_tokens.png"

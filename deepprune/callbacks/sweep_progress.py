@@ -13,9 +13,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
-from deepprune.evaluation.results import QuestionOutcomes
-from deepprune.types import QuestionRef
+from deepprune.core.types import QuestionRef
+from deepprune.evaluation.outcomes import QuestionOutcomes
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
 
 
 class SweepProgress(EvaluatorCallback):

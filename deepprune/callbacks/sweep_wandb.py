@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
-from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
-from deepprune.evaluation.results import plain
-from deepprune.evaluation.statistics import Estimate
+from deepprune.core.statistics import Estimate
+from deepprune.evaluation.outcomes import plain
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
 from deepprune.report.labels import labels
 from deepprune.report.tables import shown_rows
 

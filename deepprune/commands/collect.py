@@ -16,8 +16,11 @@ from tqdm import tqdm
 
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.run import Run, command_run, is_rank_zero
+from deepprune.commands.traces import print_summary
 from deepprune.config import build_live
-from deepprune.data.collector import (
+from deepprune.core.errors import InputError
+from deepprune.generation.backend import EngineError
+from deepprune.generation.collector import (
     FAILED,
     Collected,
     Collector,
@@ -25,11 +28,8 @@ from deepprune.data.collector import (
     RecordingError,
     recording_error,
 )
-from deepprune.data.questions import questions_hash
-from deepprune.engines.backend import EngineError
-from deepprune.errors import InputError
+from deepprune.generation.questions import questions_hash
 from deepprune.traces import summarise
-from deepprune.traces.cli import print_summary
 
 _LOGGED = ("questions", "traces", "tokens", "accuracy", "same_answer")
 _SHOWN_FAILURES = 5

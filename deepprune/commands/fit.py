@@ -18,8 +18,8 @@ from deepprune.data.splits import Splits
 from deepprune.judge.base import Judge
 from deepprune.judge.boosting import Boosting
 from deepprune.judge.cascade import Cascade, CascadeJudge
-from deepprune.judge.features import FeaturesJudge
-from deepprune.judge.probe import LogisticRegression, ProbeJudge
+from deepprune.judge.features.forced_answers import LogisticRegression, ProbeJudge
+from deepprune.judge.features.overlaps import FeaturesJudge
 from deepprune.judge.trained import TrainedJudge
 
 

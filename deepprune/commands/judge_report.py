@@ -12,11 +12,16 @@ from tqdm import tqdm
 
 from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.config import build
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
+from deepprune.core.protocols import Need
+from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
 from deepprune.data.cells import Cell
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import question_hash
-from deepprune.errors import InputError
-from deepprune.evaluation.judge_matrix import (
+from deepprune.evaluation.selection import unmet_needs
+from deepprune.judge.base import Judge
+from deepprune.judge.measure.matrix import (
     CellFacts,
     Row,
     cell_rows,
@@ -24,16 +29,11 @@ from deepprune.evaluation.judge_matrix import (
     read_rows,
     write_rows,
 )
-from deepprune.evaluation.selection import unmet_needs
-from deepprune.files import write_atomic
-from deepprune.judge.base import Judge
-from deepprune.judge.folder import needs_of
+from deepprune.judge.saved import needs_of
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.protocols import Need
 from deepprune.report.figures import drawn, matrix_figure
 from deepprune.report.tables import difference_table, matrix_tables, show
 from deepprune.traces import TraceStore
-from deepprune.types import PrefixRule, QuestionTraces, TracePair
 
 MATRIX, REPORT, FIGURE = "matrix.jsonl", "judge_report.json", "judge_matrix.png"
 

@@ -14,28 +14,28 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from deepprune.commands.interrupts import Interrupts
-from deepprune.commands.live_record import RESULTS, LiveRecord
 from deepprune.commands.run import Run, command_run
 from deepprune.config import build, build_live
-from deepprune.data.questions import questions_hash
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Need, Session
+from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
-from deepprune.engines.backend import EngineError
-from deepprune.engines.live import LiveEngine
-from deepprune.errors import InputError
-from deepprune.evaluation.guard import JudgeWorker
-from deepprune.evaluation.live import LivePruner, OpenSession
-from deepprune.evaluation.live_question import LiveWatcher
-from deepprune.evaluation.results import Row
+from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.selection import unmet_needs
+from deepprune.generation.backend import EngineError
+from deepprune.generation.live import LiveEngine
+from deepprune.generation.questions import questions_hash
 from deepprune.judge.base import Judge
-from deepprune.protocols import Need, Session
+from deepprune.live.events import EventLines
+from deepprune.live.guard import JudgeWorker
+from deepprune.live.pruner import LivePruner, OpenSession
+from deepprune.live.question import LiveWatcher
+from deepprune.live.record import RESULTS, LiveRecord
+from deepprune.live.summary import live_estimates, live_table, tokens_figure
+from deepprune.live.view import LiveView, ProgressLines, plain
 from deepprune.report.figures import drawn
-from deepprune.report.live_events import EventLines
-from deepprune.report.live_summary import live_estimates, live_table, tokens_figure
-from deepprune.report.live_view import LiveView, ProgressLines, plain
 from deepprune.report.tables import show
 from deepprune.traces import TraceStore, open_traces
-from deepprune.types import Question, QuestionRef
 
 EVENTS, FIGURE = "events.jsonl", "tokens.png"
 

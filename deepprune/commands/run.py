@@ -15,10 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.callbacks.sweep_figure import FIGURE
-from deepprune.evaluation.comparison import SUMMARY, by_option
-from deepprune.evaluation.statistics import Estimate
-from deepprune.files import write_atomic
-from deepprune.provenance import open_run
+from deepprune.core.files import write_atomic
+from deepprune.core.provenance import open_run
+from deepprune.core.statistics import Estimate
+from deepprune.judge.measure.comparison import SUMMARY, by_option
 from deepprune.report.tracking import start_run
 
 SCORES = "scores.sqlite"

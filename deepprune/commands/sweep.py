@@ -8,20 +8,20 @@ from omegaconf import DictConfig
 
 from deepprune.commands.run import Run
 from deepprune.config import build
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback, SweepResult
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Need
+from deepprune.core.types import QuestionRef
 from deepprune.evaluation.evaluator import Evaluator
+from deepprune.evaluation.grid import Point
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
-from deepprune.evaluation.question import QuestionRunner
-from deepprune.evaluation.results import Row
+from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.runner import QuestionRunner
 from deepprune.evaluation.selection import check_needs, with_needs_met
-from deepprune.evaluation.sweep import Point
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.protocols import Need
 from deepprune.report.labels import labels, policy_label
 from deepprune.traces import TraceStore
-from deepprune.types import QuestionRef
 
 
 def run_sweep(

@@ -18,27 +18,27 @@ from deepprune.commands.sweep import (
     sweep_points,
 )
 from deepprune.config import build
+from deepprune.core.protocols import FloatArray
+from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
-from deepprune.evaluation.comparison import HEADLINE, TEST_SCORES
-from deepprune.evaluation.judge_report import (
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
+from deepprune.judge.measure.report import (
     CalibrationReport,
     JudgeReport,
     judge_report,
     write_calibration,
     write_judge_reports,
 )
-from deepprune.evaluation.pair_scores import PairScores
-from deepprune.evaluation.scores import cached_scores
-from deepprune.judge.base import Judge
-from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.judge.scoring import cached_scores
 from deepprune.judge.trained import TrainedJudge
-from deepprune.protocols import FloatArray
 from deepprune.report.figures import drawn, reliability_figure
 from deepprune.report.tables import calibration_table, judge_table, show, sweep_table
 from deepprune.traces import TraceStore
-from deepprune.types import QuestionRef, TracePair
 
 
 def train(config: DictConfig) -> Run:

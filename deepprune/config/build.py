@@ -15,29 +15,29 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.answers import AnswerStyle
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
+from deepprune.core.protocols import Need, Policy
+from deepprune.core.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 from deepprune.data.cells import Cell, cells
 from deepprune.data.pairs import build_part
 from deepprune.data.splits import Splits, question_hash, split_questions
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback
 from deepprune.evaluation.distributed import Distributed
+from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
-from deepprune.evaluation.question import MakeEngine
+from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import check_judge_needs, select_questions
-from deepprune.evaluation.sweep import Point, grid
-from deepprune.files import sha256_file
+from deepprune.evaluation.watcher import EvaluatorCallback
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LengthOnlyJudge, LexicalJudge, QuestionOnlyJudge
 from deepprune.judge.boosting import Boosting
 from deepprune.judge.calibration import METHODS
 from deepprune.judge.cascade import Cascade
-from deepprune.judge.folder import RECORD, needs_of, read_record, rule_from_json
-from deepprune.judge.probe import LogisticRegression
-from deepprune.protocols import Need, Policy
+from deepprune.judge.features.forced_answers import LogisticRegression
+from deepprune.judge.saved import RECORD, needs_of, read_record, rule_from_json
 from deepprune.traces import TraceStore, open_traces
-from deepprune.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 
-REPLAY = "deepprune.engines.replay.ReplayEngine"
+REPLAY = "deepprune.pruning.replay.ReplayEngine"
 
 
 @dataclass(frozen=True)
@@ -303,11 +303,11 @@ def _architecture(model: DictConfig) -> Any:
     """The kind of network; its constructor checks its settings."""
     backbone = instantiated(model.backbone)
     if "interactions" not in model:
-        from deepprune.judge.cross_encoder import CrossEncoderArchitecture
+        from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture
 
         settings: Any = OmegaConf.to_container(model.encoder)
         return CrossEncoderArchitecture(backbone, symmetric=model.symmetric, encoder=settings)
-    from deepprune.judge.bi_encoder import BiEncoderArchitecture, BiEncoderSettings
+    from deepprune.judge.linear import BiEncoderArchitecture, BiEncoderSettings
 
     decay, rate = (model.optimizer.get(name, 0) for name in ("weight_decay", "lr"))
     if not backbone.freeze and model.interactions and decay * rate > 1e-3:
@@ -400,7 +400,7 @@ def datamodule(config: DictConfig, parts: FitParts, network: Network, splits: Sp
 
 def module(config: DictConfig, network: Network, data: Any) -> Any:
     """The LightningModule; the model's weights are read when the fit begins."""
-    from deepprune.judge.module import JudgeModule
+    from deepprune.judge.network.module import JudgeModule
 
     return JudgeModule(
         lambda: network.architecture.build(data.encoded("train").inputs),
@@ -435,7 +435,7 @@ def _fast_precision(accelerator: str) -> str:
     """bfloat16 where the hardware has it: emulated, it is slower than float32."""
     import torch
 
-    from deepprune.judge.cross_encoder import has_fast_bfloat16
+    from deepprune.judge.network.cross_encoder import has_fast_bfloat16
 
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if has_fast_bfloat16("cuda" if on_gpu else "cpu") else "32-true"
@@ -536,7 +536,7 @@ def baselines(config: DictConfig) -> dict[str, Judge]:
 
 
 def _sentence_embedding() -> Judge:
-    from deepprune.judge.embedding import SentenceEmbeddingJudge  # torch only here
+    from deepprune.judge.features.embeddings import SentenceEmbeddingJudge  # torch only here
 
     judge = SentenceEmbeddingJudge()
     judge.read_model()  # where it is missing, that shows now

@@ -8,15 +8,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.config.build import REPLAY, generators, inputs_of, instantiated, judge_needs
-from deepprune.data.questions import QuestionSource, RecordedQuestions
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Need, Policy
+from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
-from deepprune.engines.live import LiveEngine
-from deepprune.engines.scripted import ScriptedBackend
-from deepprune.errors import InputError
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.protocols import Need, Policy
+from deepprune.generation.live import LiveEngine
+from deepprune.generation.questions import QuestionSource, RecordedQuestions
+from deepprune.generation.scripted import ScriptedBackend
 from deepprune.traces import open_traces
-from deepprune.types import Question, QuestionRef
 
 
 def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:

@@ -68,7 +68,7 @@ class FractionConf:
 
 @dataclass
 class LoraConf:
-    _target_: str = "deepprune.judge.backbones.Lora"
+    _target_: str = "deepprune.judge.network.backbones.Lora"
     _convert_: str = "all"
     r: int = MISSING
     alpha: float = MISSING
@@ -78,7 +78,7 @@ class LoraConf:
 
 @dataclass
 class BackboneConf:
-    _target_: str = "deepprune.judge.backbones.Backbone"
+    _target_: str = "deepprune.judge.network.backbones.Backbone"
     source: str = MISSING
     revision: str | None = None
     pooling: str = MISSING
@@ -134,7 +134,7 @@ class FeaturesConf:
 
 @dataclass
 class ProbeConf:
-    _target_: str = "deepprune.judge.probe.LogisticRegression"
+    _target_: str = "deepprune.judge.features.forced_answers.LogisticRegression"
     l2: float = MISSING
     question_balanced: bool = MISSING
 
@@ -150,25 +150,25 @@ class CascadeConf:
 
 @dataclass
 class FocalConf:
-    _target_: str = "deepprune.judge.losses.FocalLoss"
+    _target_: str = "deepprune.judge.network.losses.FocalLoss"
     gamma: float = MISSING
     alpha: float | None = MISSING
 
 
 @dataclass
 class BCEConf:
-    _target_: str = "deepprune.judge.losses.BCELoss"
+    _target_: str = "deepprune.judge.network.losses.BCELoss"
 
 
 @dataclass
 class WeightedBCEConf:
-    _target_: str = "deepprune.judge.losses.WeightedBCELoss"
+    _target_: str = "deepprune.judge.network.losses.WeightedBCELoss"
     positive_weight: float = MISSING
 
 
 @dataclass
 class RankingConf:
-    _target_: str = "deepprune.judge.losses.RankingLoss"
+    _target_: str = "deepprune.judge.network.losses.RankingLoss"
     bce_weight: float = MISSING
 
 
@@ -316,7 +316,7 @@ class MARSConf:
 
 @dataclass
 class ReplayConf:
-    _target_: str = "deepprune.engines.replay.ReplayEngine"
+    _target_: str = "deepprune.pruning.replay.ReplayEngine"
     _partial_: bool = True
     seconds_per_token: float = MISSING
     tokens_per_probe: int = MISSING
@@ -325,7 +325,7 @@ class ReplayConf:
 
 @dataclass
 class VllmConf:
-    _target_: str = "deepprune.engines.vllm.VllmBackend"
+    _target_: str = "deepprune.generation.vllm.VllmBackend"
     model: str = MISSING
     name: str | None = MISSING
     revision: str | None = MISSING
@@ -351,7 +351,7 @@ class ScriptedConf:
 
 @dataclass
 class OpenAIConf:
-    _target_: str = "deepprune.engines.openai.OpenAIBackend"
+    _target_: str = "deepprune.generation.openai.client.OpenAIBackend"
     _convert_: str = "all"
     base_url: str = MISSING
     model: str | None = None
@@ -367,7 +367,7 @@ class OpenAIConf:
 
 @dataclass
 class PromptConf:
-    _target_: str = "deepprune.engines.backend.PromptFormat"
+    _target_: str = "deepprune.generation.backend.PromptFormat"
     _convert_: str = "all"
     template: str = MISSING
     system: str | None = None
@@ -380,7 +380,7 @@ class PromptConf:
 
 @dataclass
 class SamplingConf:
-    _target_: str = "deepprune.engines.backend.Sampling"
+    _target_: str = "deepprune.generation.backend.Sampling"
     _convert_: str = "all"
     max_tokens: int = MISSING
     temperature: float = MISSING
@@ -392,7 +392,7 @@ class SamplingConf:
 
 @dataclass
 class ColumnsConf:
-    _target_: str = "deepprune.data.questions.Columns"
+    _target_: str = "deepprune.generation.questions.Columns"
     _convert_: str = "all"
     question: str = MISSING
     gold: str | None = MISSING
@@ -421,12 +421,12 @@ class TableConf(QuestionsConf):
 
 @dataclass
 class QuestionFileConf(TableConf):
-    _target_: str = "deepprune.data.questions.QuestionFile"
+    _target_: str = "deepprune.generation.questions.QuestionFile"
 
 
 @dataclass
 class HubQuestionsConf(TableConf):
-    _target_: str = "deepprune.data.questions.HubQuestions"
+    _target_: str = "deepprune.generation.questions.HubQuestions"
     name: str | None = None
     split: str = MISSING
     revision: str | None = None
@@ -434,7 +434,7 @@ class HubQuestionsConf(TableConf):
 
 @dataclass
 class GeneratedQuestionsConf(QuestionsConf):
-    _target_: str = "deepprune.data.questions.GeneratedQuestions"
+    _target_: str = "deepprune.generation.questions.GeneratedQuestions"
     tasks: list[str] = MISSING
     size: int = MISSING
     seed: int = MISSING
@@ -442,7 +442,7 @@ class GeneratedQuestionsConf(QuestionsConf):
 
 @dataclass
 class RecordedQuestionsConf(QuestionsConf):
-    _target_: str = "deepprune.data.questions.RecordedQuestions"
+    _target_: str = "deepprune.generation.questions.RecordedQuestions"
     traces: str = MISSING
     datasets: list[str] | None = None
 
@@ -489,7 +489,7 @@ class LexicalConf:
 
 @dataclass
 class SentenceEmbeddingConf:
-    _target_: str = "deepprune.judge.embedding.SentenceEmbeddingJudge"
+    _target_: str = "deepprune.judge.features.embeddings.SentenceEmbeddingJudge"
     max_length: int = MISSING
 
 
@@ -518,7 +518,7 @@ class NoisyOracleConf:
 
 @dataclass
 class TrainedConf:
-    _target_: str = "deepprune.judge.backends.load_judge"
+    _target_: str = "deepprune.judge.network.backends.load_judge"
     path: str = MISSING
     device: str = MISSING
     backbone: str | None = None
@@ -528,7 +528,7 @@ class TrainedConf:
 
 @dataclass
 class ZeroShotConf:
-    _target_: str = "deepprune.judge.zero_shot.zero_shot_judge"
+    _target_: str = "deepprune.judge.network.zero_shot.zero_shot_judge"
     source: str = MISSING
     revision: str | None = None
     max_length: int = MISSING

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from deepprune.errors import InputError
-from deepprune.types import QuestionRef, QuestionTraces
+from deepprune.core.errors import InputError
+from deepprune.core.types import QuestionRef, QuestionTraces
 
 PAIRINGS = ("auto", "within_model", "cross_model")
 CROSS_MODEL = "cross-model"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from deepprune.core.protocols import IntArray
+from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.loader import EncodedPairs, PairEncoding, PairLoader
 from deepprune.data.pairs import build_part
 from deepprune.data.samplers import (
@@ -17,8 +19,6 @@ from deepprune.data.samplers import (
     PairSampler,
 )
 from deepprune.data.splits import Splits, check_disjoint
-from deepprune.protocols import IntArray
-from deepprune.types import PrefixRule, TracePair
 
 SamplerFactory = Callable[[IntArray, IntArray, int], PairSampler]
 """Makes the training sampler of labels, groups and a seed; a sampler class is one."""

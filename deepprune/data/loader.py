@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepprune.core.protocols import BoolArray, FloatArray, IntArray
+from deepprune.core.types import TracePair
 from deepprune.data.samplers import BatchState, BucketBatchSampler
-from deepprune.protocols import BoolArray, FloatArray, IntArray
-from deepprune.types import TracePair
 
 
 class PairInputs(Protocol):

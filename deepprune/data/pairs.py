@@ -8,11 +8,10 @@ from math import comb
 
 import numpy as np
 
-from deepprune.data.prefixes import make_prefix
-from deepprune.errors import InputError
-from deepprune.protocols import IntArray
-from deepprune.seeding import generator
-from deepprune.types import (
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import IntArray
+from deepprune.core.seeding import generator
+from deepprune.core.types import (
     NO_ANSWER,
     Prefix,
     PrefixRule,
@@ -20,6 +19,7 @@ from deepprune.types import (
     TracePair,
     among_peers,
 )
+from deepprune.data.prefixes import make_prefix
 
 
 def build_pairs(

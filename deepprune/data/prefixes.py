@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from deepprune.answers.extract import contains_answer
-from deepprune.types import Prefix, PrefixRule, Trace
+from deepprune.core.types import Prefix, PrefixRule, Trace
 
 REASONING_WORDS = (
     "wait",

@@ -13,8 +13,8 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import Sampler
 
-from deepprune.protocols import IntArray
-from deepprune.seeding import generator
+from deepprune.core.protocols import IntArray
+from deepprune.core.seeding import generator
 
 
 class PairSampler(Sampler[int]):

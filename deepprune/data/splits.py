@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepprune.errors import InputError
-from deepprune.seeding import generator
-from deepprune.types import QuestionTraces
+from deepprune.core.errors import InputError
+from deepprune.core.seeding import generator
+from deepprune.core.types import QuestionTraces
 
 NEAR_DUPLICATE = 0.9
 """Similarity from which two questions count as one; see ``question_similarity``."""

@@ -16,8 +16,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, Protocol
 
-from deepprune.errors import InputError
-from deepprune.evaluation.question import Done, QuestionRunner, Task
+from deepprune.core.errors import InputError
+from deepprune.evaluation.runner import Done, QuestionRunner, Task
 
 QUESTIONS_A_PROCESS = 10
 """With fewer, starting another process costs more than it brings."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Step
+from deepprune.core.types import QuestionRef
 from deepprune.evaluation.distributed import Distributed, Processes
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.question import Done, QuestionRunner, Task
-from deepprune.evaluation.results import Outcomes, OutcomeStore, write_rows
+from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, write_rows
+from deepprune.evaluation.runner import Done, QuestionRunner, Task
 from deepprune.evaluation.selection import check_needs, check_questions
-from deepprune.protocols import Step
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
 from deepprune.traces.tokens import token_ends
-from deepprune.types import QuestionRef
 
 
 class Evaluator:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepprune.errors import InputError
-from deepprune.flops import transformer_flops
-from deepprune.protocols import FloatArray
+from deepprune.core.errors import InputError
+from deepprune.core.flops import transformer_flops
+from deepprune.core.protocols import FloatArray
 from deepprune.pruning.controller import Outcome
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from deepprune.errors import InputError
-from deepprune.evaluation.results import Row
-from deepprune.evaluation.statistics import (
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import FloatArray, IntArray, Need
+from deepprune.core.statistics import (
     LEVEL,
     Curve,
     Estimate,
@@ -24,8 +24,8 @@ from deepprune.evaluation.statistics import (
     mcnemar_p,
     questions_needed,
 )
-from deepprune.evaluation.sweep import Point
-from deepprune.protocols import FloatArray, IntArray, Need
+from deepprune.evaluation.grid import Point
+from deepprune.evaluation.outcomes import Row
 from deepprune.pruning.policies.consensus import Consensus
 
 ABOVE_CONSENSUS = "accuracy_vs_matched_cons"

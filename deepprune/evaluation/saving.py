@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepprune.core.protocols import BoolArray, FloatArray, Usage
 from deepprune.evaluation.ledger import Ledger
-from deepprune.protocols import BoolArray, FloatArray, Usage
 
 
 @dataclass(frozen=True, slots=True)

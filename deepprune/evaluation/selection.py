@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import TEXT_ALONE, Need, Policy
+from deepprune.core.seeding import generator
+from deepprune.core.types import QuestionRef, QuestionTraces
 from deepprune.data.splits import question_hash
-from deepprune.errors import InputError
-from deepprune.evaluation.sweep import Point
+from deepprune.evaluation.grid import Point
 from deepprune.judge.base import Judge
-from deepprune.protocols import TEXT_ALONE, Need, Policy
-from deepprune.seeding import generator
-from deepprune.types import QuestionRef, QuestionTraces
 
 
 def select_questions(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepprune.errors import InputError
-from deepprune.protocols import TEXT_ALONE, FloatArray, Need
-from deepprune.types import Prefix, TracePair
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import TEXT_ALONE, FloatArray, Need
+from deepprune.core.types import Prefix, TracePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +131,23 @@ class Judge(ABC):
         Raises:
             InputError: If the folder is no export, or device and backbone do not fit it.
         """
-        from deepprune.judge import folder
+        from deepprune.judge import saved as folder
 
         kind = folder.read_record(Path(path)).get("kind", folder.CROSS_ENCODER)
         if kind == folder.CROSS_ENCODER:
-            from deepprune.judge.cross_encoder import CrossEncoderJudge  # torch only here
+            from deepprune.judge.network.cross_encoder import CrossEncoderJudge  # torch only here
 
             return CrossEncoderJudge.load(path, device, backbone=backbone)
         if kind == folder.BI_ENCODER:
-            from deepprune.judge.bi_encoder import BiEncoderJudge
+            from deepprune.judge.linear import BiEncoderJudge
 
             return BiEncoderJudge.load(path, device, backbone)
         if kind == folder.FEATURES:
-            from deepprune.judge.features import FeaturesJudge
+            from deepprune.judge.features.overlaps import FeaturesJudge
 
             return FeaturesJudge.load(path, device, backbone)
         if kind == folder.PROBE:
-            from deepprune.judge.probe import ProbeJudge
+            from deepprune.judge.features.forced_answers import ProbeJudge
 
             return ProbeJudge.load(path, device, backbone)
         if kind == folder.CASCADE:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, ndtri
 
+from deepprune.core.protocols import FloatArray, Need
+from deepprune.core.types import NO_ANSWER, Question, Trace, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance
-from deepprune.protocols import FloatArray, Need
-from deepprune.types import NO_ANSWER, Question, Trace, TracePair
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 NUMBER = r"\d+(?:\.\d+)?"

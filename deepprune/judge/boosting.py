@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from deepprune.errors import InputError
-from deepprune.protocols import TEXT_ALONE, FloatArray, IntArray, Need
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import TEXT_ALONE, FloatArray, IntArray, Need
 
 _DTYPES = {
     "feature": np.int64,

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
-from deepprune.protocols import FloatArray, IntArray
+from deepprune.core.protocols import FloatArray, IntArray
 
 METHODS = ("platt", "temperature", "isotonic", "none")
 PRIOR_SD = 0.5

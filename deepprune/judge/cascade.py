@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logit
 
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import BoolArray, FloatArray, Need
+from deepprune.core.types import Prefix, PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
-from deepprune.errors import InputError
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.calibration import Calibration, calibration_from_json
-from deepprune.judge.folder import (
+from deepprune.judge.measure.metrics import auroc_within
+from deepprune.judge.saved import (
     CASCADE,
     CPU_KINDS,
     CROSS_ENCODER,
@@ -36,11 +39,8 @@ from deepprune.judge.folder import (
     write_folder,
     write_json,
 )
-from deepprune.judge.metrics import auroc_within
 from deepprune.judge.score_cache import pair_key
 from deepprune.judge.trained import TrainedJudge
-from deepprune.protocols import BoolArray, FloatArray, Need
-from deepprune.types import Prefix, PrefixRule, TracePair
 
 CHEAP, EXPENSIVE = "cheap", "expensive"
 """Folders within an export, each an export itself."""

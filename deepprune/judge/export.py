@@ -15,17 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from deepprune.errors import InputError
-from deepprune.files import sha256_file
-from deepprune.judge.backbones import (
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
+from deepprune.core.types import PrefixRule
+from deepprune.judge.calibration import Calibration, calibration_from_json
+from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
     PairClassifier,
     build_classifier,
     load_model,
 )
-from deepprune.judge.calibration import Calibration, calibration_from_json
-from deepprune.judge.folder import (
+from deepprune.judge.saved import (
     FORMAT,
     RECORD,
     check_backbone,
@@ -37,7 +38,6 @@ from deepprune.judge.folder import (
     write_folder,
     write_json,
 )
-from deepprune.types import PrefixRule
 
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 _SCORED = ("source", "revision", "pooling", "head", "dtype", "lora")  # of a backbone's settings

@@ -12,9 +12,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deepprune.errors import InputError
-from deepprune.protocols import FloatArray
-from deepprune.types import TracePair
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import FloatArray
+from deepprune.core.types import TracePair
 
 _CHUNK = 500  # keys of one query; older SQLite allows 999 variables
 _SCHEMA = (

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepprune.core.protocols import FloatArray
+from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge
 from deepprune.judge.calibration import IDENTITY, Calibration, fit_calibration, is_flat
-from deepprune.protocols import FloatArray
-from deepprune.types import PrefixRule, TracePair
 
 _log = logging.getLogger(__name__)
 

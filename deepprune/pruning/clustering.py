@@ -18,7 +18,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.special import expit, logit
 
-from deepprune.protocols import BoolArray, FloatArray, IntArray, ScorePairs
+from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
 
 PricePairs = Callable[[IntArray], FloatArray]
 """What scoring pairs costs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""

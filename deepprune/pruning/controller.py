@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from deepprune.protocols import Evidence, Observation, Policy, Session, Step, Usage
+from deepprune.core.protocols import Evidence, Observation, Policy, Session, Step, Usage
+from deepprune.core.types import Decision, Vote
 from deepprune.pruning.voting import plurality
-from deepprune.types import Decision, Vote
 
 
 class JudgeError(RuntimeError):

@@ -19,7 +19,7 @@ from math import log
 import numpy as np
 from scipy.special import betainc, gammainc, gammaincinv
 
-from deepprune.types import NO_ANSWER
+from deepprune.core.types import NO_ANSWER
 
 Counts = tuple[float, ...]
 

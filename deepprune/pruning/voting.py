@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from deepprune.protocols import FloatArray, IntArray
-from deepprune.types import NO_ANSWER, Vote
+from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.core.types import NO_ANSWER, Vote
 
 
 def plurality(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from deepprune.evaluation.comparison import HEADLINE, ComparedRow, is_clear_of_0
-from deepprune.evaluation.judge_matrix import CellFacts
-from deepprune.evaluation.judge_report import CalibrationReport
-from deepprune.evaluation.results import Row
-from deepprune.judge.metrics import ECE_BINS, ece_bin, expected_calibration_error
+from deepprune.evaluation.outcomes import Row
+from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
+from deepprune.judge.measure.matrix import CellFacts
+from deepprune.judge.measure.metrics import ECE_BINS, ece_bin, expected_calibration_error
+from deepprune.judge.measure.report import CalibrationReport
 from deepprune.report.labels import labels, net_tokens, on_frontier, policy_label
 from deepprune.report.tables import varied_options
 

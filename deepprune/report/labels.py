@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from deepprune.evaluation.results import Row
+from deepprune.evaluation.outcomes import Row
 
 _FIRST_FACT = "n_questions"
 """In a row, the policy's fields stand before it."""

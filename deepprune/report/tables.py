@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deepprune.evaluation.comparison import HEADLINE, ComparedRow, is_clear_of_0
-from deepprune.evaluation.judge_matrix import CellFacts
+from deepprune.core.statistics import Estimate
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
-from deepprune.evaluation.results import Row
-from deepprune.evaluation.statistics import Estimate
+from deepprune.evaluation.outcomes import Row
+from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
+from deepprune.judge.measure.matrix import CellFacts
 from deepprune.report.labels import labels, on_frontier, policy_label
 
 SHOWN_JUDGE_METRICS = {

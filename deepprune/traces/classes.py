@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from deepprune.answers import EquivalenceChecker, answer_classes
+from deepprune.core.types import NO_ANSWER, Probe, Trace
 from deepprune.traces.formats import Record, SourceFile
 from deepprune.traces.progress import OnProgress
-from deepprune.types import NO_ANSWER, Probe, Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason, Probe, Question
 from deepprune.traces.manifest import GENERATOR, SOURCE
 from deepprune.traces.schema import SCHEMA, list_slices, probe_of
-from deepprune.types import FinishReason, Probe, Question
 
 FORMATS = {
     "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",

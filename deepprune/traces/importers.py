@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from deepprune.answers import AnswerStyle, extract_answer
-from deepprune.errors import InputError
-from deepprune.files import sha256_file, sync_folder
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file, sync_folder
+from deepprune.core.types import NO_ANSWER, Trace
 from deepprune.traces.classes import class_answers
 from deepprune.traces.formats import FORMATS, SUFFIXES, Record, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
@@ -22,7 +23,6 @@ from deepprune.traces.probes import read_probes
 from deepprune.traces.progress import OnProgress
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
-from deepprune.types import NO_ANSWER, Trace
 
 IMPORTER_VERSION = 3
 """Raised when an importer gives other rows for the same file; cached imports are then redone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 
 
 class GroupKey(NamedTuple):

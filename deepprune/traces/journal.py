@@ -9,9 +9,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
-from deepprune.errors import InputError
-from deepprune.files import replacing, sync_folder
-from deepprune.types import FinishReason, Probe, Question, Trace
+from deepprune.core.errors import InputError
+from deepprune.core.files import replacing, sync_folder
+from deepprune.core.types import FinishReason, Probe, Question, Trace
 
 
 class TraceJournal:

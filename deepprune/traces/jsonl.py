@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import Question
 from deepprune.traces.formats import Record, SourceFile, finish_reason, question_id_of, whole
 from deepprune.traces.manifest import SOURCE
-from deepprune.types import Question
 
 FIELDS = (
     "text",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deepprune import __version__
-from deepprune.errors import InputError
-from deepprune.files import write_atomic
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
 from deepprune.traces.schema import SCHEMA_VERSION
 
 FORMAT = "deepprune-traces"

@@ -8,8 +8,8 @@ import shutil
 import time
 from pathlib import Path
 
-from deepprune.errors import InputError
-from deepprune.files import sha256_file
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
 from deepprune.traces.formats import SUFFIXES
 from deepprune.traces.manifest import MANIFEST
 from deepprune.traces.progress import import_progress

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepprune.errors import InputError
-from deepprune.files import replacing, sha256_file
+from deepprune.core.errors import InputError
+from deepprune.core.files import replacing, sha256_file
+from deepprune.core.types import Trace
 from deepprune.traces.index import GroupKey, IndexRow
 from deepprune.traces.manifest import Part
 from deepprune.traces.schema import SCHEMA, SCHEMAS, to_table
-from deepprune.types import Trace
 
 _ROW_GROUP_TRACES = 64
 _ROW_GROUP_CHARS = 4_000_000

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason, Probe, Question
 from deepprune.traces.formats import Record, SourceFile, question_id_of, whole
 from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.types import FinishReason, Probe, Question
 
 _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
 _NO_ANSWER = ("", "ERR")  # what stands there for a probe or a trace without an answer

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deepprune.errors import InputError
-from deepprune.types import NO_ANSWER, FinishReason, Probe, Question, Trace
+from deepprune.core.errors import InputError
+from deepprune.core.types import NO_ANSWER, FinishReason, Probe, Question, Trace
 
 SCHEMA_VERSION = 2
 """Version 2: a probe has the class of its answer, and whether it is right. Version 1 is read as

@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from deepprune.errors import InputError
-from deepprune.files import sha256_file
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
+from deepprune.core.types import Question, QuestionRef, QuestionTraces, Trace
 from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, group_key, write_part
 from deepprune.traces.schema import SCHEMA_VERSION, check_trace, from_table
-from deepprune.types import Question, QuestionRef, QuestionTraces, Trace
 
 
 class TraceStore:

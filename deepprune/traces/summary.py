@@ -10,9 +10,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import NO_ANSWER
 from deepprune.traces.store import TraceStore
-from deepprune.types import NO_ANSWER
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.traces.schema import TokenEnds
 
 _VOCABULARIES = {"qwen": "qwen2.5-72b-instruct"}  # our name -> the package's; Qwen2, 2.5 and 3

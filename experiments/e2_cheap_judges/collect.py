@@ -15,14 +15,14 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from deepprune.core.types import TracePair, among_peers
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.evaluation.comparison import RunRecord, compare, join_folds, read_runs
-from deepprune.evaluation.pair_scores import PairScores
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.measure.comparison import RunRecord, compare, join_folds, read_runs
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.traces import open_traces
-from deepprune.types import TracePair, among_peers
 
 HERE = Path(__file__).parent
 N = 64  # traces of a question

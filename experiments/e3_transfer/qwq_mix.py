@@ -10,10 +10,10 @@ from pathlib import Path
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
-from deepprune.evaluation.comparison import RunRecord, compare, read_runs
-from deepprune.evaluation.pair_scores import PairScores
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.measure.comparison import RunRecord, compare, read_runs
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.traces import open_traces
 
 HERE = Path(__file__).parent

@@ -121,7 +121,7 @@ def search_space(
     Raises:
         InputError: If nothing is to be searched, or a value cannot be.
     """
-    from deepprune.errors import InputError
+    from deepprune.core.errors import InputError
 
     try:
         import optuna  # noqa: F401
@@ -177,7 +177,7 @@ def _open_study(path: Path, space: Mapping[str, BaseDistribution], fixed: Sequen
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    from deepprune.errors import InputError
+    from deepprune.core.errors import InputError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -213,7 +213,7 @@ def _tell(study: Study, trial: FrozenTrial, job: JobReturn) -> None:
     """Record what came of a trial; one without an objective counts as failed."""
     from optuna.trial import TrialState
 
-    from deepprune.evaluation.comparison import SUMMARY
+    from deepprune.judge.measure.comparison import SUMMARY
 
     value = job.return_value if job.status == JobStatus.COMPLETED else None
     if value is None:
@@ -231,9 +231,9 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
     """Write the best trial and say how to run it alone."""
     from optuna.trial import TrialState
 
-    from deepprune.errors import InputError
-    from deepprune.evaluation.comparison import FAILURE
-    from deepprune.files import write_atomic
+    from deepprune.core.errors import InputError
+    from deepprune.core.files import write_atomic
+    from deepprune.judge.measure.comparison import FAILURE
 
     trials = study.get_trials()
     n_failed = sum(t.state == TrialState.FAIL for t in trials)
@@ -252,6 +252,6 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
 
 
 def _derive(seed: int, number: int) -> int:
-    from deepprune.seeding import derive
+    from deepprune.core.seeding import derive
 
     return derive(seed, "trial", number) % 2**32

@@ -52,7 +52,7 @@ class RayLauncher(Launcher):
         Raises:
             InputError: If Ray is missing.
         """
-        from deepprune.errors import InputError
+        from deepprune.core.errors import InputError
 
         try:
             import ray
@@ -94,8 +94,8 @@ class RayLauncher(Launcher):
         try:
             result: JobReturn = ray.get(reference)
         except ray.exceptions.RayError as error:
-            from deepprune.evaluation.comparison import FAILURE
-            from deepprune.files import write_atomic
+            from deepprune.core.files import write_atomic
+            from deepprune.judge.measure.comparison import FAILURE
 
             job = _job_config(self._context, self._config, overrides, number)
             folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)

@@ -1,7 +1,7 @@
 import pytest
 
 from deepprune.answers import contains_answer, extract_answer
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 
 CASES = [
     (r"So $x=\boxed{\frac{1}{2}}$.", "auto", r"\frac{1}{2}"),

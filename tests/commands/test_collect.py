@@ -18,7 +18,7 @@ from deepprune.cli import config_folder
 from deepprune.commands.collect import LOCK
 from deepprune.config import build_live
 from deepprune.config.schemas import register
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.traces import TraceStore
 
 COLLECT = [
@@ -30,7 +30,7 @@ ENVIRONMENT = os.environ | {
     "WANDB_MODE": "offline",
     "GIT_DIR": "none",  # no diff in provenance.json: it may be larger than the disk of a test
 }
-SERVER = Path(__file__).parents[1] / "engines" / "fake_server.py"
+SERVER = Path(__file__).parents[1] / "generation" / "fake_server.py"
 
 
 def call(arguments, folder, check=0):

@@ -15,12 +15,12 @@ from deepprune.config import build
 from deepprune.config.advice import advise
 from deepprune.config.help import help_text
 from deepprune.config.schemas import register
+from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_part
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
-from deepprune.errors import InputError
 from deepprune.judge.boosting import Boosting
-from deepprune.judge.features import FeaturesJudge
+from deepprune.judge.features.overlaps import FeaturesJudge
 from deepprune.traces import open_traces
 
 SETTINGS = Boosting(trees=5, leaves=4, learning_rate=0.3, l2=1.0, min_leaf=5)

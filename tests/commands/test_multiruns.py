@@ -26,11 +26,11 @@ from deepprune.callbacks.multirun_table import MultirunTable
 from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
-from deepprune.errors import InputError
-from deepprune.evaluation import comparison
-from deepprune.evaluation.comparison import read_runs
-from deepprune.evaluation.pair_scores import PairScores
+from deepprune.core.errors import InputError
 from deepprune.judge.base import Judge
+from deepprune.judge.measure import comparison
+from deepprune.judge.measure.comparison import read_runs
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report import figures
 
 pytestmark = pytest.mark.timeout(300)  # a process or more for every run

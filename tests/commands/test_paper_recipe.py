@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny_models import save_tiny_qwen3_lm
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.judge.base import Judge
 
 EXPERIMENT = ["experiment=paper_qwen3_4b", "traces=pool"]

@@ -15,18 +15,18 @@ from hydra import compose, initialize_config_dir
 
 from deepprune.cli import _literal, _read_question, config_folder, main
 from deepprune.commands.interrupts import Interrupts
-from deepprune.commands.live_record import LiveRecord
 from deepprune.commands.prune import _prune_all
 from deepprune.commands.run import _identity
 from deepprune.config.schemas import register
-from deepprune.engines.backend import PromptFormat, Sampling
-from deepprune.engines.live import LiveEngine
-from deepprune.engines.scripted import ScriptedBackend
-from deepprune.evaluation.guard import JudgeWorker
-from deepprune.evaluation.live import LivePruner, Pruned
+from deepprune.core.types import Question
+from deepprune.generation.backend import PromptFormat, Sampling
+from deepprune.generation.live import LiveEngine
+from deepprune.generation.scripted import ScriptedBackend
+from deepprune.live.guard import JudgeWorker
+from deepprune.live.pruner import LivePruner, Pruned
+from deepprune.live.record import LiveRecord
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.traces import TraceStore
-from deepprune.types import Question
 
 PRUNE = [sys.executable, "-m", "deepprune.cli", "prune"]
 ONE = "basic_arithmetic-11-0"
@@ -149,8 +149,8 @@ JUDGES = """
 import asyncio
 import time
 from pathlib import Path
-from deepprune.engines.backend import EngineError
-from deepprune.engines.scripted import ScriptedBackend
+from deepprune.generation.backend import EngineError
+from deepprune.generation.scripted import ScriptedBackend
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.traces import open_traces
 
@@ -227,7 +227,7 @@ def wait_for(process, is_there):
 KILLED = """
 import os, signal, sys
 from deepprune.cli import main
-from deepprune.commands import live_record
+from deepprune.live import record as live_record
 from deepprune.traces import TraceStore
 
 where, write_atomic, n = sys.argv[1], live_record.write_atomic, 0

@@ -13,7 +13,7 @@ from deepprune.config import build
 from deepprune.config.advice import advise
 from deepprune.config.help import help_text
 from deepprune.config.schemas import register
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 
 CONF = config_folder()
 SWEEPING = ("train", "evaluate")

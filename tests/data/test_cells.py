@@ -3,11 +3,11 @@
 import pytest
 from builders import group
 
+from deepprune.core.errors import InputError
+from deepprune.core.types import QuestionRef, QuestionTraces
 from deepprune.data.cells import CROSS_MODEL, cells
 from deepprune.data.pairs import build_pairs, same_share
 from deepprune.data.prefixes import FirstTokens
-from deepprune.errors import InputError
-from deepprune.types import QuestionRef, QuestionTraces
 
 
 def several_models(answers, name="q"):

@@ -9,12 +9,12 @@ import torch
 from builders import group
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from deepprune.core.errors import InputError
 from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import BalancedSampler
 from deepprune.data.splits import Splits
-from deepprune.errors import InputError
-from deepprune.judge.encoding import PairTokens, TokenInputs
+from deepprune.judge.network.encoding import PairTokens, TokenInputs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch

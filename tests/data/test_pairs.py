@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from builders import group
 
+from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.types import TracePair
 
 RULE = FirstTokens(5)
 

@@ -1,8 +1,8 @@
 import pytest
 from builders import trace
 
+from deepprune.core.types import Question
 from deepprune.data.prefixes import FirstTokens, Fraction, ReasoningWords, make_prefix
-from deepprune.types import Question
 
 QUESTION = Question("toy", "q", "What is 2 + 2?", "4")
 

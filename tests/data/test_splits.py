@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from builders import group
 
+from deepprune.core.errors import InputError
 from deepprune.data.splits import (
     Splits,
     check_disjoint,
@@ -11,7 +12,6 @@ from deepprune.data.splits import (
     question_similarity,
     split_questions,
 )
-from deepprune.errors import InputError
 
 TREES = "There are 15 trees in the grove and workers will plant some more of them today. How many?"
 

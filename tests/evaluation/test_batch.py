@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from builders import group
 
+from deepprune.core.types import Prefix, QuestionRef
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
+from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.question import QuestionRunner, Task
-from deepprune.evaluation.results import FIELDS
+from deepprune.evaluation.outcomes import FIELDS
+from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.scores import QuestionScores
-from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.cascade import CascadeJudge
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.types import Prefix, QuestionRef
+from deepprune.pruning.replay import ReplayEngine
 
 
 class Noisy(Judge):

@@ -7,7 +7,7 @@ import sweeps
 from sweeps import RIVALS, evaluate, points, questions, with_silent, write_store
 
 from deepprune.callbacks.drop_dominated import DropDominated
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.evaluation.distributed import Processes, Ray
 
 N_QUESTIONS = 18

@@ -6,7 +6,7 @@ import pytest
 from sweeps import PricedJudge, evaluate, points, questions, refs, with_silent
 
 from deepprune.callbacks.drop_dominated import DropDominated
-from deepprune.evaluation.results import OutcomeStore
+from deepprune.evaluation.outcomes import OutcomeStore
 
 
 def rows(folder):

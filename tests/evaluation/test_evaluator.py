@@ -8,15 +8,14 @@ import pytest
 from builders import InOrder, group, with_probes
 from sweeps import RIVALS, SIZES, PricedJudge, evaluate, points, questions, refs
 
+from deepprune.core.errors import InputError
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
-from deepprune.errors import InputError
-from deepprune.evaluation.callback import EvaluatorCallback
+from deepprune.evaluation.grid import Point, consensus_sizes, grid
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.question import QuestionRunner, Task
-from deepprune.evaluation.results import OutcomeStore
+from deepprune.evaluation.outcomes import OutcomeStore
+from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import with_needs_met
-from deepprune.evaluation.sweep import Point, consensus_sizes, grid
+from deepprune.evaluation.watcher import EvaluatorCallback
 from deepprune.judge.base import Prices
 from deepprune.judge.baselines import CoinJudge, OracleJudge
 from deepprune.judge.score_cache import ScoreCache
@@ -26,6 +25,7 @@ from deepprune.pruning.policies.deepconf import DeepConf
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.early_exit import EarlyExit
 from deepprune.pruning.policies.esc import ESC
+from deepprune.pruning.replay import ReplayEngine
 
 
 def cons_n(rows, n=8):

@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Need
+from deepprune.core.statistics import Estimate
 from deepprune.evaluation.metrics import sweep_rows, too_few_questions
-from deepprune.evaluation.statistics import Estimate
-from deepprune.protocols import Need
 from deepprune.pruning.policies.consensus import Consensus
 
 COUNTS = ("tokens_finished", "tokens_pruned", "tokens_probes", "tokens_sequential", "peak_traces")

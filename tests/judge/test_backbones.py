@@ -16,9 +16,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from deepprune.errors import InputError
-from deepprune.judge import backbones
-from deepprune.judge.backbones import (
+from deepprune.core.errors import InputError
+from deepprune.judge.network import backbones
+from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
     Pooling,
@@ -29,7 +29,7 @@ from deepprune.judge.backbones import (
     model_size,
     set_pad_token,
 )
-from deepprune.judge.encoding import ANSWER_WORDS, Layout, PairEncoder
+from deepprune.judge.network.encoding import ANSWER_WORDS, Layout, PairEncoder
 
 LAST = {"pooling": "last"}
 QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from builders import group, trace
 
+from deepprune.core.types import Prefix, Question, TracePair
 from deepprune.judge.baselines import (
     CoinJudge,
     LengthOnlyJudge,
@@ -12,8 +13,7 @@ from deepprune.judge.baselines import (
     OracleJudge,
     QuestionOnlyJudge,
 )
-from deepprune.judge.bootstrap import bootstrap_questions
-from deepprune.types import Prefix, Question, TracePair
+from deepprune.judge.measure.bootstrap import bootstrap_questions
 
 QUESTION = Question("toy", "q", "What?", "1")
 

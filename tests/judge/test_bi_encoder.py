@@ -10,23 +10,23 @@ from builders import group
 from test_features import planted
 from tiny_models import save_tiny_bert
 
+from deepprune.core.errors import InputError
+from deepprune.core.flops import transformer_flops
+from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.errors import InputError
-from deepprune.flops import transformer_flops
-from deepprune.judge.backbones import Backbone, Lora, model_size
 from deepprune.judge.base import Judge
-from deepprune.judge.bi_encoder import (
+from deepprune.judge.linear import (
     BiEncoder,
     BiEncoderArchitecture,
     BiEncoderJudge,
     BiEncoderSettings,
     PrefixEncoder,
 )
-from deepprune.judge.losses import BCELoss
-from deepprune.judge.metrics import auroc_within
-from deepprune.judge.module import JudgeModule
-from deepprune.types import TracePair
+from deepprune.judge.measure.metrics import auroc_within
+from deepprune.judge.network.backbones import Backbone, Lora, model_size
+from deepprune.judge.network.losses import BCELoss
+from deepprune.judge.network.module import JudgeModule
 
 ALL = ("cosine", "difference", "product", "sum")
 

@@ -16,7 +16,7 @@ from deepprune.judge.calibration import (
     is_flat,
     negative_log_likelihood,
 )
-from deepprune.judge.metrics import expected_calibration_error
+from deepprune.judge.measure.metrics import expected_calibration_error
 
 
 def drawn(n, scale, bias, seed=0):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from builders import group, with_probes
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import Need
+from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.boosting import Boosting
 from deepprune.judge.cascade import Band, Cascade, CascadeJudge, choose_band, merge
-from deepprune.judge.features import FeaturesJudge
-from deepprune.judge.metrics import auroc_within
-from deepprune.judge.probe import LogisticRegression, ProbeJudge
-from deepprune.protocols import Need
-from deepprune.types import Prefix, TracePair
+from deepprune.judge.features.forced_answers import LogisticRegression, ProbeJudge
+from deepprune.judge.features.overlaps import FeaturesJudge
+from deepprune.judge.measure.metrics import auroc_within
 
 
 class Given(Judge):

@@ -6,18 +6,18 @@ import torch
 from builders import group
 from tiny_models import save_tiny_bert, save_tiny_qwen3
 
+from deepprune.core.errors import InputError
+from deepprune.core.flops import transformer_flops
+from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
 from deepprune.data.splits import question_hash
-from deepprune.errors import InputError
-from deepprune.flops import transformer_flops
-from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.base import Judge
 from deepprune.judge.calibration import IDENTITY, Platt
-from deepprune.judge.cross_encoder import CrossEncoderJudge
-from deepprune.judge.embedding import SentenceEmbeddingJudge
-from deepprune.judge.encoding import PairEncoder
-from deepprune.types import TracePair
+from deepprune.judge.features.embeddings import SentenceEmbeddingJudge
+from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+from deepprune.judge.network.encoding import PairEncoder
 
 SEEN = frozenset({question_hash("What is q?")})
 

@@ -15,13 +15,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
+from deepprune.core.errors import InputError
+from deepprune.core.types import Prefix, Question, TracePair
 from deepprune.data.prefixes import FirstTokens
-from deepprune.errors import InputError
 from deepprune.judge.base import Judge
 from deepprune.judge.boosting import Boosting, Trees, question_balanced_weights
-from deepprune.judge.features import NAMES, FeaturesJudge, pair_features
-from deepprune.judge.metrics import auroc_within
-from deepprune.types import Prefix, Question, TracePair
+from deepprune.judge.features.overlaps import NAMES, FeaturesJudge, pair_features
+from deepprune.judge.measure.metrics import auroc_within
 
 SETTINGS = Boosting(trees=20, leaves=6, learning_rate=0.1, l2=1.0, min_leaf=10)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deepprune.flops import transformer_flops
+from deepprune.core.flops import transformer_flops
 
 
 def test_by_hand():

@@ -4,9 +4,9 @@ import torch
 from tiny_models import tiny_causal_tokenizer, tiny_qwen3_config
 from transformers import LlamaConfig, LlamaModel, Qwen3Model
 
-from deepprune.judge.backbones import PairClassifier
-from deepprune.judge.encoding import Layout, PairEncoder
-from deepprune.judge.inference import pair_logits, token_batches
+from deepprune.judge.network.backbones import PairClassifier
+from deepprune.judge.network.encoding import Layout, PairEncoder
+from deepprune.judge.network.inference import pair_logits, token_batches
 
 FIRSTS = ["we add 3 and 4 to get 7", "let x be 12. then", "so"]
 SECONDS = ["the sum is 7", "x = 12 minus 5, wait, that is 7 or", "no", "12", "7 it is."]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from deepprune.judge.bootstrap import Interval, bootstrap_draws, bootstrap_questions
-from deepprune.judge.metrics import (
+from deepprune.judge.measure.bootstrap import Interval, bootstrap_draws, bootstrap_questions
+from deepprune.judge.measure.metrics import (
     auroc,
     auroc_within,
     average_precision_different,
@@ -102,7 +102,7 @@ def test_a_draw_equals_the_metric_on_the_repeated_questions(metric):
     """Questions repeated as often as drawn; copies of a question keep their own number."""
     scores, labels, questions = sample(150, 6)
     draws = bootstrap_draws(metric, scores, labels, questions, n=20, seed=1)
-    from deepprune.seeding import generator
+    from deepprune.core.seeding import generator
 
     counts = generator(1, "bootstrap").multinomial(6, np.full(6, 1 / 6), size=20)
     for draw, count in zip(draws, counts, strict=True):

@@ -18,12 +18,12 @@ from deepprune.data.pairs import labels_of
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import OversampleSampler, QuestionBalancedSampler
 from deepprune.data.splits import Splits
-from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
-from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.losses import FocalLoss, RankingLoss
-from deepprune.judge.metrics import judge_metrics
-from deepprune.judge.module import JudgeModule
-from deepprune.judge.schedules import cosine_schedule, linear_schedule
+from deepprune.judge.measure.metrics import judge_metrics
+from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.losses import FocalLoss, RankingLoss
+from deepprune.judge.network.module import JudgeModule
+from deepprune.judge.network.schedules import cosine_schedule, linear_schedule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from deepprune.judge.losses import (
+from deepprune.judge.network.losses import (
     BCELoss,
     FocalLoss,
     RankingLoss,

@@ -3,8 +3,8 @@ from builders import group
 from tiny_models import tiny_bert_tokenizer, tiny_causal_tokenizer
 from tokenizers import normalizers
 
-from deepprune.errors import InputError
-from deepprune.judge.encoding import Layout, PairEncoder
+from deepprune.core.errors import InputError
+from deepprune.judge.network.encoding import Layout, PairEncoder
 
 CLS, SEP = 2, 3
 

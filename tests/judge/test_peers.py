@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from builders import group, trace
 
+from deepprune.core.types import Prefix, Question, TracePair, among_peers
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.peers import PEER_NAMES, peer_features
-from deepprune.types import Prefix, Question, TracePair, among_peers
+from deepprune.judge.features.peers import PEER_NAMES, peer_features
 
 TEXTS = ["the 1 2", "the 1 2", "the 9", "the 8"]
 

@@ -12,21 +12,26 @@ from builders import group, with_probes
 from omegaconf import DictConfig
 
 from deepprune.config import build
+from deepprune.core.errors import InputError
+from deepprune.core.types import NO_ANSWER, Prefix, QuestionRef, TracePair
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
-from deepprune.errors import InputError
+from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.question import QuestionRunner, Task
-from deepprune.evaluation.results import FIELDS
+from deepprune.evaluation.outcomes import FIELDS
+from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import check_judge_needs, check_needs
-from deepprune.evaluation.sweep import Point
 from deepprune.judge.base import Judge
-from deepprune.judge.metrics import auroc_within
-from deepprune.judge.probe import PROBE_NAMES, LogisticRegression, ProbeJudge, probe_features
+from deepprune.judge.features.forced_answers import (
+    PROBE_NAMES,
+    LogisticRegression,
+    ProbeJudge,
+    probe_features,
+)
+from deepprune.judge.measure.metrics import auroc_within
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.types import NO_ANSWER, Prefix, QuestionRef, TracePair
+from deepprune.pruning.replay import ReplayEngine
 
 SETTINGS = LogisticRegression(l2=0.01)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from builders import group
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.types import Prefix, TracePair
 
 
 def pairs(n=4):
@@ -67,7 +67,7 @@ _PROCESS = """
     import numpy as np
     from builders import group
     from deepprune.judge.score_cache import ScoreCache
-    from deepprune.types import Prefix, TracePair
+    from deepprune.core.types import Prefix, TracePair
     prefixes = [Prefix(t, 5, is_finished=False) for t in group(["a"] * 4).traces]
     pairs = [TracePair(prefixes[0], p) for p in prefixes[1:]]
     print("ready", flush=True); sys.stdin.readline()
@@ -123,7 +123,7 @@ def test_batches_survive_a_killed_process(tmp_path):
         import sys; sys.path[:0] = {[p for p in sys.path if p.endswith("tests")]!r}
         from builders import group
         from deepprune.judge.score_cache import ScoreCache
-        from deepprune.types import Prefix, TracePair
+        from deepprune.core.types import Prefix, TracePair
         cache = ScoreCache({str(tmp_path / "s")!r})
         prefixes = [Prefix(t, 5, is_finished=False) for t in group(["a"] * 4).traces]
         for i in range(10**9):

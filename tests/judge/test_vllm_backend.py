@@ -7,15 +7,15 @@ from builders import group
 from tiny_models import save_tiny_bert, save_tiny_qwen3
 from transformers import AutoModelForSequenceClassification
 
+from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.errors import InputError
-from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
-from deepprune.judge.backends import load_judge
 from deepprune.judge.base import Judge
-from deepprune.judge.cross_encoder import CrossEncoderJudge
-from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.vllm_backend import save_sequence_classifier
+from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.network.backends import load_judge
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.vllm_scoring import save_sequence_classifier
 
 has_vllm = importlib.util.find_spec("vllm") is not None
 
@@ -77,7 +77,7 @@ def test_what_vllm_cannot_serve_is_refused(tmp_path):
 @pytest.mark.skipif(not has_vllm, reason="needs vLLM: pip install 'deepprune[vllm]'")
 @pytest.mark.filterwarnings("default")  # the engine's own
 def test_vllm_gives_the_logits_of_transformers(tmp_path, monkeypatch):
-    from deepprune.judge.vllm_backend import VllmJudge
+    from deepprune.judge.network.vllm_scoring import VllmJudge
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")

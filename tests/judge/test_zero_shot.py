@@ -8,15 +8,15 @@ import torch
 from builders import group
 from tiny_models import save_tiny_bert, save_tiny_qwen3, save_tiny_qwen3_lm
 
+from deepprune.core.errors import InputError
+from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.errors import InputError
-from deepprune.judge.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.base import Judge
-from deepprune.judge.cross_encoder import CrossEncoderJudge
-from deepprune.judge.encoding import PairEncoder
-from deepprune.judge.zero_shot import zero_shot_judge
-from deepprune.types import TracePair
+from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.zero_shot import zero_shot_judge
 
 PAIRS = build_pairs(group(["a", "b"] * 3, [6, 8, 10, 12, 14, 16]), FirstTokens(5))
 

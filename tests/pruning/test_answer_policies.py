@@ -3,6 +3,7 @@
 import pytest
 from builders import group, play, with_probes
 
+from deepprune.core.types import NO_ANSWER, StopReason
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.early_exit import EarlyExit
 from deepprune.pruning.policies.esc import ESC
@@ -16,7 +17,6 @@ from deepprune.pruning.stopping import (
     is_safe,
     majority,
 )
-from deepprune.types import NO_ANSWER, StopReason
 
 
 def started(outcome):

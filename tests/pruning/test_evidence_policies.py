@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import group, play
 
+from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepconf import DeepConf, group_confidences
 from deepprune.pruning.policies.deepconf_offline import DeepConfOffline
 from deepprune.pruning.policies.slim_sc import SlimSC
-from deepprune.types import NO_ANSWER, Decision, StopReason
 
 A, B = 0, 1  # the classes of answers "a" and "b"
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from builders import group, play
 
+from deepprune.core.types import NO_ANSWER, StopReason
 from deepprune.data.prefixes import FirstTokens
-from deepprune.engines.replay import ReplayEngine
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.replay import ReplayEngine
 from deepprune.pruning.voting import plurality, plurality_rows
-from deepprune.types import NO_ANSWER, StopReason
 
 FOUR = np.zeros((4, 4))
 FOUR[0, 1], FOUR[0, 2], FOUR[1, 2] = 0.9, 0.8, 0.1

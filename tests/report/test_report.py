@@ -8,7 +8,7 @@ from rich.console import Console
 from sweeps import evaluate, points
 
 from deepprune.data.prefixes import FirstTokens
-from deepprune.evaluation.sweep import grid
+from deepprune.evaluation.grid import grid
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.report.figures import accuracy_figure

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deepprune.types import Question, Trace
+from deepprune.core.types import Question, Trace
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from builders import group
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import NO_ANSWER, FinishReason, Probe
 from deepprune.traces.journal import TraceJournal
-from deepprune.types import NO_ANSWER, FinishReason, Probe
 
 
 def finished(n=3, name="q"):
@@ -91,7 +91,7 @@ def test_an_interrupt_after_the_renaming_loses_no_later_trace(tmp_path, monkeypa
 
     with TraceJournal(tmp_path / "j") as journal:
         journal.append(finished(name="q"))
-        monkeypatch.setattr("deepprune.files.sync_folder", interrupted)
+        monkeypatch.setattr("deepprune.core.files.sync_folder", interrupted)
         with pytest.raises(KeyboardInterrupt):
             journal.drop(finished(name="q"))
         monkeypatch.undo()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.traces import cache_folder, importers, open_traces
 
 LINES = "\n".join(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
 from deepprune.traces import tokens
 from deepprune.traces.tokens import completed_characters, token_ends
 

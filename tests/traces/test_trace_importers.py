@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason
 from deepprune.traces import open_traces
 from deepprune.traces.importers import import_file
-from deepprune.types import FinishReason
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepprune.errors import InputError
-from deepprune.files import sha256_file
+from deepprune.commands.traces import main
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
+from deepprune.core.types import NO_ANSWER, FinishReason, Probe
 from deepprune.traces import GENERATOR, Manifest, Part, TraceStore, open_traces, summarise
-from deepprune.traces.cli import main
 from deepprune.traces.importers import import_file
 from deepprune.traces.probes import read_probes
 from deepprune.traces.schema import SCHEMAS, to_table
-from deepprune.types import NO_ANSWER, FinishReason, Probe
 
 RECORDED = Path(__file__).parents[3] / "shared/traces/parallel_probe_qwen3_8b_aime24.json"
 

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason, Probe
 from deepprune.traces import GENERATOR, TraceStore
-from deepprune.types import FinishReason, Probe
 
 
 @pytest.fixture

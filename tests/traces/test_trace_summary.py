@@ -6,9 +6,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from deepprune.errors import InputError
+from deepprune.commands.traces import main
+from deepprune.core.errors import InputError
 from deepprune.traces import GENERATOR, TraceStore, open_traces, plurality_accuracy, summarise
-from deepprune.traces.cli import main
 
 SHARED = Path(__file__).parents[3] / "shared" / "traces"
 ATTS = SHARED / "atts_math500_r1_llama8b.parquet"

@@ -18,10 +18,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from deepprune.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.types import NO_ANSWER
 from deepprune.pruning.stopping import check_rule, is_decided
 from deepprune.pruning.voting import plurality
-from deepprune.types import NO_ANSWER
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepprune.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.pruning.voting import plurality
 
 

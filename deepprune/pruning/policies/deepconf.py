@@ -20,9 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepprune.protocols import Evidence, FloatArray, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, FloatArray, Need, PolicyRun, Step
+from deepprune.core.types import Decision, StopReason, Vote
 from deepprune.pruning.voting import plurality
-from deepprune.types import Decision, StopReason, Vote
 
 
 def group_confidences(confidence: FloatArray, window: int) -> FloatArray:

@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from deepprune.protocols import Evidence, FloatArray, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, FloatArray, Need, PolicyRun, Step
+from deepprune.core.types import NO_ANSWER
 from deepprune.pruning.policies.deepconf import group_confidences
 from deepprune.pruning.voting import plurality
-from deepprune.types import NO_ANSWER
 
 _BOTTOM = 0.1  # the share of groups that `bottom_groups` averages
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from deepprune.protocols import (
+from deepprune.core.protocols import (
     BoolArray,
     Evidence,
     FloatArray,
@@ -30,10 +30,10 @@ from deepprune.protocols import (
     PolicyRun,
     Step,
 )
+from deepprune.core.types import NO_ANSWER, Decision, PrefixRule, StopReason
 from deepprune.pruning.clustering import METHODS, Clusterings, cluster, is_representative
 from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
-from deepprune.types import NO_ANSWER, Decision, PrefixRule, StopReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepprune.protocols import BoolArray, Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import BoolArray, Evidence, Need, PolicyRun, Step
+from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.stopping import is_safe
 from deepprune.pruning.voting import plurality
-from deepprune.types import NO_ANSWER, Decision, StopReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepprune.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.voting import plurality
-from deepprune.types import NO_ANSWER, Decision, StopReason
 
 
 @dataclass(frozen=True, slots=True)

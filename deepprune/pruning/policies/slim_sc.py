@@ -20,9 +20,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from deepprune.protocols import Evidence, IntArray, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, IntArray, Need, PolicyRun, Step
+from deepprune.core.types import Decision, StopReason
 from deepprune.pruning.voting import plurality
-from deepprune.types import Decision, StopReason
 
 
 @dataclass(frozen=True, slots=True)

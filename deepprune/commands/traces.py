@@ -1,0 +1,214 @@
+"""``deepprune traces``: import traces into a store, show what a store holds, check it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from deepprune.core.errors import InputError
+from deepprune.traces.formats import FORMATS, SUFFIXES
+from deepprune.traces.jsonl import FIELDS
+from deepprune.traces.manifest import Manifest
+from deepprune.traces.opening import open_traces
+from deepprune.traces.progress import import_progress
+from deepprune.traces.store import TraceStore
+from deepprune.traces.summary import TraceSummary, summarise
+
+_PLAIN_WIDTH = 140  # characters, where no terminal says
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``deepprune traces``; returns the exit code.
+
+    Raises:
+        InputError: If a path or an option cannot be used.
+        SystemExit: If the command line cannot be parsed (code 2), or help was asked for (0).
+    """
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deepprune traces", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="{import,show,check}")
+
+    make = commands.add_parser(
+        "import",
+        help="make a store out of a file of traces",
+        description="Make a trace store out of a file: count its tokens, class its answers.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="formats:\n" + "\n".join(f"  {name:11} {what}" for name, what in FORMATS.items()),
+    )
+    make.add_argument(
+        "file", type=Path, metavar="FILE", help=f"a file of traces ({', '.join(SUFFIXES)})"
+    )
+    make.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where to make the store"
+    )
+    make.add_argument("--format", choices=["auto", *FORMATS], default="auto")
+    make.add_argument(
+        "--field",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OURS=THEIRS",
+        help=f"JSON lines: what a field is called there (dots lead inside); {', '.join(FIELDS)}",
+    )
+    make.add_argument(
+        "--answers",
+        metavar="STYLE",
+        help="extract answers by this style (auto, boxed, answer_is, gsm8k, choice), or 'source': "
+        "keep the file's own (the default where it has them)",
+    )
+    make.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="of JSON lines that name none, and of probes; the file's name if not given",
+    )
+    make.add_argument(
+        "--model",
+        metavar="NAME",
+        help="of JSON lines that name none, and of probes (there the file's name if not given)",
+    )
+    make.add_argument(
+        "--sampling",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="sampling parameters to note in the manifest, as temperature=0.6",
+    )
+    make.set_defaults(run=_import)
+
+    show = commands.add_parser("show", help="print what a store holds")
+    show.add_argument("path", metavar="PATH", help="'pool', a store folder, or a file of traces")
+    show.add_argument("--json", action="store_true", help="for machines: one JSON object")
+    show.set_defaults(run=_show)
+
+    check = commands.add_parser("check", help="read everything and compare it with the manifest")
+    check.add_argument("path", metavar="PATH", help="'pool', a store folder, or a file of traces")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from deepprune.traces.importers import import_file
+
+    with import_progress(arguments.file.name) as on_progress:
+        store = import_file(
+            arguments.file,
+            arguments.out,
+            format=arguments.format,
+            fields=_pairs("--field", arguments.field),
+            answers=arguments.answers,
+            dataset=arguments.dataset,
+            model=arguments.model,
+            sampling={k: _value(v) for k, v in _pairs("--sampling", arguments.sampling).items()},
+            on_progress=on_progress,
+        )
+    print_summary(store)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    store = open_traces(arguments.path)
+    if arguments.json:
+        record = {
+            "path": str(store.path),
+            **asdict(store.manifest),
+            "content_hash": store.content_hash,
+            "summary": [asdict(row) for row in summarise(store)],
+        }
+        print(json.dumps(record, indent=2))
+    else:
+        print_summary(store)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    is_store = Path(arguments.path).is_dir()
+    store = TraceStore.open(arguments.path) if is_store else open_traces(arguments.path)
+    problems = store.check()
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{store.path}: {len(problems)} problem(s).")
+        return 1
+    manifest = store.manifest
+    print(f"{store.path}: sound, {manifest.n_traces} traces in {len(manifest.parts)} part(s).")
+    return 0
+
+
+def _pairs(option: str, items: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"{option} must be NAME=VALUE, got {item!r}.")
+        pairs[key] = value
+    return pairs
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def print_summary(store: TraceStore) -> None:
+    """Print what a store holds: a table by data set and model, its facts, its folder."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    manifest, rows = store.manifest, summarise(store)
+    has_one_model = len(store.models) == 1
+    table = Table(pad_edge=False, box=None, header_style="bold")
+    table.add_column("dataset", overflow="fold")
+    if not has_one_model:
+        table.add_column("model", overflow="fold")
+    numbers = ("questions", "traces", "tokens", "accuracy", "same\nanswer", "pass@1", "cons@N", "N")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        names = [row.dataset] if has_one_model else [row.dataset, row.model or "all models"]
+        table.add_row(*map(escape, names), *_cells(row))
+    console.print(table)
+    facts = {
+        "model": store.models[0] if has_one_model else None,
+        "text": _text(manifest),
+        "tokens counted by": manifest.token_counter,
+        "answers": manifest.answers,
+        "conflicts": manifest.conflicts,
+        "timeouts": manifest.timeouts,
+        **manifest.sampling,
+    }
+    told = {k: v for k, v in facts.items() if v not in (None, "", [], {}) and "\n" not in str(v)}
+    line = " · ".join(f"{name}: {value}" for name, value in told.items())
+    console.print(f"{line}\nstore: {store.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(manifest: Manifest) -> str | None:
+    """How many traces have no text; ``None`` where all have one."""
+    n, total = manifest.n_without_text, manifest.n_traces
+    return None if n == 0 else "none" if n == total else f"none for {n:,} of {total:,} traces"
+
+
+def _cells(row: TraceSummary) -> list[str]:
+    fractions = (row.accuracy, row.same_answer, row.pass_at_1, row.cons_at_n)
+    return [
+        f"{row.questions:,}",
+        f"{row.traces:,}",
+        f"{row.tokens:,}",
+        *("-" if fraction is None else f"{fraction:.3f}" for fraction in fractions),
+        f"{row.traces_per_question:g}",
+    ]

@@ -1,0 +1,1 @@
+"""What every package builds on: types, protocols, errors, files, seeding, statistics; no torch."""

@@ -1,0 +1,200 @@
+"""Where engines and policies meet.
+
+    engine   starts traces, advances them to a checkpoint, stops them      -> Observation
+    policy   sees observations and evidence, decides what happens next     -> Step ... Vote
+    judge    scores pairs of prefixes (its protocol: `judge.base.Judge`)   -> scores in [0, 1]
+    loop     `pruning.controller.run_question`, called by the evaluator
+
+A policy never learns whether a recording or a live server answers, nor which judge scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprune.core.types import Decision, Prefix, PrefixRule, Question, Vote
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+ScorePairs = Callable[[IntArray], FloatArray]
+"""Scores pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``, on what has been generated so far.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an engine reports about the N traces that were started, in the order of their start.
+
+    Attributes:
+        n_tokens: Tokens generated so far, shape ``(N,)``.
+        is_finished: The trace ended by itself or at its token limit, shape ``(N,)``.
+        is_stopped: A policy stopped it, shape ``(N,)``.
+        answer_class: Class of the final answer; ``NO_ANSWER`` while unfinished or without one,
+            shape ``(N,)``.
+        probe_class: Class of the answer that was forced at this checkpoint; of a finished trace its
+            ``answer_class``; ``NO_ANSWER`` where the step asked for no probes, shape ``(N,)``.
+    """
+
+    n_tokens: IntArray
+    is_finished: BoolArray
+    is_stopped: BoolArray
+    answer_class: IntArray
+    probe_class: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a policy wants next: stop these, start so many, then advance all running traces.
+
+    Attributes:
+        start: How many more traces to start.
+        stop: The running traces to stop, and why.
+        until: Where running traces pause next: where a rule says, or after so many tokens more;
+            ``None`` runs them to their end.
+        probe: Force an answer out of every trace that still runs there; it goes on as if nothing
+            had been asked.
+    """
+
+    start: int = 0
+    stop: Sequence[Decision] = ()
+    until: PrefixRule | int | None = None
+    probe: bool = False
+
+
+PolicyRun = Generator[Step, Observation, Vote]
+
+
+class Evidence(Protocol):
+    """What a policy can ask about running traces, on what they have generated so far."""
+
+    def score(self, pairs: IntArray) -> FloatArray:
+        """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``."""
+        ...
+
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
+
+        Of each token minus the mean of its top-k log-probabilities, in nats (see `types.Trace`).
+        """
+        ...
+
+
+class Need(StrEnum):
+    """What a policy or a judge asks for beyond tokens and final answers."""
+
+    JUDGE = "judge"  # pair scores, and so whatever the judge needs
+    TEXT = "text"  # what the traces say
+    PROBES = "probes"  # forced answers at checkpoints
+    CONFIDENCE = "confidence"  # token log-probabilities
+
+
+TEXT_ALONE = frozenset({Need.TEXT})
+"""What a judge needs unless it says otherwise."""
+
+
+class Policy(Protocol):
+    """Decides for one question at a time; a frozen dataclass whose fields are one grid point.
+
+    ``run`` is a generator: it yields what should happen next, receives what the engine then
+    reports, and returns the vote. Its local variables are the state of the question.
+    """
+
+    @property
+    def name(self) -> str:
+        """The policy's name in configs, tables and figures."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it asks for; an evaluation checks that the traces have it before it begins."""
+        ...
+
+    def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
+        """Decide for one question with at most ``n_traces`` traces."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an engine has done for one question so far.
+
+    Attributes:
+        tokens: Tokens generated over all traces, without probes.
+        tokens_probes: Tokens generated to force answers.
+        probe_context: Tokens that those attended to, summed over them, for the FLOPs.
+        tokens_sequential: Tokens that had to be generated one after the other: the latency.
+        peak_traces: The most traces that ran at once.
+        seconds: On the engine's clock; virtual in a replay.
+    """
+
+    tokens: int
+    tokens_probes: int
+    probe_context: float
+    tokens_sequential: int
+    peak_traces: int
+    seconds: float
+
+
+class Session(Protocol):
+    """One question on an engine."""
+
+    def start(self, n: int) -> None:
+        """Start ``n`` more traces."""
+        ...
+
+    def stop(self, traces: Sequence[int]) -> None:
+        """Stop traces by index; what they generated stays."""
+        ...
+
+    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+        """Let every running trace generate up to ``until``, see `Step`, and report."""
+        ...
+
+    @property
+    def n_started(self) -> int:
+        """Traces that have been started."""
+        ...
+
+    def prefix(self, trace: int) -> Prefix:
+        """What trace ``trace`` has generated so far."""
+        ...
+
+    def confidence(self, trace: int) -> FloatArray:
+        """Its token confidences so far, see `Evidence`."""
+        ...
+
+    def read_probes(self, traces: Sequence[int]) -> None:
+        """A judge reads all answers forced so far out of these traces: count them in ``usage``.
+
+        Each answer is counted once, however often it is read.
+        """
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """The engine's own count of what it has done for this question."""
+        ...
+
+    def close(self) -> None:
+        """Stop whatever still runs and free its seats."""
+        ...
+
+
+class Engine(Protocol):
+    """Generates traces, or replays recorded ones."""
+
+    def open(self, question: Question, model: str, n_traces: int, seed: int) -> Session:
+        """Begin a question with a budget of ``n_traces`` traces of ``model``."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...

@@ -1,0 +1,93 @@
+"""What a run folder says of itself, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
+
+PACKAGES = (
+    "deepprune",
+    "torch",
+    "transformers",
+    "pytorch-lightning",
+    "peft",
+    "numpy",
+    "hydra-core",
+)
+
+
+def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Claim ``folder`` for a run, or for going on with the same run.
+
+    Writes ``config.json`` (everything resolved) and ``provenance.json`` (overrides, command, commit
+    and uncommitted diff, versions, machine).
+
+    Raises:
+        InputError: If it holds a run of another configuration; says what differs.
+    """
+    path = folder / "config.json"
+    text = json.dumps(config, indent=2, sort_keys=True, default=str)
+    if path.exists():
+        earlier = dict(_flat(json.loads(path.read_text())))
+        now = dict(_flat(json.loads(text)))
+        changed = sorted(k for k in earlier.keys() | now.keys() if earlier.get(k) != now.get(k))
+        if changed:
+            shown = ", ".join(f"{k}: {earlier.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise InputError(
+                f"{folder} holds a run of another configuration ({shown}{more}): resume with the "
+                "same one, or give another hydra.run.dir."
+            )
+        return
+    write_atomic(folder / "provenance.json", json.dumps(_provenance(overrides), indent=2))
+    write_atomic(path, text)  # last: its presence says that the run has begun
+
+
+def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, node
+
+
+def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "overrides": list(overrides),
+        "commit": _git("rev-parse", "HEAD"),
+        "diff": _git("diff", "HEAD"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {p: _version(p) for p in PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the source tree, where this is one."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

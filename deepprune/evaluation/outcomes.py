@@ -1,0 +1,186 @@
+"""The record of a sweep on disk: outcomes question by question, rows when all are there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprune.core.files import write_atomic
+from deepprune.core.protocols import IntArray
+from deepprune.core.statistics import Estimate
+from deepprune.evaluation.grid import Point
+
+Row = dict[str, Any]
+"""One line of ``results.jsonl``; `evaluation.metrics.sweep_rows` says what is in it."""
+
+QuestionKey = tuple[str, str, str]
+"""Dataset, question id, model."""
+
+FIELDS: dict[str, Any] = {
+    "is_correct": np.bool_,
+    "any_correct": np.bool_,
+    "tokens_finished": np.int64,
+    "tokens_pruned": np.int64,
+    "tokens_probes": np.int64,
+    "tokens_sequential": np.int64,
+    "peak_traces": np.int32,
+    "generator_flops": np.float64,
+    "judge_calls": np.int32,
+    "judge_tokens": np.int64,
+    "judge_flops": np.float64,
+    "seconds": np.float64,
+    "cost": np.float64,
+}
+"""What is recorded of every point and order of the traces, and as what."""
+
+
+@dataclass(slots=True)
+class QuestionOutcomes:
+    """All points on one question.
+
+    Attributes:
+        fields: For each name of `FIELDS` an array over points and orders, shape ``(P, R)``.
+        tokens_prompt: Tokens of the question's text.
+        failures: Point number -> why it failed here.
+        skipped: Numbers of points that were left out here; their fields are zeros.
+    """
+
+    fields: dict[str, NDArray[Any]]
+    tokens_prompt: int
+    failures: dict[int, str] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
+
+    @classmethod
+    def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:
+        """Zeros, to be filled."""
+        shape = (n_points, n_orders)
+        return cls({n: np.zeros(shape, t) for n, t in FIELDS.items()}, tokens_prompt)
+
+
+class OutcomeStore:
+    """The folder ``outcomes``: a file a question, whole or not at all, synced before it counts.
+
+    A file holds arrays alone, no pickles, and says of which grid they are: one of another grid
+    counts as not there. A question on which a point failed is done again when the sweep is.
+
+    Args:
+        folder: Where the files are.
+        points: The grid.
+    """
+
+    def __init__(self, folder: Path, points: Sequence[Point]) -> None:
+        self.folder = folder
+        keys = "\n".join(point.key for point in points)
+        self._grid = hashlib.sha256(keys.encode()).hexdigest()
+
+    def has(self, question: QuestionKey, skip: Collection[int] = ()) -> bool:
+        """Whether a question is recorded without failures, at all points but those of ``skip``."""
+        try:
+            recorded = self.read(question, FIELDS)
+            return not recorded.failures and recorded.skipped <= set(skip)
+        except Exception:  # not there, or not whole: zipfile and numpy raise a dozen kinds
+            return False
+
+    def write(self, question: QuestionKey, outcomes: QuestionOutcomes) -> None:
+        """Record a question."""
+        buffer = io.BytesIO()
+        facts = {
+            "question": question,
+            "failures": outcomes.failures,
+            "skipped": sorted(outcomes.skipped),
+            "grid": self._grid,
+        }
+        arrays: dict[str, Any] = {
+            "facts": np.array(json.dumps(facts)),
+            "tokens_prompt": np.array(outcomes.tokens_prompt),
+            **outcomes.fields,
+        }
+        np.savez(buffer, **arrays)
+        write_atomic(self._path(question), buffer.getvalue())
+
+    def read(self, question: QuestionKey, names: Collection[str] = ()) -> QuestionOutcomes:
+        """What is recorded of a question, of the named fields."""
+        # numpy leaves a file that is no archive open, so it is opened here
+        with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            facts = json.loads(file["facts"].item())
+            if facts["grid"] != self._grid:
+                raise ValueError(f"{question} is recorded on another grid.")
+            return QuestionOutcomes(
+                {name: file[name] for name in names},
+                int(file["tokens_prompt"]),
+                {int(point): reason for point, reason in facts["failures"].items()},
+                frozenset(facts["skipped"]),
+            )
+
+    def _path(self, question: QuestionKey) -> Path:
+        name = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:20]
+        return self.folder / f"{name}.npz"
+
+
+class Outcomes:
+    """All recorded questions, a field at a time: ``outcomes["cost"]`` has the shape ``(Q, R, P)``.
+
+    Attributes:
+        points: The grid.
+        questions: The questions, in the order of the first axis.
+        dropped: Point number -> why it was given up before all questions were done.
+        failures: Point number -> why it failed somewhere.
+        tokens_prompt: Tokens of the questions' texts, shape ``(Q,)``.
+    """
+
+    def __init__(
+        self,
+        store: OutcomeStore,
+        points: Sequence[Point],
+        questions: Sequence[QuestionKey],
+        dropped: Mapping[int, str] | None = None,
+    ) -> None:
+        self._store = store
+        self._kept: IntArray | slice = slice(None)
+        self.points = points
+        self.questions = questions
+        self.dropped = dict(dropped or {})
+        facts = [store.read(question) for question in questions]
+        self.tokens_prompt: IntArray = np.array([f.tokens_prompt for f in facts], dtype=np.int64)
+        self.failures: dict[int, str] = {}
+        for fact in facts:
+            self.failures = fact.failures | self.failures  # the first question's reason stays
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        fields = [self._store.read(question, [name]).fields[name] for question in self.questions]
+        return np.ascontiguousarray(np.stack(fields)[:, self._kept].transpose(0, 2, 1))
+
+    def only(self, numbers: Sequence[int]) -> Outcomes:
+        """Some of the points, in this order."""
+        some = copy(self)
+        some._kept = np.array(numbers)
+        some.points = [self.points[i] for i in numbers]
+        for name in ("dropped", "failures"):
+            lost = getattr(self, name)
+            setattr(some, name, {n: lost[i] for n, i in enumerate(numbers) if i in lost})
+        return some
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write ``results.jsonl``, at once and whole."""
+    write_atomic(path, b"".join(json.dumps(plain(r)).encode() + b"\n" for r in rows))
+
+
+def plain(row: Row) -> Row:
+    """Estimates spelt out as three columns."""
+    plain: Row = {}
+    for name, value in row.items():
+        if isinstance(value, Estimate):
+            plain |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            plain[name] = value
+    return plain

@@ -1,0 +1,230 @@
+"""All grid points on one question: what one process does at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deepprune.core.protocols import Engine, Observation, Step
+from deepprune.core.seeding import derive, generator
+from deepprune.core.types import Decision, QuestionRef, QuestionTraces
+from deepprune.evaluation.batch_replay import replay_batch
+from deepprune.evaluation.grid import Point
+from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
+from deepprune.evaluation.outcomes import FIELDS, QuestionOutcomes
+from deepprune.evaluation.scores import QuestionScores
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import CoinJudge, OracleJudge
+from deepprune.judge.score_cache import ScoreCache
+from deepprune.pruning.controller import run_question
+from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.replay import ReplayEngine
+
+logger = logging.getLogger(__name__)
+
+LoadTraces = Callable[[QuestionRef], QuestionTraces]
+MakeEngine = Callable[[Sequence[QuestionTraces]], Engine]
+
+Event = tuple[int, Step, Observation] | tuple[int, Decision]
+"""What happened at a point, for callbacks that watch checkpoints and decisions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A question to do.
+
+    Attributes:
+        ref: Which.
+        tokens_prompt: Tokens of its text.
+        skip: Numbers of the points to leave out.
+    """
+
+    ref: QuestionRef
+    tokens_prompt: int
+    skip: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A question that is done: its outcomes, and its events where they are watched."""
+
+    outcomes: QuestionOutcomes
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass
+class QuestionRunner:
+    """Runs every point on a question, for ``resamples`` orders of its traces.
+
+    Can be pickled, so that other processes and machines do questions. A question's scores are
+    computed once, serve all points, and are forgotten with it: memory does not grow with the
+    number of questions.
+
+    Attributes:
+        points: The grid.
+        n_traces: The largest N.
+        resamples: Orders of the traces (and choices of N, where more are recorded).
+        seed: Decides the orders and the policies' draws.
+        generators: Size of every generator by model name.
+        load: Reads the traces of a question.
+        make_engine: An engine that serves them.
+        judge: Who scores.
+        cache: Scores on disk, where they shall outlive the run.
+        usd_judge: Price of a million judge tokens.
+        is_watched: Whether checkpoints and decisions are to be reported.
+    """
+
+    points: Sequence[Point]
+    n_traces: int
+    resamples: int
+    seed: int
+    generators: Mapping[str, GeneratorSize]
+    load: LoadTraces
+    make_engine: MakeEngine
+    judge: Judge
+    cache: ScoreCache | None = None
+    usd_judge: float | None = None
+    is_watched: bool = False
+
+    def __call__(self, task: Task) -> Done:
+        """Do one question; a point that fails is recorded with its reason, the others go on."""
+        group = self.load(task.ref)
+        engine = self.make_engine([group])
+        question = _Question(self, group, engine, task)
+        done = Done(QuestionOutcomes.empty(len(self.points), self.resamples, task.tokens_prompt))
+        done.outcomes.skipped = task.skip
+        batches: defaultdict[Any, list[int]] = defaultdict(list)
+        for number, point in enumerate(self.points):
+            policy = point.policy
+            if number in task.skip:
+                continue
+            if (
+                isinstance(policy, DeepPrune)
+                and policy.decides_once
+                and isinstance(engine, ReplayEngine)
+                and not self.is_watched
+                and not any(t.finish_reason.is_open for t in group.traces)
+            ):
+                batches[question.family(policy, point.n_traces)].append(number)
+            else:
+                question.guarded(done, [number], question.run)
+        for numbers in batches.values():
+            question.guarded(done, numbers, question.run_batch)
+        engine.close()
+        return done
+
+
+class _Question:
+    """One question at work."""
+
+    def __init__(
+        self, runner: QuestionRunner, group: QuestionTraces, engine: Engine, task: Task
+    ) -> None:
+        self._runner, self._group, self._engine = runner, group, engine
+        self._names = (group.question.dataset, group.question.question_id, group.model)
+        self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
+            p.answer_class for t in group.traces for p in t.probes if p.is_correct
+        }
+        size = generator_size(group.model, runner.generators)
+        self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
+        judges: dict[str, Judge] = {"sweep": runner.judge}
+        judges |= {"oracle": OracleJudge(), "coin": CoinJudge(runner.seed)}
+        self._scores = {
+            name: QuestionScores(judge, runner.cache if name == "sweep" else None)
+            for name, judge in judges.items()
+        }
+
+    @staticmethod
+    def family(policy: DeepPrune, n_traces: int) -> tuple[Any, ...]:
+        """What points must share for their clusterings to be those of one batch."""
+        return (
+            policy.prefix,
+            policy.clustering,
+            policy.max_clusters,
+            policy.max_members,
+            policy.judge,
+            n_traces,
+        )
+
+    def guarded(
+        self, done: Done, numbers: Sequence[int], work: Callable[[Sequence[int], Done], None]
+    ) -> None:
+        """Do points; an error fails them, and the sweep exits non-zero at its end."""
+        try:
+            work(numbers, done)
+        except AssertionError:  # ours, not the policy's: nothing that follows can be trusted
+            raise
+        except Exception as error:
+            names = sorted({self._runner.points[number].policy.name for number in numbers})
+            logger.warning("%s failed on %s", ", ".join(names), self._names, exc_info=True)
+            for number in numbers:
+                done.outcomes.failures[number] = f"{type(error).__name__}: {error}"
+
+    def run(self, numbers: Sequence[int], done: Done) -> None:
+        """One point, run by run."""
+        (number,) = numbers
+        runner, point = self._runner, self._runner.points[number]
+        scores = self._scores[getattr(point.policy, "judge", "sweep")]
+        watcher = _Recorder(number, done.events) if runner.is_watched else None
+        for resample in range(runner.resamples):
+            session = self._engine.open(
+                self._group.question,
+                self._group.model,
+                runner.n_traces,
+                derive(runner.seed, resample),
+            )
+            evidence = scores.run(session)
+            rng = self._rng(resample)
+            outcome = run_question(point.policy, session, point.n_traces, evidence, rng, watcher)
+            facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
+            facts["is_correct"] = outcome.vote.answer_class in self._correct
+            facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
+            for name in FIELDS:
+                done.outcomes.fields[name][number, resample] = facts[name]
+
+    def run_batch(self, numbers: Sequence[int], done: Done) -> None:
+        """Points that decide once and cluster alike, all runs at once."""
+        runner, engine = self._runner, self._engine
+        assert isinstance(engine, ReplayEngine)
+        first = runner.points[numbers[0]]
+        policies = [runner.points[n].policy for n in numbers]
+        recording = engine.recording(self._group.question, self._group.model)
+        resamples = range(runner.resamples)
+        orders = [recording.order(runner.n_traces, derive(runner.seed, r)) for r in resamples]
+        fields = replay_batch(
+            [p for p in policies if isinstance(p, DeepPrune)],
+            recording,
+            np.stack(orders)[:, : first.n_traces],
+            np.stack([self._rng(r).random(first.n_traces) for r in resamples]),
+            self._scores[getattr(first.policy, "judge", "sweep")],
+            self._ledger,
+            np.array(sorted(self._correct), dtype=np.int64),
+            engine.seconds_per_token,
+            engine.tokens_per_probe,
+        )
+        for name, values in fields.items():
+            done.outcomes.fields[name][numbers] = values
+
+    def _rng(self, resample: int) -> np.random.Generator:
+        return generator(self._runner.seed, *self._names, resample, "policy")
+
+
+class _Recorder:
+    """Keeps a run's checkpoints and decisions."""
+
+    def __init__(self, number: int, events: list[Event]) -> None:
+        self._number, self._events = number, events
+
+    def on_checkpoint(self, step: Step, seen: Observation) -> None:
+        self._events.append((self._number, step, seen))
+
+    def on_decision(self, decision: Decision) -> None:
+        self._events.append((self._number, decision))
+
+    def on_fallback(self, reason: str) -> None:
+        raise AssertionError(f"a sweep's judge fails its points: {reason}")

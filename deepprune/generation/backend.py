@@ -1,0 +1,206 @@
+"""What a live engine needs of whatever generates: streams of tokens that can be ended at any time.
+
+`LiveEngine` (`generation.live`) drives one of these: vLLM in this machine (`generation.vllm`), a
+server (`generation.openai`), or recorded traces played as if they were generated
+(`generation.scripted`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from deepprune.answers.extract import AnswerStyle
+from deepprune.core.types import FinishReason, Question
+
+
+class EngineError(RuntimeError):
+    """The engine is lost: it died, does not answer, or refuses everything. One line, for users."""
+
+
+class RequestError(RuntimeError):
+    """One request failed for good; others may go on. One line, for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    r"""How a question becomes a prompt, and how an answer is forced out of a trace.
+
+    Attributes:
+        template: What the user says; ``{question}`` stands for the question's text.
+        system: The system message; ``None`` for none.
+        chat: Apply the model's chat template; otherwise the template is all of the prompt.
+        chat_arguments: For the chat template, e.g. ``{"enable_thinking": True}``.
+        think_end: What closes the model's thoughts, e.g. ``</think>``; put before ``force`` where
+            the trace has not closed them itself. Empty for a model that does not think.
+        force: What is put after a prefix to force its answer out. It opens a box that the model
+            then fills: the answer is read from ``force`` and what follows it.
+        answer_style: How traces state their answers.
+    """
+
+    template: str = (
+        "{question}\n\nThink step by step, then write the final answer as \\boxed{answer}."
+    )
+    system: str | None = None
+    chat: bool = True
+    chat_arguments: Mapping[str, Any] = field(default_factory=dict)
+    think_end: str = ""
+    force: str = "\n\nThe final answer is \\boxed{"
+    answer_style: str = AnswerStyle.AUTO
+
+    def __post_init__(self) -> None:
+        if "{question}" not in self.template:
+            raise ValueError(
+                "prompt.template must say where the question goes: {question} is missing in "
+                f"{self.template!r}."
+            )
+        if self.answer_style not in list(AnswerStyle):
+            raise ValueError(
+                f"prompt.answer_style must be one of {', '.join(AnswerStyle)}, "
+                f"got {self.answer_style!r}."
+            )
+
+    def messages(self, question: Question) -> list[dict[str, str]]:
+        """The chat that asks a question."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": self.user(question)}]
+
+    def user(self, question: Question) -> str:
+        """What the user says."""
+        return self.template.replace("{question}", question.text)
+
+    def forced(self, text: str) -> str:
+        """What follows a prefix to force its answer out."""
+        is_open = bool(self.think_end) and self.think_end not in text
+        return f"\n{self.think_end}{self.force}" if is_open else self.force
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How traces are sampled.
+
+    Attributes:
+        max_tokens: Most tokens of a trace, thoughts and answer, >= 1.
+        temperature: >= 0; 0 is greedy, and all traces of a question are then alike.
+        top_p: In (0, 1].
+        top_k: Of so many tokens; 0 for all.
+        stop: Texts that end a trace; they stay in it.
+        logprobs: k of the top-k log-probabilities whose negative mean is a token's confidence; 0
+            for no confidences.
+    """
+
+    max_tokens: int
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    stop: Sequence[str] = ()
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}.")
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must be at least 0, got {self.temperature:g}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p:g}.")
+        for name in ("top_k", "logprobs"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"sampling.{name} must be at least 0, got {getattr(self, name)}; 0 is off."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: a prompt, what a trace has generated after it, and how it goes on.
+
+    Attributes:
+        question: What is asked.
+        format: How it becomes a prompt.
+        sampling: Temperature and the like; its ``max_tokens`` is the trace's, not the request's.
+        max_tokens: Most new tokens.
+        seed: For the sampling of this request, in [0, 2^31).
+        text: What the trace has generated before.
+        token_ids: Its tokens, where the backend has told them; otherwise empty.
+        suffix: Put after ``text``, not generated, to force an answer.
+        sample_id: The trace's number within its question.
+    """
+
+    question: Question
+    format: PromptFormat
+    sampling: Sampling
+    max_tokens: int
+    seed: int
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    suffix: str = ""
+    sample_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a request has generated since its last chunk.
+
+    Attributes:
+        text: New text.
+        token_end: For each new token the characters of this ``text`` up to its end; never more than
+            ``len(text)``, not falling.
+        token_ids: The new tokens, where the backend knows them; otherwise empty.
+        confidence: For each new token minus the mean of its top-k log-probabilities (nats); empty
+            where none were asked for.
+        finish_reason: On the last chunk: ``STOP`` where the model ended, ``LENGTH`` where
+            ``max_tokens`` did.
+    """
+
+    text: str
+    token_end: Sequence[int]
+    token_ids: Sequence[int] = ()
+    confidence: Sequence[float] = ()
+    finish_reason: FinishReason | None = None
+
+
+class Backend(Protocol):
+    """Generates. All coroutines run in the event loop of one `LiveEngine`."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model in records, tables and figures."""
+        ...
+
+    @property
+    def token_counter(self) -> str:
+        """``traces.GENERATOR`` where tokens are the model's own, else what counted them."""
+        ...
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether a request may have ``text`` and ``suffix``; known once it is open."""
+        ...
+
+    @property
+    def seats(self) -> int | None:
+        """Most requests that generate at once, others wait; ``None``: no limit, or not open."""
+        ...
+
+    async def open(self, format: PromptFormat, sampling: Sampling) -> None:
+        """Load, or connect and find out what is there.
+
+        Raises:
+            InputError: If what was asked for cannot be had; says the way out.
+            EngineError: If it does not start.
+        """
+        ...
+
+    def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """Generate. Closing or cancelling the generator ends the request in the engine.
+
+        Raises:
+            RequestError: If this request failed for good, retries included.
+            EngineError: If the engine is lost.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End all requests and free what is held."""
+        ...

@@ -1,0 +1,1 @@
+"""`engine=openai`: a backend over any OpenAI-compatible server."""

@@ -1,0 +1,446 @@
+"""Any server that speaks OpenAI's protocol: vLLM's, SGLang, llama.cpp, hosted ones.
+
+What a server can do differs, and few say so: `OpenAIBackend.open` finds out with requests of a few
+tokens. A trace goes on from a prefix by ``/v1/completions``, whose prompt we write ourselves, or by
+a chat whose last message is the assistant's and stays open (prefill).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason, Question
+from deepprune.generation.backend import (
+    Chunk,
+    EngineError,
+    PromptFormat,
+    Request,
+    RequestError,
+    Sampling,
+)
+from deepprune.generation.openai.faults import Faults, Patience, Refused
+from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
+from deepprune.generation.openai.settings import check_settings
+from deepprune.generation.openai.stream import Done, Reader, think_start
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+_NOT_THERE = (400, 404, 405, 422, 501)  # an address that the server does not have
+
+# A new turn would begin a number or a sentence; only one that goes on writes the 0 of 10 first.
+_COUNTING = Question("", "", "Count from 1 to 40, separated by commas.")
+_BEGUN, _GOES_ON = "1, 2, 3, 4, 5, 6, 7, 8, 9, 1", "0"
+
+
+class Continuation(StrEnum):
+    """How a server goes on from a prefix."""
+
+    COMPLETIONS = "completions"
+    FLAGGED_PREFILL = "chat prefill (continue_final_message)"
+    PREFILL = "chat prefill"
+    NOTHING = "nothing"
+
+
+class OpenAIBackend:
+    """Requests to a server; its model, capabilities and faults are found out or outlived.
+
+    A request that fails is sent again, after a wait that doubles, with jitter, or that the server
+    names. A stream that breaks goes on from what it has generated, where the server can do that.
+
+    Tokens are the server's own where it tells their ids (vLLM) or their log-probabilities;
+    otherwise each piece of a stream counts as one, and the last is corrected by the server's count.
+
+    A server with a reasoning parser sends the thoughts apart: they are put back before the answer,
+    within ``<think>`` and ``</think>``. Of a thinking model, prefer completions: a chat template
+    may move or drop the thoughts of a message that it is to go on with.
+
+    Args:
+        base_url: E.g. ``http://localhost:8000/v1``.
+        model: As the server names it; ``None``: the only one that it serves.
+        name: Of the model in records; ``None``: as the server names it.
+        api: ``completions``, ``chat``, or ``auto``: completions where they can be had.
+        tokenizer: Folder or hub name of the model's tokenizer, whose chat template then writes the
+            prompts of completions; ``None``: the server's own (``/tokenize``, vLLM).
+        api_key_env: Environment variable with the key; none is needed where it is unset.
+        timeout_s: Longest wait for a connection or for the next byte, in seconds.
+        max_retries: Failures in a row that a request survives.
+        max_concurrent: Requests at a time, in [1, 1000]; the others wait here.
+        extra_body: Further fields of every request, e.g. ``{"min_p": 0.05}``.
+
+    Raises:
+        InputError: If a value is out of its range or ``base_url`` carries a key.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        name: str | None = None,
+        api: str = "auto",
+        tokenizer: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout_s: float = 120.0,
+        max_retries: int = 5,
+        max_concurrent: int = 256,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_settings(base_url, api, api_key_env, timeout_s, max_retries, max_concurrent)
+        self.base_url = base_url.rstrip("/")
+        self.continuation = Continuation.NOTHING
+        self._model, self._name = model, name
+        self._api = api
+        self._tokenizer_source = tokenizer
+        key = os.environ.get(api_key_env, "")
+        self._faults = Faults(self.base_url, key, api_key_env, timeout_s, max_retries)
+        self._max_concurrent = max_concurrent
+        self._extra_body = dict(extra_body or {})
+        self._is_chat = False
+        self._prompts = Prompts()
+        self._features = _Features()
+        self._client: AsyncOpenAI | None = None
+
+    @property
+    def model(self) -> str:
+        """Name of the model in records; without ``model`` and ``name`` known once it is open."""
+        return self._name or self._model or ""
+
+    @property
+    def token_counter(self) -> str:
+        """``generator`` where the server tells its tokens, else ``chunks``: pieces of a stream."""
+        return "generator" if self._features.tells_tokens else "chunks"
+
+    @property
+    def seats(self) -> int:
+        """Requests at a time: ``max_concurrent``."""
+        return self._max_concurrent
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the server goes on from a prefix; ``continuation`` says how."""
+        return self.continuation is not Continuation.NOTHING
+
+    async def open(self, format: PromptFormat, sampling: Sampling) -> None:
+        """Connect, name the model and find out what the server can do.
+
+        Raises:
+            InputError: If the package openai, the model, an API or log-probabilities are missing.
+            EngineError: If the server is not there or refuses the key.
+        """
+        try:
+            import openai
+        except ImportError:
+            raise InputError(
+                "engine=openai needs its client: pip install 'deepprune[openai]'."
+            ) from None
+
+        for library in ("httpx", "httpx2"):  # they tell of every request
+            logging.getLogger(library).setLevel(logging.WARNING)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._faults.key or "none",
+            timeout=self._faults.timeout_s,
+            max_retries=0,
+        )
+        self._seats = asyncio.Semaphore(self._max_concurrent)
+        greedy = replace(sampling, temperature=0.0)
+        failed = ""
+        try:
+            self._model = await self._only_model()
+            await self._choose_api(Request(_COUNTING, format, greedy, max_tokens=2, seed=0))
+        except RequestError as error:
+            failed = str(error)
+        if failed:
+            raise EngineError(f"{self.base_url} cannot be used: {failed}")
+        _log.info(
+            "%s at %s: %s, it continues by %s, tokens counted by %s",
+            self._model,
+            self.base_url,
+            "chat" if self._is_chat else "completions",
+            self.continuation,
+            self.token_counter,
+        )
+
+    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """Generate; closing the generator closes the connection, which ends the request there.
+
+        Raises:
+            RequestError: If the server refuses the request, or fails it too often.
+            EngineError: If the server is gone or refuses the key.
+        """
+        if self._client is None:
+            raise EngineError("the backend is closed")
+        patience = Patience(self._faults)
+        done = Done()
+        async with self._seats:
+            while True:
+                try:
+                    async with aclosing(self._attempt(request, done)) as chunks:
+                        async for chunk in chunks:
+                            patience.reset()
+                            yield chunk
+                    return
+                except Exception as error:
+                    failure = self._faults.of(error)
+                # outside of the handler: what is raised here must not carry the client's own error
+                if done.n_tokens >= request.max_tokens:
+                    yield Chunk("", (), finish_reason=FinishReason.LENGTH)
+                    return
+                if done.text and not self.can_continue:
+                    await self._list_models()  # or is it all of the server that is gone?
+                    raise RequestError(
+                        f"{failure.reason}, after {done.n_tokens} tokens, and the server cannot "
+                        "go on from a prefix"
+                    )
+                await patience.wait(failure)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    # Finding out
+
+    async def _list_models(self) -> list[str]:
+        listed = await self._ask(
+            lambda client: client.get("/models", cast_to=object), optional=True
+        )
+        data = listed.get("data") if isinstance(listed, dict) else None
+        return [str(m["id"]) for m in data or () if isinstance(m, dict) and "id" in m]
+
+    async def _only_model(self) -> str:
+        names = await self._list_models()
+        if self._model is None:
+            if len(names) != 1:
+                raise InputError(
+                    f"engine.model must say which model of {self.base_url} generates; it lists "
+                    f"{', '.join(names) or 'none'}."
+                )
+            return names[0]
+        if names and self._model not in names:
+            shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+            raise InputError(
+                f"engine.model must be one that {self.base_url} serves ({shown}), "
+                f"got {self._model!r}."
+            )
+        return self._model
+
+    async def _choose_api(self, probe: Request) -> None:
+        refusal = ""
+        if self._api != "chat":
+            tokenizer = await self._find_tokenizer(probe)
+            self._prompts = Prompts(tokenizer)
+            if probe.format.chat and tokenizer is None:
+                refusal = (
+                    "a chat prompt for /v1/completions needs the model's chat template: give "
+                    "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
+                )
+            else:
+                self._is_chat = False
+                refusal = await self._learn_features(probe)
+            if not refusal:
+                self.continuation = Continuation.COMPLETIONS
+                return
+            if self._api == "completions":
+                raise InputError(
+                    f"engine.api=completions cannot be had of {self.base_url}: {refusal}."
+                )
+        self._is_chat = True
+        if not probe.format.chat:
+            raise InputError(
+                f"prompt.chat=false needs /v1/completions, which {self.base_url} has not"
+                f"{': ' + refusal if refusal else ''}; take prompt.chat=true."
+            )
+        if chat_refusal := await self._learn_features(probe):
+            raise InputError(f"{self.base_url} has no chat for this request: {chat_refusal}.")
+        await self._learn_prefill(probe)
+        if not self.can_continue:
+            _log.warning("%s cannot go on from a prefix: %s", self.base_url, refusal or "chat only")
+        elif probe.format.think_end:
+            _log.warning(
+                "a chat template may drop the thoughts of a message that it goes on with: "
+                "engine.tokenizer=MODEL and engine.api=completions continue exactly"
+            )
+
+    async def _find_tokenizer(self, probe: Request) -> Tokenizer | None:
+        if self._tokenizer_source is not None:
+            return LocalTokenizer(self._tokenizer_source)
+        remote = ServerTokenizer(self.base_url, self._post)
+        return remote if await remote.answers(probe.format.messages(probe.question)) else None
+
+    async def _learn_features(self, probe: Request) -> str:
+        """Find out what may be asked for; returns why nothing can, or an empty text."""
+        k = probe.sampling.logprobs
+        probe = replace(probe, sampling=replace(probe.sampling, logprobs=0))
+        everything = _Features(extensions=True, logprobs=max(1, k), usage=True)
+        refusal = ""
+        for features in (
+            everything,
+            replace(everything, extensions=False),
+            replace(everything, extensions=False, logprobs=0),
+            _Features(),
+        ):
+            self._features = features
+            try:
+                seen = await self._try(probe)
+            except Refused as refused:
+                refusal = str(refused)
+                if refused.status not in (400, 422):
+                    break
+                continue
+            self._features = replace(
+                features,
+                logprobs=features.logprobs if seen.has_logprobs else 0,
+                token_ids=seen.has_ids,
+            )
+            if k and not self._features.logprobs:
+                raise InputError(
+                    f"sampling.logprobs={k} needs log-probabilities, and {self.base_url} gives "
+                    f"none{': ' + refusal if refusal else ''}; take sampling.logprobs=0."
+                )
+            return ""
+        return refusal
+
+    async def _learn_prefill(self, probe: Request) -> None:
+        opened = f"{think_start(probe.format.think_end)}\n" if probe.format.think_end else ""
+        probe = replace(
+            probe,
+            text=opened + _BEGUN,
+            sampling=replace(probe.sampling, stop=(), logprobs=0),
+            max_tokens=4,
+        )
+        for way in (Continuation.FLAGGED_PREFILL, Continuation.PREFILL):
+            self.continuation = way
+            try:
+                if (await self._try(probe)).text.startswith(_GOES_ON):
+                    return
+            except Refused:
+                continue
+        self.continuation = Continuation.NOTHING
+
+    async def _try(self, probe: Request) -> Done:
+        """What a request of a few tokens gives, retries included."""
+        patience = Patience(self._faults)
+        while True:
+            done = Done()
+            try:
+                async with aclosing(self._attempt(probe, done)) as chunks:
+                    async for _ in chunks:
+                        pass
+                return done
+            except Exception as error:
+                failure = self._faults.of(error)
+            await patience.wait(failure)
+
+    async def _post(self, url: str, body: Mapping[str, Any], optional: bool) -> object:
+        return await self._ask(
+            lambda client: client.post(url, body={"model": self._model, **body}, cast_to=object),
+            optional=optional,
+        )
+
+    async def _ask(
+        self, call: Callable[[AsyncOpenAI], Awaitable[T]], *, optional: bool = False
+    ) -> T | None:
+        """One answer that is no stream, retries included; ``None`` where the server has none."""
+        patience = Patience(self._faults)
+        while True:
+            if self._client is None:
+                raise EngineError("the backend is closed")
+            try:
+                return await call(self._client)
+            except Exception as error:
+                failure = self._faults.of(error)
+            if optional and failure.status in _NOT_THERE:
+                return None
+            await patience.wait(failure)
+
+    # One request
+
+    async def _attempt(self, request: Request, done: Done) -> AsyncGenerator[Chunk, None]:
+        """What the server streams, after what earlier attempts have ``done``."""
+        from openai import AsyncStream
+
+        path, body = await self._body(request, done)
+        assert self._client is not None
+        reader = Reader(request, done)
+        # the plain JSON of each event: typed ones cost more than the network, and lack extensions
+        stream = await self._client.post(
+            path, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
+        )
+        try:
+            async for event in stream:
+                if (chunk := reader.read(event)) is not None:
+                    yield chunk
+        except Exception:
+            if not reader.is_finished:
+                raise
+        finally:
+            await stream.close()
+        yield reader.last()
+
+    async def _body(self, request: Request, done: Done) -> tuple[str, dict[str, Any]]:
+        sampling, features, format = request.sampling, self._features, request.format
+        limit = request.max_tokens - done.n_tokens
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": limit,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": (request.seed + done.n_tokens) % 2**31,
+            "stream": True,
+        }
+        if features.usage:
+            body["stream_options"] = {"include_usage": True}
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if features.extensions:
+            body["return_token_ids"] = True
+            if sampling.stop:  # as vLLM and as SGLang name it
+                body |= {"include_stop_str_in_output": True, "no_stop_trim": True}
+        is_needed = sampling.logprobs > 0 or not features.token_ids  # logprobs tell tokens too
+        logprobs = features.logprobs if is_needed else 0
+        if not self._is_chat:
+            if logprobs:
+                body["logprobs"] = logprobs
+            body["prompt"] = await self._prompts.of(request, done)
+        else:
+            if logprobs:
+                body |= {"logprobs": True, "top_logprobs": logprobs}
+            if format.chat_arguments:
+                body["chat_template_kwargs"] = dict(format.chat_arguments)
+            body["messages"] = format.messages(request.question)
+            if begun := request.text + request.suffix + done.text:
+                body["messages"].append({"role": "assistant", "content": begun})
+                if self.continuation is Continuation.FLAGGED_PREFILL:
+                    body |= {"continue_final_message": True, "add_generation_prompt": False}
+        body |= self._extra_body
+        return ("/chat/completions" if self._is_chat else "/completions"), body
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """What the server understands and tells."""
+
+    extensions: bool = False  # fields that OpenAI does not have are not refused
+    token_ids: bool = False
+    logprobs: int = 0  # so many may be asked for
+    usage: bool = False
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.token_ids or self.logprobs > 0

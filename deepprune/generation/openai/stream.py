@@ -1,0 +1,187 @@
+"""What an OpenAI-compatible server streams, read as chunks of text and tokens."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+from deepprune.core.types import FinishReason
+from deepprune.generation.backend import Chunk, Request, RequestError
+
+_log = logging.getLogger(__name__)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Broken(Exception):
+    """A stream that is not what it should be."""
+
+
+@dataclass
+class Done:
+    """What a request has generated so far, over all attempts."""
+
+    text: str = ""
+    n_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    has_logprobs: bool = False
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the server has told all of its tokens."""
+        return len(self.token_ids) == self.n_tokens > 0
+
+
+class Reader:
+    """Turns the events of one stream into chunks."""
+
+    def __init__(self, request: Request, done: Done) -> None:
+        self._request = request
+        self._done = done
+        self._tells_tokens = False
+        self._before = done.n_tokens
+        self._usage: int | None = None
+        self._held: Chunk | None = None
+        self._is_thinking = False
+        self._end = request.format.think_end or "</think>"
+
+    @property
+    def is_finished(self) -> bool:
+        """The server has said why the request ended."""
+        return self._held is not None
+
+    def read(self, event: object) -> Chunk | None:
+        """What an event adds; the last chunk is held back for the server's count of tokens."""
+        try:
+            data: Any = event
+            if usage := data.get("usage"):
+                self._usage = int(usage["completion_tokens"])
+            if not data["choices"] or self.is_finished:
+                return None
+            chunk = self._chunk(data["choices"][0])
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise Broken("the server sent an event of another shape than OpenAI's") from error
+        self._done.text += chunk.text
+        self._done.n_tokens += len(chunk.token_end)
+        self._done.token_ids += chunk.token_ids
+        if chunk.finish_reason is not None:
+            self._held = chunk
+            return None
+        return chunk if chunk.text or chunk.token_end else None
+
+    def last(self) -> Chunk:
+        """The last chunk, its tokens corrected.
+
+        Raises:
+            Broken: If the server did not say that it was the last.
+            RequestError: If the server's context is full.
+        """
+        if self._held is None:
+            raise Broken("the stream ended early")
+        chunk, n = self._held, self._done.n_tokens - self._before
+        limit = self._request.max_tokens - self._before
+        is_cut = chunk.finish_reason is FinishReason.LENGTH
+        if not self._tells_tokens:
+            counted = self._usage if self._usage is not None else limit if is_cut else n
+            extra = max(0, min(counted, limit) - n)
+            chunk = replace(chunk, token_end=[*chunk.token_end, *[len(chunk.text)] * extra])
+            self._done.n_tokens += extra
+            n += extra
+        if is_cut and n < limit:
+            raise RequestError(
+                f"the server cut the trace {limit - n} tokens before its limit: its context is "
+                "full; lower sampling.max_tokens"
+            )
+        return chunk
+
+    def _chunk(self, choice: Mapping[str, Any]) -> Chunk:
+        lead, text = self._text(choice)
+        ids = list(choice.get("token_ids") or ())
+        names, tops = _read_logprobs(choice.get("logprobs"))
+        self._done.has_logprobs |= bool(tops)
+        self._tells_tokens |= bool(ids or names)
+        left = self._request.max_tokens - self._done.n_tokens
+        n = len(ids) or len(names) or min(1 if text else 0, left)
+        if len(names) == n and n:
+            ends = [min(end, len(text)) for end in accumulate(map(len, names))]
+            ends[-1] = len(text)
+        else:
+            ends = [len(text) * (i + 1) // n for i in range(n)]
+        k = self._request.sampling.logprobs
+        confidence = [-sum(top[:k]) / len(top[:k]) for top in tops] if k else []
+        if k and len(confidence) != n:
+            raise Broken("the server left the log-probabilities of a token out")
+        finish = _finish(choice.get("finish_reason"))
+        if finish is FinishReason.STOP:
+            text += self._stop_text(choice, text)
+        return Chunk(lead + text, [len(lead) + end for end in ends], ids, confidence, finish)
+
+    def _text(self, choice: Mapping[str, Any]) -> tuple[str, str]:
+        """Tags that the server has cut out, and its text."""
+        if "delta" not in choice:
+            return "", without_surrogates(choice.get("text") or "")
+        delta = choice["delta"] or {}
+        thought = without_surrogates(delta.get("reasoning_content") or delta.get("reasoning") or "")
+        content = without_surrogates(delta.get("content") or "")
+        lead = ""
+        before = self._request.text + self._request.suffix + self._done.text
+        if thought and not self._is_thinking:
+            self._is_thinking = True
+            if not before:
+                start = think_start(self._end)
+                lead = start if thought.startswith("\n") else f"{start}\n"
+        if content and self._is_thinking:
+            self._is_thinking = False
+            line = "" if (before + thought).endswith("\n") else "\n"
+            gap = "\n" * max(0, 2 - len(content) + len(content.lstrip("\n")))
+            thought = f"{thought}{line}{self._end}{gap}"
+        return lead, thought + content
+
+    def _stop_text(self, choice: Mapping[str, Any], text: str) -> str:
+        """The stop text that ended the trace, where the server names it and has cut it off."""
+        stops = tuple(self._request.sampling.stop)
+        stopped_by = choice.get("stop_reason") or choice.get("matched_stop")
+        if stopped_by not in stops or (self._done.text + text).endswith(stops):
+            return ""
+        return str(stopped_by)
+
+
+def _finish(reason: str | None) -> FinishReason | None:
+    """Why a request ended; whatever else a provider says, the trace will not go on."""
+    if reason is None:
+        return None
+    if reason in ("abort", "error"):
+        raise Broken(f"the server ended the request: {reason}")
+    if reason == "length":
+        return FinishReason.LENGTH
+    if reason != "stop":
+        _log.warning("a trace ended for the reason %r; it is kept as it is", reason)
+    return FinishReason.STOP
+
+
+def _read_logprobs(logprobs: Any) -> tuple[list[str], list[list[float]]]:
+    """The tokens of a piece, and of each the log-probabilities of the likeliest, falling."""
+    if not logprobs:
+        return [], []
+    if "content" in logprobs:
+        entries = logprobs["content"] or []
+        tops = [[top["logprob"] for top in e.get("top_logprobs") or [e]] for e in entries]
+        names = [entry["token"] for entry in entries]
+    else:
+        names = list(logprobs["tokens"])
+        alone = [{"": value} for value in logprobs["token_logprobs"]]
+        tops = [list(top.values()) for top in logprobs.get("top_logprobs") or alone]
+    return names, [sorted(map(float, top), reverse=True) for top in tops]
+
+
+def think_start(think_end: str) -> str:
+    """What opens the thoughts that ``think_end`` closes."""
+    return think_end.replace("/", "", 1)
+
+
+def without_surrogates(text: str) -> str:
+    r"""``text`` with U+FFFD for halves of a character, which JSON can carry and UTF-8 cannot."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,387 @@
+"""Where questions come from: files, data sets of the Hugging Face hub, generators, trace stores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isnan
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepprune.core.errors import InputError
+from deepprune.core.seeding import generator
+from deepprune.core.types import Question
+from deepprune.traces.formats import question_id_of, whole
+from deepprune.traces.jsonl import json_lines
+from deepprune.traces.opening import open_traces
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSource(ABC):
+    """Questions, or some of them.
+
+    Attributes:
+        ids: Only the questions with these ids, in this order; ``None`` for all.
+        limit: Only the first so many of what is left, >= 1; ``None`` for all.
+    """
+
+    ids: Sequence[str] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 question, or null, got {self.limit}.")
+        if self.ids is not None and not self.ids:
+            raise ValueError("ids is empty: name at least one question, or give null for all.")
+
+    def load(self) -> list[Question]:
+        """The questions.
+
+        Raises:
+            InputError: If the source cannot be read, is empty, or has an id twice; if an id is
+                unknown.
+        """
+        questions = list(self._read())
+        if not questions:
+            raise InputError(f"{self._name} has no questions.")
+        seen: set[tuple[str, str]] = set()
+        for question in questions:
+            key = (question.dataset, question.question_id)
+            if key in seen:
+                raise InputError(
+                    f"a question_id must be unique, but {self._name} has {key[1]!r} twice (without "
+                    "a column for it, it is a hash of the text: the same question is there twice)."
+                )
+            seen.add(key)
+        return self._chosen(questions)[: self.limit]
+
+    def _chosen(self, questions: list[Question]) -> list[Question]:
+        if self.ids is None:
+            return questions
+        known = {question.question_id: question for question in questions}
+        if len(known) < len(questions):
+            raise InputError("questions.ids needs ids that are unique over all data sets.")
+        wanted = list(dict.fromkeys(map(str, self.ids)))
+        if unknown := [id_ for id_ in wanted if id_ not in known]:
+            near = get_close_matches(unknown[0], known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the first is {next(iter(known))}."
+            raise InputError(f"{self._name} has no question {unknown[0]!r}; {hint}")
+        return [known[id_] for id_ in wanted]
+
+    @property
+    @abstractmethod
+    def _name(self) -> str:
+        """The source in words, for messages."""
+
+    @abstractmethod
+    def _read(self) -> Iterator[Question]:
+        """All questions, in the order of the source."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table calls its columns. Those under our own names for gold and id may be missing.
+
+    Attributes:
+        question: The question's text.
+        gold: The right answer; ``None`` where there is none.
+        question_id: What identifies a question; ``None``: a hash of its text does.
+        wrong: The columns of the wrong choices of a multiple-choice question; ``gold`` is then the
+            right one. The choices are shuffled and lettered, and put below the question.
+    """
+
+    question: str = "question"
+    gold: str | None = "gold"
+    question_id: str | None = "question_id"
+    wrong: Sequence[str] = ()
+
+    @property
+    def required(self) -> list[str]:
+        """Those that must be there."""
+        named = [name for name in (self.gold, self.question_id) if name not in (None, *_OWN)]
+        right = [self.gold] if self.wrong else []
+        return [self.question, *filter(None, [*named, *right]), *self.wrong]
+
+
+_OWN = ("gold", "question_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table(QuestionSource):
+    """Questions in the rows of a table.
+
+    Attributes:
+        dataset: The name of the data set in records.
+        columns: What its columns are called.
+        where: Only rows whose column contains this text, by column.
+        seed: Decides the order of choices, for each question by itself.
+    """
+
+    dataset: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    where: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        QuestionSource.__post_init__(self)
+        if self.columns.wrong and self.columns.gold is None:
+            raise ValueError("columns.wrong needs columns.gold: the right choice.")
+        if len(self.columns.wrong) >= len(ascii_uppercase):
+            raise ValueError(
+                f"choices are lettered A to Z, so columns.wrong must be at most "
+                f"{len(ascii_uppercase) - 1} columns, got {len(self.columns.wrong)}."
+            )
+
+    def _questions(self, rows: Iterator[Row], dataset: str) -> Iterator[Question]:
+        """The questions of rows; a row is known by its number, from 1, in messages."""
+        for number, row in enumerate(rows, 1):
+            self._check_columns(row)
+            if all(text in str(row[name]) for name, text in self.where.items()):
+                yield self._question(row, dataset, number)
+
+    def _check_columns(self, row: Row) -> None:
+        for name in (*self.columns.required, *self.where):
+            if name not in row:
+                raise InputError(
+                    f"{self._name} has no column {name!r}; it has {', '.join(row)}. Name the right "
+                    "one with questions.columns.question=NAME (gold, question_id likewise; null: "
+                    "there is none)."
+                )
+
+    def _question(self, row: Row, dataset: str, number: int) -> Question:
+        columns = self.columns
+        text = self._filled(row, columns.question, number)
+        question_id = self._scalar(row, columns.question_id, number) or question_id_of(text)
+        gold = self._scalar(row, columns.gold, number)
+        if columns.wrong:
+            choices = self._choices(row, number)
+            text, gold = lettered(text.strip(), choices, self.seed, question_id)
+        return Question(dataset, question_id, text, gold)
+
+    def _filled(self, row: Row, name: str, number: int) -> str:
+        value = row[name]
+        if not isinstance(value, str) or not value.strip():
+            raise self._unfit(row, name, number, "must be a text in every row")
+        return whole(value)
+
+    def _choices(self, row: Row, number: int) -> list[str]:
+        """The right choice, then the wrong ones."""
+        choices: dict[str, str] = {}  # and their columns
+        for name in filter(None, (self.columns.gold, *self.columns.wrong)):
+            choice = self._scalar(row, name, number)
+            if choice is None:
+                raise self._unfit(row, name, number, "must be a choice in every row")
+            if (choice := choice.strip()) in choices:
+                rule = f"must differ from {choices[choice]}"
+                raise self._unfit(row, name, number, rule)
+            choices[choice] = name
+        return list(choices)
+
+    def _scalar(self, row: Row, name: str | None, number: int) -> str | None:
+        """A text or number as text; ``None`` where there is none, or it is blank or NaN."""
+        value = None if name is None else row.get(name)
+        if isinstance(value, list | tuple | dict | bytes):
+            raise self._unfit(row, str(name), number, "must be a text or a number")
+        is_nan = isinstance(value, float) and isnan(value)
+        if value is None or is_nan or not str(value).strip():
+            return None
+        return whole(str(value))
+
+    def _unfit(self, row: Row, name: str, number: int, rule: str) -> InputError:
+        return InputError(
+            f"{name} {rule}, but row {number} of {self._name} has {str(row[name])[:40]!r}."
+        )
+
+
+def lettered(text: str, choices: Sequence[str], seed: int, question_id: str) -> tuple[str, str]:
+    """A multiple-choice question with its choices below it, and the letter of ``choices[0]``.
+
+    The order of the choices depends on the seed and the question alone.
+
+    >>> text, gold = lettered("2 + 2?", ["4", "3", "5"], seed=0, question_id="q")
+    >>> print(text, gold, sep="|")
+    2 + 2?
+    <BLANKLINE>
+    A) 5
+    B) 3
+    C) 4|C
+    """
+    order = generator(seed, question_id, "choices").permutation(len(choices)).tolist()
+    letters = ascii_uppercase[: len(choices)]
+    lines = [f"{letter}) {choices[i]}" for letter, i in zip(letters, order, strict=True)]
+    return "\n".join([text, "", *lines]), letters[order.index(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionFile(_Table):
+    """Questions in a JSON lines or Parquet file, one a row.
+
+    The data set is named after the file unless ``dataset`` says otherwise.
+
+    Attributes:
+        path: A ``.jsonl`` or ``.parquet`` file.
+    """
+
+    path: str
+
+    @property
+    def _name(self) -> str:
+        return repr(self.path)
+
+    def _read(self) -> Iterator[Question]:
+        path = Path(self.path)
+        if not path.is_file() or path.suffix not in (".jsonl", ".parquet"):
+            raise InputError(
+                f"questions.path must be a .jsonl or .parquet file that exists, got {self.path!r}."
+            )
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+        yield from self._questions(iter(rows), self.dataset or path.stem)
+
+
+def _json_rows(path: Path) -> list[Row]:
+    """The lines; what one leaves out is null."""
+    rows = [row for _, row in json_lines(path)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _parquet_rows(path: Path) -> list[Row]:
+    try:
+        rows: list[Row] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{str(path)!r} cannot be read as Parquet ({reason}).") from error
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubQuestions(_Table):
+    """Questions of a data set of the Hugging Face hub; needs the package ``datasets``.
+
+    Data sets that are programs are refused (``trust_remote_code`` is never given).
+
+    Attributes:
+        path: Name on the hub, or a local folder of data files of the same columns.
+        name: Configuration of the data set, where it has several.
+        split: Which split.
+        revision: Commit, tag or branch to pin; ``None``: the newest.
+    """
+
+    path: str
+    split: str
+    name: str | None = None
+    revision: str | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"{self.path!r} ({self.split})"
+
+    def _read(self) -> Iterator[Question]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError(
+                "questions of the hub need the package datasets: pip install 'deepprune[questions]'"
+                ". Without it, questions=file reads JSON lines and Parquet."
+            ) from error
+        is_local = Path(self.path).is_dir()
+        try:
+            rows = datasets.load_dataset(
+                self.path, None if is_local else self.name, split=self.split, revision=self.revision
+            )
+        except Exception as error:  # the hub's errors are of a dozen classes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"the data set {self._name} cannot be had ({reason}): is the hub reachable, the "
+                "name right, and where it is gated, have its terms been accepted and is HF_TOKEN "
+                "set? questions=file reads a copy of it."
+            ) from error
+        yield from self._questions(iter(rows), self.dataset or self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedQuestions(QuestionSource):
+    """Questions that reasoning-gym generates, with the answers that its entries name.
+
+    Answers are compared as all answers are, not by a task's own scoring: take tasks with one plain
+    answer (numbers, formulas, words).
+
+    Attributes:
+        tasks: Names of tasks of reasoning-gym; each is a data set ``reasoning_gym/TASK``.
+        size: Questions a task, >= 1.
+        seed: Decides the questions.
+    """
+
+    tasks: Sequence[str]
+    size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        QuestionSource.__post_init__(self)
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 question a task, got {self.size}.")
+
+    @property
+    def _name(self) -> str:
+        return f"reasoning_gym {list(self.tasks)}"
+
+    def _read(self) -> Iterator[Question]:
+        try:
+            import reasoning_gym
+            from reasoning_gym.factory import DATASETS
+        except ImportError as error:
+            raise InputError(
+                "questions=reasoning_gym needs the package reasoning-gym: "
+                "pip install 'deepprune[questions]'."
+            ) from error
+        for task in dict.fromkeys(self.tasks):
+            if task not in DATASETS:
+                near = get_close_matches(task, DATASETS, 1)
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(DATASETS)}."
+                raise InputError(f"reasoning_gym has no task {task!r}; {hint}")
+            entries = reasoning_gym.create_dataset(task, size=self.size, seed=self.seed)
+            for i, entry in enumerate(entries):
+                gold = entry["answer"]
+                yield Question(
+                    f"reasoning_gym/{task}",
+                    f"{task}-{self.seed}-{i}",
+                    whole(entry["question"]),
+                    None if gold is None else whole(str(gold)),
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedQuestions(QuestionSource):
+    """The questions of a store of traces; they keep their data sets, ids and gold answers.
+
+    Attributes:
+        traces: ``pool``, a store, or a file: see `open_traces`.
+        datasets: Only these data sets of the store; ``None`` for all.
+    """
+
+    traces: str
+    datasets: Sequence[str] | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"the store {self.traces!r}"
+
+    def _read(self) -> Iterator[Question]:
+        refs = open_traces(self.traces).refs(datasets=self.datasets)
+        yield from dict.fromkeys(ref.question for ref in refs)
+
+
+def questions_hash(questions: Sequence[Question]) -> str:
+    """SHA-256 of questions and gold answers, in their order: the identity of a question set."""
+    rows = [[q.dataset, q.question_id, q.text, q.gold] for q in questions]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""Recorded traces played as if a model generated them: for trying things out, and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Iterable
+
+from deepprune.core.types import FinishReason, Probe, QuestionTraces, Trace
+from deepprune.generation.backend import Chunk, PromptFormat, Request, RequestError, Sampling
+
+
+class ScriptedBackend:
+    """Plays the traces of ``groups``, one token at a time; trace i of a question is its i-th.
+
+    A forced answer is what was recorded there, or last before it; without one, nothing.
+
+    Args:
+        groups: The traces, of one model.
+        seconds_per_token: Real time between two tokens of a trace, >= 0.
+
+    Raises:
+        ValueError: If ``seconds_per_token`` is negative, or the traces are of several models.
+    """
+
+    token_counter = "generator"
+    can_continue = True
+    seats = None
+
+    def __init__(self, groups: Iterable[QuestionTraces], seconds_per_token: float = 0.0) -> None:
+        if seconds_per_token < 0:
+            raise ValueError(
+                f"engine.seconds_per_token must not be negative, got {seconds_per_token:g}."
+            )
+        self.seconds_per_token = seconds_per_token
+        groups = list(groups)
+        models = sorted({g.model for g in groups})
+        if len(models) != 1:
+            raise ValueError(
+                f"engine=scripted plays the traces of one model, got {', '.join(models) or 'none'}:"
+                " choose it with engine.model=NAME."
+            )
+        self._traces = {(g.question.dataset, g.question.question_id): g.traces for g in groups}
+        self.model = models[0]
+        self.n_running = 0
+
+    async def open(self, format: PromptFormat, sampling: Sampling) -> None:
+        """Nothing to load."""
+
+    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """Play what follows ``request.text``, or a forced answer."""
+        trace = self._recorded(request)
+        self.n_running += 1
+        try:
+            if request.suffix:
+                await self._pause()
+                yield _forced(trace, len(request.token_ids))
+                return
+            start = len(request.token_ids)
+            last = min(start + request.max_tokens, trace.n_tokens)
+            for i in range(start, last):
+                await self._pause()
+                yield self._token(trace, i, last)
+            if start >= last:
+                yield Chunk("", (), finish_reason=FinishReason.STOP)
+        finally:
+            self.n_running -= 1
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self.seconds_per_token)
+
+    def _recorded(self, request: Request) -> Trace:
+        name = (request.question.dataset, request.question.question_id)
+        traces = self._traces.get(name, ())
+        if request.sample_id >= len(traces):
+            raise RequestError(
+                f"the script has {len(traces)} traces of {'/'.join(name)}, asked for trace "
+                f"{request.sample_id}."
+            )
+        return traces[request.sample_id]
+
+    def _token(self, trace: Trace, i: int, last: int) -> Chunk:
+        begin = trace.token_end[i - 1] if i else 0
+        is_end = i + 1 == trace.n_tokens
+        reason = FinishReason.LENGTH if i + 1 == last else None
+        if is_end:
+            is_cut = trace.finish_reason is FinishReason.LENGTH
+            reason = FinishReason.LENGTH if is_cut else FinishReason.STOP
+        end = len(trace.text) if is_end else trace.token_end[i]
+        confidence = trace.token_confidence
+        return Chunk(
+            trace.text[begin:end],
+            (int(trace.token_end[i] - begin),),
+            token_ids=(i,),
+            confidence=() if confidence is None else (float(confidence[i]),),
+            finish_reason=reason,
+        )
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _forced(trace: Trace, n_tokens: int) -> Chunk:
+    """The answer that was recorded after ``n_tokens`` tokens, or last before, and its bracket."""
+    last = bisect_right(trace.probes, n_tokens, key=_place) - 1
+    answer = trace.probes[last].answer if last >= 0 else None
+    text = f"{answer or ''}}}"
+    return Chunk(text, (len(text),), finish_reason=FinishReason.STOP)
+
+
+def _place(probe: Probe) -> int:
+    return probe.n_tokens

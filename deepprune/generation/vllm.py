@@ -1,0 +1,444 @@
+"""Generation by vLLM in this machine: its V1 engine, driven from outside by requests and aborts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason, Question
+from deepprune.generation.backend import (
+    Chunk,
+    EngineError,
+    PromptFormat,
+    Request,
+    RequestError,
+    Sampling,
+)
+
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    # a fork would inherit the locks of the threads of a judge, and hang
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Set where the user has not."""
+
+_DIED = "vLLM's engine process died; what it logged above says why."
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no character yet
+_SHUTDOWN_S = 30.0
+_GRACE_S = 5.0  # until a process that does not end is killed
+_CORE = "EngineCore"  # begins the name of vLLM's processes
+_CONTEXT = 16  # tokens before new ones that decide how these decode; a character has at most 4
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class VllmBackend:
+    """Traces as requests of one ``AsyncLLM`` each; vLLM runs in processes of its own.
+
+    The traces of a question are separate requests of one prompt, which the prefix cache reads once.
+    So are a trace that goes on and an answer that is forced out of it: prompt and tokens so far are
+    in the cache. Tokens are decoded here, one by one, whatever the number that comes at a time.
+
+    Args:
+        model: Folder or hub name of the model.
+        name: Its name in records; ``None``: the last part of ``model``.
+        revision: Of a model on the hub.
+        tokenizer: Folder or hub name of the tokenizer; ``None``: the model's.
+        dtype: Of weights and activations: ``auto``, ``bfloat16``, ``float16`` or ``float32``.
+        max_model_len: Most tokens of prompt and trace, and of an answer forced out of it; ``None``:
+            what the model was trained for.
+        gpu_memory_utilization: Share of each GPU's memory that vLLM takes for weights and cache, in
+            (0, 1]; what is left is the judge's.
+        tensor_parallel_size: GPUs over which the model is split.
+        max_num_seqs: Most requests that run at once, others wait; ``None``: vLLM's own.
+        enforce_eager: Run without compilation and CUDA graphs: starts sooner, runs slower.
+        trust_remote_code: Let code that comes with the model run in this machine.
+        extra: Further arguments of vLLM's ``AsyncEngineArgs``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.7,
+        tensor_parallel_size: int = 1,
+        max_num_seqs: int | None = None,
+        enforce_eager: bool = False,
+        trust_remote_code: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._name = name or model.rstrip("/").rpartition("/")[2]
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "revision": revision,
+            "tokenizer": tokenizer,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "tensor_parallel_size": tensor_parallel_size,
+            "max_num_seqs": max_num_seqs,
+            "enforce_eager": enforce_eager,
+            "trust_remote_code": trust_remote_code,
+            **(extra or {}),
+        }
+        self._engine: Any = None
+        self._loading: asyncio.Task[Any] | None = None
+        self._is_given_up = threading.Event()
+        self._others: set[int | None] = set()
+        self._seats: int | None = None
+        self._running: set[str] = set()
+        self._numbers = count()
+
+    @property
+    def model(self) -> str:
+        """Name of the model in records, tables and figures."""
+        return self._name
+
+    @property
+    def token_counter(self) -> str:
+        """Tokens are the model's own: ``traces.GENERATOR``."""
+        return "generator"
+
+    @property
+    def seats(self) -> int | None:
+        """Its ``max_num_seqs``, known once it is open."""
+        return self._seats
+
+    @property
+    def can_continue(self) -> bool:
+        """Prompts are token ids, so that any can go on."""
+        return True
+
+    async def open(self, format: PromptFormat, sampling: Sampling) -> None:
+        """Load the model; minutes for a large one. If this is cancelled, `close` ends the loading.
+
+        Raises:
+            InputError: If vLLM is missing, refuses an argument, or the model cannot be asked so.
+            EngineError: If it does not start.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise InputError("engine=vllm needs vLLM: pip install 'deepprune[vllm]'.")
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self._is_given_up.clear()
+        self._others = {process.pid for process in multiprocessing.active_children()}
+        self._loading = asyncio.create_task(asyncio.to_thread(self._load, format, sampling))
+        self._engine = await asyncio.shield(self._loading)
+        self._loading = None
+
+    def _load(self, format: PromptFormat, sampling: Sampling) -> Any:
+        """The engine. Runs in a thread, so that the event loop can be interrupted meanwhile."""
+        config = _engine_config(self._arguments, sampling.logprobs)
+        self._max_model_len = int(config.model_config.max_model_len)
+        if sampling.max_tokens >= self._max_model_len:
+            raise InputError(
+                f"sampling.max_tokens={sampling.max_tokens} and a prompt must fit into "
+                f"engine.max_model_len={self._max_model_len}: lower the one or raise the other."
+            )
+        specimen = Request(Question("", "", "1 + 1 = ?"), format, sampling, 1, 0)
+        try:
+            self.sampling_parameters(specimen)
+        except Exception as error:  # vLLM's own class, or pydantic's
+            raise InputError(f"vLLM refuses a value of sampling: {_line(error)}") from error
+        self._read_tokenizer(config.model_config, specimen)
+        self._seats = int(config.scheduler_config.max_num_seqs)
+        if self._is_given_up.is_set():
+            raise EngineError("the engine is closed.")
+        return _start(config)
+
+    def _read_tokenizer(self, config: Any, specimen: Request) -> None:
+        """The model's tokenizer, held against a specimen before any weights are loaded."""
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        tokenizer: Any = cached_tokenizer_from_config(config)
+        rust = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(rust, Tokenizer):
+            raise InputError(
+                f"engine=vllm needs a tokenizer of the package tokenizers, and that of "
+                f"{self.model!r} is a {type(tokenizer).__name__}: name one with engine.tokenizer, "
+                "or serve the model and take engine=openai."
+            )
+        self._tokenizer = rust
+        format = specimen.format
+
+        @lru_cache(maxsize=256)
+        def prompt_ids(question: Question) -> tuple[int, ...]:
+            if not format.chat:
+                return tuple(tokenizer(format.user(question)).input_ids)
+            ids = tokenizer.apply_chat_template(
+                format.messages(question),
+                add_generation_prompt=True,
+                return_dict=False,
+                **format.chat_arguments,
+            )
+            return tuple(ids)
+
+        try:
+            prompt_ids(specimen.question)
+        except Exception as error:  # a template is a programme, and raises what it likes
+            raise InputError(
+                f"the chat template of {self.model!r} refuses this prompt: {_line(error)}. Change "
+                "prompt.system or prompt.chat_arguments, or take prompt.chat=false."
+            ) from error
+        self._prompt_ids = prompt_ids
+
+    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """Generate; closing or cancelling the generator frees the request's seat.
+
+        Raises:
+            RequestError: If vLLM refuses or fails the request.
+            EngineError: If the engine is lost or closed.
+        """
+        from vllm.exceptions import VLLMError
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._engine is None:
+            raise EngineError("the engine is closed.")
+        ids = self._all_ids(request)
+        text = _Text(self._tokenizer, ids, request)
+        request_id = f"deepprune-{next(self._numbers)}"
+        self._running.add(request_id)
+        try:
+            parameters = self.sampling_parameters(request)
+            generated = self._engine.generate(tokens_input(ids), parameters, request_id)
+            async with aclosing(generated) as outputs:
+                async for output in outputs:
+                    chunk = text.add(output.outputs[0])
+                    yield chunk
+                    if chunk.finish_reason is not None:
+                        return
+        except EngineDeadError as error:
+            raise EngineError(_DIED) from error
+        except (VLLMError, ValueError) as error:
+            if self._engine is None or self._engine.errored:
+                raise EngineError(_DIED) from error
+            raise RequestError(f"vLLM fails the request: {_line(error)}") from error
+        finally:
+            self._running.discard(request_id)
+
+    def sampling_parameters(self, request: Request) -> Any:
+        """The ``SamplingParams`` of a request."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        return SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=request.seed,
+            logprobs=sampling.logprobs or None,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def _all_ids(self, request: Request) -> list[int]:
+        """Prompt, what was generated before, and what is put after it."""
+        prompt = self._prompt_ids(request.question)
+        name, budget = request.question.question_id, request.sampling.max_tokens
+        if len(prompt) + budget > self._max_model_len:
+            raise RequestError(
+                f"the prompt of question {name!r} has {len(prompt)} tokens and "
+                f"sampling.max_tokens is {budget}: more than engine.max_model_len="
+                f"{self._max_model_len} holds."
+            )
+        ids = [*prompt, *(request.token_ids or self._encode(request.text))]
+        if request.suffix:
+            ids += self._encode(request.suffix)
+            if len(ids) + request.max_tokens > self._max_model_len:
+                raise RequestError(
+                    f"an answer forced out of question {name!r} needs {len(ids)} tokens and up to "
+                    f"{request.max_tokens} of its own: more than engine.max_model_len="
+                    f"{self._max_model_len} holds. Raise it, or lower sampling.max_tokens."
+                )
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def n_running(self) -> int:
+        """Requests that hold a seat in the engine, by its ``vllm:num_requests_running``."""
+        from vllm.v1.metrics.reader import get_metrics_snapshot
+
+        metrics: Any = get_metrics_snapshot()
+        return int(sum(m.value for m in metrics if m.name == "vllm:num_requests_running"))
+
+    async def close(self) -> None:
+        """Abort all requests and end vLLM's processes."""
+        await self._end_loading()
+        engine, self._engine, self._seats = self._engine, None, None
+        if engine is None:
+            return
+        with suppress(Exception):  # a dead engine has none
+            await engine.abort(list(self._running))
+        engine.shutdown(timeout=_SHUTDOWN_S)
+        if engine.output_handler is not None:
+            await asyncio.wait([engine.output_handler], timeout=_SHUTDOWN_S)
+        engine.engine_core.resources.ctx.destroy(linger=0)  # which vLLM leaves open
+
+    async def _end_loading(self) -> None:
+        """End a loading that was interrupted: without its process it fails."""
+        loading, self._loading = self._loading, None
+        if loading is None:
+            return
+        self._is_given_up.set()
+        began = time.monotonic()
+        while not loading.done():
+            for process in multiprocessing.active_children():
+                if process.name.startswith(_CORE) and process.pid not in self._others:
+                    is_late = time.monotonic() > began + _GRACE_S
+                    process.kill() if is_late else process.terminate()
+            await asyncio.wait([loading], timeout=0.2)
+        with suppress(Exception):  # it may have been faster
+            self._engine = loading.result()
+
+
+class _Text:
+    """What a request generates, token by token, after the tokens ``before``.
+
+    A character that is split over tokens comes with the last of them; at the end of a trace the
+    beginning of one is dropped. A stop text ends it as soon as its last character has come, also
+    where it began before this request.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int], request: Request) -> None:
+        self._tokenizer = tokenizer
+        context = list(before[-_CONTEXT:])
+        n = len(context)
+        while n and tokenizer.decode(context[:n]).endswith(_UNFINISHED):
+            n -= 1
+        self._stream = DecodeStream(ids=context[:n], skip_special_tokens=True)
+        for token in context[n:]:
+            self._decode(token)
+        self._stop = request.sampling.stop
+        self._n_tail = max(map(len, self._stop), default=1) - 1
+        self._tail = (request.text + request.suffix)[-self._n_tail :] if self._n_tail else ""
+        self._k = request.sampling.logprobs
+
+    def add(self, completion: Any) -> Chunk:
+        """A delta of vLLM: one token, or several where nobody took them as they came."""
+        reason = _finish_reason(completion.finish_reason)
+        text, token_end = "", []
+        for token in completion.token_ids:
+            piece = self._decode(token)
+            if self._stop and piece and (length := self._stopped(piece)) is not None:
+                token_end.append(len(text) + length)
+                text += piece[:length]
+                reason = FinishReason.STOP
+                break
+            text += piece
+            token_end.append(len(text))
+        n = len(token_end)
+        confidence = token_confidences(completion.logprobs, self._k)[:n] if self._k else ()
+        return Chunk(text, token_end, tuple(completion.token_ids[:n]), confidence, reason)
+
+    def _decode(self, token: int) -> str:
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception:  # bytes that make no character, vllm-project/vllm#17448; it has no class
+            self._stream = DecodeStream(skip_special_tokens=True)
+            return self._stream.step(self._tokenizer, token) or ""
+
+    def _stopped(self, piece: str) -> int | None:
+        """Characters of ``piece`` up to the end of the first stop text; ``None`` without one."""
+        seen = self._tail + piece
+        ends = []
+        for stop in self._stop:
+            at = seen.find(stop, max(0, len(self._tail) - len(stop) + 1))
+            if at >= 0:
+                ends.append(at + len(stop) - len(self._tail))
+        self._tail = seen[-self._n_tail :] if self._n_tail else ""
+        return min(ends, default=None)
+
+
+def token_confidences(logprobs: Any, k: int) -> list[float]:
+    """Of each token minus the mean of its top-k log-probabilities, in nats.
+
+    DeepConf, Fu et al. 2025, eq. 2 (https://arxiv.org/abs/2508.15260).
+
+    Args:
+        logprobs: vLLM's ``FlatLogprobs``: for each token the sampled one, then the top k; once,
+            where deltas were merged and the sampled one is among these. The last k are the top k.
+        k: As many as were asked for.
+    """
+    values = logprobs.logprobs
+    return [-sum(values[end - k : end]) / k for end in logprobs.end_indices]
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    if reason is None:
+        return None
+    if reason == "abort":
+        raise EngineError("vLLM was shut down.")
+    if reason not in _FINISH:
+        raise RequestError(f"vLLM ended the request with {reason!r}.")
+    return _FINISH[reason]
+
+
+def _engine_config(arguments: dict[str, Any], logprobs: int) -> Any:
+    """The configuration of vLLM; reads the model's, not its weights."""
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    ours: dict[str, Any] = {
+        "enable_prefix_caching": True,
+        "max_logprobs": max(20, logprobs),
+        # vLLM's own 128 on a CPU would never cache a shorter prompt
+        "block_size": 32 if current_platform.is_cpu() else None,
+    }
+    try:
+        return AsyncEngineArgs(**ours | arguments).create_engine_config()
+    except (TypeError, ValueError, OSError, NotImplementedError) as error:
+        raise InputError(f"vLLM refuses the model or an argument of engine: {_line(error)}") from (
+            error
+        )
+
+
+def _start(config: Any) -> Any:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # Ctrl-C in a terminal reaches all processes. vLLM's are to outlive it: we abort and close. They
+    # inherit what this thread blocks.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return AsyncLLM.from_vllm_config(config)
+    except Exception as error:
+        raise EngineError(
+            f"vLLM does not start: {_line(error)} If memory is short, lower engine.max_model_len; "
+            "engine.gpu_memory_utilization is its share of the GPU."
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line; of pydantic's the first."""
+    errors = getattr(error, "errors", None)
+    if callable(errors):
+        first = errors()[0]
+        return " ".join([*(f"{name}:" for name in first["loc"][:1]), *str(first["msg"]).split()])
+    if not str(error) and error.__cause__ is not None:
+        return _line(error.__cause__)
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""How well judges tell pairs apart: scored pairs, metrics, intervals, reports, comparisons."""

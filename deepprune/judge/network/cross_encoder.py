@@ -1,0 +1,352 @@
+"""The trained judge: a classifier over pairs, batched, calibrated, exported and read back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from deepprune.core.errors import InputError
+from deepprune.core.flops import transformer_flops
+from deepprune.core.protocols import TEXT_ALONE, FloatArray
+from deepprune.core.types import PrefixRule, TracePair
+from deepprune.data.loader import PairInputs
+from deepprune.judge.base import JudgeProvenance, Prices
+from deepprune.judge.calibration import Calibration
+from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
+from deepprune.judge.network.backbones import (
+    Backbone,
+    PairClassifier,
+    load_model,
+    load_tokenizer,
+    model_size,
+)
+from deepprune.judge.network.encoding import Layout, PairEncoder, PairTokens
+from deepprune.judge.network.inference import pair_logits
+from deepprune.judge.trained import TrainedJudge
+
+_CACHED_TEXTS = 65_536
+
+
+class _Texts(NamedTuple):
+    """What a score depends on."""
+
+    question: str
+    first: str
+    second: str
+
+    @classmethod
+    def of(cls, pair: TracePair) -> _Texts:
+        return cls(pair.first.trace.question.text, pair.first.text, pair.second.text)
+
+    def swapped(self) -> _Texts:
+        return _Texts(self.question, self.second, self.first)
+
+
+class CrossEncoderJudge(TrainedJudge):
+    """Scores a pair by reading both prefixes together.
+
+    Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
+    by tokens; a causal model reads a representative once for all its candidates (`inference`). On a
+    CPU with bfloat16 instructions and on CUDA devices that have them it computes in bfloat16; the
+    precision is part of the fingerprint.
+
+    Its bill is that of separate passes, an upper bound where representatives are read once: it then
+    does not depend on which pairs are asked for together.
+
+    Args:
+        model: The classifier; put into evaluation mode and moved to the device.
+        encoder: How pairs become sequences.
+        backbone: What the model was built from.
+        calibration: Logits to scores.
+        name: Short name for tables.
+        seen_questions: Hashes of the questions used for fitting it.
+        device: ``auto`` (CUDA where there is one, else the CPU) or a torch device.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        symmetric: Average the logits of both orders: twice the cost, and swapping changes nothing.
+        tokens_per_batch: Tokens of a batch, padding included; ``None`` for 2,048 on a CPU, where a
+            small batch stays in its cache, else 16,384.
+
+    Raises:
+        InputError: If the device is not there.
+        ValueError: If a value is out of range.
+    """
+
+    is_model = True
+
+    def __init__(
+        self,
+        model: PairClassifier,
+        encoder: PairEncoder,
+        backbone: Backbone,
+        *,
+        calibration: Calibration | None = None,
+        name: str = "cross-encoder",
+        seen_questions: frozenset[str] = frozenset(),
+        device: str = "auto",
+        precision: str = "auto",
+        symmetric: bool = False,
+        tokens_per_batch: int | None = None,
+    ) -> None:
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch must be >= 1, got {tokens_per_batch}.")
+        super().__init__(calibration, name=name, seen_questions=seen_questions)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.encoder, self.backbone = encoder, backbone
+        self.is_symmetric = symmetric
+        self._tokens_per_batch = tokens_per_batch or (
+            2_048 if self.device.type == "cpu" else 16_384
+        )
+        self._size = model_size(model)
+        self._tokens: dict[str, list[int]] = {}
+        self._fingerprint: str | None = None
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """Its fingerprint follows from weights, encoding, calibration, symmetry and precision."""
+        if self._fingerprint is None:
+            self._fingerprint = scoring_fingerprint(
+                self._export_record(), self.model, self._numerics
+            )
+        return JudgeProvenance(self._name, self._fingerprint, self._seen, self._path)
+
+    @property
+    def _numerics(self) -> str:
+        """What decides how a logit is rounded."""
+        return self.precision
+
+    def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
+        """Uncalibrated logits, shape ``(len(pairs),)``."""
+        texts = [_Texts.of(pair) for pair in pairs]
+        todo = self._distinct(texts)
+        known = dict(zip(todo, self._forward(todo), strict=True))
+        if self.is_symmetric:
+            values = [(known[text] + known[text.swapped()]) / 2 for text in texts]
+        else:
+            values = [known[text] for text in texts]
+        return np.array(values, dtype=np.float64)
+
+    def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
+        """Tokens and FLOPs of a forward pass over each pair, of two where both orders are read."""
+        texts = [_Texts.of(pair) for pair in pairs]
+        self._tokenise(texts)
+        causal = self.encoder.config.layout is Layout.CAUSAL
+        tokens = np.array(
+            [self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in texts],
+            dtype=np.float64,
+        )
+        passes = 2 if self.is_symmetric else 1
+        flops = transformer_flops(*self._size, tokens, causal=causal)
+        return Prices(passes * tokens, passes * flops)
+
+    def calibrate(
+        self,
+        pairs: Sequence[TracePair],
+        method: str = "platt",
+        *,
+        same_share: float | None = None,
+    ) -> Calibration:
+        """Fit the calibration, see ``TrainedJudge.calibrate``; it is part of the fingerprint."""
+        self._fingerprint = None
+        return super().calibrate(pairs, method, same_share=same_share)
+
+    def export(
+        self,
+        folder: Path | str,
+        *,
+        prefix_rule: PrefixRule | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the folder that ``load`` reads, atomically; nothing in it refers to Lightning.
+
+        It holds ``judge.json``, ``weights.safetensors`` and the tokenizer. A model that was trained
+        with LoRA is saved as adapters and head, and needs its backbone to be read back; any other
+        is saved whole.
+
+        Args:
+            folder: Where to; it must not exist.
+            prefix_rule: The prefixes it was trained on, for whoever loads it.
+            training: JSON values to keep with it: configuration, commit, metrics.
+
+        Raises:
+            InputError: If the folder exists.
+        """
+        record = replace(
+            self._export_record(), prefix_rule=prefix_rule, training=dict(training or {})
+        )
+        return write_export(Path(folder), record, self.model, self.encoder.tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        backbone: str | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Read an export.
+
+        Args:
+            path: What ``export`` wrote.
+            device: See the class.
+            backbone: The source that the export must have been trained from; ``None`` for any.
+            settings: Further arguments of the class: ``precision``, ``tokens_per_batch``.
+
+        Raises:
+            InputError: If files are missing or changed, the backbone is another one, or the device
+                is not there.
+        """
+        found = read_export(Path(path), backbone)
+        record = found.record
+        judge = cls(
+            found.model,
+            PairEncoder.from_dict(record.encoder, found.tokenizer),
+            record.backbone,
+            calibration=record.calibration,
+            name=record.name,
+            seen_questions=record.seen_questions,
+            device=device,
+            symmetric=record.symmetric,
+            **settings,
+        )
+        judge._path = Path(path)
+        return judge
+
+    def _export_record(self) -> JudgeExport:
+        return JudgeExport(
+            name=self._name,
+            backbone=self.backbone,
+            encoder=self.encoder.to_dict(),
+            calibration=self.calibration,
+            symmetric=self.is_symmetric,
+            seen_questions=self._seen,
+        )
+
+    def _distinct(self, texts: Sequence[_Texts]) -> list[_Texts]:
+        if not self.is_symmetric:
+            return list(dict.fromkeys(texts))
+        return list(dict.fromkeys(t for text in texts for t in (text, text.swapped())))
+
+    def _tokenise(self, texts: Sequence[_Texts]) -> None:
+        """Make sure that all parts of all texts are in ``self._tokens``."""
+        parts = dict.fromkeys(part for text in texts for part in text)
+        missing = [part for part in parts if part not in self._tokens]
+        if len(self._tokens) + len(missing) > _CACHED_TEXTS:
+            self._tokens.clear()
+            missing = list(parts)
+        self._tokens.update(zip(missing, self.encoder.tokenise(missing), strict=True))
+
+    def _forward(self, texts: Sequence[_Texts]) -> list[float]:
+        """Logits of distinct texts, in their order."""
+        self._tokenise(texts)
+        sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in texts]
+        logits: list[float] = self._sequence_logits(sequences).tolist()
+        return logits
+
+    def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
+        """Logits of encoded pairs, shape ``(len(sequences),)``."""
+        with (
+            tqdm(
+                total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False
+            ) as progress,
+            self._autocast(),
+        ):
+            return pair_logits(
+                self.model,
+                self.encoder,
+                sequences,
+                tokens_per_batch=self._tokens_per_batch,
+                on_batch=progress.update,
+            )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+class CrossEncoderArchitecture:
+    """How a cross-encoder is built, see ``architecture.Architecture``.
+
+    Args:
+        backbone: What the model is built from.
+        symmetric: Whether the judge averages both orders of a pair.
+        encoder: Settings of the ``PairEncoder``.
+    """
+
+    needs = TEXT_ALONE
+
+    def __init__(self, backbone: Backbone, *, symmetric: bool, encoder: Mapping[str, Any]) -> None:
+        self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
+        self.name = Path(backbone.source).name
+
+    @functools.cached_property
+    def encoding(self) -> PairEncoder:
+        """How pairs become sequences; reads the tokenizer alone."""
+        backbone = self._backbone
+        return PairEncoder(
+            load_tokenizer(backbone),
+            layout=backbone.layout,
+            generative=backbone.is_generative,
+            **self._encoder,
+        )
+
+    def build(self, inputs: PairInputs | None = None) -> PairClassifier:
+        """The backbone's weights with a head; the inputs do not matter."""
+        return load_model(self._backbone)
+
+    def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> CrossEncoderJudge:
+        """The judge of a trained model."""
+        assert isinstance(model, PairClassifier)
+        return CrossEncoderJudge(
+            model,
+            self.encoding,
+            self._backbone,
+            name=self.name,
+            seen_questions=seen_questions,
+            symmetric=self._symmetric,
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: If there is no CUDA device and one is asked for.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {name!r} was asked for and no CUDA device is there; use auto or cpu."
+        )
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision; ``auto`` is ``bfloat16`` where the device has instructions for it."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_fast_bfloat16(device.type) else "float32"
+
+
+def has_fast_bfloat16(device_type: str) -> bool:
+    """Whether the hardware has bfloat16 instructions: emulated, it is slower than float32."""
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device_type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())  # the check torch's own compiler uses
+    return False

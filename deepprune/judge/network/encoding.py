@@ -1,0 +1,336 @@
+"""How two prefixes, and the question, become one token sequence.
+
+Tensor names: B pairs, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import BoolArray, IntArray
+from deepprune.core.types import TracePair
+
+
+class Layout(StrEnum):
+    """The order of the parts of a sequence."""
+
+    BERT = "bert"  # [CLS] question [SEP] first [SEP] second [SEP]
+    CAUSAL = "causal"  # instruction, question, first, second, in words
+
+
+_INSTRUCTION = (
+    "Below are the beginnings of two solutions to one question. "
+    "Will both end in the same final answer?"
+)
+_QUESTION, _FIRST, _SECOND = "\n\nQuestion:\n", "\n\nTrace A:\n", "\n\nTrace B:\n"
+_VERDICT = "\n\nSame final answer:"
+_ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
+ANSWER_WORDS = ("Yes", "No")
+"""What a generative head chooses from: "same", then "different"."""
+_MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncoderConfig:
+    """What decides a sequence besides the tokenizer; small enough for ``judge.json``.
+
+    Attributes:
+        layout: ``bert`` or ``causal``.
+        max_length: Longest sequence the model reads, in tokens, special tokens and template
+            included.
+        with_question: Whether the question stands before the prefixes.
+        padding_side: ``right`` or ``left``; both give the same logits.
+        chat_template: Whether the text is a user's message in the tokenizer's chat template, with
+            the assistant's turn opened; ``causal`` only.
+        generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
+            head; ``causal`` only.
+        template: The texts of the ``causal`` layout: its start, what comes before question, first
+            and second prefix, and its end. Empty for our own; an export keeps what it was trained
+            on, since chat templates change (some state the date).
+    """
+
+    layout: Layout = Layout.BERT
+    max_length: int = 512
+    with_question: bool = False
+    padding_side: str = "right"
+    chat_template: bool = False
+    generative: bool = False
+    template: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", Layout(self.layout))
+        if self.layout is Layout.BERT and (self.chat_template or self.generative):
+            raise ValueError(
+                "chat_template and generative need the causal layout, that is a causal backbone "
+                "with pooling=last, got layout bert."
+            )
+        if self.padding_side not in ("right", "left"):
+            raise ValueError(f"padding_side must be right or left, got {self.padding_side!r}.")
+        if self.max_length < 1:
+            raise ValueError(f"max_length must be >= 1 token, got {self.max_length}.")
+
+
+class PairTokens(NamedTuple):
+    """One pair as the model reads it.
+
+    Attributes:
+        input_ids: Token ids.
+        segments: For each token 1 where it belongs to the second prefix, else 0.
+    """
+
+    input_ids: list[int]
+    segments: list[int]
+
+
+class PairEncoder:
+    """Turns pairs into model inputs.
+
+    The representative stands first, so that in the causal layout everything up to the candidate is
+    a prefix shared by all pairs of that representative. A window too short for a pair keeps the
+    *start* of the question (at most a quarter of the window) and the *end* of each prefix; the two
+    share what is left evenly, and what the shorter one does not need goes to the longer one.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a pad token.
+        layout: See ``PairEncoderConfig``.
+        max_length: See ``PairEncoderConfig``.
+        with_question: See ``PairEncoderConfig``.
+        padding_side: See ``PairEncoderConfig``.
+        chat_template: See ``PairEncoderConfig``.
+        generative: See ``PairEncoderConfig``.
+        template: See ``PairEncoderConfig``.
+
+    Raises:
+        ValueError: If the window has no room for two tokens of prefix, or the tokenizer lacks a
+            token or the template that is asked for.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        layout: Layout | str = Layout.BERT,
+        max_length: int = 512,
+        with_question: bool = False,
+        padding_side: str = "right",
+        chat_template: bool = False,
+        generative: bool = False,
+        template: Sequence[str] = (),
+    ) -> None:
+        self.tokenizer = tokenizer
+        if Layout(layout) is Layout.CAUSAL and not template:
+            template = _template(tokenizer, chat_template, generative)
+        self.config = PairEncoderConfig(
+            Layout(layout),
+            max_length,
+            with_question,
+            padding_side,
+            chat_template,
+            generative,
+            tuple(template),
+        )
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
+        if self.config.layout is Layout.BERT:
+            if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+                raise ValueError("the bert layout needs a tokenizer with [CLS] and [SEP].")
+            separator = [tokenizer.sep_token_id]
+            parts = [[tokenizer.cls_token_id], [], separator, separator]
+            if with_question:
+                parts[1] = separator
+        else:
+            if generative:
+                answer_ids(tokenizer)
+            head, *rest = self.tokenise(self.config.template)
+            bos = getattr(tokenizer, "bos_token_id", None)
+            if bos not in (None, tokenizer.eos_token_id) and not chat_template:
+                head = [bos, *head]  # a chat template has its own
+            if with_question:
+                parts = [head + rest[0], rest[1], rest[2], rest[3]]
+            else:
+                parts = [head, rest[1], rest[2], rest[3]]
+        # Around the question, the first and the second prefix: before, between, between, after.
+        self._before, self._to_first, self._to_second, self._after = parts
+        self._n_fixed = sum(map(len, parts))
+        if self.config.max_length < self._n_fixed + 2:
+            raise ValueError(
+                f"max_length must leave room for two tokens beside the template's {self._n_fixed}, "
+                f"got {self.config.max_length}."
+            )
+
+    def encode(self, pairs: Sequence[TracePair]) -> TokenInputs:
+        """The inputs of pairs: each text is tokenised once, each batch padded to its longest."""
+        return TokenInputs(pairs, self)
+
+    def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without special tokens; whole, whatever their length."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def length(self, n_question: int, n_first: int, n_second: int) -> int:
+        """Tokens of the sequence for so many tokens of question and prefixes."""
+        return self._n_fixed + sum(self._budget(n_question, n_first, n_second))
+
+    def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
+        """Whether the window is too short for so many tokens of question and prefixes."""
+        wanted = (n_question if self.config.with_question else 0) + n_first + n_second
+        return self._n_fixed + wanted > self.config.max_length
+
+    def join(
+        self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
+    ) -> PairTokens:
+        """One sequence; ``segments`` is 1 for the second prefix and what follows it."""
+        n_question, n_first, n_second = self._budget(len(question), len(first), len(second))
+        head = [
+            *self._before,
+            *question[:n_question],
+            *self._to_first,
+            *first[len(first) - n_first :],
+            *self._to_second,
+        ]
+        tail = [*second[len(second) - n_second :], *self._after]
+        return PairTokens(head + tail, [0] * len(head) + [1] * len(tail))
+
+    def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``.
+
+        The bert layout adds ``token_type_ids``; the causal layout, and padding on the left, add
+        ``position_ids``, so that padding moves no token.
+        """
+        longest = max(len(sequence.input_ids) for sequence in sequences)
+        shape = (len(sequences), longest)
+        input_ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.int64)
+        mask, segments = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
+        for row, sequence in enumerate(sequences):
+            n = len(sequence.input_ids)
+            at = slice(0, n) if self.config.padding_side == "right" else slice(longest - n, longest)
+            input_ids[row, at] = torch.tensor(sequence.input_ids)
+            segments[row, at] = torch.tensor(sequence.segments)
+            mask[row, at] = 1
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        if self.config.layout is Layout.BERT:
+            inputs["token_type_ids"] = segments
+        if self.config.layout is Layout.CAUSAL or self.config.padding_side == "left":
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; the tokenizer is saved beside them."""
+        values = {**asdict(self.config), "layout": str(self.config.layout)}
+        return {**values, "template": list(self.config.template)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], tokenizer: Any) -> Self:
+        """What ``to_dict`` gave, with its tokenizer."""
+        return cls(tokenizer, **values)
+
+    def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
+        """Tokens kept of each."""
+        room = self.config.max_length - self._n_fixed
+        if not self.config.with_question:
+            n_question = 0
+        elif n_question + n_first + n_second > room:
+            n_question = min(n_question, int(room * _MAX_QUESTION_SHARE))
+        room -= n_question
+        if n_first + n_second > room:
+            half = room // 2
+            if n_first <= half:
+                n_second = room - n_first
+            elif n_second <= room - half:
+                n_first = room - n_second
+            else:
+                n_first, n_second = half, room - half
+        return n_question, n_first, n_second
+
+
+class TokenInputs:
+    """Token batches of pairs, see ``data.loader.PairInputs``.
+
+    Args:
+        pairs: The pairs.
+        encoder: Tokenises and joins them.
+    """
+
+    def __init__(self, pairs: Sequence[TracePair], encoder: PairEncoder) -> None:
+        self._encoder = encoder
+        ids: dict[str, int] = {}
+        rows = [
+            [
+                ids.setdefault(text, len(ids))
+                for text in (pair.first.trace.question.text, pair.first.text, pair.second.text)
+            ]
+            for pair in pairs
+        ]
+        self._texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self._tokens = encoder.tokenise(list(ids))
+        sizes = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
+        of_pair = sizes[self._texts].tolist()
+        self.lengths: IntArray = np.array([encoder.length(*n) for n in of_pair], dtype=np.int64)
+        self.is_truncated: BoolArray = np.array([encoder.is_truncated(*n) for n in of_pair], bool)
+
+    def batch(self, rows: IntArray) -> dict[str, Tensor]:
+        """See ``PairEncoder.collate``."""
+        sequences = [
+            self._encoder.join(*(self._tokens[text] for text in row))
+            for row in self._texts[rows].tolist()
+        ]
+        return self._encoder.collate(sequences)
+
+
+def answer_ids(tokenizer: Any) -> tuple[int, int]:
+    """The tokens that the two ``ANSWER_WORDS`` begin with.
+
+    Raises:
+        InputError: If the tokenizer cannot tell them apart by their first token.
+    """
+    yes, no = (tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in ANSWER_WORDS)
+    if yes == no:
+        raise InputError(
+            f"a generative head needs a tokenizer that begins {' and '.join(ANSWER_WORDS)} with "
+            f"tokens of their own, got {tokenizer.convert_ids_to_tokens(yes)!r} for both: take a "
+            "classification head."
+        )
+    return yes, no
+
+
+def _template(tokenizer: Any, chat_template: bool, generative: bool) -> list[str]:
+    """The texts around question and prefixes, see ``PairEncoderConfig``."""
+    start, end = "", ""
+    if chat_template:
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "chat_template=True needs a tokenizer with a chat template, and this one has none: "
+                "set it to false, or take an instruct model."
+            )
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _INSTRUCTION}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # templates without such a switch ignore it
+        )
+        start, _, end = rendered.partition(_INSTRUCTION)
+    elif generative:
+        end = "\n"  # so that the word begins a line, as in a chat, and with the same token
+    return [
+        start + _INSTRUCTION,
+        _QUESTION,
+        _FIRST,
+        _SECOND,
+        (_ASK if generative else _VERDICT) + end,
+    ]

@@ -1,0 +1,237 @@
+"""The LightningModule: loss, optimiser, validation metrics, checkpoints of what is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from scipy.special import expit
+from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from deepprune.core.protocols import BoolArray, FloatArray, IntArray
+from deepprune.core.seeding import derive
+from deepprune.data.loader import PairBatch
+from deepprune.judge.measure.metrics import judge_metrics
+from deepprune.judge.network.backbones import shard
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+"""Makes a schedule of an optimiser and the number of its steps, e.g. ``schedules.linear_schedule``.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PairOutputs:
+    """Logits of an evaluated part over all ranks, in the order of its pairs; all ``(P,)``.
+
+    Attributes:
+        logits: Uncalibrated, float32.
+        labels: 1 or 0.
+        targets: What the loss is given, in [0, 1].
+        group: Index of question and model together: within it the within-question AUROC compares.
+        is_unfinished: Neither prefix has reached its answer.
+    """
+
+    logits: FloatArray
+    labels: IntArray
+    targets: FloatArray
+    group: IntArray
+    is_unfinished: BoolArray
+
+
+class JudgeModule(pl.LightningModule):
+    """Trains a pair classifier and measures it on validation and test pairs.
+
+    Logs ``judge/train/loss`` and, for ``val`` and ``test``, ``loss`` and all of ``judge_metrics``
+    on all pairs (``judge/val/auroc``) and on those of which neither prefix is finished
+    (``judge/val/auroc_unfinished``). Checkpoints are chosen by
+    ``judge/val/auroc_within_unfinished``. It is ``nan`` where no question has unfinished pairs of
+    both classes; that is logged as a warning, and ``ModelCheckpoint`` ranks ``nan`` below all
+    numbers (``EarlyStopping`` needs ``check_finite=False``).
+
+    A checkpoint holds what is trained, not the frozen part of a backbone. Before each training
+    batch torch's generator is seeded by seed, step, rank and batch, so that a resumed run draws the
+    same dropout as an uninterrupted one.
+
+    Args:
+        model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
+            called under the strategy (sharded strategies build large models so).
+        loss: Scalar loss of logits, labels (hard or soft) and groups, see ``judge.losses``.
+        optimizer: Makes the optimiser of the trainable parameters.
+        scheduler: Makes the schedule of the optimiser and the number of optimiser steps.
+        seed: Decides dropout.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        loss: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
+        self._build_model = None if isinstance(model, nn.Module) else model
+        self.loss = loss
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._seed = seed
+        self.strict_loading = (
+            False  # frozen weights are not in a checkpoint; see on_load_checkpoint
+        )
+        self._steps: list[dict[str, Tensor]] = []
+
+    def configure_model(self) -> None:
+        """Build the model, where a function was given; shard it where the strategy wants that."""
+        if self.model is None:
+            assert self._build_model is not None
+            self.model = self._build_model()
+            if self.device_mesh is not None:
+                shard(self.model, self.device_mesh["data_parallel"])
+        self.model.train()  # `from_pretrained` hands out models in evaluation mode
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits, float32, shape ``(B,)``."""
+        assert self.model is not None, "configure_model has not run"
+        logits: Tensor = self.model(**inputs)
+        return logits.float()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over trainable parameters, stepping its schedule with every step."""
+        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._make_scheduler is None:
+            return optimizer
+        scheduler = self._make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        """Seed what the batch draws."""
+        names = ("batch", self.global_step, self.global_rank, batch_idx)
+        torch.manual_seed(derive(self._seed, *names) % 2**63)
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        logits = self(**batch["inputs"])
+        loss: Tensor = self.loss(logits, batch["targets"], batch["meta"]["group"])
+        self.log("judge/train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Collect a batch."""
+        self._collect(batch)
+
+    def test_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Collect a batch."""
+        self._collect(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation collected."""
+        self._steps.clear()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test collected."""
+        self._steps.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self._finish("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen weights out."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            ValueError: If what is trained here and what was trained there differ.
+        """
+        if "state_dict" not in checkpoint:  # a sharding strategy has loaded and checked it
+            return
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        saved = set(checkpoint["state_dict"])
+        if missing := sorted(trained - saved) or sorted(saved - set(self.state_dict())):
+            raise ValueError(
+                f"the checkpoint must be of the same model and adapters; {len(missing)} weights "
+                f"differ, first {missing[0]!r}. Resume with the configuration of the first run."
+            )
+
+    def _collect(self, batch: PairBatch) -> None:
+        logits, meta = self(**batch["inputs"]), batch["meta"]
+        kept = {
+            "logits": logits,
+            "labels": batch["labels"],
+            "targets": batch["targets"],
+            **cast(dict[str, Tensor], meta),
+        }
+        self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
+
+    def _finish(self, part: str) -> None:
+        outputs = _gathered(self._steps)
+        self._steps.clear()
+        if outputs is None:
+            return
+        with torch.no_grad():
+            facts = (outputs.logits, outputs.targets, outputs.group)
+            values = {"loss": float(self.loss(*map(torch.from_numpy, facts)))}
+        values |= _metrics(outputs, np.ones_like(outputs.is_unfinished), "")
+        values |= _metrics(outputs, outputs.is_unfinished, "_unfinished")
+        if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
+            _log.warning(
+                "judge/%s/auroc_within_unfinished is undefined (nan): no question has unfinished "
+                "pairs of both classes. Take shorter prefixes or more questions.",
+                part,
+            )
+        # All ranks have gathered the same outputs, so the mean over ranks is each one's value.
+        logged = {f"judge/{part}/{name}": value for name, value in values.items()}
+        self.log_dict(logged, sync_dist=True, batch_size=len(outputs.labels))
+
+
+def _metrics(outputs: PairOutputs, rows: BoolArray, suffix: str) -> dict[str, float]:
+    scores = expit(outputs.logits[rows].astype(np.float64))
+    values = judge_metrics(scores, outputs.labels[rows], outputs.group[rows])
+    return {f"{name}{suffix}": value for name, value in values.items()}
+
+
+def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
+    """Outputs of all ranks; pairs that filled up a rank's batches are dropped."""
+    mine = {
+        name: torch.cat([step[name] for step in steps]).numpy()
+        for name in (steps[0] if steps else ())
+    }
+    ranks = [mine]
+    if distributed.is_available() and distributed.is_initialized():
+        ranks = [{} for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(ranks, mine)
+    ranks = [rank for rank in ranks if rank]
+    if not ranks:
+        return None
+    both = {name: np.concatenate([rank[name] for rank in ranks]) for name in ranks[0]}
+    _, first = np.unique(both["pair"], return_index=True)
+    found = {name: value[first] for name, value in both.items()}
+    return PairOutputs(
+        logits=found["logits"],
+        labels=found["labels"].astype(np.int64),
+        targets=found["targets"],
+        group=found["group"],
+        is_unfinished=found["is_unfinished"].astype(bool),
+    )

@@ -1,0 +1,74 @@
+"""The zero-shot judge: a language model that was never trained for it, asked yes or no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepprune.core.errors import InputError
+from deepprune.judge.network.backbones import Backbone, Head, Pooling, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+from deepprune.judge.network.encoding import PairEncoder
+
+
+def zero_shot_judge(
+    source: str,
+    *,
+    revision: str | None = None,
+    max_length: int = 2048,
+    with_question: bool = True,
+    chat_template: bool = True,
+    symmetric: bool = False,
+    dtype: str = "bfloat16",
+    attention: str = "sdpa",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> CrossEncoderJudge:
+    """A cross-encoder whose head is the language model's own, as the paper's zero-shot baseline.
+
+    A score is the probability of "Yes" where the next word is "Yes" or "No", not calibrated: a
+    model that nearly always says yes still orders pairs, but wants a threshold near 1. It has seen
+    no question, and its fingerprint follows from its weights and the prompt.
+
+    Args:
+        source: A folder or a hub name of a causal language model.
+        revision: Commit or tag on the hub.
+        max_length: Tokens of a pair; of longer ones the end of either prefix is read.
+        with_question: Whether the question stands before the prefixes.
+        chat_template: Ask in the model's chat template; a base model has none.
+        symmetric: Average both orders of a pair.
+        dtype: Of the weights, ``float32`` or ``bfloat16``.
+        attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        device: ``auto`` or a torch device.
+        trust_remote_code: Whether code from the hub may run.
+
+    Raises:
+        InputError: If the model or the device is not there, or the model lacks what is asked of it.
+    """
+    backbone = Backbone(
+        source=source,
+        revision=revision,
+        pooling=Pooling.LAST,
+        head=Head.GENERATIVE,
+        dtype=dtype,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        encoder = PairEncoder(
+            load_tokenizer(backbone),
+            layout=backbone.layout,
+            max_length=max_length,
+            with_question=with_question,
+            chat_template=chat_template,
+            generative=True,
+        )
+    except ValueError as error:
+        raise InputError(f"judge: {error}") from error
+    return CrossEncoderJudge(
+        load_model(backbone),
+        encoder,
+        backbone,
+        name=f"zero-shot {Path(source).name}",
+        device=device,
+        symmetric=symmetric,
+    )

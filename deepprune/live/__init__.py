@@ -1,0 +1,1 @@
+"""One question pruned while its traces are generated."""

@@ -1,0 +1,111 @@
+"""A judge that may fail or hang while traces are generated: it costs the pruning, nothing else."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.evaluation.scores import RunEvidence
+from deepprune.generation.backend import EngineError
+from deepprune.pruning.controller import JudgeError
+
+T = TypeVar("T")
+
+
+class JudgeWorker:
+    """A thread in which the judge computes, so that one that hangs holds up nobody for long.
+
+    It is a daemon: the process exits whatever the judge does. While an earlier call hangs, a new
+    one fails at once.
+
+    Args:
+        timeout_s: The longest that one call may take, in seconds.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
+        threading.Thread(target=self._work, name="deepprune-judge", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises.
+
+        Raises:
+            JudgeError: If it takes longer than ``timeout_s``, or an earlier call still does.
+        """
+        if self._last is not None and not self._last.done():
+            raise JudgeError("the judge still hangs in an earlier call")
+        future: Future[T] = Future()
+        self._last = future
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # for the caller
+                future.set_exception(error)
+
+        self._jobs.put(job)
+        try:
+            return future.result(self.timeout_s)
+        except TimeoutError:
+            if future.done():  # just now, or it is the judge's own
+                return future.result()
+            raise JudgeError(
+                f"the judge took longer than prune.judge_timeout_s={self.timeout_s:g} seconds"
+            ) from None
+
+
+class GuardedEvidence:
+    """``Evidence`` whose judge may fail: `JudgeError` then, and the controller goes on without it.
+
+    Args:
+        evidence: Asks the judge.
+        worker: Where it computes.
+        name: The judge's.
+    """
+
+    def __init__(self, evidence: RunEvidence, worker: JudgeWorker, name: str) -> None:
+        self._evidence = evidence
+        self._worker = worker
+        self._name = name
+        self.seconds = 0.0
+        self.n_scores = 0
+
+    def score(self, pairs: IntArray) -> FloatArray:
+        """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``.
+
+        Raises:
+            JudgeError: If the judge raises, gives what is no score, or takes too long.
+            EngineError: If the engine is lost meanwhile.
+        """
+        began = time.monotonic()
+        try:
+            scores = self._worker.call(lambda: self._evidence.score(pairs))
+        except (JudgeError, EngineError):
+            raise
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise JudgeError(f"the judge {self._name!r} failed: {said}") from error
+        finally:
+            self.seconds += time.monotonic() - began
+        self.n_scores += len(pairs)
+        return scores
+
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of a trace so far."""
+        return self._evidence.confidence(trace)
+
+    @property
+    def bill(self) -> FloatArray:
+        """Calls, tokens and FLOPs of the scores that were given, see `RunEvidence`."""
+        return self._evidence.bill

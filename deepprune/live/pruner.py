@@ -1,0 +1,301 @@
+"""One question pruned while it is generated, and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from deepprune.core.protocols import Observation, Policy, Session, Step
+from deepprune.core.seeding import derive, generator
+from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Prefix, Question, Trace, Vote
+from deepprune.evaluation.ledger import GeneratorSize, Ledger
+from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.saving import estimated_saving, generator_flops
+from deepprune.evaluation.scores import QuestionScores
+from deepprune.generation.live_session import LiveSession
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import CoinJudge, OracleJudge
+from deepprune.live.guard import GuardedEvidence, JudgeWorker
+from deepprune.live.question import LiveQuestion, LiveWatcher
+from deepprune.pruning.controller import Outcome, run_question
+from deepprune.traces.tokens import token_ends
+
+OpenSession = Callable[[Question, str, int, int], Session]
+"""Begins a question: question, model, N, seed; see ``protocols.Engine.open``."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A question that was pruned live, or tried to be.
+
+    Attributes:
+        row: Its line of ``results.jsonl``.
+        traces: All that was generated.
+        live: The question as watchers know it.
+        error: What ended it before its vote, or an interrupt right after.
+    """
+
+    row: Row
+    traces: tuple[Trace, ...]
+    live: LiveQuestion
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class LivePruner:
+    """Prunes questions on an engine, one after the other, with one policy.
+
+    Attributes:
+        open: Begins a question on an engine.
+        model: What it generates with.
+        policy: Decides.
+        judge: Scores pairs; ``None`` for a policy that asks none.
+        worker: Where the judge computes.
+        n_traces: N.
+        seed: Decides the traces' seeds and the policy's draws.
+        size: The generator's; ``None`` where unknown: no net saving is claimed then.
+        answer_style: How traces state their answers, for the views.
+    """
+
+    open: OpenSession
+    model: str
+    policy: Policy
+    judge: Judge | None
+    worker: JudgeWorker
+    n_traces: int
+    seed: int
+    size: GeneratorSize | None
+    answer_style: str
+
+    def prune(
+        self,
+        question: Question,
+        watchers: Sequence[LiveWatcher] = (),
+        interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Pruned:
+        """Do one question; whatever happens, what was generated is handed back.
+
+        Args:
+            question: The question.
+            watchers: Who is told meanwhile.
+            interruptible: Entered while traces are generated: a caller that holds interrupts back
+                lets them come there.
+        """
+        names = (question.dataset, question.question_id, self.model)
+        (prompt,) = token_ends([question.text])
+        ledger = None if self.size is None else Ledger(self.size, len(prompt))
+        session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
+        judge = self._judge()
+        evidence = GuardedEvidence(
+            QuestionScores(judge).run(session), self.worker, judge.provenance.name
+        )
+        live = LiveQuestion(question, self.n_traces, session, evidence, ledger, self.answer_style)
+        for watcher in watchers:
+            watcher.on_question_start(live)
+        rng = generator(self.seed, *names, 0, "policy")
+        error: BaseException | None = None
+        outcome: Outcome | None = None
+        try:
+            with interruptible():
+                outcome = run_question(
+                    self.policy, session, self.n_traces, evidence, rng, _Watch(live, watchers)
+                )
+        except AssertionError:
+            raise
+        except BaseException as raised:  # the caller's, once all is stored
+            error = raised
+        try:
+            traces = generated(session, live.decisions)
+        except BaseException as raised:  # an interrupt, or nobody compares answers any more
+            traces = generated(session, live.decisions, classed=False)
+            outcome, error = None, error or raised
+        row = {
+            **self._facts(question, judge),
+            **_status(error if outcome is None else None),
+            **_result(outcome, traces, question),
+            "fallback": live.fallback,
+            "decisions": [decision_facts(d) for d in live.decisions],
+            **_bill(session, evidence, traces, self.n_traces, ledger, outcome is not None),
+            "seconds": live.seconds if outcome is None else outcome.usage.seconds,
+        }
+        return Pruned(row, traces, live, error)
+
+    @property
+    def title(self) -> str:
+        """What prunes, in words: policy, threshold, prefix, judge, model."""
+        words = [self.policy.name]
+        if (threshold := getattr(self.policy, "threshold", None)) is not None:
+            words.append(f"{threshold:g}")
+        if (rule := getattr(self.policy, "prefix", None)) is not None:
+            words.append(f"@ {rule.kind} {rule.k:g}")
+        judge = "" if self.judge is None else f", judge {self.judge.provenance.name}"
+        return f"{' '.join(words)}{judge}, {self.model}, N = {self.n_traces}"
+
+    def _judge(self) -> Judge:
+        if getattr(self.policy, "judge", "") == "oracle":
+            return OracleJudge()
+        return self.judge or CoinJudge(self.seed)
+
+    def _facts(self, question: Question, judge: Judge) -> Row:
+        return {
+            "dataset": question.dataset,
+            "question_id": question.question_id,
+            "question": question.text,
+            "model": self.model,
+            "policy": self.policy.name,
+            "judge": None if self.judge is None else judge.provenance.name,
+            "n_traces": self.n_traces,
+            "seed": self.seed,
+        }
+
+
+class _Watch:
+    """The controller's watcher: keeps what has happened, and tells everybody."""
+
+    def __init__(self, live: LiveQuestion, watchers: Sequence[LiveWatcher]) -> None:
+        self._live = live
+        self._watchers = watchers
+
+    def on_checkpoint(self, step: Step, seen: Observation) -> None:
+        self._live.seen = seen
+        self._live.draw_bill()
+        for watcher in self._watchers:
+            watcher.on_checkpoint(self._live, step, seen)
+
+    def on_decision(self, decision: Decision) -> None:
+        self._live.decisions.append(decision)
+        self._live.draw_bill()
+        for watcher in self._watchers:
+            watcher.on_decision(self._live, decision)
+
+    def on_fallback(self, reason: str) -> None:
+        self._live.fallback = reason
+        for watcher in self._watchers:
+            watcher.on_fallback(self._live, reason)
+
+
+def generated(
+    session: Session, decisions: Sequence[Decision], *, classed: bool = True
+) -> tuple[Trace, ...]:
+    """All that a session has generated; of a replay what it has played.
+
+    Args:
+        session: The session, closed.
+        decisions: Who was stopped.
+        classed: Whether the answers of a live session are compared with one another.
+
+    Raises:
+        WorkerError: If they cannot be.
+    """
+    if isinstance(session, LiveSession):
+        return session.traces() if classed else tuple(session.records())
+    stopped = {decision.trace for decision in decisions}
+    return tuple(_played(session.prefix(i), i in stopped) for i in range(session.n_started))
+
+
+def _played(prefix: Prefix, is_stopped: bool) -> Trace:
+    trace, n = prefix.trace, prefix.n_tokens
+    if prefix.is_finished and not is_stopped:
+        return trace
+    confidence = trace.token_confidence
+    return replace(
+        trace,
+        text=prefix.text,
+        n_tokens=n,
+        token_end=trace.token_end[:n],
+        finish_reason=FinishReason.PRUNED if is_stopped else FinishReason.CUT,
+        answer=None,
+        answer_class=NO_ANSWER,
+        is_correct=None if trace.is_correct is None else False,
+        token_confidence=None if confidence is None else confidence[:n],
+        probes=prefix.probes,
+    )
+
+
+def decision_facts(decision: Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    return {
+        "trace": decision.trace,
+        "reason": decision.reason.value,
+        "cluster": decision.cluster,
+        "by": decision.by,
+        "score": decision.score,
+    }
+
+
+def _status(error: BaseException | None) -> Row:
+    if error is None:
+        return {"status": "ok", "reason": None}
+    if isinstance(error, Exception):
+        said = " ".join(str(error).split()) or type(error).__name__
+        return {"status": "failed", "reason": said}
+    return {"status": "interrupted", "reason": "the run was interrupted"}
+
+
+def _result(outcome: Outcome | None, traces: Sequence[Trace], question: Question) -> Row:
+    """The answer, and who voted for what."""
+    vote = Vote(NO_ANSWER, {}, ()) if outcome is None else outcome.vote
+    said: dict[int, Trace] = {}
+    for trace in traces:
+        said.setdefault(trace.answer_class, trace)
+    ranked = sorted(vote.weights.items(), key=lambda item: -item[1])
+    winner = said.get(vote.answer_class) if vote.answer_class != NO_ANSWER else None
+    is_right = None if question.gold is None else bool(winner and winner.is_correct)
+    return {
+        "answer": None if winner is None else winner.answer,
+        "answer_class": vote.answer_class,
+        "weights": [
+            {"answer": said[k].answer if k in said else None, "class": k, "weight": weight}
+            for k, weight in ranked
+        ],
+        "voters": list(vote.voters),
+        "gold": question.gold,
+        "is_correct": None if outcome is None else is_right,
+    }
+
+
+def _bill(
+    session: Session,
+    evidence: GuardedEvidence,
+    traces: Sequence[Trace],
+    n_traces: int,
+    ledger: Ledger | None,
+    is_decided: bool,
+) -> Row:
+    """What it cost; the engine counts of stopped traces all, and so does this.
+
+    A question that was not decided has saved nothing.
+    """
+    usage, judge = session.usage, evidence.bill
+    n_tokens = np.array([t.n_tokens for t in traces], dtype=np.float64)
+    failed = np.array([t.finish_reason is FinishReason.FAILED for t in traces], dtype=bool)
+    cut = np.array([t.finish_reason.is_open for t in traces], dtype=bool)
+    finished = ~failed & ~cut
+    judge_flops = float(judge[2])
+    saving = None
+    if is_decided:
+        saving = estimated_saving(n_tokens, finished, failed, n_traces, usage, ledger, judge_flops)
+    return {
+        "n_started": len(traces),
+        "n_stopped": sum(t.finish_reason is FinishReason.PRUNED for t in traces),
+        "n_finished": int(finished.sum()),
+        "n_failed": int(failed.sum()),
+        "tokens": int(n_tokens.sum()) + usage.tokens_probes,
+        "tokens_finished": int(n_tokens[finished].sum()),
+        "tokens_pruned": int(n_tokens[cut].sum()),
+        "tokens_failed": int(n_tokens[failed].sum()),
+        "tokens_probes": usage.tokens_probes,
+        "tokens_unpruned_estimated": None if saving is None else saving.tokens,
+        "saving_estimated": None if saving is None else saving.gross,
+        "net_saving_estimated": None if saving is None else saving.net,
+        "generator_flops": None if ledger is None else generator_flops(ledger, n_tokens, usage),
+        "flops_unpruned_estimated": None if saving is None else saving.flops,
+        "judge_calls": int(judge[0]),
+        "judge_tokens": int(judge[1]),
+        "judge_flops": judge_flops,
+        "judge_seconds": evidence.seconds,
+    }

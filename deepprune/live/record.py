@@ -1,0 +1,127 @@
+"""The run folder of ``deepprune prune``: what is stored, in which order, what survives a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deepprune.answers import EquivalenceChecker
+from deepprune.answers.classes import AnswerNumbers
+from deepprune.core.files import write_atomic
+from deepprune.core.types import Question, QuestionRef, Trace
+from deepprune.evaluation.outcomes import Row
+from deepprune.generation.collector import generated_store
+from deepprune.generation.live import LiveEngine
+from deepprune.live.pruner import Pruned
+from deepprune.live.view import plain
+from deepprune.traces import TraceStore
+from deepprune.traces.manifest import MANIFEST
+
+RESULTS, PENDING = "results.jsonl", "pending.json"
+TRACES, UNDECIDED = "traces", "undecided"
+
+
+class LiveRecord:
+    """The run folder: results by question, traces, and what came of questions that were cut.
+
+    ``traces`` has the questions that are decided, so that it can be replayed as it is;
+    ``undecided`` what was generated for those that failed or were interrupted. The row of a decided
+    question waits in ``pending.json`` while its traces are stored: after a crash in between, the
+    store says whether it counts.
+
+    Attributes:
+        folder: The run folder.
+        questions: What is asked.
+        said: What was stored last, in words.
+    """
+
+    def __init__(
+        self, folder: Path, engine: LiveEngine | None, questions: Sequence[Question]
+    ) -> None:
+        self.folder = folder
+        self.questions = questions
+        self.said = "nothing was generated"
+        self._engine = engine
+        path = folder / RESULTS
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        rows = [json.loads(line) for line in lines if line]
+        self._rows: dict[tuple[str, str], Row] = {_key(row): row for row in rows}
+        if (pending := folder / PENDING).exists():
+            row = json.loads(pending.read_bytes())
+            path = folder / TRACES
+            if (path / MANIFEST).exists() and _find(TraceStore.open(path), *_key(row)) is not None:
+                self._write_row(row)
+            pending.unlink(missing_ok=True)
+
+    def is_decided(self, question: Question) -> bool:
+        """Whether an earlier start has decided it."""
+        row = self._rows.get((question.dataset, question.question_id))
+        return row is not None and row["status"] == "ok"
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is on record, in the order of the questions."""
+        keys = [(q.dataset, q.question_id) for q in self.questions]
+        return [self._rows[key] for key in keys if key in self._rows]
+
+    def write(self, done: Pruned) -> None:
+        """Store the traces, then the row: what is in the results is in the store."""
+        pending = self.folder / PENDING
+        if done.traces and self._engine is not None:
+            name = UNDECIDED
+            if done.row["status"] == "ok":
+                name = TRACES
+                write_atomic(pending, json.dumps(done.row, ensure_ascii=False))
+            self._append(self.folder / name, done.traces)
+            self.said = (
+                f"{len(done.traces)} traces of {plain(done.row['question_id'])} are in "
+                f"{self.folder / name}"
+            )
+        self._write_row(done.row)
+        pending.unlink(missing_ok=True)
+
+    def _write_row(self, row: Row) -> None:
+        self._rows[_key(row)] = row
+        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows]
+        write_atomic(self.folder / RESULTS, "".join(lines))
+
+    def _append(self, path: Path, traces: Sequence[Trace]) -> None:
+        assert self._engine is not None
+        store = generated_store(path, self._engine, {"collected_by": "deepprune prune"})
+        question = traces[0].question
+        ref = _find(store, question.dataset, question.question_id)
+        if ref is not None:  # of an earlier start that did not come to its end
+            traces = _going_on(store.group(ref).traces, traces, self._engine.checker)
+        store.append(traces)
+
+
+def _find(store: TraceStore, dataset: str, question_id: str) -> QuestionRef | None:
+    """A question in a store of a run, which has one model."""
+    refs = store.refs() if store.manifest.parts else []
+    wanted = (dataset, question_id)
+    return next((ref for ref in refs if ref.key[:2] == wanted), None)
+
+
+def _going_on(
+    there: Sequence[Trace], traces: Sequence[Trace], checker: EquivalenceChecker
+) -> list[Trace]:
+    """The traces with the next numbers, of samples and of answer classes."""
+    answers = [(trace.answer, trace.answer_class) for trace in there]
+    answers += [(probe.answer, probe.answer_class) for trace in there for probe in trace.probes]
+    known = {answer: number for answer, number in answers if answer is not None}
+    number = AnswerNumbers(checker, known).number
+    return [
+        replace(
+            trace,
+            sample_id=len(there) + trace.sample_id,
+            answer_class=number(trace.answer),
+            probes=tuple(replace(p, answer_class=number(p.answer)) for p in trace.probes),
+        )
+        for trace in traces
+    ]
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["dataset"], row["question_id"]

@@ -1,0 +1,114 @@
+"""What a set of questions that were pruned live comes to: estimates, a table, a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from deepprune.core.protocols import FloatArray
+from deepprune.core.statistics import Estimate, NestedBootstrap
+from deepprune.evaluation.outcomes import Row
+from deepprune.live.view import plain
+from deepprune.report.figures import COLOURS
+from deepprune.report.tables import percent
+
+_MOST_BARS = 60
+
+
+def live_estimates(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
+    """``accuracy``, ``saving_estimated`` and ``net_saving_estimated``, with 95 % intervals.
+
+    Over the questions that are decided; accuracy over those of them with a gold answer. Savings are
+    ratios of sums. What no question tells is left out.
+    """
+    done = [row for row in rows if row["status"] == "ok"]
+    found: dict[str, Estimate | None] = {}
+    graded = [row for row in done if row["is_correct"] is not None]
+    if graded:
+        right = _column(graded, "is_correct")
+        found["accuracy"] = _draws(graded, seed).mean(right).cells()[0]
+    measured = [row for row in done if row["tokens_unpruned_estimated"]]
+    if measured:
+        whole, spent = _column(measured, "tokens_unpruned_estimated"), _column(measured, "tokens")
+        ratio = _draws(measured, seed).ratio(whole - spent, whole)
+        found["saving_estimated"] = ratio.cells()[0]
+    priced = [row for row in measured if row["flops_unpruned_estimated"]]
+    if priced:
+        whole = _column(priced, "flops_unpruned_estimated")
+        spent = _column(priced, "generator_flops") + _column(priced, "judge_flops")
+        ratio = _draws(priced, seed).ratio(whole - spent, whole)
+        found["net_saving_estimated"] = ratio.cells()[0]
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _draws(rows: Sequence[Row], seed: int) -> NestedBootstrap:
+    return NestedBootstrap([f"{row['dataset']}/{row['question_id']}" for row in rows], 1, seed)
+
+
+def _column(rows: Sequence[Row], name: str) -> FloatArray:
+    """A field of the rows, shape ``(Q, 1, 1)``."""
+    return np.array([float(row[name]) for row in rows]).reshape(-1, 1, 1)
+
+
+def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
+    """Accuracy, tokens, savings, time and what went wrong, over all questions."""
+    found = live_estimates(rows, seed)
+    done = [row for row in rows if row["status"] == "ok"]
+    table = Table(title=Text(plain(title)), title_justify="left", show_header=False)
+    lines = {
+        "questions": f"{len(done)} decided, {len(rows) - len(done)} failed",
+        "accuracy": percent(found.get("accuracy")) or "not known: no gold answers",
+        "tokens a question": f"{np.mean([row['tokens'] for row in done]):,.0f}" if done else "",
+        "saving, gross, estimated": percent(found.get("saving_estimated")),
+        "saving, net, estimated": percent(found.get("net_saving_estimated")) or "not known",
+        "judge": f"{sum(row['judge_calls'] for row in rows):,} calls, "
+        f"{sum(row['judge_seconds'] for row in rows):,.1f} s",
+        "time to the votes": f"{sum(row['seconds'] for row in rows):,.1f} s",
+        "decided unpruned": f"{sum(row['fallback'] is not None for row in done)}",
+        "traces failed": f"{sum(row['n_failed'] for row in rows)}",
+    }
+    for name, value in lines.items():
+        table.add_row(name, value)
+    table.caption = "in percent; [ ]: 95 % over questions"
+    return table
+
+
+def tokens_figure(rows: Sequence[Row], path: Path) -> Path:
+    """Tokens of each question: finished, stopped, failed, forced answers, the estimated saving.
+
+    Args:
+        rows: Of questions; of many the first.
+        path: The PNG file.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.figure import Figure
+
+    shown = list(rows[:_MOST_BARS])
+    figure = Figure(figsize=(8, 1.6 + 0.28 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(shown))
+    whole = np.array([row["tokens_unpruned_estimated"] or 0 for row in shown], dtype=float)
+    spent = np.array([row["tokens"] for row in shown], dtype=float)
+    parts = {
+        "finished": [row["tokens_finished"] for row in shown],
+        "stopped": [row["tokens_pruned"] for row in shown],
+        "forced answers": [row["tokens_probes"] for row in shown],
+        "failed": [row["tokens_failed"] for row in shown],
+        "saved (estimated)": np.maximum(whole - spent, 0),
+    }
+    for (label, values), colour in zip(parts.items(), (*COLOURS[:3], "0.5", "0.88"), strict=True):
+        axes.barh(np.arange(len(shown)), values, left=left, color=colour, label=label)
+        left += np.asarray(values, dtype=float)
+    names = [plain(row["question_id"])[:32].replace("$", r"\$") for row in shown]
+    axes.set_yticks(np.arange(len(shown)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens")
+    axes.legend(fontsize=7, frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,306 @@
+"""Recorded traces served like a live engine, with a virtual clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from deepprune.core.protocols import BoolArray, FloatArray, IntArray, Observation, Usage
+from deepprune.core.seeding import generator
+from deepprune.core.types import NO_ANSWER, Prefix, PrefixRule, Question, QuestionTraces
+
+
+class ReplayEngine:
+    """Replays recorded traces.
+
+    A question's traces start in an order drawn from the seed, so that resampling means another
+    seed; with ``shuffle=False`` in their recorded order, as a live run started them. Running traces
+    advance in lock-step, one token each per tick: the clock reads the longest stretch at every step
+    (sequential decoding), times ``seconds_per_token``. An answer is reported only once its trace
+    has ended, so a policy cannot tell a recording from a live engine.
+
+    A probe gives what was recorded at the checkpoint, or last before it. All probes of a checkpoint
+    run side by side: they cost ``tokens_per_probe`` ticks.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[QuestionTraces],
+        seconds_per_token: float = 0.02,
+        tokens_per_probe: int = 20,
+        shuffle: bool = True,
+    ) -> None:
+        """Serve ``groups``.
+
+        Args:
+            groups: The traces of each question.
+            seconds_per_token: Virtual decoding time of a token, in seconds.
+            tokens_per_probe: Tokens that forcing one answer takes; recordings do not say.
+            shuffle: Whether the order of the traces is drawn.
+
+        Raises:
+            ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_probe`` negative.
+        """
+        if seconds_per_token <= 0:
+            raise ValueError(f"seconds_per_token must be positive, got {seconds_per_token}.")
+        if tokens_per_probe < 0:
+            raise ValueError(f"tokens_per_probe must not be negative, got {tokens_per_probe}.")
+        self.seconds_per_token = seconds_per_token
+        self.tokens_per_probe = tokens_per_probe
+        self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}
+
+    def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
+        """Begin a question; ``seed`` decides which recorded traces come, and in which order."""
+        recording = self.recording(question, model)
+        return ReplaySession(recording, recording.order(n_traces, seed), self)
+
+    def recording(self, question: Question, model: str) -> Recording:
+        """What is replayed for a question."""
+        return self._recordings[question, model]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Recording:
+    """The traces of one question as arrays, in their recorded order.
+
+    Attributes:
+        group: The traces.
+        n_tokens: Their lengths, shape ``(M,)``.
+        answer_class: Classes of their final answers, shape ``(M,)``.
+        is_open: The trace was stopped while it was recorded, and would have gone on, shape
+            ``(M,)``.
+    """
+
+    def __init__(self, group: QuestionTraces, shuffle: bool = True) -> None:
+        self.group = group
+        self._shuffle = shuffle
+        self.is_open: BoolArray = np.array([t.finish_reason.is_open for t in group.traces], bool)
+        self.n_tokens: IntArray = np.array([t.n_tokens for t in group.traces], dtype=np.int64)
+        self.answer_class: IntArray = np.array(
+            [t.answer_class for t in group.traces], dtype=np.int64
+        )
+        self._orders: dict[tuple[int, int], IntArray] = {}
+        self._cuts: dict[PrefixRule, IntArray] = {}
+        self._probes: dict[int, tuple[list[int], list[int]]] = {}
+        self._forced: dict[int, tuple[list[int], IntArray]] = {}
+
+    def order(self, n_traces: int, seed: int) -> IntArray:
+        """Which recorded traces come, and in which order, shape ``(n_traces,)``."""
+        group = self.group
+        if n_traces > len(group.traces):
+            raise ValueError(
+                f"{group.question.question_id!r} has {len(group.traces)} recorded traces, "
+                f"asked for {n_traces}."
+            )
+        if (n_traces, seed) not in self._orders:
+            names = (group.question.dataset, group.question.question_id, group.model)
+            n = len(group.traces)
+            drawn = generator(seed, *names).permutation(n) if self._shuffle else np.arange(n)
+            self._orders[n_traces, seed] = drawn[:n_traces]
+        return self._orders[n_traces, seed]
+
+    def cuts(self, rule: PrefixRule) -> IntArray:
+        """Where ``rule`` pauses each trace, in tokens, shape ``(M,)``."""
+        if rule not in self._cuts:
+            cuts = [rule.cut(t.text, t.token_end) for t in self.group.traces]
+            self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
+        return self._cuts[rule]
+
+    def probe(self, trace: int, before: int, n_tokens: int) -> int:
+        """Class of the answer that was forced out of a trace last, up to ``n_tokens`` tokens.
+
+        Raises:
+            ValueError: If the trace has no probes, or none since ``before`` tokens, where it was
+                asked last, although there are later ones: the same answer would count twice.
+        """
+        if trace not in self._probes:
+            probes = self.group.traces[trace].probes
+            if not probes:
+                raise ValueError(
+                    f"no probes are recorded for {self.group.question.question_id!r}: import "
+                    "traces with probes, or choose a policy that needs none."
+                )
+            self._probes[trace] = (
+                [p.n_tokens for p in probes],
+                [p.answer_class for p in probes],
+            )
+        places, classes = self._probes[trace]
+        last = bisect_right(places, n_tokens) - 1
+        if 0 <= last < len(places) - 1 and places[last] <= before:
+            raise ValueError(
+                f"probes are recorded every {places[1] - places[0]} tokens: {n_tokens - before} "
+                "tokens between two looks are too few."
+            )
+        return classes[last] if last >= 0 else NO_ANSWER
+
+    def forced(self, trace: int, n_tokens: int) -> IntArray:
+        """Answers forced out of a trace while it ran, up to ``n_tokens``, and tokens before them.
+
+        Shape ``(2,)``: how many, and the sum of the places. A probe at the trace's end is none:
+        what a finished trace answers is known.
+        """
+        if trace not in self._forced:
+            end = self.group.traces[trace].n_tokens + self.is_open[trace]
+            places = [p.n_tokens for p in self.group.traces[trace].probes if p.n_tokens < end]
+            self._forced[trace] = places, np.cumsum([0, *places])
+        places, sums = self._forced[trace]
+        n = bisect_right(places, n_tokens)
+        return np.array([n, sums[n]], dtype=np.int64)
+
+
+def probe_context(forced: IntArray, each: int) -> FloatArray:
+    """Tokens that answers of ``each`` tokens attend to, summed over those, ``(..., 2)`` -> ``...``.
+
+    Args:
+        forced: How many answers, and tokens before them, see `Recording.forced`.
+        each: Tokens of an answer.
+    """
+    return np.asarray(forced[..., 1] * each + forced[..., 0] * each**2 / 2)
+
+
+class ReplaySession:
+    """One question of a `ReplayEngine`."""
+
+    def __init__(self, recording: Recording, order: IntArray, engine: ReplayEngine) -> None:
+        self._recording = recording
+        self._order = order
+        self._engine = engine
+        self._lengths = recording.n_tokens[order]
+        self._answers = recording.answer_class[order]
+        self._is_open = recording.is_open[order]
+        self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
+        self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
+        self._tokens = self._tokens_probes = self._ticks = self._peak = 0
+        self._probe_context = 0.0
+        self._probed: dict[int, int] = {}  # of each trace, where it was last probed
+        self._read: dict[int, IntArray] = {}  # of each trace, the answers that a judge has read
+        self._n_read = 0  # the most that it read of one trace since all stand where they stand
+
+    def start(self, n: int) -> None:
+        """Start the next ``n`` traces of the drawn order."""
+        started = len(self._n_tokens)
+        if started + n > len(self._order):
+            raise ValueError(
+                f"the question has {len(self._order)} traces, {started} are started, "
+                f"so {n} more cannot be."
+            )
+        self._n_tokens = np.concatenate((self._n_tokens, np.zeros(n, dtype=np.int64)))
+        self._is_stopped = np.concatenate((self._is_stopped, np.zeros(n, dtype=np.bool_)))
+
+    def stop(self, traces: Sequence[int]) -> None:
+        """Stop traces by index; one that has ended stays as it is."""
+        started = len(self._n_tokens)
+        ended = (self._n_tokens >= self._lengths[:started]) & ~self._is_open[:started]
+        self._is_stopped[[t for t in traces if not ended[t]]] = True
+
+    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+        """Let running traces go on to ``until``; none is ever taken back.
+
+        Raises:
+            ValueError: If a trace would run on beyond where it was stopped while it was recorded.
+        """
+        self._n_read = 0
+        old = self._n_tokens
+        started = len(old)
+        lengths = self._lengths[:started]
+        is_open = self._is_open[:started]
+        running = ~self._is_stopped & ((old < lengths) | is_open)
+        if until is None:
+            target = lengths
+        elif isinstance(until, int):
+            target = np.minimum(old + until, lengths)
+        else:
+            target = np.maximum(self._recording.cuts(until)[self._order[:started]], old)
+        wanted = old + until if isinstance(until, int) else lengths + (until is None)
+        if (beyond := np.flatnonzero(running & is_open & (wanted > lengths))).size:
+            first = int(beyond[0])
+            raise ValueError(
+                f"trace {first} of {self._recording.group.question.question_id!r} was stopped "
+                f"after {lengths[first]} tokens while it was recorded, what would follow is not "
+                "known: replay the policy that it was recorded under, or collect whole traces."
+            )
+        target = np.where(running, target, old)
+        stretch = target - old
+        self._tokens += int(stretch.sum())
+        self._ticks += int(stretch.max(initial=0))
+        self._peak = max(self._peak, int(running.sum()))
+        self._n_tokens = target
+        is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
+        answers = np.where(is_finished, self._answers[:started], NO_ANSWER)
+        probed = np.full(started, NO_ANSWER)
+        if probe:
+            probed = answers.copy()
+            asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
+            for trace in asked:
+                recorded = int(self._order[trace])
+                place = int(target[trace])
+                probed[trace] = self._recording.probe(recorded, self._probed.get(trace, 0), place)
+                self._probed[trace] = place
+            self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
+        return Observation(target, is_finished, self._is_stopped.copy(), answers, probed)
+
+    @property
+    def n_started(self) -> int:
+        """Traces that have been started."""
+        return len(self._n_tokens)
+
+    def prefix(self, trace: int) -> Prefix:
+        """What trace ``trace`` has generated so far."""
+        recorded = self._recording.group.traces[int(self._order[trace])]
+        n_tokens = int(self._n_tokens[trace])
+        is_finished = n_tokens >= recorded.n_tokens and not recorded.finish_reason.is_open
+        return Prefix(recorded, n_tokens, is_finished=is_finished)
+
+    def confidence(self, trace: int) -> FloatArray:
+        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
+
+        Raises:
+            ValueError: If none are recorded.
+        """
+        prefix = self.prefix(trace)
+        if prefix.trace.token_confidence is None:
+            raise ValueError(
+                f"no token confidences are recorded for {prefix.trace.question.question_id!r}: "
+                "import traces with token_confidence, or choose a policy that needs none."
+            )
+        return np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
+
+    def read_probes(self, traces: Sequence[int]) -> None:
+        """Count the answers that were forced out of these traces while they ran, once each.
+
+        Those of one checkpoint were forced side by side, as in ``advance``. What the policy itself
+        had forced by ``advance`` is not known to be the same answer: where it is, it is paid twice.
+        """
+        for trace in traces:
+            forced = self._recording.forced(int(self._order[trace]), int(self._n_tokens[trace]))
+            new = forced - self._read.get(trace, 0)
+            self._read[trace] = forced
+            self._force(new, ticks=max(0, int(new[0]) - self._n_read))
+            self._n_read = max(self._n_read, int(new[0]))
+
+    def _force(self, forced: IntArray, ticks: int) -> None:
+        """Count ``forced`` answers, see `Recording.forced`, ``ticks`` one after the other."""
+        each = self._engine.tokens_per_probe
+        self._tokens_probes += int(forced[0]) * each
+        self._probe_context += float(probe_context(forced, each))
+        self._ticks += ticks * each
+
+    @property
+    def usage(self) -> Usage:
+        """What was served, counted as it was served."""
+        return Usage(
+            self._tokens,
+            self._tokens_probes,
+            self._probe_context,
+            self._ticks,
+            self._peak,
+            self._ticks * self._engine.seconds_per_token,
+        )
+
+    def close(self) -> None:
+        """Stop whatever still runs."""
+        self._is_stopped[:] = True
