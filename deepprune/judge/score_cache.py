@@ -1,9 +1,10 @@
-"""Scores on disk: a pair's score depends on the judge's fingerprint and the texts, nothing else."""
+"""Pair scores in an SQLite file, keyed by the judge's fingerprint and the two prefixes."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +26,16 @@ _SCHEMA = (
 class ScoreCache:
     """A table of pair scores in an SQLite file.
 
-    One process writes, others may read meanwhile (write-ahead log). A batch is stored whole or not
-    at all, and what ``put_many`` returned from survives a killed process. Different judges share a
-    file: the fingerprint is part of the key.
+    One process writes while others may read (write-ahead log). Each batch is one transaction, and
+    batches that were written survive a killed process. Several judges may share a file, because
+    the fingerprint is part of the key.
 
     Args:
-        path: The file; its folder is made. ``None`` keeps the scores in memory.
-        timeout_s: How long to wait for another process that writes.
+        path: The file; missing parent folders are created. ``None`` keeps the scores in memory.
+        timeout_s: How long to wait for another process that has locked the file.
 
     Raises:
-        InputError: If the file is not a score cache.
+        InputError: If the file is not an SQLite database or cannot be opened.
     """
 
     def __init__(self, path: Path | str | None = None, *, timeout_s: float = 60.0) -> None:
@@ -43,22 +44,27 @@ class ScoreCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(self.path or ":memory:", timeout=timeout_s, isolation_level=None)
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
+            _use_write_ahead_log(self._db, timeout_s)
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self._db.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                raise InputError(
+                    f"a score cache must be an SQLite file, got {self.path} ({error}): "
+                    "delete it or move it away (scores are then computed again)."
+                ) from error
             raise InputError(
-                f"a score cache must be an SQLite file of ours, got {self.path} ({error}): "
-                "give another path, or delete it (scores are then computed again)."
+                f"cannot open the score cache {self.path} ({error}): check that its folder is "
+                "writable and that no other run uses it, then start again."
             ) from error
 
     def __reduce__(self) -> tuple[type[ScoreCache], tuple[Path | None]]:
-        """Another process opens the file itself; a cache in memory is a new one there."""
+        # Another process opens the file itself; a cache in memory starts empty there.
         return type(self), (None if self.path is None else self.path.absolute(),)
 
     def get_many(self, fingerprint: str, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores of pairs, shape ``(len(pairs),)``; ``nan`` where a pair is not there."""
+        """Return scores, shape ``(len(pairs),)``; ``nan`` for a pair that is not stored."""
         scores: FloatArray = np.full(len(pairs), np.nan)
         keys = [pair_key(fingerprint, pair) for pair in pairs]
         for start in range(0, len(keys), _CHUNK):
@@ -71,7 +77,7 @@ class ScoreCache:
         return scores
 
     def put_many(self, fingerprint: str, pairs: Sequence[TracePair], scores: ArrayLike) -> None:
-        """Store scores of pairs, in one transaction.
+        """Store the scores of ``pairs`` in one transaction.
 
         Raises:
             ValueError: If there are not as many scores as pairs, or one lies outside [0, 1].
@@ -97,7 +103,6 @@ class ScoreCache:
         return int(self._db.execute("SELECT count(*) FROM scores").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file."""
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -112,10 +117,29 @@ class ScoreCache:
         self.close()
 
 
-def pair_key(fingerprint: str, pair: TracePair) -> bytes:
-    """What a score depends on, hashed: judge, question, first and second prefix, in this order.
+def _use_write_ahead_log(db: sqlite3.Connection, timeout_s: float) -> None:
+    """Switch to the write-ahead log; retry for ``timeout_s`` while another process holds a lock.
 
-    Of a prefix its text and, where it has some, the answers forced out of it.
+    SQLite itself does not wait here: to avoid a deadlock it refuses at once to upgrade a read lock
+    while another connection is about to write, for example to create the table of a new file.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            is_locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # without its subtype
+            if not is_locked or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def pair_key(fingerprint: str, pair: TracePair) -> bytes:
+    """Hash everything that a score depends on: judge, question, first and second prefix.
+
+    A prefix is represented by its text and, if its trace has any, its forced answers.
     """
     digest = hashlib.blake2b(digest_size=20)
     prefixes = (pair.first, pair.second)

@@ -1,5 +1,6 @@
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -115,6 +116,23 @@ def test_another_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no database at all, but long enough to be looked at" * 20)
     with pytest.raises(InputError, match=r"notes\.txt"):
         ScoreCache(tmp_path / "notes.txt")
+
+
+def test_a_file_that_another_process_is_creating_is_waited_for(tmp_path, monkeypatch):
+    """SQLite refuses the switch to the write-ahead log without waiting; the other then finishes."""
+    other = sqlite3.connect(tmp_path / "s", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("time.sleep", lambda seconds: other.execute("COMMIT"))
+    with ScoreCache(tmp_path / "s") as cache:
+        cache.put_many("judge", pairs(2), [0.1, 0.2])
+        assert len(cache) == 2
+
+
+def test_a_file_that_stays_locked_is_not_called_foreign(tmp_path):
+    other = sqlite3.connect(tmp_path / "s", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(InputError, match=r"cannot open .*locked.*no other run"):
+        ScoreCache(tmp_path / "s", timeout_s=0)
 
 
 def test_batches_survive_a_killed_process(tmp_path):
