@@ -1,4 +1,4 @@
-"""Gathers the runs of the study into results.jsonl and draws the figure.
+"""Collect the runs of the study in results.jsonl and draw the figure.
 
 python experiments/p2_judge_worth/collect.py MULTIRUN_FOLDER [MULTIRUN_FOLDER ...]
 """
@@ -14,9 +14,9 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 SKILL = {"coin": 0.5, "lexical": 0.59, "features": 0.604, "oracle": 1.0}
-"""Within-question AUROC at 500 tokens, both unfinished; of a noisy oracle its own."""
+"""Within-question AUROC at 500 tokens, both unfinished; a noisy oracle has its own in its name."""
 REAL = ("lexical", "features")
-"""Judges that read the traces; the others are the truth with noise."""
+"""Judges that read the traces; the others are oracles with noise."""
 KEPT = [
     f"{name}{end}"
     for name in (
@@ -31,12 +31,12 @@ RULES = {
     "largest cluster, K2 = 5": ("largest_cluster", "max_finishers", 5),
     "largest cluster, K2 = 20": ("largest_cluster", "max_finishers", 20),
     "representatives, plain vote": ("representatives", "vote", "plain"),
-    "representatives, weighed by size": ("representatives", "vote", "size"),
+    "representatives, weighted by size": ("representatives", "vote", "size"),
 }
 
 
 def main(folders: list[str]) -> None:
-    """Write both files, print the table of the README."""
+    """Write both files and print the tables of the README."""
     rows = []
     for folder in folders:
         found = sorted(Path(folder).glob("*/results.jsonl"))
@@ -100,7 +100,7 @@ def main(folders: list[str]) -> None:
 
 
 def interval(row: dict, name: str, form: str, factor: float) -> str:
-    """A value with its interval; a dash where the cons@k curve never reaches the accuracy."""
+    """Format a value with its interval; a dash if the cons@k curve never reaches the accuracy."""
     if row.get(name) is None:
         return "-"
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
@@ -109,12 +109,12 @@ def interval(row: dict, name: str, form: str, factor: float) -> str:
 
 
 def gains(best: dict[str, dict], judges: list[str], end: str = "") -> list[float]:
-    """Points of accuracy above cons@k of equal net tokens."""
+    """Return accuracy minus that of cons@k of equal net tokens, in points."""
     return [100 * best[judge][f"accuracy_vs_matched_cons_net{end}"] for judge in judges]
 
 
 def skill(judge: str) -> float:
-    """The AUROC of a judge, by its name."""
+    """Return the AUROC of a judge by its name."""
     return float(judge.split()[1]) if judge.startswith("oracle ") else SKILL[judge]
 
 
