@@ -23,7 +23,7 @@ SHOWN_JUDGE_METRICS = {
     "auroc_unfinished": "AUROC pooled, both unfinished",
     "auroc_within": "AUROC within question, all pairs",
     "auroc": "AUROC pooled, all pairs",
-    "tnr_at_fnr_0.2_unfinished": "TNR at 20 % FNR, both unfinished",
+    "tnr_at_fnr_20_unfinished": "TNR at 20 % FNR, both unfinished",
     "ece": "expected calibration error, all pairs",
 }
 """The judge metrics worth a line; the record holds all of them."""
@@ -180,7 +180,7 @@ def calibration_table(metrics: Mapping[str, Mapping[str, Estimate]], kind: str) 
 SHOWN_IN_MATRIX = {
     "auroc_within_unfinished": "AUROC within,\nboth unfinished",
     "auroc_unfinished": "AUROC pooled,\nboth unfinished",
-    "tnr_at_fnr_0.2_unfinished": "TNR at 20 % FNR,\nboth unfinished",
+    "tnr_at_fnr_20_unfinished": "TNR at 20 % FNR,\nboth unfinished",
     "auroc_within": "AUROC within,\nall pairs",
     "auroc": "AUROC pooled,\nall pairs",
     "ece": "ECE,\nall pairs",
@@ -235,7 +235,7 @@ def difference_table(rows: Sequence[Row]) -> Table:
 SHOWN_IN_COMPARISON = {
     HEADLINE: "AUROC within\nquestion",
     "auroc_unfinished": "AUROC\npooled",
-    "tnr_at_fnr_0.2_unfinished": "TNR at\n20 % FNR",
+    "tnr_at_fnr_20_unfinished": "TNR at\n20 % FNR",
     "accuracy": "accuracy",
     ABOVE_CONSENSUS: "vs cons@k of\nequal tokens",
     "net_saving": "saved, net",

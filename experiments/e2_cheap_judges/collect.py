@@ -26,7 +26,7 @@ from deepprune.traces import open_traces
 
 HERE = Path(__file__).parent
 N = 64  # traces of a question
-METRICS = ("auroc_within_unfinished", "auroc_unfinished", "tnr_at_fnr_0.2_unfinished")
+METRICS = ("auroc_within_unfinished", "auroc_unfinished")
 LEXICAL = "number overlap"
 
 
@@ -105,7 +105,7 @@ def table(lines: list[dict]) -> None:
     )
     print(" FLOPs a question | pairs/s |\n" + "| --- " * 8 + "|")
     for (judge, k), row in done.items():
-        cells = [said(row["metrics"].get(m)) for m in METRICS[:2]]
+        cells = [said(row["metrics"].get(m)) for m in METRICS]
         for other in (LEXICAL, "features"):
             found = against.get((judge, k, other), {}).get("differences", {})
             cells.append(said(found.get(METRICS[0]), sign="+"))

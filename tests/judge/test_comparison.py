@@ -1,7 +1,9 @@
 """The table of a multirun: what is one row, and what its intervals are over."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +117,16 @@ def test_runs_are_read_from_their_folders(tmp_path):
     np.testing.assert_array_equal(runs[0].scores.scores, scores.scores)
     (row,) = compare(runs)
     assert "run 2 failed: no such traces" in comparison_table([row]).caption
+
+
+def test_runs_of_version_0_1_are_read(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "old" / "features", tmp_path / "0")
+    (tmp_path / "0" / ".hydra").mkdir()
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("[]")
+    (run,) = read_runs(tmp_path)
+    assert run.metrics["tnr_at_fnr_20"].value == pytest.approx(0.45299, abs=1e-5)
+    (row,) = compare([run])
+    assert row.metrics["tnr_at_fnr_20"].value == run.metrics["tnr_at_fnr_20"].value
 
 
 def test_folds_are_one_run_of_all_questions_once_all_are_done():

@@ -1,5 +1,7 @@
 """A judge's report on a cell: paired differences, rows that are read back, calibration once."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from builders import group
@@ -103,3 +105,9 @@ def test_a_row_without_unfinished_pairs_is_null_not_zero(tmp_path):
     assert '"auroc_unfinished": [null, null, null]' in (tmp_path / "matrix.jsonl").read_text()
     assert matrix_figure(rows, tmp_path / "m.png").exists()
     matrix_tables(rows)
+
+
+def test_rows_of_version_0_1_are_read():
+    row, *_ = read_rows(Path(__file__).parents[1] / "old" / "report" / "matrix.jsonl")
+    assert row["metrics"]["tnr_at_fnr_20"].value == pytest.approx(1 / 3)
+    assert row["minus"]["lexical"]["tnr_at_fnr_20_unfinished"].value == 0.5

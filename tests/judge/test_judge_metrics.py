@@ -18,7 +18,7 @@ from deepprune.judge.measure.metrics import (
 METRICS = [
     "auroc",
     "auroc_within",
-    "tnr_at_fnr_0.2",
+    "tnr_at_fnr_20",
     "average_precision_different",
     "ece",
     "brier",
@@ -86,7 +86,7 @@ def test_undefined_is_nan(labels):
     values = judge_metrics([0.1, 0.5, 0.9][: len(labels)], labels, list("abc")[: len(labels)])
     assert math.isnan(values["auroc"])
     assert math.isnan(values["auroc_within"])
-    assert math.isnan(values["tnr_at_fnr_0.2"])
+    assert math.isnan(values["tnr_at_fnr_20"])
     assert values["n_pairs"] == len(labels)
     interval = bootstrap_questions("auroc", [0.5] * len(labels), labels, labels)
     assert math.isnan(interval.low)

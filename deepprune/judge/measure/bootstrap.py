@@ -75,7 +75,7 @@ def bootstrap_draws(
     for a paired difference.
 
     Args:
-        metric: ``auroc``, ``auroc_within``, ``tnr_at_fnr_0.2``, ``average_precision_different``,
+        metric: ``auroc``, ``auroc_within``, ``tnr_at_fnr_20``, ``average_precision_different``,
             ``ece`` or ``brier``.
         scores: In [0, 1], shape ``(P,)``.
         labels: 1 or 0, shape ``(P,)``.
@@ -222,7 +222,7 @@ def _brier(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
 _METRICS: dict[str, Callable[[_Pairs, FloatArray], FloatArray]] = {
     "auroc": _auroc,
     "auroc_within": _auroc_within,
-    "tnr_at_fnr_0.2": _tnr,
+    "tnr_at_fnr_20": _tnr,
     "average_precision_different": _average_precision,
     "ece": _ece,
     "brier": _brier,

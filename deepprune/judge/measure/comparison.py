@@ -22,6 +22,7 @@ from deepprune.core.protocols import FloatArray
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
 from deepprune.judge.measure.bootstrap import interval, metric_of_resamples, resamples
+from deepprune.judge.measure.metrics import current_name
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
 SUMMARY, FAILURE, TEST_SCORES = "summary.json", "failure.json", "test_scores.npz"
@@ -33,10 +34,10 @@ HEADLINE = "auroc_within_unfinished"
 COMPARED = (
     HEADLINE,
     "auroc_unfinished",
-    "tnr_at_fnr_0.2_unfinished",
+    "tnr_at_fnr_20_unfinished",
     "auroc_within",
     "auroc",
-    "tnr_at_fnr_0.2",
+    "tnr_at_fnr_20",
     "ece",
     "brier",
 )
@@ -339,7 +340,7 @@ def _read_run(folder: Path) -> RunRecord:
         failure.get("exit_code", int(status != "ok")),
         summary.get("overrides") or _overrides(folder),
         summary.get("point", ""),
-        {name: Estimate(*e) for name, e in summary.get("metrics", {}).items()},
+        {current_name(name): Estimate(*e) for name, e in summary.get("metrics", {}).items()},
         PairScores.load(scores) if status == "ok" and scores.exists() else None,
     )
 

@@ -21,13 +21,13 @@ from deepprune.data.cells import CROSS_MODEL
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge
 from deepprune.judge.measure.bootstrap import bootstrap_draws, interval
-from deepprune.judge.measure.metrics import judge_metrics
+from deepprune.judge.measure.metrics import current_name, judge_metrics
 from deepprune.judge.measure.scored_pairs import UNFINISHED
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores
 
-METRICS = ("auroc_within", "auroc", "tnr_at_fnr_0.2", "ece", "brier")
-COMPARED = ("auroc_within", "auroc", "tnr_at_fnr_0.2")
+METRICS = ("auroc_within", "auroc", "tnr_at_fnr_20", "ece", "brier")
+COMPARED = ("auroc_within", "auroc", "tnr_at_fnr_20")
 """Metrics of which a judge's difference to each baseline is reported."""
 
 _CHUNK = 2048  # pairs that are scored before they are recorded
@@ -171,7 +171,7 @@ def plain(value: Any) -> Any:
 
 def _estimates(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, Estimate]:
     return {
-        name: Estimate(*(float("nan") if v is None else v for v in values))
+        current_name(name): Estimate(*(float("nan") if v is None else v for v in values))
         for name, values in metrics.items()
     }
 

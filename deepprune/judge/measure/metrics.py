@@ -126,7 +126,7 @@ def judge_metrics(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) ->
     return {
         "auroc": auroc(s, y),
         "auroc_within": auroc_within(s, y, questions),
-        "tnr_at_fnr_0.2": tnr_at_fnr(s, y, 0.2),
+        "tnr_at_fnr_20": tnr_at_fnr(s, y, 0.2),
         "average_precision_different": average_precision_different(s, y),
         "ece": expected_calibration_error(s, y),
         "brier": brier(s, y),
@@ -134,6 +134,11 @@ def judge_metrics(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) ->
         "n_pairs": float(s.size),
         "n_questions": float(n_questions),
     }
+
+
+def current_name(name: str) -> str:
+    """Return a metric's name in reports of today, given its name in any report."""
+    return name.replace("tnr_at_fnr_0.2", "tnr_at_fnr_20")  # renamed after version 0.1
 
 
 def within_parts(
