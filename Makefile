@@ -1,30 +1,45 @@
 # make demo: set up .venv, train a judge on the bundled traces, run the pruning sweep.
-# make test: set up .venv, run the tests.
+# make test: set up .venv, run the quick tests.
+# make test-all: run all tests; the real engine where it can be had.
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
+# make check: lint, format, types.
+# make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-vllm check clean
-demo: .venv/ready
+.PHONY: demo test test-all test-vllm check constraints clean
+demo: .venv/demo
 	$(BIN)/python train.py
 
-test: .venv/ready
-	$(BIN)/python -m pytest
+test: .venv/test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-vllm:
-	.ci/vllm python -m pytest -m vllm -p no:unraisableexception
+test-all: .venv/dev
+	$(BIN)/python -m pytest -m "not slow and not vllm" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "slow and not vllm"
+	$(MAKE) test-vllm
 
-check: .venv/ready
+test-vllm: .venv/dev
+	.ci/vllm python -m pytest -m vllm -p no:unraisableexception || test $$? -eq 3
+
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Installs once, and again only when the dependencies have changed.
-.venv/ready: pyproject.toml
+constraints: .venv/dev
+	$(BIN)/python .ci/constraints.py
+
+# Each installs once, and again only when the dependencies have changed; each has those before it.
+HAS_demo := .venv/demo
+HAS_test := $(HAS_demo) .venv/test
+HAS_dev := $(HAS_test) .venv/dev
+.venv/demo .venv/test .venv/dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deepprune needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[demo,dev]'
-	touch $@
+	$(INSTALL) '.[$(@F)]'
+	touch $(HAS_$(@F))
 
 clean:
 	rm -rf .venv .venv-vllm runs
