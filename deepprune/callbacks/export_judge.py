@@ -13,7 +13,7 @@ from deepprune.judge.network.architecture import Architecture
 
 
 class ExportJudge(pl.Callback):
-    """Writes the folder that ``Judge.load`` reads, from rank 0.
+    """Writes the folder that ``load_judge`` reads, from rank 0.
 
     The weights are those of the best checkpoint where a ``ModelCheckpoint`` monitors one, else the
     last. The calibration is fitted on the validation pairs.

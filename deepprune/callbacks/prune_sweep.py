@@ -8,6 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 
 
 class PruneSweep(pl.Callback):
@@ -27,4 +28,4 @@ class PruneSweep(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sweep."""
         if trainer.is_global_zero and self.export.exists():
-            self._run(Judge.load(self.export))
+            self._run(load_judge(self.export))

@@ -20,6 +20,7 @@ from deepprune.judge.boosting import Boosting
 from deepprune.judge.cascade import Cascade, CascadeJudge
 from deepprune.judge.features.forced_answers import LogisticRegression, ProbeJudge
 from deepprune.judge.features.overlaps import FeaturesJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.trained import TrainedJudge
 
 
@@ -39,7 +40,7 @@ def fit(
         _fit_network(config, parts, parts.learner, splits, run, export, after_training)
     elif is_rank_zero():
         _fit_small(config, parts, splits, export)
-        after_training(Judge.load(export))
+        after_training(load_judge(export))
 
 
 def _fit_small(config: DictConfig, parts: build.FitParts, splits: Splits, export: Path) -> None:

@@ -21,6 +21,7 @@ from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import question_hash
 from deepprune.evaluation.selection import unmet_needs
 from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.matrix import (
     CellFacts,
     Row,
@@ -63,7 +64,7 @@ def judge_report(config: DictConfig) -> Run:
     inputs = {f"traces.{name}": store.content_hash for name, store in stores.items()}
     inputs |= {f"judges.{name}": build.export_hash(path) for name, path in exports.items()}
     with command_run(config, "judge-report", inputs) as run:
-        judges = {name: Judge.load(path, config.device) for name, path in exports.items()}
+        judges = {name: load_judge(path, config.device) for name, path in exports.items()}
         seen = frozenset[str]()
         if config.leave_out_seen:
             seen = seen.union(*(judge.provenance.seen_questions for judge in judges.values()))

@@ -24,6 +24,7 @@ from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
 from deepprune.judge.measure.report import (
     CalibrationReport,
@@ -70,7 +71,7 @@ def train(config: DictConfig) -> Run:
 
         if export.exists() and is_rank_zero():
             print(f"the judge of this run is trained: {export}")
-            after_training(Judge.load(export))
+            after_training(load_judge(export))
         elif not export.exists():
             fit(config, parts, splits, run, export, after_training)
     return run

@@ -518,7 +518,7 @@ class NoisyOracleConf:
 
 @dataclass
 class TrainedConf:
-    _target_: str = "deepprune.judge.network.backends.load_judge"
+    _target_: str = "deepprune.judge.loading.load_judge"
     path: str = MISSING
     device: str = MISSING
     backbone: str | None = None

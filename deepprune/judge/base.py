@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepprune.core.errors import InputError
 from deepprune.core.protocols import TEXT_ALONE, FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 
@@ -117,46 +116,6 @@ class Judge(ABC):
             len(distinct),
             int(sum(p.tokens.sum() for p in prices)),
             float(sum(p.flops.sum() for p in prices)),
-        )
-
-    @staticmethod
-    def load(path: Path | str, device: str = "auto", backbone: str | None = None) -> Judge:
-        """Read a trained judge from the folder that training exported; needs no Lightning.
-
-        Args:
-            path: The folder.
-            device: Where a neural network computes: ``auto`` or a torch device.
-            backbone: The source that it must have been trained from; ``None`` for any.
-
-        Raises:
-            InputError: If the folder is no export, or device and backbone do not fit it.
-        """
-        from deepprune.judge import saved as folder
-
-        kind = folder.read_record(Path(path)).get("kind", folder.CROSS_ENCODER)
-        if kind == folder.CROSS_ENCODER:
-            from deepprune.judge.network.cross_encoder import CrossEncoderJudge  # torch only here
-
-            return CrossEncoderJudge.load(path, device, backbone=backbone)
-        if kind == folder.BI_ENCODER:
-            from deepprune.judge.linear import BiEncoderJudge
-
-            return BiEncoderJudge.load(path, device, backbone)
-        if kind == folder.FEATURES:
-            from deepprune.judge.features.overlaps import FeaturesJudge
-
-            return FeaturesJudge.load(path, device, backbone)
-        if kind == folder.PROBE:
-            from deepprune.judge.features.forced_answers import ProbeJudge
-
-            return ProbeJudge.load(path, device, backbone)
-        if kind == folder.CASCADE:
-            from deepprune.judge.cascade import CascadeJudge
-
-            return CascadeJudge.load(path, device, backbone)
-        raise InputError(
-            f"the judge in {path} must be of a kind that this version knows, got {kind!r}: it "
-            "needs another version of deepprune."
         )
 
 

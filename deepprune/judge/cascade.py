@@ -24,6 +24,7 @@ from deepprune.core.types import Prefix, PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.calibration import Calibration, calibration_from_json
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.metrics import auroc_within
 from deepprune.judge.saved import (
     CASCADE,
@@ -409,7 +410,7 @@ def _log_odds(scores: FloatArray) -> FloatArray:
 def _load(folder: Path, device: str, backbone: str | None = None) -> Judge:
     """A judge that needs no device is given none."""
     kind = read_record(folder).get("kind", CROSS_ENCODER)
-    return Judge.load(folder, "auto" if kind in CPU_KINDS else device, backbone)
+    return load_judge(folder, "auto" if kind in CPU_KINDS else device, backbone)
 
 
 def _copy(judge: Judge, folder: Path) -> None:

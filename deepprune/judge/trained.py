@@ -49,7 +49,7 @@ class TrainedJudge(Judge):
         prefix_rule: PrefixRule | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write the folder that ``Judge.load`` reads."""
+        """Write the folder that ``load_judge`` reads."""
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""

@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 from deepprune.core.types import TracePair, among_peers
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.comparison import RunRecord, compare, join_folds, read_runs
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.traces import open_traces
@@ -75,7 +75,7 @@ def lexical(groups, k: int, other: RunRecord) -> RunRecord:
 
 def cost(export: Path, group, k: int) -> dict[str, float]:
     """FLOPs of all pairs of N prefixes, and pairs a second, on this machine."""
-    judge = Judge.load(export, "cpu")
+    judge = load_judge(export, "cpu")
     rule = FirstTokens(k)
     prefixes = among_peers([p.first for p in firsts(group, rule)[:N]])
     first, second = np.triu_indices(len(prefixes), 1)

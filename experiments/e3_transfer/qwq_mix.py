@@ -10,8 +10,8 @@ from pathlib import Path
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
-from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.comparison import RunRecord, compare, read_runs
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.traces import open_traces
@@ -35,7 +35,7 @@ def main(traces: str, folders: list[str]) -> None:
         for run in read_runs(Path(folder)):
             if run.overrides.get("prefix.k", str(K)) != str(K):
                 continue
-            judge = Judge.load(Path(folder, run.name, "judge"), "cpu")
+            judge = load_judge(Path(folder, run.name, "judge"), "cpu")
             unseen = set(of_question) - judge.provenance.seen_questions - tested
             tested |= unseen
             pairs = [pair for question in sorted(unseen) for pair in of_question[question]]

@@ -27,7 +27,7 @@ from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
-from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure import comparison
 from deepprune.judge.measure.comparison import read_runs
 from deepprune.judge.measure.scored_pairs import PairScores
@@ -265,7 +265,7 @@ def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):
         config = compose("train", overrides=TREES)
     splits = build.splits(config, build.groups(config, build.store(config)))
     pairs = build.part_pairs(config, build.fit_parts(config), splits, "val")
-    scores = PairScores.of(pairs, Judge.load(tmp_path / "r" / "judge").score(pairs))
+    scores = PairScores.of(pairs, load_judge(tmp_path / "r" / "judge").score(pairs))
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert summary["objective"] == pytest.approx(scores.metric("auroc_within_unfinished"))
     assert summary["objective"] != summary["metrics"]["auroc_within_unfinished"][0]

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import save_tiny_qwen3_lm
 
 from deepprune.core.errors import InputError
-from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 
 EXPERIMENT = ["experiment=paper_qwen3_4b", "traces=pool"]
 SMALL = [
@@ -38,6 +38,6 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train/")}
     assert set(facts) == {f"data/train/{name}" for name in ("pairs", "truncated", "soft")}
     monkeypatch.chdir(tmp_path)  # the adapters name their backbone as it was given
-    assert Judge.load("r/judge").provenance.seen_questions
+    assert load_judge("r/judge").provenance.seen_questions
     with pytest.raises(InputError, match="was trained from 'tiny'"):
-        Judge.load("r/judge", backbone="minilm")
+        load_judge("r/judge", backbone="minilm")

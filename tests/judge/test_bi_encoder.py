@@ -15,7 +15,6 @@ from deepprune.core.flops import transformer_flops
 from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.base import Judge
 from deepprune.judge.linear import (
     BiEncoder,
     BiEncoderArchitecture,
@@ -23,6 +22,7 @@ from deepprune.judge.linear import (
     BiEncoderSettings,
     PrefixEncoder,
 )
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.metrics import auroc_within
 from deepprune.judge.network.backbones import Backbone, Lora, model_size
 from deepprune.judge.network.losses import BCELoss
@@ -109,7 +109,7 @@ def test_an_export_reproduces_the_scores(settings, source, tmp_path):
                 p.add_(torch.randn_like(p) / 50)
     scorer.model.standardise(scorer.settings.features(some))
     scorer.calibrate(some)
-    read = Judge.load(scorer.export(tmp_path / "judge", prefix_rule=FirstTokens(5)), "cpu")
+    read = load_judge(scorer.export(tmp_path / "judge", prefix_rule=FirstTokens(5)), "cpu")
     assert isinstance(read, BiEncoderJudge)
     assert np.allclose(read.score(some), scorer.score(some), atol=1e-6)
     assert read.provenance.fingerprint == scorer.provenance.fingerprint
@@ -123,16 +123,16 @@ def test_an_export_reproduces_the_scores(settings, source, tmp_path):
 def test_changed_weights_features_and_backbones_are_refused(source, tmp_path):
     folder = judge(source).export(tmp_path / "judge")
     with pytest.raises(InputError, match="was trained from"):
-        Judge.load(folder, "cpu", backbone="minilm")
+        load_judge(folder, "cpu", backbone="minilm")
     record = json.loads((folder / "judge.json").read_text())
     record["features"]["version"] = -1
     (folder / "judge.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="other features"):
-        Judge.load(folder)
+        load_judge(folder)
     folder = judge(source).export(tmp_path / "second")
     (folder / "weights.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="must have sha256"):
-        Judge.load(folder)
+        load_judge(folder)
     with pytest.raises(InputError, match="at most the backbone's 512 positions"):
         judge(source, max_length=4096)
     with pytest.raises(ValueError, match="embeds a prefix by the mean"):

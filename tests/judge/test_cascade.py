@@ -16,6 +16,7 @@ from deepprune.judge.boosting import Boosting
 from deepprune.judge.cascade import Band, Cascade, CascadeJudge, choose_band, merge
 from deepprune.judge.features.forced_answers import LogisticRegression, ProbeJudge
 from deepprune.judge.features.overlaps import FeaturesJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.metrics import auroc_within
 
 
@@ -145,21 +146,21 @@ def test_an_export_holds_both_judges(exports, tmp_path):
     copied = json.loads((folder / "cheap" / "judge.json").read_text())
     assert copied["training"] == {"pairs": 3}
     moved = shutil.move(folder, tmp_path / "elsewhere")
-    loaded, test = Judge.load(moved), probed(seed=2)
+    loaded, test = load_judge(moved), probed(seed=2)
     assert (loaded.score(test) == judge.score(test)).all()
     assert loaded.provenance.fingerprint == judge.provenance.fingerprint
     assert loaded.provenance.seen_questions == {"question", "of the band"}
     assert loaded.needs == {Need.TEXT, Need.PROBES}
     assert loaded.is_symmetric
     assert not loaded.is_model
-    Judge.load(moved, device="cuda")  # nothing in it needs a device
+    load_judge(moved, device="cuda")  # nothing in it needs a device
     (moved / "judge.json").write_text(json.dumps(copied | {"kind": "cascade"}))
     with pytest.raises(InputError, match="damaged"):
-        Judge.load(moved)
+        load_judge(moved)
 
 
 def test_a_judge_that_was_recalibrated_is_exported_as_it_is_now(exports, tmp_path):
-    cheap, expensive = (Judge.load(exports[part]) for part in ("cheap", "expensive"))
+    cheap, expensive = (load_judge(exports[part]) for part in ("cheap", "expensive"))
     before = expensive.provenance.fingerprint
     expensive.calibrate(probed(seed=3))
     folder = CascadeJudge(cheap, expensive, 0.2, 0.8).export(tmp_path / "judge")
@@ -168,7 +169,7 @@ def test_a_judge_that_was_recalibrated_is_exported_as_it_is_now(exports, tmp_pat
 
 
 def test_an_untrained_judge_is_not_exported(exports, tmp_path):
-    judge = CascadeJudge(Given("table", []), Judge.load(exports["cheap"]), 0.2, 0.8)
+    judge = CascadeJudge(Given("table", []), load_judge(exports["cheap"]), 0.2, 0.8)
     with pytest.raises(InputError, match="only trained judges are exported, and 'table' is none"):
         judge.export(tmp_path / "judge")
     assert not list(tmp_path.iterdir())

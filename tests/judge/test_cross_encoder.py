@@ -12,9 +12,9 @@ from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
 from deepprune.data.splits import question_hash
-from deepprune.judge.base import Judge
 from deepprune.judge.calibration import IDENTITY, Platt
 from deepprune.judge.features.embeddings import SentenceEmbeddingJudge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
@@ -110,7 +110,7 @@ def test_an_export_reproduces_the_scores(kind, symmetric, sources, tmp_path):
     if kind == "bert":  # a whole model names no folder it came from
         files = [p for p in folder.iterdir() if p.suffix == ".json" and p.name != "judge.json"]
         assert all(str(tmp_path.parent) not in p.read_text() for p in files)
-    assert isinstance(Judge.load(folder), CrossEncoderJudge)
+    assert isinstance(load_judge(folder), CrossEncoderJudge)
 
 
 def test_fingerprints_follow_what_scores_depend_on(sources):
@@ -139,10 +139,10 @@ def test_a_changed_export_is_refused(sources, tmp_path):
     intact = weights.read_bytes()
     weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     with pytest.raises(InputError, match="weights changed"):
-        Judge.load(folder)
+        load_judge(folder)
     weights.unlink()
     with pytest.raises(InputError, match=r"missing in .*judge"):
-        Judge.load(folder)
+        load_judge(folder)
     weights.write_bytes(intact)
 
     config = json.loads((folder / "judge.json").read_text())
@@ -150,12 +150,12 @@ def test_a_changed_export_is_refused(sources, tmp_path):
         (folder / "judge.json").write_text(json.dumps(config | change))
         if match:
             with pytest.raises(InputError, match=match):
-                Judge.load(folder)
+                load_judge(folder)
     (folder / "judge.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
-        Judge.load(folder)
+        load_judge(folder)
     with pytest.raises(InputError, match="training exported"):
-        Judge.load(tmp_path)
+        load_judge(tmp_path)
 
 
 def test_adapters_refuse_another_backbone(sources, tmp_path):
@@ -171,7 +171,7 @@ def test_adapters_refuse_another_backbone(sources, tmp_path):
     config["backbone"]["source"] = other
     (folder / "judge.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="other weights"):
-        Judge.load(folder)
+        load_judge(folder)
 
 
 def test_an_export_keeps_any_prefix_rule(sources, tmp_path):

@@ -18,9 +18,9 @@ from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
 from deepprune.core.types import Prefix, Question, TracePair
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.base import Judge
 from deepprune.judge.boosting import Boosting, Trees, question_balanced_weights
 from deepprune.judge.features.overlaps import NAMES, FeaturesJudge, pair_features
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.metrics import auroc_within
 
 SETTINGS = Boosting(trees=20, leaves=6, learning_rate=0.1, l2=1.0, min_leaf=10)
@@ -140,14 +140,14 @@ def test_an_export_is_read_back_without_scikit_learn_torch_or_pickle(judge, tmp_
     judge.calibrate(planted(4, seed=4))
     judge.export(tmp_path / "judge", prefix_rule=FirstTokens(5))
     assert {p.name for p in (tmp_path / "judge").iterdir()} == {"judge.json", "trees.safetensors"}
-    loaded = Judge.load(tmp_path / "judge")
+    loaded = load_judge(tmp_path / "judge")
     assert (loaded.score(pairs) == judge.score(pairs)).all()
     assert replace(loaded.provenance, path=None) == judge.provenance
     assert loaded.provenance.seen_questions == {"seen"}
     cost = loaded.cost([*pairs, *(TracePair(p.second, p.first) for p in pairs)])
     assert (cost.calls, cost.tokens, cost.flops) == (len(pairs), 0, 0)
     code = (
-        "import sys; from deepprune.judge.base import Judge; Judge.load(sys.argv[1]); "
+        "import sys; from deepprune.judge.loading import load_judge; load_judge(sys.argv[1]); "
         "sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "judge"], check=True)
@@ -156,7 +156,7 @@ def test_an_export_is_read_back_without_scikit_learn_torch_or_pickle(judge, tmp_
 def test_an_export_that_is_not_ours_is_refused(judge, tmp_path):
     folder = judge.export(tmp_path / "judge")
     with pytest.raises(InputError, match="no backbone and runs on the CPU, got backbone 'minilm'"):
-        Judge.load(folder, backbone="minilm")
+        load_judge(folder, backbone="minilm")
     record = json.loads((folder / "judge.json").read_text())
     for change, said in (
         ({"kind": "forest"}, "got 'forest'"),
@@ -166,7 +166,7 @@ def test_an_export_that_is_not_ours_is_refused(judge, tmp_path):
     ):
         (folder / "judge.json").write_text(json.dumps(record | change))
         with pytest.raises(InputError, match=said):
-            Judge.load(folder)
+            load_judge(folder)
 
 
 @pytest.mark.parametrize(

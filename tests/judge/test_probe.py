@@ -20,13 +20,13 @@ from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.outcomes import FIELDS
 from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import check_judge_needs, check_needs
-from deepprune.judge.base import Judge
 from deepprune.judge.features.forced_answers import (
     PROBE_NAMES,
     LogisticRegression,
     ProbeJudge,
     probe_features,
 )
+from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.metrics import auroc_within
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.pruning.policies.consensus import Consensus
@@ -132,11 +132,11 @@ def test_a_planted_signal_is_learnt_and_exported(judge, tmp_path):
     assert auroc_within(judge.score(pairs), [p.label for p in pairs], questions) > 0.9
     folder = judge.export(tmp_path / "judge", prefix_rule=FirstTokens(50))
     assert [p.name for p in folder.iterdir()] == ["judge.json"]
-    loaded = Judge.load(folder)
+    loaded = load_judge(folder)
     assert (loaded.score(pairs) == judge.score(pairs)).all()
     assert replace(loaded.provenance, path=None) == judge.provenance
     code = (
-        "import sys; from deepprune.judge.base import Judge; Judge.load(sys.argv[1]); "
+        "import sys; from deepprune.judge.loading import load_judge; load_judge(sys.argv[1]); "
         "sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code, folder], check=True)
@@ -145,7 +145,7 @@ def test_a_planted_signal_is_learnt_and_exported(judge, tmp_path):
 def test_an_export_that_is_not_ours_is_refused(judge, tmp_path):
     folder = judge.export(tmp_path / "judge")
     with pytest.raises(InputError, match="no backbone and runs on the CPU"):
-        Judge.load(folder, device="cuda")
+        load_judge(folder, device="cuda")
     record = json.loads((folder / "judge.json").read_text())
     weights = record["weights"]
     for change, said in (
@@ -155,7 +155,7 @@ def test_an_export_that_is_not_ours_is_refused(judge, tmp_path):
     ):
         (folder / "judge.json").write_text(json.dumps(record | change))
         with pytest.raises(InputError, match=said):
-            Judge.load(folder)
+            load_judge(folder)
 
 
 @pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])

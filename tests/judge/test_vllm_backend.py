@@ -10,9 +10,8 @@ from transformers import AutoModelForSequenceClassification
 from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
-from deepprune.judge.network.backends import load_judge
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.vllm_scoring import save_sequence_classifier
@@ -90,4 +89,4 @@ def test_vllm_gives_the_logits_of_transformers(tmp_path, monkeypatch):
     assert np.allclose(served.score(some), scorer.score(some), atol=1e-4)
     assert served.provenance.fingerprint != scorer.provenance.fingerprint
     again = served.export(tmp_path / "again")
-    assert Judge.load(again, "cpu").provenance.seen_questions == scorer.provenance.seen_questions
+    assert load_judge(again, "cpu").provenance.seen_questions == scorer.provenance.seen_questions

@@ -12,7 +12,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.base import Judge
+from deepprune.judge.loading import load_judge
 from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
@@ -106,4 +106,4 @@ def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
     for name in ("chat_template", "generative", "template"):
         del values["encoder"][name]
     (folder / "judge.json").write_text(json.dumps(values))
-    assert np.allclose(Judge.load(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)
+    assert np.allclose(load_judge(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)
