@@ -217,7 +217,6 @@ class DeepPruneConf:
     wave: int | None = None
     stop_confidence: float | None = None
     check_every: int = 500
-    recheck: bool = False
     judge: str = "sweep"
     name: str = "deepprune"
 

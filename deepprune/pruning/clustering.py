@@ -5,7 +5,6 @@ for all of them. A live question is one order and one threshold.
 
 - ``greedy``: one trace after the other, as in DeepPrune.
 - ``posterior``: log-odds of the scores with a Chinese-restaurant prior, re-assigned until stable.
-- ``pivot``: correlation clustering by pivots.
 - ``average``: agglomerative with average linkage.
 """
 
@@ -23,7 +22,7 @@ from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
 PricePairs = Callable[[IntArray], FloatArray]
 """What scoring pairs costs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
 
-METHODS = ("greedy", "posterior", "pivot", "average")
+METHODS = ("greedy", "posterior", "average")
 
 RESEATINGS = 5
 """The most rounds of re-assignment of the ``posterior`` method."""
@@ -77,8 +76,6 @@ def cluster(
     taus, place = np.unique(np.asarray(thresholds, dtype=np.float64), return_inverse=True)
     if method == "greedy" or orders.shape[1] == 1:
         found = _greedy(score, orders, taus, draws, max_clusters, max_members, price)
-    elif method == "pivot":
-        found = _pivot(score, orders, taus, max_clusters, price)
     else:
         found = _from_matrix(method, score, orders, taus, max_clusters, price)
     return Clusterings(found.labels, found.similarity, found.bill, found.at[:, place])
@@ -177,51 +174,6 @@ def _column(
     return values
 
 
-def _pivot(
-    score: ScorePairs,
-    orders: IntArray,
-    taus: FloatArray,
-    max_clusters: int,
-    price: PricePairs | None,
-) -> Clusterings:
-    """The first trace left is a pivot; what resembles it more than the threshold joins it.
-
-    Ailon, Charikar and Newman 2008 (https://doi.org/10.1145/1411509.1411513): within a factor 3
-    of the best correlation clustering, in expectation over the order. The last cluster that the
-    cap allows takes all that is left.
-    """
-    n_orders, n = orders.shape
-    order, tau = np.repeat(np.arange(n_orders), len(taus)), np.tile(taus, n_orders)
-    root = np.full((len(order), n), -1)
-    similarity = np.ones((len(order), n))
-    bill = np.zeros((len(order), 3))
-    n_clusters = np.zeros(len(order), dtype=np.int64)
-    for pivot in range(n):
-        rows = np.flatnonzero(root[:, pivot] < 0)
-        root[rows, pivot] = pivot
-        n_clusters[rows] += 1
-        which, others = np.nonzero(root[rows, pivot + 1 :] < 0)
-        if not len(which):
-            continue
-        which, others = rows[which], others + pivot + 1
-        pairs = orders[order[which, None], np.column_stack((np.full_like(others, pivot), others))]
-        scores = score(pairs)
-        _pay(bill, which, pairs, price)
-        joins = (scores > tau[which]) | (n_clusters[which] >= max_clusters)
-        root[which[joins], others[joins]] = pivot
-        similarity[which[joins], others[joins]] = scores[joins]
-    at = np.arange(len(order)).reshape(n_orders, len(taus))
-    return Clusterings(_numbered(root), similarity, bill, at)
-
-
-def _pay(bill: FloatArray, rows: IntArray, pairs: IntArray, price: PricePairs | None) -> None:
-    """Put pairs on the bills of the rows that asked for them."""
-    bill[:, 0] += np.bincount(rows, minlength=len(bill))
-    if price is not None:
-        for column, paid in enumerate(price(pairs).T, 1):
-            bill[:, column] += np.bincount(rows, paid, minlength=len(bill))
-
-
 def _from_matrix(
     method: str,
     score: ScorePairs,
@@ -251,9 +203,8 @@ def _from_matrix(
         at[r] = sum(len(part) for part in roots) + rows
         roots.append(root)
         similarities.append(np.where(root == np.arange(n), 1.0, resemblance))
-        bill = np.zeros((1, 3))
-        _pay(bill, np.zeros(len(pairs), dtype=np.int64), pairs, price)
-        bills.append(np.repeat(bill, len(root), axis=0))
+        paid = np.zeros(2) if price is None else price(pairs).sum(0)
+        bills.append(np.tile([len(pairs), *paid], (len(root), 1)))
     labels = _numbered(np.concatenate(roots))
     return Clusterings(labels, np.concatenate(similarities), np.concatenate(bills), at)
 

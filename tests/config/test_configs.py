@@ -86,13 +86,13 @@ def test_every_policy_is_made_and_swept(name):
 @pytest.mark.parametrize("application", SWEEPING)
 def test_the_parts_of_a_sweep_are_made(application):
     """Defaults, and an axis of a policy's field as a user writes it."""
-    config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,pivot]")
+    config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,average]")
     assert build.make_engine(config)([]).tokens_per_probe == 20
     assert build.distributed(config).n is None
     assert build.distributed(composed(application, "distributed=ray")).n == 2
     assert build.sweep_callbacks(config)
     chosen = build.sweep(config).points(8)
-    assert {"greedy", "pivot"} == {p.axes.get("clustering", "greedy") for p in chosen}
+    assert {"greedy", "average"} == {p.axes.get("clustering", "greedy") for p in chosen}
     looks = "+callbacks.sweep.drop._target_=deepprune.callbacks.drop_dominated.DropDominated"
     assert build.sweep_callbacks(composed(application, looks))[-1].look_every == 20
 
@@ -156,7 +156,7 @@ def test_a_wrong_point_is_refused_before_anything_runs(override, said):
     ("override", "said"),
     [
         ("pruning.deepprune.wave=0", "wave must be at least 1 trace, or null, got 0"),
-        ("pruning.deepprune.clustering=k", "clustering must be one of greedy, posterior, pivot"),
+        ("pruning.deepprune.clustering=k", "clustering must be one of greedy, posterior, average"),
         ("pruning.deepprune.judge=dice", "judge must be one of sweep, oracle, coin, got 'dice'"),
     ],
 )

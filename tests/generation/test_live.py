@@ -71,7 +71,7 @@ POLICIES = [
     AdaptiveConsistency(stop_confidence=0.8, wave=2),
     DeepPrune(FirstTokens(10), max_finishers=2),
     DeepPrune(FirstTokens(10), finish="representatives", vote="size", wave=4, stop_confidence=0.9),
-    DeepPrune(FirstTokens(5), recheck=True, check_every=7),
+    DeepPrune(FirstTokens(5), stop_confidence=0.9, check_every=7),
 ]
 
 

@@ -184,34 +184,6 @@ def test_what_still_runs_is_stopped_once_the_vote_is_decided():
     assert play(sure, traces).usage.tokens == 44
 
 
-@pytest.mark.parametrize(("vote", "weight"), [("plain", 1), ("size", 4), ("posterior", 3.5)])
-def test_a_representative_that_turns_out_redundant_leaves_its_weight(vote, weight):
-    """0 and 2 stand for {0, 1} and {2, 3}. Looked at again after 3 more tokens, 2 alone is similar
-    to 0 alone, .8 > .5: it stops at 7. Tokens 10 + 4 + 7 + 4; posterior weights 1.9 + 1.6.
-    """
-    policy = DeepPrune(
-        FirstTokens(4), finish="representatives", vote=vote, recheck=True, check_every=3
-    )
-    outcome = play(policy, group(list("aabb")), similarity=FOUR)
-    assert outcome.final.n_tokens.tolist() == [10, 4, 7, 4]
-    assert decisions(outcome) == [(t, StopReason.REDUNDANT) for t in (1, 3, 2)]
-    assert outcome.decisions[-1].by == 0
-    assert outcome.vote.weights == {0: pytest.approx(weight)}
-    once = play(DeepPrune(FirstTokens(4), finish="representatives"), group(list("aabb")), FOUR)
-    assert once.usage.tokens == 28
-
-
-def test_a_recheck_that_finds_the_same_is_no_recheck():
-    """A judge that does not change its mind, and clusters of it that hold together."""
-    traces = group(list("abcabca"), range(6, 13))
-    for finish in ("representatives", "largest_cluster"):
-        once = play(DeepPrune(FirstTokens(4), finish=finish), traces)
-        policy = DeepPrune(FirstTokens(4), finish=finish, recheck=True, check_every=2)
-        again = play(policy, traces)
-        assert again.usage.tokens == once.usage.tokens
-        assert again.vote == once.vote
-
-
 def test_replay_hides_an_answer_until_the_trace_has_ended():
     traces = group(["a", "b"], lengths=[3, 9])
     session = ReplayEngine([traces]).open(traces.question, "tiny", 2, seed=0)

@@ -8,8 +8,8 @@ Tu et al. 2025 (https://arxiv.org/abs/2510.08483). Departures, where the paper i
 - The cap K3 for all-singleton clusterings is not given; it defaults to K2's 20.
 - A trace that ended before the checkpoint is clustered on its whole text, like any other.
 
-Beyond the paper: other clusterings, weights for representatives, waves, re-checks at later
-checkpoints, and a stop once the vote is decided. All are off by default.
+Beyond the paper: other clusterings, weights for representatives, waves, and a stop once the vote is
+decided. All are off by default.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class DeepPrune:
         stop_confidence: No further wave starts, and what still runs is stopped, once the leading
             answer is ahead for good with this probability (`stopping.is_decided`, rule ``beta``);
             ``None``: never.
-        check_every: Tokens between two looks at the finishers, for ``stop_confidence`` and
-            ``recheck``.
-        recheck: Cluster the finishers again at every look, by the same rule.
+        check_every: With ``stop_confidence``, tokens between two looks at the votes.
         judge: Who scores: ``sweep``, the judge of the run; ``oracle`` or ``coin``, as the upper
             and the lower line.
     """
@@ -78,7 +76,6 @@ class DeepPrune:
     wave: int | None = None
     stop_confidence: float | None = None
     check_every: int = 500
-    recheck: bool = False
     judge: Literal["sweep", "oracle", "coin"] = "sweep"
     name: str = "deepprune"
 
@@ -116,7 +113,7 @@ class DeepPrune:
     @property
     def decides_once(self) -> bool:
         """Whether all is decided at the one checkpoint: a replay then does many runs at once."""
-        return self.wave is None and self.stop_confidence is None and not self.recheck
+        return self.wave is None and self.stop_confidence is None
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Advance to the prefix, cluster, stop, finish, for every wave; vote."""
@@ -132,7 +129,7 @@ class DeepPrune:
             voters += traces[chosen].tolist()
             weights += weight[0, chosen].tolist()
             stop = self._decisions(clusters, mask[0], traces, seen)
-            seen = yield from self._finish(stop, traces[chosen], voters, weights, evidence, rng)
+            seen = yield from self._finish(stop, traces[chosen], voters, weights)
             if self._is_decided(seen, voters, weights):
                 break
         return plurality(seen.answer_class.tolist(), voters, weights)
@@ -171,33 +168,19 @@ class DeepPrune:
         return mask, np.ones((n_rows, n))
 
     def _finish(
-        self,
-        stop: list[Decision],
-        traces: IntArray,
-        voters: list[int],
-        weights: list[float],
-        evidence: Evidence,
-        rng: np.random.Generator,
+        self, stop: list[Decision], traces: IntArray, voters: list[int], weights: list[float]
     ) -> Generator[Step, Observation, Observation]:
-        """Let the finishers go on, looking at them on the way where that is asked for."""
-        if self.stop_confidence is None and not self.recheck:
+        """Run the finishers ``traces`` to their end, or until ``stop_confidence`` is reached."""
+        if self.stop_confidence is None:
             return (yield Step(stop=stop))
         while True:
             seen = yield Step(stop=stop, until=self.check_every)
-            running = traces[~seen.is_finished[traces] & ~seen.is_stopped[traces]]
+            running = traces[~seen.is_finished[traces] & ~seen.is_stopped[traces]].tolist()
+            if not running:
+                return seen
             if self._is_decided(seen, voters, weights):
-                stop = [Decision(t, StopReason.DECIDED) for t in running.tolist()]
-            elif self.recheck and len(running) > 1:
-                kept = np.array([t for t in traces.tolist() if not seen.is_stopped[t]])
-                clusters = self.cluster_on(evidence, kept, rng.random(len(kept)))
-                mask, _ = self.finishers(clusters)
-                stop = self._decisions(clusters, mask[0], kept, seen)
-                if self.finish == "representatives" and self.vote != "plain":
-                    _pass_on(stop, voters, weights)
-            else:
-                stop = []
-            if len(running) == len(stop):
-                return (yield Step(stop=stop)) if stop else seen
+                return (yield Step(stop=[Decision(t, StopReason.DECIDED) for t in running]))
+            stop = []
 
     def _is_decided(self, seen: Observation, voters: list[int], weights: list[float]) -> bool:
         """Whether the answers so far leave no doubt, at ``stop_confidence``."""
@@ -232,12 +215,3 @@ class DeepPrune:
                 )
             )
         return decisions
-
-
-def _pass_on(stop: list[Decision], voters: list[int], weights: list[float]) -> None:
-    """A representative that turns out redundant leaves its weight to the one that goes on."""
-    place = {trace: i for i, trace in enumerate(voters)}
-    for decision in stop:
-        if decision.by is not None:
-            weights[place[decision.by]] += weights[place[decision.trace]]
-            weights[place[decision.trace]] = 0.0
