@@ -1,4 +1,4 @@
-"""Whether two answers that were taken apart are the same; algebra is left to a function."""
+"""Compare two parsed answers; the caller supplies the function that does the algebra."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fractions import Fraction
 from deepprune.answers.normalise import Answer, Kind
 
 TOLERANCE = "1e-6"
-"""Relative error (a decimal string) of a decimal for what is none: 0.333333 stands for 1/3."""
+"""Largest relative error, as a decimal string, of a decimal that stands for an exact value:
+0.333333 is 1/3."""
 
 SameMath = Callable[[Answer, Answer], bool]
 """Compares two answers of which at least one needs algebra."""
@@ -19,10 +20,10 @@ _ALGEBRA = (Kind.MATH, Kind.RELATION)
 
 
 def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
-    """Whether ``a`` and ``b`` are the same answer.
+    """Return whether ``a`` and ``b`` are the same answer.
 
-    Lists and unions are multisets, a set is also the same as a list without order; a tuple or an
-    interval needs the same brackets and the same order. Decimals are exact (0.33 is not 0.333),
+    Lists, sets and unions are compared as multisets, and a set may equal a list; tuples and
+    intervals need the same brackets and the same order. Decimals are exact (0.33 is not 0.333),
     except that a decimal equals a fraction or an expression within ``TOLERANCE``.
     """
     if a.name and b.name and a.name != b.name:
@@ -39,7 +40,7 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
             and len(a.parts) == len(b.parts)
             and all(same_answer(p, q, same_math) for p, q in zip(a.parts, b.parts, strict=True))
         )
-    if Kind.RELATION in (a.kind, b.kind):  # 1 < x < 2 and (1, 2)
+    if Kind.RELATION in (a.kind, b.kind):  # 1 < x < 2 may equal (1, 2)
         return Kind.LIST not in (a.kind, b.kind) and same_math(a, b)
     if Kind.UNION in (a.kind, b.kind) and a.kind != b.kind:
         return False
@@ -49,7 +50,7 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
 
 
 def _may_be_algebra(a: Answer, b: Answer) -> bool:
-    """One is an expression, the other is not words (a single letter may be a variable)."""
+    """Whether one is an expression and neither is words; a single letter may be a variable."""
     return any(x.kind in _ALGEBRA for x in (a, b)) and not any(
         x.kind is Kind.TEXT and len(x.text) > 1 for x in (a, b)
     )

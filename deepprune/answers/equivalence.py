@@ -1,8 +1,8 @@
-"""Answer equivalence, with the algebra behind a worker that can be killed.
+"""Answer equivalence, with the algebra in a worker process that can be killed.
 
-Most comparisons are decided in this process (equal strings, plain numbers, words). The rest goes to
-one worker, started when first needed; what takes it longer than the time limit kills it, counts as
-"not the same", and the next comparison gets a new worker.
+Equal strings, plain numbers and words are compared in this process. Everything else goes to one
+worker, started on first use. A comparison that exceeds the time limit counts as "not the same"; its
+worker is killed, and the next comparison starts a new one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Self
 from deepprune.answers.compare import same_answer
 from deepprune.answers.normalise import MAX_LENGTH, Answer, parse_answer
 
-_START_S = 120.0  # importing sympy takes a second, on a busy machine many
+_START_S = 120.0  # importing sympy takes one second, far longer on a busy machine
 _BATCH = 64  # pairs sent at a time
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,18 +31,17 @@ Pair = tuple[str, str]
 
 
 class WorkerError(RuntimeError):
-    """The worker does not start; without it no equivalence can be claimed either way."""
+    """The worker did not start, so that answers cannot be compared."""
 
 
 class _NeedsAlgebraError(Exception):
-    """Raised inside ``same_answer`` where this process cannot decide."""
+    """This process cannot decide the comparison."""
 
 
 class EquivalenceChecker:
-    r"""Decides whether two final answers are the same.
+    r"""Decides whether two final answers are the same, by the rules in ``normalise``.
 
-    Symmetric, safe to call from any thread, and quick for what has been asked before. See
-    ``normalise`` for what counts as the same.
+    Symmetric, thread-safe, and caches its verdicts.
 
     >>> with EquivalenceChecker() as checker:
     ...     checker.same(r"\frac{1}{2}", "0.5")
@@ -52,8 +51,9 @@ class EquivalenceChecker:
         timeout_s: Seconds for one comparison, > 0.
 
     Attributes:
-        timeouts: Comparisons that ran into the time limit and so count as "not the same".
-        crashes: Comparisons in which the worker died (out of memory, stack), likewise.
+        timeouts: Comparisons that exceeded the time limit; they count as "not the same".
+        crashes: Comparisons in which the worker died (out of memory, stack overflow); they count as
+            "not the same".
     """
 
     def __init__(self, timeout_s: float = 5.0) -> None:
@@ -67,11 +67,10 @@ class EquivalenceChecker:
         self._worker: _Worker | None = None
 
     def same(self, a: str, b: str) -> bool:
-        """Whether two answers are the same."""
         return self.same_many([(a, b)])[0]
 
     def same_many(self, pairs: Iterable[Pair]) -> list[bool]:
-        """Whether the answers of each pair are the same, in order.
+        """Return for each pair whether its two answers are the same.
 
         Raises:
             WorkerError: If the worker is needed and does not start.
@@ -86,7 +85,7 @@ class EquivalenceChecker:
         return [d if isinstance(d, bool) else self._known[d] for d in decided]
 
     def close(self) -> None:
-        """End the worker; a later comparison that needs one starts it again."""
+        """Stop the worker; a later comparison that needs one starts it again."""
         with self._lock:
             if self._worker is not None:
                 self._worker.stop()
@@ -104,27 +103,27 @@ class EquivalenceChecker:
         self.close()
 
     def _ask(self, pairs: Sequence[Pair]) -> None:
-        """Put the worker's verdicts on these pairs into the cache."""
+        """Cache the worker's verdicts on ``pairs``."""
         rest = list(pairs)
         while rest:
             if self._worker is None:
                 self._worker = _Worker()
             try:
-                answered = self._worker.ask(rest, self.timeout_s)
+                verdicts, timed_out = self._worker.ask(rest, self.timeout_s)
             except BaseException:  # an interrupt leaves replies in the pipe
                 self.close()
                 raise
-            self._known.update(zip(rest, answered.verdicts, strict=False))
-            rest = rest[len(answered.verdicts) :]
+            self._known.update(zip(rest, verdicts, strict=False))
+            rest = rest[len(verdicts) :]
             if rest:
                 self._known[rest.pop(0)] = False
-                self.timeouts += answered.timed_out
-                self.crashes += not answered.timed_out
+                self.timeouts += timed_out
+                self.crashes += not timed_out
                 self.close()
 
 
 def _decide(a: str, b: str) -> bool | Pair:
-    """The verdict, or the pair (in one order, for the cache) that the worker has to see."""
+    """Return the verdict, or the pair in canonical order if only the worker can decide."""
     if a == b:
         return True
     try:
@@ -137,14 +136,6 @@ def _decide(a: str, b: str) -> bool | Pair:
 
 def _needs_algebra(a: Answer, b: Answer) -> bool:
     raise _NeedsAlgebraError
-
-
-class _Answered:
-    """Verdicts on the first pairs of a batch, and why they stop where they stop short."""
-
-    def __init__(self, verdicts: list[bool], *, timed_out: bool = False) -> None:
-        self.verdicts = verdicts
-        self.timed_out = timed_out
 
 
 class _Worker:
@@ -162,7 +153,7 @@ class _Worker:
         assert self.process.stdout is not None
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
         self._unread = b""
-        # Also at exit and when nobody holds the checker any more: no process is left behind.
+        # Runs at exit and when the checker is garbage-collected, too: no process is left behind.
         self._finalizer = weakref.finalize(self, _end, self.process)
         try:
             ready = self._line(time.monotonic() + _START_S)
@@ -176,28 +167,28 @@ class _Worker:
                 "`python -m deepprune.answers.worker` shows why (is math-verify installed?)"
             )
 
-    def ask(self, pairs: Sequence[Pair], limit_s: float) -> _Answered:
-        """Compare until the batch is done or one comparison fails."""
+    def ask(self, pairs: Sequence[Pair], limit_s: float) -> tuple[list[bool], bool]:
+        """Compare pairs until one fails; return the verdicts and whether the last timed out."""
         request = json.dumps({"limit_s": limit_s, "pairs": pairs}) + "\n"
         verdicts: list[bool] = []
         try:
             self._stdin.write(request.encode())
             self._stdin.flush()
         except OSError:
-            return _Answered(verdicts)
+            return verdicts, False
         for _ in pairs:
             line = self._line(time.monotonic() + limit_s)
             if not line:
-                return _Answered(verdicts, timed_out=line is None)
+                return verdicts, line is None
             verdicts.append(line == b"1")
-        return _Answered(verdicts)
+        return verdicts, False
 
     def stop(self) -> None:
         """Kill the process and reap it."""
         self._finalizer()
 
     def _line(self, deadline: float) -> bytes | None:
-        """Next line; empty at the end of the stream, ``None`` when the deadline passes."""
+        """Return the next line; empty at the end of the stream, ``None`` after the deadline."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:
@@ -218,5 +209,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             try:
                 pipe.close()
-            except OSError:  # unsent bytes for a process that is gone
+            except OSError:  # unsent bytes for a process that has ended
                 continue

@@ -1,7 +1,7 @@
-r"""Find the final answer in the text of a trace.
+r"""Extract the final answer from the text of a trace.
 
-Every scan is linear in the length of the text: model output is untrusted, and a megabyte of
-``\boxed{`` must not cost more than a megabyte of prose.
+Every scan takes linear time: model output is untrusted, and a megabyte of ``\boxed{`` must not cost
+more than a megabyte of prose.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AnswerStyle(StrEnum):
 
 class _Open(NamedTuple):
     start: int  # index of the backslash
-    content: int  # index behind the brace
+    content: int  # index after the opening brace
 
 
 class _Box(NamedTuple):
@@ -53,8 +53,8 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE,
 )
 _LINE_SENTENCE_END = re.compile(r"[.!?](?:[\s*]|$)|\n")
-_MAX_TRIES = 20  # statements looked at from the end before giving up
-_MAX_STATEMENT = 1000  # characters of a box, and of what is read after "the answer is"
+_MAX_TRIES = 20  # statements examined, from the end of the text
+_MAX_STATEMENT = 1000  # characters of a box, and of the text read after "the answer is"
 
 _LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s?\{)?[(\[]?\s?([A-J])\s?[)\]]?\}?"
 _CHOICE = re.compile(
@@ -66,17 +66,18 @@ _CHOICE_CONTENT = re.compile(rf"\W{{0,4}}{_LETTER}(?:[\s.:,)}}].*)?", re.DOTALL)
 
 
 def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> str | None:
-    r"""Final answer of a trace, as written there, or ``None`` where it has none.
+    r"""Return the final answer of a trace as written, or ``None`` if it has none.
 
     * ``boxed``: the last complete ``\boxed{}`` or ``\fbox{}`` (also ``\boxed 5``). Values boxed
       separately in one sentence are joined with ``", "``. Empty boxes and placeholders such as
-      ``\boxed{answer}`` count as no box. A box that the text never closes is no answer; an earlier
-      complete one stands then, since the trace had committed to it.
-    * ``gsm8k``: what follows the last ``####``.
-    * ``answer_is``: what follows the last "answer is", "answer:" or "final answer", up to the end
+      ``\boxed{answer}`` are ignored, and so is a box that the text never closes: an earlier
+      complete box is then the answer.
+    * ``gsm8k``: the text after the last ``####``.
+    * ``answer_is``: the text after the last "answer is", "answer:" or "final answer", up to the end
       of the sentence, without ``**`` and ``$``.
-    * ``choice``: the letter in the box, else of the last "Answer: C" or line that is only "(C)".
-    * ``auto``: the first of ``boxed``, ``gsm8k``, ``answer_is`` that finds something.
+    * ``choice``: the letter in the box, else of the last "Answer: C" or of a line that is only
+      "(C)".
+    * ``auto``: the first of ``boxed``, ``gsm8k``, ``answer_is`` that finds an answer.
 
     >>> extract_answer(r"The roots are \boxed{3} and \boxed{-1}.")
     '3, -1'
@@ -98,11 +99,11 @@ def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> st
 
 
 def contains_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> bool:
-    r"""Whether the final answer already stands in the text of a prefix.
+    r"""Return whether the text of a prefix already contains the final answer.
 
-    True where ``extract_answer`` finds one, except that ``auto`` looks only for what marks an
-    answer as final: a complete box, a ``####`` line or the words "final answer" with a value. A
-    bare "so the answer is 12, wait" in the middle of a thought is not one.
+    True where ``extract_answer`` finds one. With ``auto`` the answer must also be marked as final
+    by a complete box, a ``####`` line or the words "final answer": "so the answer is 12, wait" in
+    the middle of a trace is none.
 
     Raises:
         InputError: If the style is unknown.
@@ -126,18 +127,18 @@ def _style(style: AnswerStyle | str) -> AnswerStyle:
 
 
 def _boxes(text: str) -> Iterator[_Box]:
-    """Complete boxes that hold something, in the order of their closing braces."""
+    """Yield complete, non-empty boxes in the order of their closing braces."""
     first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=-1)
     if first < 0:
         return
-    open_braces: list[_Open | None] = []  # None: a brace that is no box
+    open_braces: list[_Open | None] = []  # None: a brace that does not open a box
     for match in _TOKEN.finditer(text, first):
         token = match[0]
         if token == "{":
             open_braces.append(None)
         elif token == "}":
             opener = open_braces.pop() if open_braces else None
-            # No box is a page long; what looks like one was never closed.
+            # A longer "box" is one that was never closed.
             if opener is not None and match.start() - opener.content <= _MAX_STATEMENT:
                 content = text[opener.content : match.start()].strip()
                 if not _PLACEHOLDER.fullmatch(content):
@@ -149,7 +150,7 @@ def _boxes(text: str) -> Iterator[_Box]:
 
 
 def _boxed(text: str) -> str | None:
-    """The last box, joined with the boxes before it in the same sentence."""
+    """Return the last box, joined with the boxes before it in the same sentence."""
     boxes = deque(_boxes(text), maxlen=_MAX_JOINED + 1)
     if not boxes:
         return None
@@ -161,7 +162,7 @@ def _boxed(text: str) -> str | None:
         gap = text[box.end : last.start]
         if len(gap) > _MAX_GAP or "=" in gap or _SENTENCE_END.search(gap):
             break
-        if len(values) == _MAX_JOINED:  # a loop, not an answer of so many parts
+        if len(values) == _MAX_JOINED:  # degenerate repetition, not an answer with many parts
             return values[0]
         if (value := _unwrap(box.content)) not in values:
             values.append(value)
@@ -170,14 +171,14 @@ def _boxed(text: str) -> str | None:
 
 
 def _unwrap(content: str) -> str:
-    r"""Take ``\boxed{\boxed{5}}`` down to ``5``."""
+    r"""Reduce ``\boxed{\boxed{5}}`` to ``5``."""
     while (inner := _UNWRAP.match(content)) and content.endswith("}"):
         content = content[inner.end() : -1].strip()
     return content
 
 
 def _gsm8k(text: str) -> str | None:
-    """What follows the last ``####`` that is followed by something on its line."""
+    """Return the text after the last ``####`` that has any on its line."""
     end = len(text)
     while (at := text.rfind("####", 0, end)) >= 0:
         line_end = text.find("\n", at, end)
@@ -189,9 +190,8 @@ def _gsm8k(text: str) -> str | None:
 
 
 def _answer_is(text: str, *, final_only: bool = False) -> str | None:
-    """What the last statement of an answer states."""
-    statements = list(_ANSWER_IS.finditer(text))[-_MAX_TRIES:]
-    for statement in reversed(statements):
+    """Return the value of the last statement such as "the answer is 5"."""
+    for statement in reversed(list(_ANSWER_IS.finditer(text))[-_MAX_TRIES:]):
         if final_only and statement[0][:1] not in "fF":
             continue
         if value := _statement_value(text[statement.end() : statement.end() + _MAX_STATEMENT]):
@@ -200,7 +200,7 @@ def _answer_is(text: str, *, final_only: bool = False) -> str | None:
 
 
 def _statement_value(rest: str) -> str | None:
-    """The value at the head of ``rest``: formula in dollars, else the rest of the sentence."""
+    """Return the box or formula that ``rest`` starts with, else the rest of the sentence."""
     if (box := next(_boxes(rest[:200]), None)) and not _SENTENCE_END.search(rest[: box.start]):
         return _unwrap(box.content)
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
@@ -216,11 +216,9 @@ def _statement_value(rest: str) -> str | None:
 
 
 def _choice(text: str) -> str | None:
-    """The letter in the box, else the last one stated."""
+    """Return the letter in the box, else the last one stated."""
     boxed = _boxed(text)
     if boxed is not None and (letter := _CHOICE_CONTENT.fullmatch(boxed)):
         return letter[1]
-    last = None
-    for last in _CHOICE.finditer(text):  # noqa: B007 (the last match is what we want)
-        pass
-    return (last[1] or last[2]) if last else None
+    stated = [match[1] or match[2] for match in _CHOICE.finditer(text)]
+    return stated[-1] if stated else None

@@ -1,17 +1,18 @@
-r"""Read an answer: its parts, its plain numbers, its words.
+r"""Parse an answer into parts, plain numbers and words.
 
-Standard library only. What comes out is compared by ``equivalence``; whatever is neither a plain
-number nor text is left to the worker, which knows algebra.
+Standard library only. ``compare`` compares the results; the worker handles whatever is neither a
+plain number nor text.
 
-Decisions, following the graders of MATH where they agree:
+Rules, following the graders of MATH where they agree:
 
 * Units, currency, degrees and percent signs are dropped: ``5 cm``, ``\$5`` and ``5`` are the same,
   and so are ``50\%`` and ``50``. So ``50\%`` and ``0.5`` differ: otherwise 50 and 0.5 would fall
   into one class.
 * ``10,000``, ``10{,}000`` and ``10\,000`` are one number; in brackets, ``(100,200)`` is a pair.
-* A comma list and a set have no order, a tuple and an interval have one, and their brackets count.
-* Words are compared without case; single letters with it.
-* Dates (05/01/2021), times and ratios (3:2) and numerals with a base (``101_2``) are text.
+* Order does not matter in comma lists and sets. In tuples and intervals it does, and so do the
+  brackets.
+* Words are compared ignoring case, single letters with it.
+* Dates (05/01/2021), times, ratios (3:2) and numerals with a base (``101_2``) are text.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ MAX_LENGTH = 2000
 
 
 class Kind(StrEnum):
-    """What an answer, or a part of one, is."""
+    """Kind of an answer or of one of its parts."""
 
     NUMBER = "number"
     TEXT = "text"
     MATH = "math"  # an expression that only the worker can compare
-    RELATION = "relation"  # an equation or an inequality, likewise
+    RELATION = "relation"  # an equation or an inequality, compared by the worker too
     LIST = "list"  # 1, 2
     SET = "set"  # {1, 2}
     UNION = "union"  # (0, 1) \cup (2, 3)
@@ -44,16 +45,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, taken apart.
+    """A parsed answer.
 
     Attributes:
-        kind: What it is.
+        kind: Decides which of the other fields are set.
         text: Canonical string; equal strings are the same answer.
-        number: The value, for numbers.
-        is_decimal: The number was written with a decimal point.
+        number: The value of a number.
+        is_decimal: Whether the number was written with a decimal point.
         brackets: Opening and closing bracket of ``BRACKETS``.
         parts: Elements of a list, set, union or bracket.
-        name: What the value was assigned to, ``x`` in ``x = 5``; ``""`` without.
+        name: ``x`` in ``x = 5``; ``""`` without an assignment.
     """
 
     kind: Kind
@@ -63,6 +64,11 @@ class Answer:
     brackets: str = ""
     parts: tuple[Answer, ...] = ()
     name: str = ""
+
+    @property
+    def named_text(self) -> str:
+        """``x=5`` where the value was assigned to a name, else the text."""
+        return f"{self.name}={self.text}" if self.name else self.text
 
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -83,7 +89,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 
 @lru_cache(maxsize=8192)
 def parse_answer(answer: str) -> Answer:
-    """Take an answer apart; linear in its length, and never an error."""
+    """Parse an answer in linear time; never raises."""
     if len(answer) > MAX_LENGTH:
         return Answer(Kind.TEXT, " ".join(answer.split()))
     return _parse(canonical(answer))
@@ -97,7 +103,7 @@ def _parse(text: str, depth: int = 0) -> Answer:
         text = whole[1].strip().rstrip(".")
     if depth == 0 or not outer_brackets(text):
         text = _join_thousands(text)
-    if _is_date(text):
+    if _TEXT_NUMBER.fullmatch(text):
         return Answer(Kind.TEXT, _squeeze(tight(text)))
     if (words := _words(text)) is not None:
         return words
@@ -139,16 +145,12 @@ def _group(kind: Kind, parts: list[str], depth: int, brackets: str = "") -> Answ
         kind, ("", "")
     )
     glue = "\\cup " if kind is Kind.UNION else ","
-    text = opening + glue.join(_named(part) for part in parsed) + closing
+    text = opening + glue.join(part.named_text for part in parsed) + closing
     return Answer(kind, text, parts=parsed, brackets=brackets)
 
 
-def _named(answer: Answer) -> str:
-    return f"{answer.name}={answer.text}" if answer.name else answer.text
-
-
 def _words(text: str) -> Answer | None:
-    """Words are text, and so is a single letter."""
+    """Parse words or a single letter as text."""
     if len(text) == 3 and text[0] + text[2] == "()" and text[1].isalpha():
         text = text[1]
     if not _PLAIN_WORDS.fullmatch(text):
@@ -159,16 +161,12 @@ def _words(text: str) -> Answer | None:
 
 
 def _squeeze(text: str) -> str:
-    """Lower-case words separated by single spaces."""
+    """Lower-case ``text`` and separate its words by single spaces."""
     return " ".join(_TEXT.sub(r" \1 ", text).lower().split()).rstrip(".!?")
 
 
-def _is_date(text: str) -> bool:
-    return _TEXT_NUMBER.fullmatch(text) is not None
-
-
 def _assignment(text: str, depth: int) -> Answer | None:
-    """``x = 5`` and ``3 + 2 = 5`` are the value 5; the former remembers its name."""
+    """Parse ``x = 5`` and ``3 + 2 = 5`` as the value 5, the former with its name."""
     if "=" not in text or re.search(r"<|>|\\[lgn]eq", text):
         return None
     sides = split(text, "=")
@@ -197,7 +195,7 @@ def _atom(text: str, depth: int) -> Answer:
     if number := plain_number(text):
         value, is_decimal = number
         return Answer(Kind.NUMBER, str(value), number=value, is_decimal=is_decimal)
-    if "\\text{" in text or _is_date(text):
+    if "\\text{" in text or _TEXT_NUMBER.fullmatch(text):
         return Answer(Kind.TEXT, _squeeze(text))
     if (words := _words(text)) is not None:
         return words
@@ -208,7 +206,7 @@ def _atom(text: str, depth: int) -> Answer:
 
 
 def _join_thousands(text: str) -> str:
-    """``10,000`` without its comma, unless it stands in brackets."""
+    """Remove the commas of ``10,000``, except in brackets."""
     if "," not in text or re.search(r"[(\[]|\\\{", text):
         return text
     return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)

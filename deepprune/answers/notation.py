@@ -1,4 +1,4 @@
-r"""LaTeX notation of answers: one spelling for each thing, and where an expression splits."""
+r"""LaTeX notation of answers: canonical spelling, splitting, brackets."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def canonical(latex: str) -> str:
-    """One spelling for fractions, texts, spaces, relations and symbols."""
+    """Rewrite fractions, texts, spaces, relations and symbols to one spelling each."""
     for pattern, new in _REWRITES:
         latex = pattern.sub(new, latex)
     return latex
 
 
 def has_letters(latex: str) -> bool:
-    """Whether there are letters other than those of commands."""
+    """Return whether ``latex`` has letters other than those of commands."""
     return re.search(r"(?<![\\A-Za-z])[A-Za-z]", latex) is not None
 
 
 def tight(text: str) -> str:
-    """Without spaces, but for the one that ends a command, and without needless braces."""
+    """Remove spaces, except one that ends a command, and braces around single characters."""
     tokens = re.findall(r"\\[A-Za-z]+|\\.|\S", text)
     out: list[str] = []
     for token in tokens:
@@ -70,7 +70,7 @@ def tight(text: str) -> str:
 
 
 def split(text: str, separators: str) -> list[str]:
-    """Split where no bracket is open."""
+    """Split at separators outside all brackets."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"\\begin|\\end|\\[{}]|\\.|[(\[{}\])]|.", text, re.DOTALL):
         token = match[0]
@@ -85,7 +85,7 @@ def split(text: str, separators: str) -> list[str]:
 
 
 def outer_brackets(text: str) -> tuple[str, str, str] | None:
-    """The bracket pair around the whole text, and what is inside."""
+    """Return opening bracket, closing bracket and content if one pair encloses the whole text."""
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening not in ("(", "[", "\\{") or closing not in (")", "]", "\\}"):

@@ -1,4 +1,4 @@
-r"""Plain numbers, and the units that are dropped from them."""
+"""Plain numbers, and the units dropped from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from deepprune.answers.notation import tight
 
 
 class PlainNumber(NamedTuple):
-    """An exact value, and whether it was written with a decimal point."""
+    """A number in any of the notations that need no algebra."""
 
     value: Fraction
-    is_decimal: bool
+    is_decimal: bool  # written with a decimal point
 
 
 _NO_UNITS = frozenset(
@@ -52,7 +52,7 @@ _MIXED = re.compile(
 
 
 def strip_units(text: str) -> str:
-    """Drop a trailing unit, ordinal, degree or percent sign from a value."""
+    """Remove a trailing unit, ordinal, degree or percent sign from a value."""
     for _ in range(3):
         bare = text
         if not _TRIGONOMETRY.search(text):
@@ -82,7 +82,7 @@ def _is_unit(words: str, *, anything: bool) -> bool:
 
 
 def plain_number(text: str) -> PlainNumber | None:
-    """A plain number: integer, decimal, fraction, mixed number or scientific notation."""
+    """Parse an integer, decimal, fraction, mixed number or number in scientific notation."""
     value: Fraction | None = None
     is_decimal = False
     if mixed := _MIXED.fullmatch(text):

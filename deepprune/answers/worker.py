@@ -1,10 +1,9 @@
-"""The process that does algebra on untrusted answers: ``python -m deepprune.answers.worker``.
+"""Worker process for algebra on untrusted answers: ``python -m deepprune.answers.worker``.
 
-Reads one JSON line ``{"limit_s": float, "pairs": [[a, b], ...]}`` at a time from standard input and
-writes one line per pair to standard output: ``1`` the same, ``0`` not. The parent kills it when a
-line does not come in time. Should the parent be gone by then, an alarm that no handler catches ends
-the process (a thread could not: one huge power holds the interpreter lock). It also ends at the end
-of its input.
+Reads JSON lines ``{"limit_s": float, "pairs": [[a, b], ...]}`` from standard input until it ends
+and writes one line per pair to standard output: ``1`` the same, ``0`` not. The parent kills the
+worker when a line is late. If the parent no longer exists, an unhandled alarm signal ends the
+process (a thread could not: computing one huge power holds the interpreter lock).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _INEQUALITIES = {">": "<", ">=": "<=", "<": "<", "<=": "<="}
 def main() -> None:
     """Serve comparisons until standard input ends."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stray prints must not look like replies
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print is not a reply
     _limit_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     logging.disable(logging.CRITICAL)
@@ -70,10 +69,10 @@ def _limit_memory() -> None:
 
 
 def same_untrusted(a: str, b: str) -> bool:
-    """Whether two answers are the same; whatever algebra cannot decide is not."""
+    """Return whether two answers are the same; False if the algebra fails."""
     try:
         return same_answer(parse_answer(a), parse_answer(b), same_math)
-    except Exception:  # sympy raises nearly anything on nonsense; also MemoryError, RecursionError
+    except Exception:  # sympy raises nearly any type; also MemoryError, RecursionError
         return False
 
 
@@ -86,7 +85,7 @@ def same_math(a: Answer, b: Answer) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parse(latex: str) -> Any:
-    """Expression for one formula, ``None`` where math-verify cannot read it."""
+    """Return the expression of a formula, ``None`` if math-verify cannot parse it."""
     found = parse(
         f"${latex}$",
         [LatexExtractionConfig()],
@@ -120,10 +119,11 @@ def _verify(gold: Any, target: Any) -> bool:
 
 
 def _same_numerically(a: Any, b: Any) -> bool:
-    """Whether two expressions agree at three points in general position.
+    """Return whether two expressions agree at three points in general position.
 
-    Stronger than math-verify's rounding to six places, which takes 0.000067 for 0.0000672, and much
-    faster than ``simplify``. Functions without a value fall back to math-verify.
+    Stricter than math-verify, which rounds to six decimal places and so equates 0.000067 with
+    0.0000672, and much faster than ``simplify``. Expressions without a finite value are left to
+    math-verify.
     """
     if a == b:
         return True
@@ -145,29 +145,25 @@ def _same_numerically(a: Any, b: Any) -> bool:
 
 
 def _exact(expression: Any) -> Any:
-    """With decimals as the fractions they were written as, and ``i`` as the imaginary unit."""
+    """Replace decimals by exact fractions and ``i`` by the imaginary unit."""
     decimals = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     units = {s: sympy.I for s in expression.free_symbols if s.name == "i"}
     return expression.xreplace({**decimals, **units})
 
 
 def _same_relation(a: Answer, b: Answer) -> bool:
-    x, y = (_parse(_with_name(answer)) for answer in (a, b))
+    x, y = (_parse(answer.named_text) for answer in (a, b))
     if x is None or y is None:
         return False
     xs, ys = _chain(x), _chain(y)
     if xs and ys:
         return len(xs) == len(ys) and all(any(_same_link(p, q) for q in ys) for p in xs)
-    gold, target = (x, y) if xs else (y, x)  # math-verify reads only its first as a set
+    gold, target = (x, y) if xs else (y, x)  # math-verify turns only its first argument into a set
     return bool(xs or ys) and isinstance(target, sympy.Set) and _verify(gold, target)
 
 
-def _with_name(answer: Answer) -> str:
-    return f"{answer.name}={answer.text}" if answer.name else answer.text
-
-
 def _chain(relation: Any) -> list[Any]:
-    """The relations of ``1 < x <= 2``; empty for what is none."""
+    """Return the relations of ``1 < x <= 2``; empty if ``relation`` is not one."""
     if isinstance(relation, Relational):
         return [relation]
     links = getattr(relation, "_unsorted_args", ()) or getattr(relation, "args", ())
@@ -175,7 +171,7 @@ def _chain(relation: Any) -> list[Any]:
 
 
 def _same_link(a: Any, b: Any) -> bool:
-    """Whether ``a.lhs - a.rhs`` is a constant multiple of ``b``'s, positive for inequalities."""
+    """Return whether ``a.lhs - a.rhs`` is a multiple of ``b``'s, positive for inequalities."""
     (f, f_op), (g, g_op) = _one_side(a), _one_side(b)
     if f_op != g_op:
         return False
@@ -194,7 +190,7 @@ def _same_link(a: Any, b: Any) -> bool:
 
 
 def _one_side(relation: Any) -> tuple[Any, str]:
-    """``lhs - rhs`` and the operator, with ``>`` turned into ``<``."""
+    """Return ``lhs - rhs`` and the operator, with ``>`` turned into ``<``."""
     difference, operator = relation.lhs - relation.rhs, relation.rel_op
     if operator in (">", ">="):
         difference = -difference
