@@ -135,14 +135,14 @@ class _Source:
         (self.model,) = store.models
         refs: Mapping[Any, QuestionRef] = {ref.key: ref for ref in store.refs()}
         for question in questions:
-            if (question.dataset, question.question_id, self.model) not in refs:
+            if (*question.key, self.model) not in refs:
                 raise InputError(
                     f"{config.traces} has no traces of question {question.question_id!r}: leave "
                     "questions out to replay all that it has."
                 )
 
         def open_recording(question: Question, model: str, n_traces: int, seed: int) -> Session:
-            group = store.group(refs[question.dataset, question.question_id, model])
+            group = store.group(refs[*question.key, model])
             n = min(n_traces, len(group.traces))  # a live run records what it started
             return make_engine([group]).open(group.question, model, n, seed)
 

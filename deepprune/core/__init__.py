@@ -1,1 +1,1 @@
-"""What every package builds on: types, protocols, errors, files, seeding, statistics; no torch."""
+"""Types, protocols, errors, files, seeding and statistics, used by every package; no torch."""

@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-    """Something the user gave is unusable: a path, a value, a file, a missing package.
+    """Unusable input from the user: a path, a value, a file, a missing package.
 
-    The message is one line that states the rule, the value and the way out. Everything else that is
-    raised is a defect of ours or of the machine, and keeps its traceback.
+    The message is one line with the rule, the value and the way out. Every other exception is a
+    defect in deepprune or of the machine, and is shown with its traceback.
     """

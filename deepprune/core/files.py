@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their hashes."""
+"""Atomic writes and hashes of files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; at the end it takes the place of ``path``.
+    """Yield a temporary path beside ``path`` to write to; rename it to ``path`` at the end.
 
-    Nothing is left behind when the body raises. After a crash at most the hidden temporary file
-    stays; the next writer of the same path overwrites it.
+    If the body raises, the temporary file is removed. After a crash it may remain, hidden, until
+    the next write to the same path replaces it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -28,14 +28,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path``, whole or not at all; makes the folder where it is missing."""
+    """Write ``data`` to ``path``, completely or not at all; create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename inside it survives a power cut."""
+    """Flush a folder's entries, so that a rename inside it survives a power failure."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -46,6 +46,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Forward-pass FLOPs of a transformer, one formula for the generator and for the judge."""
+"""Forward-pass FLOPs of a transformer, for both generator and judge."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def transformer_flops(
     a KV cache costs the same as one causal pass over all of them.
 
     Args:
-        n_params: Weights that a token is multiplied with. Leave out the embedding table of a model
-            that has no language-model head: a look-up multiplies nothing (ibid.). A tied table
-            counts once, as the head.
+        n_params: Weights that a token is multiplied with. Exclude the embedding table of a model
+            without a language-model head: a look-up multiplies nothing (ibid.). A tied table counts
+            once, as the head.
         n_layers: Transformer layers ``L``.
         hidden: Attention width ``d``, heads x head size.
         n_tokens: Length ``T`` of the sequence, or of several.
         causal: Whether a token sees only those before it.
 
     Returns:
-        FLOPs, for each sequence.
+        FLOPs per sequence.
 
     >>> transformer_flops(1000, 2, 8, 10, causal=False)
     26400.0

@@ -1,4 +1,4 @@
-"""What a run folder says of itself, and whether a run may go on in it."""
+"""Provenance of a run folder, and the check that a run may resume in it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PACKAGES = (
 
 
 def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Claim ``folder`` for a run, or for going on with the same run.
+    """Start a run in ``folder``, or resume the run of the same configuration.
 
-    Writes ``config.json`` (everything resolved) and ``provenance.json`` (overrides, command, commit
-    and uncommitted diff, versions, machine).
+    Writes ``config.json`` (resolved) and ``provenance.json`` (overrides, command, commit and
+    uncommitted diff, package versions, machine).
 
     Raises:
-        InputError: If it holds a run of another configuration; says what differs.
+        InputError: If it holds a run of another configuration; names the differences.
     """
     path = folder / "config.json"
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
@@ -50,7 +50,7 @@ def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) 
             )
         return
     write_atomic(folder / "provenance.json", json.dumps(_provenance(overrides), indent=2))
-    write_atomic(path, text)  # last: its presence says that the run has begun
+    write_atomic(path, text)  # last: its presence means that the run has started
 
 
 def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,12 +75,10 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the source tree, where this is one."""
-    here = Path(__file__).parent
+    """Output of git on the source tree, or ``None`` outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,6 +1,6 @@
-"""The records that flow through deepprune: questions, traces, prefixes, pairs, decisions, votes.
+"""Records shared by all packages: questions, traces, prefixes, pairs, decisions, votes.
 
-Standard library only, so that every part can be read and used without the others.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from enum import StrEnum
 from typing import Protocol
 
 NO_ANSWER = -1
-"""The answer class of a trace that has no final answer."""
+"""Answer class of a trace without a final answer."""
 
 
 class FinishReason(StrEnum):
     """Why a trace ended."""
 
     STOP = "stop"  # the model ended it
-    LENGTH = "length"  # the token limit cut it
-    PRUNED = "pruned"  # a policy stopped it while it was generated; what would follow is unknown
-    CUT = "cut"  # the run or the engine ended before it did; likewise
-    FAILED = "failed"  # its request failed for good: it ended without an answer
+    LENGTH = "length"  # it reached the token limit
+    PRUNED = "pruned"  # a policy stopped it during generation
+    CUT = "cut"  # the run or the engine ended first
+    FAILED = "failed"  # its request failed after all retries; it has no answer
     UNKNOWN = "unknown"  # the source does not say
 
     @property
     def is_open(self) -> bool:
-        """Whether the trace would have gone on."""
+        """Whether the trace would have continued; its remaining text is unknown."""
         return self in (FinishReason.PRUNED, FinishReason.CUT)
 
 
@@ -38,6 +38,11 @@ class Question:
     question_id: str
     text: str
     gold: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """``(dataset, question_id)``."""
+        return self.dataset, self.question_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +69,17 @@ class Trace:
         sample_id: Number of the sample, unique within question and model.
         text: The generated text, without the prompt.
         n_tokens: Length in generated tokens.
-        token_end: For each token the number of characters of ``text`` up to its end, shape
+        token_end: Number of characters of ``text`` up to the end of each token, shape
             ``(n_tokens,)``.
         finish_reason: Why it ended.
         answer: The final answer as extracted, or ``None``.
-        answer_class: Equivalence class of the answer within question (all models of its store);
-            ``NO_ANSWER`` without one.
+        answer_class: Equivalence class of the answer within the question, over all models of the
+            store; ``NO_ANSWER`` without an answer.
         is_correct: Whether the answer is equivalent to the gold answer; ``None`` without a gold
-            answer, and ``False`` for a trace without an answer.
-        seed: Sampling seed, where known.
-        source: Where the trace came from (run, file), for reading only.
-        token_confidence: For each token minus the mean of its top-k log-probabilities (nats), where
+            answer, ``False`` for a trace without an answer.
+        seed: Sampling seed, if known.
+        source: Run or file that the trace came from, for information only.
+        token_confidence: Minus the mean of the top-k log-probabilities of each token (nats), if
             recorded.
         probes: Forced answers along the way, in order of ``n_tokens``.
     """
@@ -94,10 +99,15 @@ class Trace:
     token_confidence: Sequence[float] | None = field(default=None, repr=False, compare=False)
     probes: tuple[Probe, ...] = ()
 
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """``(dataset, question_id, model, sample_id)``."""
+        return *self.question.key, self.model, self.sample_id
+
 
 @dataclass(frozen=True, slots=True)
 class QuestionRef:
-    """Names the traces that one model generated for one question, without holding them."""
+    """Reference to the traces that one model generated for one question."""
 
     question: Question
     model: str
@@ -105,8 +115,8 @@ class QuestionRef:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Dataset, question id, model."""
-        return self.question.dataset, self.question.question_id, self.model
+        """``(dataset, question_id, model)``."""
+        return *self.question.key, self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +127,14 @@ class QuestionTraces:
     model: str
     traces: tuple[Trace, ...]
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """``(dataset, question_id, model)``."""
+        return *self.question.key, self.model
+
 
 class PrefixRule(Protocol):
-    """Where a prefix ends; the rules themselves are in ``deepprune.data.prefixes``."""
+    """Where a prefix ends; implemented in ``deepprune.data.prefixes``."""
 
     @property
     def kind(self) -> str:
@@ -128,11 +143,11 @@ class PrefixRule(Protocol):
 
     @property
     def k(self) -> float:
-        """The rule's length: tokens, words or a fraction."""
+        """Length of the prefix: tokens, words or a fraction."""
         ...
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
-        """Number of tokens of the prefix, at most ``len(token_end)``."""
+        """Return the number of tokens of the prefix, at most ``len(token_end)``."""
         ...
 
 
@@ -140,8 +155,8 @@ class PrefixRule(Protocol):
 class Prefix:
     """The first ``n_tokens`` tokens of a trace.
 
-    ``is_finished`` is a fact about the text: the final answer stands in it already, or nothing more
-    follows. ``peers`` are the prefixes that were there when it was cut, where that is known.
+    ``is_finished`` is a fact about the text: it contains the final answer, or the trace ends with
+    it. ``peers`` are the question's prefixes at the time of the cut, if known.
     """
 
     trace: Trace
@@ -151,10 +166,14 @@ class Prefix:
 
     @property
     def text(self) -> str:
-        """The text of the prefix."""
         if self.n_tokens >= self.trace.n_tokens:
             return self.trace.text
         return self.trace.text[: self.trace.token_end[self.n_tokens - 1]] if self.n_tokens else ""
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int]:
+        """``(dataset, question_id, model, sample_id, n_tokens)``."""
+        return *self.trace.key, self.n_tokens
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -164,16 +183,16 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Peers:
-    """All prefixes of a question that are there at one time: what a judge may compare a pair with.
+    """All prefixes of a question at one time, for judges that compare a pair with the others.
 
-    They have no peers of their own, and a pair's prefixes are among them.
+    Includes the pair's own prefixes. The prefixes have no peers of their own.
     """
 
     prefixes: tuple[Prefix, ...]
 
 
 def among_peers(prefixes: Sequence[Prefix]) -> list[Prefix]:
-    """The same prefixes, each with all of them for its peers."""
+    """Return the prefixes, each with all of them as its peers."""
     peers = Peers(tuple(replace(prefix, peers=None) for prefix in prefixes))
     return [replace(prefix, peers=peers) for prefix in prefixes]
 
@@ -192,23 +211,23 @@ class TracePair:
 
     @property
     def label(self) -> int | None:
-        """1 where both traces end in the same answer, else 0; ``None`` where one has none."""
+        """1 if both traces end in the same answer, else 0; ``None`` if one has no answer."""
         a, b = self.first.trace.answer_class, self.second.trace.answer_class
         return None if NO_ANSWER in (a, b) else int(a == b)
 
     @property
     def is_unfinished(self) -> bool:
-        """True where neither prefix has reached its answer: the pairs that test a judge."""
+        """Whether neither prefix has reached its answer: only such pairs test a judge."""
         return not (self.first.is_finished or self.second.is_finished)
 
 
 class StopReason(StrEnum):
     """Why a policy stopped a trace."""
 
-    REDUNDANT = "redundant"  # the judge expects the answer of a trace that goes on
-    NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule lets go on
+    REDUNDANT = "redundant"  # the judge expects the same answer as that of a kept trace
+    NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule keeps
     SETTLED = "settled"  # its own answer has stood through its last probes
-    DECIDED = "decided"  # the vote of the question is decided without it
+    DECIDED = "decided"  # it cannot change the vote any more
     DEVIANT = "deviant"  # its probes keep disagreeing with a clear majority
     UNSURE = "unsure"  # its token confidence fell too low
 
@@ -218,12 +237,12 @@ class Decision:
     """One trace stopped by a policy.
 
     Attributes:
-        trace: Index of the trace within the question, in the order of their start.
-        reason: Why.
-        cluster: Number of its cluster, in the order of their opening; ``None`` where the policy has
-            no clusters.
-        by: Index of the trace that stands for it (its cluster's first), where there is one.
-        score: The similarity that decided, where there is one.
+        trace: Index of the trace within the question, in order of start.
+        reason: Why it was stopped.
+        cluster: Number of its cluster, in order of creation; ``None`` for a policy without
+            clusters.
+        by: Index of the trace that represents it (its cluster's first), if any.
+        score: The similarity that decided, if any.
     """
 
     trace: int
@@ -238,9 +257,9 @@ class Vote:
     """The answer of a question.
 
     Attributes:
-        answer_class: The winning answer class; ``NO_ANSWER`` where no trace has an answer.
-        weights: Weight of each class that got a vote.
-        voters: Indices of the traces that were asked, answered or not.
+        answer_class: The winning answer class; ``NO_ANSWER`` if no trace has an answer.
+        weights: Weight of each class that received a vote.
+        voters: Indices of the traces that may vote, with or without an answer.
     """
 
     answer_class: int

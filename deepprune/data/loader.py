@@ -99,7 +99,7 @@ class EncodedPairs:
         self.is_unfinished: BoolArray = np.array([pair.is_unfinished for pair in self.pairs], bool)
 
         questions = [pair.first.trace.question for pair in self.pairs]
-        names = [(q.dataset, q.question_id) for q in questions]
+        names = [q.key for q in questions]
         self.question = _numbers(names)
         self.group = _numbers(
             [(name, pair.first.trace.model) for name, pair in zip(names, self.pairs, strict=True)]

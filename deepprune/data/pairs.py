@@ -68,7 +68,7 @@ def build_pairs(
     if only_unfinished:
         prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
     first, second = np.triu_indices(len(prefixes), k=1)
-    rng = generator(seed, "pairs", question.dataset, question.question_id, group.model)
+    rng = generator(seed, "pairs", *group.key)
     if max_pairs is not None and len(first) > max_pairs:
         chosen = np.sort(rng.choice(len(first), max_pairs, replace=False))
         first, second = first[chosen], second[chosen]

@@ -126,7 +126,7 @@ class _Question:
         self, runner: QuestionRunner, group: QuestionTraces, engine: Engine, task: Task
     ) -> None:
         self._runner, self._group, self._engine = runner, group, engine
-        self._names = (group.question.dataset, group.question.question_id, group.model)
+        self._names = group.key
         self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
             p.answer_class for t in group.traces for p in t.probes if p.is_correct
         }

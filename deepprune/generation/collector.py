@@ -225,10 +225,10 @@ class Collector:
         store = TraceStore.open(self._folder / STORE)
         refs = store.refs() if store.models else []
         stored = {ref.key[:2] for ref in refs if ref.n_traces >= self._n}
-        if not all(_name(question) in stored for question in questions):
+        if not all(question.key in stored for question in questions):
             return None
         with self._recording(), TraceJournal(self._folder / JOURNAL) as journal:
-            journal.drop([trace for trace in journal.traces if _name(trace.question) in stored])
+            journal.drop([trace for trace in journal.traces if trace.question.key in stored])
             write_atomic(self._folder / FAILED, "")
         n_traces = self._n * len(questions)
         self._say(f"all {n_traces:,} traces are there; no engine is started")
@@ -261,10 +261,10 @@ class Collector:
                 f"{self._folder} holds traces of {others[0]!r}, but the engine serves {model!r}: "
                 "go on with the same model, or give another hydra.run.dir."
             )
-        works = {_name(question): _Question(question) for question in questions}
+        works = {question.key: _Question(question) for question in questions}
         leftover = []  # a crash came between the store and the journal
         for trace in self._journal.traces:
-            name = _name(trace.question)
+            name = trace.question.key
             if (*name, model) in stored:
                 leftover.append(trace)
             elif name in works:
@@ -436,10 +436,6 @@ class Collector:
         for replica in self._replicas:
             with suppress(EngineError):
                 replica.engine.close()
-
-
-def _name(question: Question) -> tuple[str, str]:
-    return question.dataset, question.question_id
 
 
 def _error(future: Future[Trace]) -> BaseException | None:

@@ -187,7 +187,7 @@ class LiveSession:
     async def start_requests(self, n: int) -> None:
         """Make ``n`` traces; with ``stream``, or where a trace is wanted whole, they begin."""
         first = self._first_sample + len(self._traces)
-        names = (self.question.dataset, self.question.question_id, "trace")
+        names = (*self.question.key, "trace")
         new = [LiveTrace(i, derive(self._seed, *names, i) % 2**31) for i in range(first, first + n)]
         self._traces += new
         if self._engine.mode == "stream":

@@ -40,7 +40,7 @@ class ScriptedBackend:
                 f"engine=scripted plays the traces of one model, got {', '.join(models) or 'none'}:"
                 " choose it with engine.model=NAME."
             )
-        self._traces = {(g.question.dataset, g.question.question_id): g.traces for g in groups}
+        self._traces = {g.question.key: g.traces for g in groups}
         self.model = models[0]
         self.n_running = 0
 
@@ -70,7 +70,7 @@ class ScriptedBackend:
         await asyncio.sleep(self.seconds_per_token)
 
     def _recorded(self, request: Request) -> Trace:
-        name = (request.question.dataset, request.question.question_id)
+        name = request.question.key
         traces = self._traces.get(name, ())
         if request.sample_id >= len(traces):
             raise RequestError(

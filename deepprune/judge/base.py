@@ -103,8 +103,8 @@ class Judge(ABC):
 
     def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
         """What ``score`` costs on these pairs when nothing is cached, without scoring them."""
-        prefixes = {_identity(p): p for pair in pairs for p in (pair.first, pair.second)}
-        names = [[_identity(pair.first), _identity(pair.second)] for pair in pairs]
+        prefixes = {p.key: p for pair in pairs for p in (pair.first, pair.second)}
+        names = [[pair.first.key, pair.second.key] for pair in pairs]
         if self.is_symmetric:
             names = [sorted(name) for name in names]
         distinct = {tuple(name): pair for name, pair in zip(names, pairs, strict=True)}
@@ -117,9 +117,3 @@ class Judge(ABC):
             int(sum(p.tokens.sum() for p in prices)),
             float(sum(p.flops.sum() for p in prices)),
         )
-
-
-def _identity(prefix: Prefix) -> tuple[str, str, str, int, int]:
-    trace = prefix.trace
-    question = trace.question
-    return question.dataset, question.question_id, trace.model, trace.sample_id, prefix.n_tokens

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit, ndtri
 
 from deepprune.core.protocols import FloatArray, Need
-from deepprune.core.types import NO_ANSWER, Question, Trace, TracePair
+from deepprune.core.types import NO_ANSWER, Question, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -116,10 +116,10 @@ class QuestionOnlyJudge(Judge):
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Scores in [0, 1], shape ``(len(pairs),)``."""
-        answers: defaultdict[Question, dict[str, int]] = defaultdict(dict)
+        answers: defaultdict[Question, dict[object, int]] = defaultdict(dict)
         for pair in pairs:
             for trace in (pair.first.trace, pair.second.trace):
-                answers[trace.question][_identity(trace)] = trace.answer_class
+                answers[trace.question][trace.key] = trace.answer_class
         share = {question: _agreement(list(a.values())) for question, a in answers.items()}
         return _each(pairs, lambda pair: share[pair.first.trace.question])
 
@@ -168,7 +168,7 @@ class CoinJudge(Judge):
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uniform scores, shape ``(len(pairs),)``."""
         traces = {id(p.trace): p.trace for pair in pairs for p in (pair.first, pair.second)}
-        names = {key: _identity(trace) for key, trace in traces.items()}
+        names = {i: "\x1f".join(map(str, trace.key)) for i, trace in traces.items()}
         return _each(
             pairs,
             lambda pair: self._toss(names[id(pair.first.trace)], names[id(pair.second.trace)]),
@@ -217,11 +217,6 @@ class NoisyOracleJudge(CoinJudge):
         evidence = self._shift * label + noise
         scores: FloatArray = expit(self._shift * (evidence - self._shift / 2))
         return scores
-
-
-def _identity(trace: Trace) -> str:
-    question = trace.question
-    return "\x1f".join((question.dataset, question.question_id, trace.model, str(trace.sample_id)))
 
 
 def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> FloatArray:

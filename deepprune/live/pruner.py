@@ -85,7 +85,7 @@ class LivePruner:
             interruptible: Entered while traces are generated: a caller that holds interrupts back
                 lets them come there.
         """
-        names = (question.dataset, question.question_id, self.model)
+        names = (*question.key, self.model)
         (prompt,) = token_ends([question.text])
         ledger = None if self.size is None else Ledger(self.size, len(prompt))
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))

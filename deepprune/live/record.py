@@ -51,20 +51,19 @@ class LiveRecord:
         if (pending := folder / PENDING).exists():
             row = json.loads(pending.read_bytes())
             path = folder / TRACES
-            if (path / MANIFEST).exists() and _find(TraceStore.open(path), *_key(row)) is not None:
+            if (path / MANIFEST).exists() and _find(TraceStore.open(path), _key(row)) is not None:
                 self._write_row(row)
             pending.unlink(missing_ok=True)
 
     def is_decided(self, question: Question) -> bool:
         """Whether an earlier start has decided it."""
-        row = self._rows.get((question.dataset, question.question_id))
+        row = self._rows.get(question.key)
         return row is not None and row["status"] == "ok"
 
     @property
     def rows(self) -> list[Row]:
         """What is on record, in the order of the questions."""
-        keys = [(q.dataset, q.question_id) for q in self.questions]
-        return [self._rows[key] for key in keys if key in self._rows]
+        return [self._rows[q.key] for q in self.questions if q.key in self._rows]
 
     def write(self, done: Pruned) -> None:
         """Store the traces, then the row: what is in the results is in the store."""
@@ -90,18 +89,16 @@ class LiveRecord:
     def _append(self, path: Path, traces: Sequence[Trace]) -> None:
         assert self._engine is not None
         store = generated_store(path, self._engine, {"collected_by": "deepprune prune"})
-        question = traces[0].question
-        ref = _find(store, question.dataset, question.question_id)
+        ref = _find(store, traces[0].question.key)
         if ref is not None:  # of an earlier start that did not come to its end
             traces = _going_on(store.group(ref).traces, traces, self._engine.checker)
         store.append(traces)
 
 
-def _find(store: TraceStore, dataset: str, question_id: str) -> QuestionRef | None:
+def _find(store: TraceStore, question: tuple[str, str]) -> QuestionRef | None:
     """A question in a store of a run, which has one model."""
     refs = store.refs() if store.manifest.parts else []
-    wanted = (dataset, question_id)
-    return next((ref for ref in refs if ref.key[:2] == wanted), None)
+    return next((ref for ref in refs if ref.question.key == question), None)
 
 
 def _going_on(

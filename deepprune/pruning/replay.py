@@ -97,9 +97,8 @@ class Recording:
                 f"asked for {n_traces}."
             )
         if (n_traces, seed) not in self._orders:
-            names = (group.question.dataset, group.question.question_id, group.model)
             n = len(group.traces)
-            drawn = generator(seed, *names).permutation(n) if self._shuffle else np.arange(n)
+            drawn = generator(seed, *group.key).permutation(n) if self._shuffle else np.arange(n)
             self._orders[n_traces, seed] = drawn[:n_traces]
         return self._orders[n_traces, seed]
 

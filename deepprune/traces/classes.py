@@ -36,7 +36,7 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(source.records):
-        groups[record.question.dataset, record.question.question_id].append(i)
+        groups[record.question.key].append(i)
     classed = list(source.records)
     done = conflicts = 0
     with EquivalenceChecker() as checker:

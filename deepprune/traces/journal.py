@@ -77,8 +77,8 @@ class TraceJournal:
         Raises:
             OSError: If the disk refuses; the file is then as it was.
         """
-        stored = {_key(trace) for trace in traces}
-        is_kept = [_key(trace) not in stored for trace in self.traces]
+        stored = {trace.key for trace in traces}
+        is_kept = [trace.key not in stored for trace in self.traces]
         try:
             with (
                 replacing(self.path) as temporary,
@@ -105,11 +105,6 @@ class TraceJournal:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _key(trace: Trace) -> tuple[str, str, str, int]:
-    question = trace.question
-    return question.dataset, question.question_id, trace.model, trace.sample_id
 
 
 def _record(trace: Trace) -> dict[str, Any]:

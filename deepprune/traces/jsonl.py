@@ -61,7 +61,7 @@ def read_jsonl(
             row = {**row, **{k: v for k, v in defaults.items() if row.get(k) is None}}
             has_answers |= "answer" in row
             record = _record(row, n_samples, number)
-            key = (*_group(record), record.sample_id)
+            key = (*record.question.key, record.model, record.sample_id)
             if key in seen:
                 raise InputError(
                     "(dataset, question_id, model, sample_id) must be unique, but "
@@ -152,10 +152,6 @@ def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number:
         seed=_integer(row, "seed", number),
         source=_optional(row, "source"),
     )
-
-
-def _group(record: Record) -> tuple[str, str, str]:
-    return (record.question.dataset, record.question.question_id, record.model)
 
 
 def _text(row: Mapping[str, Any], name: str, number: int) -> str:

@@ -84,7 +84,7 @@ def _row_groups(traces: Sequence[Trace]) -> Iterator[tuple[int, int]]:
 
 def group_key(trace: Trace) -> GroupKey:
     """The group that a trace belongs to."""
-    return GroupKey(trace.question.dataset, trace.question.question_id, trace.model)
+    return GroupKey(*trace.key[:3])
 
 
 class PartReader:

@@ -331,7 +331,7 @@ class _Histories:
             (self._answer != NO_ANSWER) & (np.arange(self._answer.shape[1]) < self._n[:, None])
         )
         number: dict[tuple[str, str], int] = {}
-        questions = [(p.trace.question.dataset, p.trace.question.question_id) for p in prefixes]
+        questions = [p.trace.question.key for p in prefixes]
         question = np.array([number.setdefault(q, len(number)) for q in questions], dtype=np.int64)
         answers = np.column_stack([question[row], self._answer[row, checkpoint]])
         names, column = np.unique(answers, axis=0, return_inverse=True)
