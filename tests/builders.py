@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepprune.core.types import NO_ANSWER, FinishReason, Probe, Question, QuestionTraces, Trace
+from deepprune.core.types import (
+    NO_ANSWER,
+    FinishReason,
+    ForcedAnswer,
+    Question,
+    QuestionTraces,
+    Trace,
+)
 from deepprune.pruning.controller import run_question
 from deepprune.pruning.replay import ReplayEngine
 
@@ -57,13 +64,18 @@ def group(
     )
 
 
-def with_probes(traces: QuestionTraces, probes: Sequence[Sequence[int]], every: int):
-    """The same traces with probe classes recorded after ``every``, ``2 * every``, ... tokens."""
-    probed = [
-        replace(t, probes=tuple(Probe((i + 1) * every, str(c), c) for i, c in enumerate(classes)))
-        for t, classes in zip(traces.traces, probes, strict=True)
+def with_forced_answers(traces: QuestionTraces, classes: Sequence[Sequence[int]], every: int):
+    """The same traces with forced answers recorded after ``every``, ``2 * every``, ... tokens."""
+    forced = [
+        replace(
+            t,
+            forced_answers=tuple(
+                ForcedAnswer((i + 1) * every, str(c), c) for i, c in enumerate(of_trace)
+            ),
+        )
+        for t, of_trace in zip(traces.traces, classes, strict=True)
     ]
-    return replace(traces, traces=tuple(probed))
+    return replace(traces, traces=tuple(forced))
 
 
 class SessionEvidence:
@@ -93,9 +105,9 @@ class InOrder(ReplayEngine):
         return recording
 
 
-def play(policy, traces: QuestionTraces, similarity=None, seed=0, tokens_per_probe=0):
+def play(policy, traces: QuestionTraces, similarity=None, seed=0, tokens_per_forced_answer=0):
     """Run a policy on all traces of one question, in their recorded order."""
-    engine = InOrder([traces], tokens_per_probe=tokens_per_probe)
+    engine = InOrder([traces], tokens_per_forced_answer=tokens_per_forced_answer)
     n = len(traces.traces)
     session = engine.open(traces.question, traces.model, n, seed)
     evidence = SessionEvidence(session, similarity)

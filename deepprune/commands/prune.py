@@ -71,7 +71,7 @@ def _prune(config: DictConfig) -> Run:
         record = LiveRecord(run.folder, source.engine, questions)
         try:
             source.start()
-            _check_can_probe(source, needs, live.policy.name)
+            _check_can_force(source, needs, live.policy.name)
             judge = build.judge(config) if Need.JUDGE in live.policy.needs else None
             size = build_live.live_generator(config, source.model)
             pruner = LivePruner(
@@ -184,9 +184,9 @@ def _source(
             source.close()
 
 
-def _check_can_probe(source: _Source, needs: frozenset[Need], policy: str) -> None:
+def _check_can_force(source: _Source, needs: frozenset[Need], policy: str) -> None:
     engine = source.engine
-    if Need.PROBES in needs and engine is not None and not engine.backend.can_continue:
+    if Need.FORCED_ANSWERS in needs and engine is not None and not engine.backend.can_continue:
         raise InputError(
             f"{policy} forces answers out of prefixes, and the server of {engine.model!r} cannot "
             "go on from a prefix: take another pruning=NAME, or a server with /v1/completions."

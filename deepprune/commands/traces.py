@@ -68,12 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--dataset",
         metavar="NAME",
-        help="of JSON lines that name none, and of probes; the file's name if not given",
+        help="of JSON lines that name none, and of forced answers; the file's name if not given",
     )
     make.add_argument(
         "--model",
         metavar="NAME",
-        help="of JSON lines that name none, and of probes (there the file's name if not given)",
+        help="of JSON lines that name none, and of forced answers (there the file's name)",
     )
     make.add_argument(
         "--sampling",

@@ -7,6 +7,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+RENAMED = {
+    "probe_every": "force_every",
+    "probe_tokens": "force_tokens",
+    "tokens_per_probe": "tokens_per_forced_answer",
+}
+"""Options of version 0.1 and what they are called now."""
+
 
 def advise(error: Exception, application: str | None, config_folder: Path) -> str:
     """One line for an error of Hydra or OmegaConf.
@@ -44,6 +51,9 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
 
 
 def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
+    group, _, name = key.rpartition(".")
+    if name in RENAMED:
+        return f"{key} has been renamed: use {group}.{RENAMED[name]}."
     keys = _keys(application, config_folder) if application else []
     near = get_close_matches(key, keys, n=1) or get_close_matches(
         key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys], n=1

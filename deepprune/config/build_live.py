@@ -148,10 +148,10 @@ def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
                 f"{policy.name} needs token confidences, and sampling.logprobs=0 asks for none: "
                 "give the k of the top-k log-probabilities, e.g. sampling.logprobs=5."
             )
-        if Need.PROBES in of_judge and config.live.probe_every is None:
+        if Need.FORCED_ANSWERS in of_judge and config.live.force_every is None:
             raise InputError(
-                "this judge reads forced answers, and live.probe_every=null forces none: give the "
-                "tokens between two, e.g. live.probe_every=500."
+                "this judge reads forced answers, and live.force_every=null forces none: give the "
+                "tokens between two, e.g. live.force_every=500."
             )
     return policy.needs - {Need.JUDGE} | of_judge
 

@@ -288,7 +288,7 @@ class ESCConf:
 @dataclass
 class EarlyExitConf:
     _target_: str = "deepprune.pruning.policies.early_exit.EarlyExit"
-    probe_every: int = MISSING
+    force_every: int = MISSING
     agreeing: int = MISSING
     k: int | None = MISSING
 
@@ -296,7 +296,7 @@ class EarlyExitConf:
 @dataclass
 class ParallelProbeConf:
     _target_: str = "deepprune.pruning.policies.parallel_probe.ParallelProbe"
-    probe_every: int = MISSING
+    force_every: int = MISSING
     stable: int = MISSING
     warmup: int = MISSING
     prune_share: float = MISSING
@@ -308,7 +308,7 @@ class ParallelProbeConf:
 @dataclass
 class MARSConf:
     _target_: str = "deepprune.pruning.policies.mars.MARS"
-    probe_every: int = MISSING
+    force_every: int = MISSING
     warmup: int = MISSING
     gamma: float = MISSING
 
@@ -318,7 +318,7 @@ class ReplayConf:
     _target_: str = "deepprune.pruning.replay.ReplayEngine"
     _partial_: bool = True
     seconds_per_token: float = MISSING
-    tokens_per_probe: int = MISSING
+    tokens_per_forced_answer: int = MISSING
     shuffle: bool = MISSING
 
 
@@ -451,8 +451,8 @@ class LiveConf:
     """How traces are generated, whatever generates them; for `collect` and `prune`."""
 
     mode: str = "stream"
-    probe_every: int | None = None
-    probe_tokens: int = 20
+    force_every: int | None = None
+    force_tokens: int = 20
     stall_s: float = 300.0
 
 

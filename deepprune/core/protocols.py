@@ -39,15 +39,15 @@ class Observation:
         is_stopped: A policy stopped it, shape ``(N,)``.
         answer_class: Class of the final answer; ``NO_ANSWER`` while unfinished or without one,
             shape ``(N,)``.
-        probe_class: Class of the answer that was forced at this checkpoint; of a finished trace its
-            ``answer_class``; ``NO_ANSWER`` where the step asked for no probes, shape ``(N,)``.
+        forced_class: Class of the answer that was forced at this checkpoint; of a finished trace
+            its ``answer_class``; ``NO_ANSWER`` where the step forced none, shape ``(N,)``.
     """
 
     n_tokens: IntArray
     is_finished: BoolArray
     is_stopped: BoolArray
     answer_class: IntArray
-    probe_class: IntArray
+    forced_class: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class Step:
         stop: The running traces to stop, and why.
         until: Where running traces pause next: where a rule says, or after so many tokens more;
             ``None`` runs them to their end.
-        probe: Force an answer out of every trace that still runs there; it goes on as if nothing
+        force: Force an answer out of every trace that still runs there; it goes on as if nothing
             had been asked.
     """
 
     start: int = 0
     stop: Sequence[Decision] = ()
     until: PrefixRule | int | None = None
-    probe: bool = False
+    force: bool = False
 
 
 PolicyRun = Generator[Step, Observation, Vote]
@@ -92,7 +92,7 @@ class Need(StrEnum):
 
     JUDGE = "judge"  # pair scores, and so whatever the judge needs
     TEXT = "text"  # what the traces say
-    PROBES = "probes"  # forced answers at checkpoints
+    FORCED_ANSWERS = "forced_answers"  # forced answers at checkpoints
     CONFIDENCE = "confidence"  # token log-probabilities
 
 
@@ -127,17 +127,17 @@ class Usage:
     """What an engine has done for one question so far.
 
     Attributes:
-        tokens: Tokens generated over all traces, without probes.
-        tokens_probes: Tokens generated to force answers.
-        probe_context: Tokens that those attended to, summed over them, for the FLOPs.
+        tokens: Tokens generated over all traces, without forced answers.
+        tokens_forced: Tokens generated to force answers.
+        forced_context: Tokens that those attended to, summed over them, for the FLOPs.
         tokens_sequential: Tokens that had to be generated one after the other: the latency.
         peak_traces: The most traces that ran at once.
         seconds: On the engine's clock; virtual in a replay.
     """
 
     tokens: int
-    tokens_probes: int
-    probe_context: float
+    tokens_forced: int
+    forced_context: float
     tokens_sequential: int
     peak_traces: int
     seconds: float
@@ -154,7 +154,7 @@ class Session(Protocol):
         """Stop traces by index; what they generated stays."""
         ...
 
-    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
         """Let every running trace generate up to ``until``, see `Step`, and report."""
         ...
 
@@ -171,7 +171,7 @@ class Session(Protocol):
         """Its token confidences so far, see `Evidence`."""
         ...
 
-    def read_probes(self, traces: Sequence[int]) -> None:
+    def read_forced_answers(self, traces: Sequence[int]) -> None:
         """A judge reads all answers forced so far out of these traces: count them in ``usage``.
 
         Each answer is counted once, however often it is read.

@@ -46,7 +46,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ForcedAnswer:
     """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none.
 
     ``answer_class`` is its equivalence class, in the numbering of the question's final answers;
@@ -81,7 +81,7 @@ class Trace:
         source: Run or file that the trace came from, for information only.
         token_confidence: Minus the mean of the top-k log-probabilities of each token (nats), if
             recorded.
-        probes: Forced answers along the way, in order of ``n_tokens``.
+        forced_answers: Forced answers along the way, in order of ``n_tokens``.
     """
 
     question: Question
@@ -97,7 +97,7 @@ class Trace:
     seed: int | None = None
     source: str | None = None
     token_confidence: Sequence[float] | None = field(default=None, repr=False, compare=False)
-    probes: tuple[Probe, ...] = ()
+    forced_answers: tuple[ForcedAnswer, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -176,9 +176,9 @@ class Prefix:
         return *self.trace.key, self.n_tokens
 
     @property
-    def probes(self) -> tuple[Probe, ...]:
+    def forced_answers(self) -> tuple[ForcedAnswer, ...]:
         """The answers that were forced out of it; its trace's final answer is none of them."""
-        return tuple(probe for probe in self.trace.probes if probe.n_tokens <= self.n_tokens)
+        return tuple(one for one in self.trace.forced_answers if one.n_tokens <= self.n_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +226,9 @@ class StopReason(StrEnum):
 
     REDUNDANT = "redundant"  # the judge expects the same answer as that of a kept trace
     NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule keeps
-    SETTLED = "settled"  # its own answer has stood through its last probes
+    SETTLED = "settled"  # its own answer has stood through its last forced answers
     DECIDED = "decided"  # it cannot change the vote any more
-    DEVIANT = "deviant"  # its probes keep disagreeing with a clear majority
+    DEVIANT = "deviant"  # its forced answers keep disagreeing with a clear majority
     UNSURE = "unsure"  # its token confidence fell too low
 
 

@@ -21,7 +21,7 @@ from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.replay import Recording, probe_context
+from deepprune.pruning.replay import Recording, forced_context
 from deepprune.pruning.voting import plurality_rows
 
 
@@ -34,7 +34,7 @@ def replay_batch(
     ledger: Ledger,
     correct: IntArray,
     seconds_per_token: float,
-    tokens_per_probe: int,
+    tokens_per_forced_answer: int,
 ) -> dict[str, NDArray[Any]]:
     """Outcomes of policies that differ in threshold, finishing rule and vote alone.
 
@@ -47,7 +47,7 @@ def replay_batch(
         ledger: Draws the bills.
         correct: Answer classes that are right.
         seconds_per_token: Virtual decoding time of a token.
-        tokens_per_probe: Tokens that forcing an answer takes.
+        tokens_per_forced_answer: Tokens that forcing an answer takes.
 
     Returns:
         The fields of `results.FIELDS`, each of shape ``(P, R)``.
@@ -63,7 +63,7 @@ def replay_batch(
                 ledger,
                 correct,
                 seconds_per_token,
-                tokens_per_probe,
+                tokens_per_forced_answer,
             )
             for row in range(len(orders))
         ]
@@ -94,7 +94,7 @@ def replay_batch(
         price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
     )
     forced = np.zeros((len(ids), 2), dtype=np.int64)
-    if scores.reads_probes and has_pairs:
+    if scores.reads_forced_answers and has_pairs:
         forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     runs = _Runs(
         recording,
@@ -105,7 +105,7 @@ def replay_batch(
         correct,
         seconds_per_token,
         forced,
-        tokens_per_probe,
+        tokens_per_forced_answer,
     )
     if has_pairs:  # a trace alone is not read
         paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
@@ -143,7 +143,7 @@ class _Runs:
         correct: IntArray,
         seconds_per_token: float,
         forced: IntArray,
-        tokens_per_probe: int,
+        tokens_per_forced_answer: int,
     ) -> None:
         self.order = np.empty(len(clusters.labels), dtype=np.int64)  # of each run
         for number, rows in enumerate(clusters.at):
@@ -158,8 +158,8 @@ class _Runs:
         self._correct = correct
         self._flops = size.flops(recording.n_tokens.astype(np.float64))[traces]
         self._cut_flops = size.flops(cuts.astype(np.float64))[traces]
-        self._tokens_probes = tokens_per_probe * forced[traces, 0]
-        self._probe_context = probe_context(forced, tokens_per_probe)[traces]
+        self._tokens_forced = tokens_per_forced_answer * forced[traces, 0]
+        self._forced_context = forced_context(forced, tokens_per_forced_answer)[traces]
 
     def finish(self, rule: DeepPrune) -> dict[str, NDArray[Any]]:
         """What comes of the runs under a finishing rule, each field of shape ``(G,)``."""
@@ -169,13 +169,13 @@ class _Runs:
         bill = self._ledger.bill(
             tokens_finished=finished,
             tokens_pruned=n_tokens.sum(1) - finished,
-            tokens_probes=self._tokens_probes.sum(1),
-            probe_context=self._probe_context.sum(1),
+            tokens_forced=self._tokens_forced.sum(1),
+            forced_context=self._forced_context.sum(1),
             trace_flops=np.where(goes_on, self._flops, self._cut_flops).sum(1),
             judge=self._clusters.bill,
         )
         winner = plurality_rows(self._answer, np.where(goes_on, weights, 0.0))
-        sequential = self._cut.max(1) + self._tokens_probes.max(1)
+        sequential = self._cut.max(1) + self._tokens_forced.max(1)
         sequential += (n_tokens - self._cut).max(1)
         return {
             **bill,

@@ -32,8 +32,8 @@ class GeneratorSize:
     usd_prompt: float | None = None
     usd_generated: float | None = None
 
-    def probe_flops(self, tokens: FloatArray, context: FloatArray) -> FloatArray:
-        """FLOPs of probe tokens that attend to ``context`` tokens, summed over them."""
+    def forced_flops(self, tokens: FloatArray, context: FloatArray) -> FloatArray:
+        """FLOPs of tokens of forced answers that attend to ``context`` tokens, summed over them."""
         return 2 * self.params * tokens + 4 * self.layers * self.hidden * context
 
     def flops(self, n_tokens: FloatArray) -> FloatArray:
@@ -61,8 +61,8 @@ class Ledger:
     """Draws the bills of one question.
 
     A generator that shares the prompt among the traces of a question (prefix caching) reads it
-    once. A probe reads nothing anew, since its trace is cached, and generates its tokens, each of
-    which attends to the trace.
+    once. A forced answer reads nothing anew, since its trace is cached, and generates its tokens,
+    each of which attends to the trace.
 
     Args:
         size: The generator.
@@ -86,8 +86,8 @@ class Ledger:
         bill = self.bill(
             tokens_finished=np.array(finished),
             tokens_pruned=final.n_tokens.sum() - finished,
-            tokens_probes=np.array(usage.tokens_probes),
-            probe_context=np.array(usage.probe_context),
+            tokens_forced=np.array(usage.tokens_forced),
+            forced_context=np.array(usage.forced_context),
             trace_flops=self.size.flops(final.n_tokens.astype(np.float64)).sum(),
             judge=judge,
         )
@@ -101,8 +101,8 @@ class Ledger:
         *,
         tokens_finished: FloatArray,
         tokens_pruned: FloatArray,
-        tokens_probes: FloatArray,
-        probe_context: FloatArray,
+        tokens_forced: FloatArray,
+        forced_context: FloatArray,
         trace_flops: FloatArray,
         judge: FloatArray,
     ) -> dict[str, FloatArray]:
@@ -111,17 +111,17 @@ class Ledger:
         ``cost`` is ``nan`` where a price is unknown.
         """
         prompt = self.size.flops(np.array(float(self.prompt_tokens)))
-        generated = tokens_finished + tokens_pruned + tokens_probes
+        generated = tokens_finished + tokens_pruned + tokens_forced
         prices = [self.size.usd_prompt, self.size.usd_generated, self.usd_judge]
         per_token = np.array([np.nan if p is None else p / 1e6 for p in prices])
         judged = np.where(judge[..., 1] > 0, judge[..., 1] * per_token[2], 0.0)
         return {
             "tokens_finished": tokens_finished,
             "tokens_pruned": tokens_pruned,
-            "tokens_probes": tokens_probes,
+            "tokens_forced": tokens_forced,
             "generator_flops": trace_flops
             + prompt
-            + self.size.probe_flops(tokens_probes, probe_context),
+            + self.size.forced_flops(tokens_forced, forced_context),
             "judge_calls": judge[..., 0],
             "judge_tokens": judge[..., 1],
             "judge_flops": judge[..., 2],

@@ -105,7 +105,7 @@ def sweep_rows(
       consensus sampling and ``baseline``; dropped points count, with p = 1;
     - ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
       ``n_questions_needed`` to rule it out if there is no difference;
-    - means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_probes``;
+    - means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_forced``;
       ``tokens_net``, with the judge's FLOPs as tokens of cons@N;
       ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
       ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
@@ -251,7 +251,7 @@ class _Measured:
             "pass_any": bootstrap.mean(chosen(outcomes["any_correct"])).cells(),
         }
         tokens = np.zeros(is_correct.shape, dtype=np.int64)
-        for name in ("tokens_finished", "tokens_pruned", "tokens_probes"):
+        for name in ("tokens_finished", "tokens_pruned", "tokens_forced"):
             values = chosen(outcomes[name])
             tokens += values
             columns[name] = means(values)

@@ -30,7 +30,7 @@ FIELDS: dict[str, Any] = {
     "any_correct": np.bool_,
     "tokens_finished": np.int64,
     "tokens_pruned": np.int64,
-    "tokens_probes": np.int64,
+    "tokens_forced": np.int64,
     "tokens_sequential": np.int64,
     "peak_traces": np.int32,
     "generator_flops": np.float64,
@@ -41,6 +41,9 @@ FIELDS: dict[str, Any] = {
     "cost": np.float64,
 }
 """What is recorded of every point and order of the traces, and as what."""
+
+OLD_NAMES = {"tokens_forced": "tokens_probes"}
+"""How version 0.1 spelt names in ``outcomes/`` and ``results.jsonl``, both of which are read."""
 
 
 @dataclass(slots=True)
@@ -115,7 +118,7 @@ class OutcomeStore:
             if facts["grid"] != self._grid:
                 raise ValueError(f"{question} is recorded on another grid.")
             return QuestionOutcomes(
-                {name: file[name] for name in names},
+                {n: file[n if n in file else OLD_NAMES.get(n, n)] for n in names},
                 int(file["tokens_prompt"]),
                 {int(point): reason for point, reason in facts["failures"].items()},
                 frozenset(facts["skipped"]),

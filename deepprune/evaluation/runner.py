@@ -128,7 +128,7 @@ class _Question:
         self._runner, self._group, self._engine = runner, group, engine
         self._names = group.key
         self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
-            p.answer_class for t in group.traces for p in t.probes if p.is_correct
+            p.answer_class for t in group.traces for p in t.forced_answers if p.is_correct
         }
         size = generator_size(group.model, runner.generators)
         self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
@@ -205,7 +205,7 @@ class _Question:
             self._ledger,
             np.array(sorted(self._correct), dtype=np.int64),
             engine.seconds_per_token,
-            engine.tokens_per_probe,
+            engine.tokens_per_forced_answer,
         )
         for name, values in fields.items():
             done.outcomes.fields[name][numbers] = values

@@ -20,7 +20,7 @@ class Saving:
 
     Attributes:
         tokens: What the N traces would have taken.
-        gross: Share of these tokens that was not generated; probes count as generated.
+        gross: Share of these tokens that was not generated; forced answers count as generated.
         net: The same in FLOPs with the judge's counted; ``None`` for a generator of unknown size.
         flops: FLOPs of the N traces, likewise.
     """
@@ -57,7 +57,7 @@ def estimated_saving(
     whole = np.where(is_finished | is_failed, n_tokens, np.maximum(n_tokens, mean))
     whole = np.append(whole, np.full(max(0, n_traces - len(n_tokens)), mean))
     tokens = float(whole.sum())
-    gross = 1 - (float(n_tokens.sum()) + usage.tokens_probes) / tokens if tokens else 0.0
+    gross = 1 - (float(n_tokens.sum()) + usage.tokens_forced) / tokens if tokens else 0.0
     if ledger is None:
         return Saving(tokens, gross, None, None)
     flops = generator_flops(ledger, whole)
@@ -70,6 +70,6 @@ def generator_flops(ledger: Ledger, n_tokens: FloatArray, usage: Usage | None = 
     lengths = np.append(n_tokens, float(ledger.prompt_tokens))
     flops = ledger.size.flops(lengths).sum()
     if usage is not None:
-        probes = np.array(float(usage.tokens_probes)), np.array(usage.probe_context)
-        flops += ledger.size.probe_flops(*probes)
+        forced = np.array(float(usage.tokens_forced)), np.array(usage.forced_context)
+        flops += ledger.size.forced_flops(*forced)
     return float(flops)

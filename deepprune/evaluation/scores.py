@@ -35,9 +35,9 @@ class QuestionScores:
         return type(self._judge).pair_prices is not Judge.pair_prices
 
     @property
-    def reads_probes(self) -> bool:
+    def reads_forced_answers(self) -> bool:
         """Whether the judge reads the answers that were forced on the way."""
-        return Need.PROBES in self._judge.needs
+        return Need.FORCED_ANSWERS in self._judge.needs
 
     def score_all(self, ids: IntArray) -> None:
         """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
@@ -145,8 +145,8 @@ class RunEvidence:
                 new = list(range(self._session.n_started))
                 self._ids = np.full(len(new), -1, dtype=np.int64)
             self._ids[new] = self._scores.prefix_ids([self._session.prefix(i) for i in new])
-            if self._scores.reads_probes:
-                self._session.read_probes(new)
+            if self._scores.reads_forced_answers:
+                self._session.read_forced_answers(new)
             ids = self._ids[pairs]
         scores = self._scores.lookup(ids)
         self._asked.append(ids)  # a judge that fails is not paid

@@ -85,12 +85,12 @@ def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
     traces = group.traces
     has = {
         Need.TEXT: any(t.text for t in traces),
-        Need.PROBES: all(t.probes for t in traces),
+        Need.FORCED_ANSWERS: all(t.forced_answers for t in traces),
         Need.CONFIDENCE: all(t.token_confidence is not None for t in traces),
     }
     words = {
         Need.TEXT: "the text of the traces",
-        Need.PROBES: "recorded probes",
+        Need.FORCED_ANSWERS: "recorded forced answers",
         Need.CONFIDENCE: "token confidences",
     }
     return [words[need] for need in sorted(needs) if not has[need]]

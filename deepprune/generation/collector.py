@@ -454,11 +454,13 @@ def _writable(trace: Trace) -> Trace:
     if trace.text.isascii():
         return trace
     answer = None if trace.answer is None else _no_surrogates(trace.answer)
-    probes = [
-        probe if probe.answer is None else replace(probe, answer=_no_surrogates(probe.answer))
-        for probe in trace.probes
+    forced = [
+        one if one.answer is None else replace(one, answer=_no_surrogates(one.answer))
+        for one in trace.forced_answers
     ]
-    return replace(trace, text=_no_surrogates(trace.text), answer=answer, probes=tuple(probes))
+    return replace(
+        trace, text=_no_surrogates(trace.text), answer=answer, forced_answers=tuple(forced)
+    )
 
 
 def _no_surrogates(text: str) -> str:

@@ -47,9 +47,9 @@ class LiveEngine:
         prompt: How questions are asked and answers forced.
         sampling: How traces are sampled.
         mode: The way to a checkpoint: ``stream`` or ``resubmit``.
-        probe_every: Force an answer out of every trace each time it has so many tokens more, for
+        force_every: Force an answer out of every trace each time it has so many tokens more, for
             judges that read forced answers and for recordings; ``None``: only when a policy asks.
-        probe_tokens: Most tokens of a forced answer.
+        force_tokens: Most tokens of a forced answer.
         stall_s: Give the engine up when no token has come for so long, in seconds.
 
     Raises:
@@ -63,26 +63,26 @@ class LiveEngine:
         sampling: Sampling,
         *,
         mode: Mode = "stream",
-        probe_every: int | None = None,
-        probe_tokens: int = 20,
+        force_every: int | None = None,
+        force_tokens: int = 20,
         stall_s: float = 300.0,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"live.mode must be one of {', '.join(MODES)}, got {mode!r}.")
-        if probe_every is not None and probe_every < 1:
+        if force_every is not None and force_every < 1:
             raise ValueError(
-                f"live.probe_every must be at least 1 token, or null, got {probe_every}."
+                f"live.force_every must be at least 1 token, or null, got {force_every}."
             )
-        if probe_tokens < 1:
-            raise ValueError(f"live.probe_tokens must be at least 1, got {probe_tokens}.")
+        if force_tokens < 1:
+            raise ValueError(f"live.force_tokens must be at least 1, got {force_tokens}.")
         if stall_s <= 0:
             raise ValueError(f"live.stall_s must be positive, got {stall_s:g}.")
         self.backend = backend
         self.prompt = prompt
         self.sampling = sampling
         self.mode = mode
-        self.probe_every = probe_every
-        self.probe_tokens = probe_tokens
+        self.force_every = force_every
+        self.force_tokens = force_tokens
         self.stall_s = stall_s
         self.checker = EquivalenceChecker()
         self.n_tokens = 0
@@ -109,8 +109,8 @@ class LiveEngine:
             "stop": list(self.sampling.stop),
             "logprobs": self.sampling.logprobs,
             "mode": self.mode,
-            "probe_every": self.probe_every,
-            "probe_tokens": self.probe_tokens,
+            "force_every": self.force_every,
+            "force_tokens": self.force_tokens,
             "template": self.prompt.template,
             "system": self.prompt.system,
             "chat": self.prompt.chat,
@@ -135,12 +135,12 @@ class LiveEngine:
         self._thread.start()
         try:
             self.call(self.backend.open(self.prompt, self.sampling))
-            if not self.backend.can_continue and (self.mode == "resubmit" or self.probe_every):
-                asked = "live.mode=resubmit" if self.mode == "resubmit" else "live.probe_every"
+            if not self.backend.can_continue and (self.mode == "resubmit" or self.force_every):
+                asked = "live.mode=resubmit" if self.mode == "resubmit" else "live.force_every"
                 raise InputError(
                     f"{asked} needs a server that goes on from a prefix, by /v1/completions or by "
                     f"an assistant message that it continues; the one of {self.model!r} does "
-                    "neither: take live.mode=stream live.probe_every=null."
+                    "neither: take live.mode=stream live.force_every=null."
                 )
         except BaseException:
             self.close()
@@ -222,7 +222,7 @@ async def _whole_trace(engine: LiveEngine, question: Question, sample_id: int, s
     task.set_name(TASK)
     try:
         await session.start_requests(1)
-        await session.reach(None, probe=False)
+        await session.reach(None, force=False)
         (trace,) = session.records()
         return trace
     finally:

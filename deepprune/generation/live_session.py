@@ -16,7 +16,15 @@ from deepprune.answers import extract_answer
 from deepprune.answers.classes import AnswerNumbers
 from deepprune.core.protocols import FloatArray, IntArray, Observation, Usage
 from deepprune.core.seeding import derive
-from deepprune.core.types import NO_ANSWER, FinishReason, Prefix, PrefixRule, Probe, Question, Trace
+from deepprune.core.types import (
+    NO_ANSWER,
+    FinishReason,
+    ForcedAnswer,
+    Prefix,
+    PrefixRule,
+    Question,
+    Trace,
+)
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.live_trace import Forced, LiveTrace, TraceState, state_of, wanted_tokens
 
@@ -74,14 +82,14 @@ class LiveSession:
         """Stop traces by index; their requests are aborted, what they generated stays."""
         self._engine.call(self._stop(traces))
 
-    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
         """Wait until every running trace has come to ``until``, and show them there.
 
         Raises:
             EngineError: If the engine is lost, or no token has come for ``stall_s``.
             RequestError: If all traces failed.
         """
-        self._engine.call(self.reach(until, probe))
+        self._engine.call(self.reach(until, force))
         for trace in self._traces:
             for n_tokens, forced in sorted(trace.forced.items()):
                 if n_tokens <= trace.shown and forced.is_done and forced.answer_class is None:
@@ -94,16 +102,16 @@ class LiveSession:
             ],
             dtype=np.int64,
         )
-        probed = np.full(len(self._traces), NO_ANSWER)
-        if probe:
+        forced_class = np.full(len(self._traces), NO_ANSWER)
+        if force:
             for i, trace in enumerate(self._traces):
                 at_place = trace.forced.get(trace.shown)
-                probed[i] = answers[i]
+                forced_class[i] = answers[i]
                 if not finished[i] and not trace.is_stopped and at_place is not None:
                     assert at_place.answer_class is not None
-                    probed[i] = at_place.answer_class
+                    forced_class[i] = at_place.answer_class
         stopped = np.array([t.is_stopped for t in self._traces], bool)
-        return Observation(self._n_tokens(), finished, stopped, answers, probed)
+        return Observation(self._n_tokens(), finished, stopped, answers, forced_class)
 
     @property
     def n_started(self) -> int:
@@ -114,9 +122,9 @@ class LiveSession:
         """What trace ``trace`` had generated at the last checkpoint."""
         live = self._traces[trace]
         shown = live.shown
-        n_probes = sum(f.answer_class is not None for f in list(live.forced.values()))
-        if live.snapshot is None or live.snapshot[:2] != (shown, n_probes):
-            live.snapshot = shown, n_probes, self._record(live, shown)
+        n_forced = sum(f.answer_class is not None for f in list(live.forced.values()))
+        if live.snapshot is None or live.snapshot[:2] != (shown, n_forced):
+            live.snapshot = shown, n_forced, self._record(live, shown)
         is_finished = live.has_ended and shown >= len(live.token_end)
         return Prefix(live.snapshot[2], shown, is_finished=is_finished)
 
@@ -135,7 +143,7 @@ class LiveSession:
             )
         return np.array(live.confidence[:n], dtype=np.float64)
 
-    def read_probes(self, traces: Sequence[int]) -> None:
+    def read_forced_answers(self, traces: Sequence[int]) -> None:
         """Nothing to add: forced answers are in ``usage`` as they are generated."""
 
     @property
@@ -144,8 +152,8 @@ class LiveSession:
         forced = [(n, f.n_tokens) for t in self._traces for n, f in list(t.forced.items())]
         return Usage(
             tokens=int(self._n_tokens().sum()),
-            tokens_probes=sum(each for _, each in forced),
-            probe_context=float(sum(n * each + each**2 / 2 for n, each in forced)),
+            tokens_forced=sum(each for _, each in forced),
+            forced_context=float(sum(n * each + each**2 / 2 for n, each in forced)),
             tokens_sequential=self._sequential,
             peak_traces=self._peak,
             seconds=time.monotonic() - self._began,
@@ -194,7 +202,7 @@ class LiveSession:
             for trace in new:
                 self._let_go(trace, self._engine.sampling.max_tokens)
 
-    async def reach(self, until: PrefixRule | int | None, probe: bool) -> None:
+    async def reach(self, until: PrefixRule | int | None, force: bool) -> None:
         """Let all running traces come to ``until`` and move what is shown there."""
         if self._lost is not None:
             raise self._lost
@@ -225,11 +233,11 @@ class LiveSession:
         if self._traces and all(trace.error for trace in self._traces):
             all_of = f"all {len(self._traces)} traces failed: " if len(self._traces) > 1 else ""
             raise RequestError(f"{all_of}{self._traces[0].error}")
-        await self._await_forced(running, probe)
+        await self._await_forced(running, force)
 
-    async def _await_forced(self, running: Sequence[LiveTrace], probe: bool) -> None:
-        """Wait for the forced answers up to what is shown; with ``probe`` there is one there."""
-        if probe:
+    async def _await_forced(self, running: Sequence[LiveTrace], force: bool) -> None:
+        """Wait for the forced answers up to what is shown; with ``force`` there is one there."""
+        if force:
             for trace in running:
                 if trace.shown not in trace.forced and not trace.is_seen_finished:
                     self._force(trace, trace.shown)
@@ -331,8 +339,8 @@ class LiveSession:
         elif reason is None and n >= most:
             reason = FinishReason.LENGTH
         trace.finish_reason = reason
-        if every := self._engine.probe_every:
-            end = n - 1 if reason is not None else n  # a trace's end is no place to probe
+        if every := self._engine.force_every:
+            end = n - 1 if reason is not None else n  # a trace's end is no place to force an answer
             for place in range((before // every + 1) * every, end + 1, every):
                 self._force(trace, place)
 
@@ -349,7 +357,7 @@ class LiveSession:
             self.question,
             format,
             replace(engine.sampling, temperature=0.0, stop=(), logprobs=0),
-            max_tokens=engine.probe_tokens,
+            max_tokens=engine.force_tokens,
             seed=0,
             text=text,
             token_ids=trace.ids(place),
@@ -427,8 +435,8 @@ class LiveSession:
         reason = live.finish_reason
         if reason is None:
             reason = FinishReason.PRUNED if live.is_stopped else FinishReason.CUT
-        probes = [
-            Probe(n, f.answer, NO_ANSWER if f.answer_class is None else f.answer_class)
+        forced_answers = [
+            ForcedAnswer(n, f.answer, NO_ANSWER if f.answer_class is None else f.answer_class)
             for n, f in sorted(live.forced.items())
             if n <= n_tokens and f.is_done
         ]
@@ -444,7 +452,7 @@ class LiveSession:
             answer=self._answer(live) if whole else None,
             seed=live.seed,
             token_confidence=confidence or None,
-            probes=tuple(probes),
+            forced_answers=tuple(forced_answers),
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable
 
-from deepprune.core.types import FinishReason, Probe, QuestionTraces, Trace
+from deepprune.core.types import FinishReason, ForcedAnswer, QuestionTraces, Trace
 from deepprune.generation.backend import Chunk, PromptFormat, Request, RequestError, Sampling
 
 
@@ -102,11 +102,11 @@ class ScriptedBackend:
 
 def _forced(trace: Trace, n_tokens: int) -> Chunk:
     """The answer that was recorded after ``n_tokens`` tokens, or last before, and its bracket."""
-    last = bisect_right(trace.probes, n_tokens, key=_place) - 1
-    answer = trace.probes[last].answer if last >= 0 else None
+    last = bisect_right(trace.forced_answers, n_tokens, key=_place) - 1
+    answer = trace.forced_answers[last].answer if last >= 0 else None
     text = f"{answer or ''}}}"
     return Chunk(text, (len(text),), finish_reason=FinishReason.STOP)
 
 
-def _place(probe: Probe) -> int:
-    return probe.n_tokens
+def _place(forced: ForcedAnswer) -> int:
+    return forced.n_tokens

@@ -74,8 +74,8 @@ class Judge(ABC):
     process asks for them unless the user wants more."""
 
     needs: frozenset[Need] = TEXT_ALONE
-    """What it reads of the traces. The forced answers that one with ``Need.PROBES`` reads are on
-    the generator's bill."""
+    """What it reads of the traces. The forced answers that one with ``Need.FORCED_ANSWERS``
+    reads are on the generator's bill."""
 
     reads_peers: bool = False
     """True where a score depends on the peers of the prefixes as well, see ``types.Peers``. It then

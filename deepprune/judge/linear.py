@@ -118,7 +118,7 @@ class BiEncoderSettings:
     @property
     def needs(self) -> frozenset[Need]:
         """What it reads of the traces."""
-        return TEXT_ALONE | ({Need.PROBES} if self.probes else set())
+        return TEXT_ALONE | ({Need.FORCED_ANSWERS} if self.probes else set())
 
     @property
     def embeds(self) -> bool:

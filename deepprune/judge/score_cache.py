@@ -144,8 +144,8 @@ def pair_key(fingerprint: str, pair: TracePair) -> bytes:
     digest = hashlib.blake2b(digest_size=20)
     prefixes = (pair.first, pair.second)
     texts = [fingerprint, pair.first.trace.question.text, *(p.text for p in prefixes)]
-    if any(p.trace.probes for p in prefixes):
-        texts += [repr(p.probes) for p in prefixes]
+    if any(p.trace.forced_answers for p in prefixes):
+        texts += [repr(p.forced_answers) for p in prefixes]
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big"))

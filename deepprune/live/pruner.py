@@ -212,7 +212,7 @@ def _played(prefix: Prefix, is_stopped: bool) -> Trace:
         answer_class=NO_ANSWER,
         is_correct=None if trace.is_correct is None else False,
         token_confidence=None if confidence is None else confidence[:n],
-        probes=prefix.probes,
+        forced_answers=prefix.forced_answers,
     )
 
 
@@ -284,11 +284,11 @@ def _bill(
         "n_stopped": sum(t.finish_reason is FinishReason.PRUNED for t in traces),
         "n_finished": int(finished.sum()),
         "n_failed": int(failed.sum()),
-        "tokens": int(n_tokens.sum()) + usage.tokens_probes,
+        "tokens": int(n_tokens.sum()) + usage.tokens_forced,
         "tokens_finished": int(n_tokens[finished].sum()),
         "tokens_pruned": int(n_tokens[cut].sum()),
         "tokens_failed": int(n_tokens[failed].sum()),
-        "tokens_probes": usage.tokens_probes,
+        "tokens_forced": usage.tokens_forced,
         "tokens_unpruned_estimated": None if saving is None else saving.tokens,
         "saving_estimated": None if saving is None else saving.gross,
         "net_saving_estimated": None if saving is None else saving.net,

@@ -11,7 +11,7 @@ from deepprune.answers import EquivalenceChecker
 from deepprune.answers.classes import AnswerNumbers
 from deepprune.core.files import write_atomic
 from deepprune.core.types import Question, QuestionRef, Trace
-from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.outcomes import OLD_NAMES, Row
 from deepprune.generation.collector import generated_store
 from deepprune.generation.live import LiveEngine
 from deepprune.live.pruner import Pruned
@@ -46,10 +46,10 @@ class LiveRecord:
         self._engine = engine
         path = folder / RESULTS
         lines = path.read_bytes().split(b"\n") if path.exists() else []
-        rows = [json.loads(line) for line in lines if line]
+        rows = [_row(line) for line in lines if line]
         self._rows: dict[tuple[str, str], Row] = {_key(row): row for row in rows}
         if (pending := folder / PENDING).exists():
-            row = json.loads(pending.read_bytes())
+            row = _row(pending.read_bytes())
             path = folder / TRACES
             if (path / MANIFEST).exists() and _find(TraceStore.open(path), _key(row)) is not None:
                 self._write_row(row)
@@ -95,6 +95,15 @@ class LiveRecord:
         store.append(traces)
 
 
+def _row(line: bytes) -> Row:
+    """A recorded row, also of version 0.1."""
+    row: Row = json.loads(line)
+    for name, old in OLD_NAMES.items():
+        if old in row:
+            row[name] = row.pop(old)
+    return row
+
+
 def _find(store: TraceStore, question: tuple[str, str]) -> QuestionRef | None:
     """A question in a store of a run, which has one model."""
     refs = store.refs() if store.manifest.parts else []
@@ -106,7 +115,7 @@ def _going_on(
 ) -> list[Trace]:
     """The traces with the next numbers, of samples and of answer classes."""
     answers = [(trace.answer, trace.answer_class) for trace in there]
-    answers += [(probe.answer, probe.answer_class) for trace in there for probe in trace.probes]
+    answers += [(one.answer, one.answer_class) for trace in there for one in trace.forced_answers]
     known = {answer: number for answer, number in answers if answer is not None}
     number = AnswerNumbers(checker, known).number
     return [
@@ -114,7 +123,9 @@ def _going_on(
             trace,
             sample_id=len(there) + trace.sample_id,
             answer_class=number(trace.answer),
-            probes=tuple(replace(p, answer_class=number(p.answer)) for p in trace.probes),
+            forced_answers=tuple(
+                replace(p, answer_class=number(p.answer)) for p in trace.forced_answers
+            ),
         )
         for trace in traces
     ]

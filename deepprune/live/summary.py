@@ -98,7 +98,7 @@ def tokens_figure(rows: Sequence[Row], path: Path) -> Path:
     parts = {
         "finished": [row["tokens_finished"] for row in shown],
         "stopped": [row["tokens_pruned"] for row in shown],
-        "forced answers": [row["tokens_probes"] for row in shown],
+        "forced answers": [row["tokens_forced"] for row in shown],
         "failed": [row["tokens_failed"] for row in shown],
         "saved (estimated)": np.maximum(whole - spent, 0),
     }

@@ -78,7 +78,7 @@ def run_question(
                 session.stop([d.trace for d in step.stop])
             if step.start:
                 session.start(step.start)
-            seen = session.advance(step.until, step.probe)
+            seen = session.advance(step.until, step.force)
             if watcher is not None:
                 watcher.on_checkpoint(step, seen)
             try:

@@ -21,15 +21,15 @@ class ReplayEngine:
     (sequential decoding), times ``seconds_per_token``. An answer is reported only once its trace
     has ended, so a policy cannot tell a recording from a live engine.
 
-    A probe gives what was recorded at the checkpoint, or last before it. All probes of a checkpoint
-    run side by side: they cost ``tokens_per_probe`` ticks.
+    A forced answer is what was recorded at the checkpoint, or last before it. All those of a
+    checkpoint run side by side: they cost ``tokens_per_forced_answer`` ticks.
     """
 
     def __init__(
         self,
         groups: Iterable[QuestionTraces],
         seconds_per_token: float = 0.02,
-        tokens_per_probe: int = 20,
+        tokens_per_forced_answer: int = 20,
         shuffle: bool = True,
     ) -> None:
         """Serve ``groups``.
@@ -37,18 +37,21 @@ class ReplayEngine:
         Args:
             groups: The traces of each question.
             seconds_per_token: Virtual decoding time of a token, in seconds.
-            tokens_per_probe: Tokens that forcing one answer takes; recordings do not say.
+            tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
             shuffle: Whether the order of the traces is drawn.
 
         Raises:
-            ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_probe`` negative.
+            ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_forced_answer``
+            negative.
         """
         if seconds_per_token <= 0:
             raise ValueError(f"seconds_per_token must be positive, got {seconds_per_token}.")
-        if tokens_per_probe < 0:
-            raise ValueError(f"tokens_per_probe must not be negative, got {tokens_per_probe}.")
+        if tokens_per_forced_answer < 0:
+            raise ValueError(
+                f"tokens_per_forced_answer must not be negative, got {tokens_per_forced_answer}."
+            )
         self.seconds_per_token = seconds_per_token
-        self.tokens_per_probe = tokens_per_probe
+        self.tokens_per_forced_answer = tokens_per_forced_answer
         self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}
 
     def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
@@ -85,7 +88,7 @@ class Recording:
         )
         self._orders: dict[tuple[int, int], IntArray] = {}
         self._cuts: dict[PrefixRule, IntArray] = {}
-        self._probes: dict[int, tuple[list[int], list[int]]] = {}
+        self._given: dict[int, tuple[list[int], list[int]]] = {}
         self._forced: dict[int, tuple[list[int], IntArray]] = {}
 
     def order(self, n_traces: int, seed: int) -> IntArray:
@@ -109,29 +112,29 @@ class Recording:
             self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
         return self._cuts[rule]
 
-    def probe(self, trace: int, before: int, n_tokens: int) -> int:
+    def forced_answer(self, trace: int, before: int, n_tokens: int) -> int:
         """Class of the answer that was forced out of a trace last, up to ``n_tokens`` tokens.
 
         Raises:
-            ValueError: If the trace has no probes, or none since ``before`` tokens, where it was
-                asked last, although there are later ones: the same answer would count twice.
+            ValueError: If the trace has no forced answers, or none since ``before`` tokens, where
+                it was asked last, although there are later ones: the same answer would count twice.
         """
-        if trace not in self._probes:
-            probes = self.group.traces[trace].probes
-            if not probes:
+        if trace not in self._given:
+            forced = self.group.traces[trace].forced_answers
+            if not forced:
                 raise ValueError(
-                    f"no probes are recorded for {self.group.question.question_id!r}: import "
-                    "traces with probes, or choose a policy that needs none."
+                    f"no forced answers are recorded for {self.group.question.question_id!r}: "
+                    "import traces with them, or choose a policy that needs none."
                 )
-            self._probes[trace] = (
-                [p.n_tokens for p in probes],
-                [p.answer_class for p in probes],
+            self._given[trace] = (
+                [p.n_tokens for p in forced],
+                [p.answer_class for p in forced],
             )
-        places, classes = self._probes[trace]
+        places, classes = self._given[trace]
         last = bisect_right(places, n_tokens) - 1
         if 0 <= last < len(places) - 1 and places[last] <= before:
             raise ValueError(
-                f"probes are recorded every {places[1] - places[0]} tokens: {n_tokens - before} "
+                f"answers are forced every {places[1] - places[0]} tokens: {n_tokens - before} "
                 "tokens between two looks are too few."
             )
         return classes[last] if last >= 0 else NO_ANSWER
@@ -139,19 +142,21 @@ class Recording:
     def forced(self, trace: int, n_tokens: int) -> IntArray:
         """Answers forced out of a trace while it ran, up to ``n_tokens``, and tokens before them.
 
-        Shape ``(2,)``: how many, and the sum of the places. A probe at the trace's end is none:
+        Shape ``(2,)``: how many, and the sum of the places. None is forced at the trace's end:
         what a finished trace answers is known.
         """
         if trace not in self._forced:
             end = self.group.traces[trace].n_tokens + self.is_open[trace]
-            places = [p.n_tokens for p in self.group.traces[trace].probes if p.n_tokens < end]
+            places = [
+                p.n_tokens for p in self.group.traces[trace].forced_answers if p.n_tokens < end
+            ]
             self._forced[trace] = places, np.cumsum([0, *places])
         places, sums = self._forced[trace]
         n = bisect_right(places, n_tokens)
         return np.array([n, sums[n]], dtype=np.int64)
 
 
-def probe_context(forced: IntArray, each: int) -> FloatArray:
+def forced_context(forced: IntArray, each: int) -> FloatArray:
     """Tokens that answers of ``each`` tokens attend to, summed over those, ``(..., 2)`` -> ``...``.
 
     Args:
@@ -173,9 +178,9 @@ class ReplaySession:
         self._is_open = recording.is_open[order]
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
-        self._tokens = self._tokens_probes = self._ticks = self._peak = 0
-        self._probe_context = 0.0
-        self._probed: dict[int, int] = {}  # of each trace, where it was last probed
+        self._tokens = self._tokens_forced = self._ticks = self._peak = 0
+        self._forced_context = 0.0
+        self._forced_at: dict[int, int] = {}  # of each trace, where it was last forced
         self._read: dict[int, IntArray] = {}  # of each trace, the answers that a judge has read
         self._n_read = 0  # the most that it read of one trace since all stand where they stand
 
@@ -196,7 +201,7 @@ class ReplaySession:
         ended = (self._n_tokens >= self._lengths[:started]) & ~self._is_open[:started]
         self._is_stopped[[t for t in traces if not ended[t]]] = True
 
-    def advance(self, until: PrefixRule | int | None, probe: bool = False) -> Observation:
+    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
         """Let running traces go on to ``until``; none is ever taken back.
 
         Raises:
@@ -230,17 +235,19 @@ class ReplaySession:
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
         answers = np.where(is_finished, self._answers[:started], NO_ANSWER)
-        probed = np.full(started, NO_ANSWER)
-        if probe:
-            probed = answers.copy()
+        forced = np.full(started, NO_ANSWER)
+        if force:
+            forced = answers.copy()
             asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
             for trace in asked:
                 recorded = int(self._order[trace])
                 place = int(target[trace])
-                probed[trace] = self._recording.probe(recorded, self._probed.get(trace, 0), place)
-                self._probed[trace] = place
+                forced[trace] = self._recording.forced_answer(
+                    recorded, self._forced_at.get(trace, 0), place
+                )
+                self._forced_at[trace] = place
             self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
-        return Observation(target, is_finished, self._is_stopped.copy(), answers, probed)
+        return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
 
     @property
     def n_started(self) -> int:
@@ -268,7 +275,7 @@ class ReplaySession:
             )
         return np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
 
-    def read_probes(self, traces: Sequence[int]) -> None:
+    def read_forced_answers(self, traces: Sequence[int]) -> None:
         """Count the answers that were forced out of these traces while they ran, once each.
 
         Those of one checkpoint were forced side by side, as in ``advance``. What the policy itself
@@ -283,9 +290,9 @@ class ReplaySession:
 
     def _force(self, forced: IntArray, ticks: int) -> None:
         """Count ``forced`` answers, see `Recording.forced`, ``ticks`` one after the other."""
-        each = self._engine.tokens_per_probe
-        self._tokens_probes += int(forced[0]) * each
-        self._probe_context += float(probe_context(forced, each))
+        each = self._engine.tokens_per_forced_answer
+        self._tokens_forced += int(forced[0]) * each
+        self._forced_context += float(forced_context(forced, each))
         self._ticks += ticks * each
 
     @property
@@ -293,8 +300,8 @@ class ReplaySession:
         """What was served, counted as it was served."""
         return Usage(
             self._tokens,
-            self._tokens_probes,
-            self._probe_context,
+            self._tokens_forced,
+            self._forced_context,
             self._ticks,
             self._peak,
             self._ticks * self._engine.seconds_per_token,

@@ -1,4 +1,4 @@
-"""Equivalence classes of what the traces of a file answer, at their ends and at their probes."""
+"""Equivalence classes of the final and the forced answers of a file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from deepprune.answers import EquivalenceChecker, answer_classes
-from deepprune.core.types import NO_ANSWER, Probe, Trace
+from deepprune.core.types import NO_ANSWER, ForcedAnswer, Trace
 from deepprune.traces.formats import Record, SourceFile
 from deepprune.traces.progress import OnProgress
 
 
 @dataclass(frozen=True, slots=True)
 class ClassedRecords:
-    """Records with the classes of their answers and of their probes' answers.
+    """Records with the classes of their answers and of their forced answers.
 
     Attributes:
         records: The records, in the order given.
@@ -31,8 +31,8 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
     """Class the answers of each question, over all its models, and compare them with the gold.
 
     Classes and correctness that the file has are kept. Final answers are classed without regard to
-    the probes, so class 0 is the most frequent final answer, and it is the same with and without
-    probes.
+    the forced ones, so class 0 is the most frequent final answer, and it is the same with and
+    without forced answers.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(source.records):
@@ -45,9 +45,9 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
             if not source.has_classes:
                 records, found = _class_final(records, checker)
                 conflicts += found
-            if not source.has_probe_classes:
-                records = _class_probes(records, checker)
-            records = _judge_probes(records, checker)
+            if not source.has_forced_classes:
+                records = _class_forced_answers(records, checker)
+            records = _judge_forced_answers(records, checker)
             for i, record in zip(members, records, strict=True):
                 classed[i] = record
             done += len(members)
@@ -67,7 +67,14 @@ class ClassedTraces:
 def class_traces(traces: Sequence[Trace]) -> ClassedTraces:
     """Class the answers of traces just generated, all those of their questions among them."""
     records = [
-        Record(t.question, t.model, t.sample_id, t.text, answer=t.answer, probes=t.probes)
+        Record(
+            t.question,
+            t.model,
+            t.sample_id,
+            t.text,
+            answer=t.answer,
+            forced_answers=t.forced_answers,
+        )
         for t in traces
     ]
     found = class_answers(SourceFile("generated", records), lambda stage, done, total: None)
@@ -76,7 +83,7 @@ def class_traces(traces: Sequence[Trace]) -> ClassedTraces:
             trace,
             answer_class=NO_ANSWER if record.answer_class is None else record.answer_class,
             is_correct=record.is_correct,
-            probes=record.probes,
+            forced_answers=record.forced_answers,
         )
         for trace, record in zip(traces, found.records, strict=True)
     ]
@@ -112,14 +119,15 @@ def _verdicts(
     return {NO_ANSWER: False, **dict(zip(spellings, checker.same_many(pairs), strict=True))}
 
 
-def _class_probes(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
-    """The records of one question with their probes classed.
+def _class_forced_answers(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
+    """The records of one question with their forced answers classed.
 
-    A probe has the class of a final answer that it is equal to (of several the most frequent);
-    those equal to none are classed among themselves, with numbers beyond the final answers'.
+    A forced answer has the class of a final answer that it is equal to (of several the most
+    frequent); those equal to none are classed among themselves, with numbers beyond the final
+    answers'.
     """
-    probed = [p.answer for record in records for p in record.probes if p.answer is not None]
-    if not probed:
+    given = [p.answer for record in records for p in record.forced_answers if p.answer is not None]
+    if not given:
         return list(records)
     finals = Counter(
         (record.answer, record.answer_class)
@@ -131,50 +139,52 @@ def _class_probes(records: Sequence[Record], checker: EquivalenceChecker) -> lis
         class_of.setdefault(answer, class_id)
     beyond = 1 + max(class_of.values(), default=NO_ANSWER)
     pairs = [
-        (probe, answer)
-        for probe in dict.fromkeys(probed)
-        if probe not in class_of
+        (forced, answer)
+        for forced in dict.fromkeys(given)
+        if forced not in class_of
         for answer in class_of
     ]
-    for (probe, answer), is_same in zip(pairs, checker.same_many(pairs), strict=True):
+    for (forced, answer), is_same in zip(pairs, checker.same_many(pairs), strict=True):
         if is_same:
-            class_of.setdefault(probe, class_of[answer])
-    others = [probe for probe in probed if probe not in class_of]
-    for probe, class_id in zip(others, answer_classes(others, checker).class_ids, strict=True):
-        class_of[probe] = beyond + class_id
+            class_of.setdefault(forced, class_of[answer])
+    others = [forced for forced in given if forced not in class_of]
+    for forced, class_id in zip(others, answer_classes(others, checker).class_ids, strict=True):
+        class_of[forced] = beyond + class_id
     return [
         replace(
             record,
-            probes=tuple(
-                Probe(p.n_tokens, p.answer, NO_ANSWER if p.answer is None else class_of[p.answer])
-                for p in record.probes
+            forced_answers=tuple(
+                ForcedAnswer(
+                    p.n_tokens, p.answer, NO_ANSWER if p.answer is None else class_of[p.answer]
+                )
+                for p in record.forced_answers
             ),
         )
         for record in records
     ]
 
 
-def _judge_probes(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
-    """The records of one question with their probes compared with the gold answer.
+def _judge_forced_answers(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
+    """The records of one question with their forced answers compared with the gold answer.
 
-    A probe in the class of a final answer is as right as that; other classes are compared anew.
+    One in the class of a final answer is as right as that; other classes are compared anew.
     """
     known: dict[int, bool | None] = {}
     for record in records:
         if record.answer is not None and record.answer_class is not None:
             known.setdefault(record.answer_class, record.is_correct)
-    probes = [p for record in records for p in record.probes if p.answer is not None]
-    for probe in probes:
-        if probe.is_correct is not None:
-            known.setdefault(probe.answer_class, probe.is_correct)
-    new = [(p.answer_class, p.answer) for p in probes if p.answer_class not in known]
+    given = [p for record in records for p in record.forced_answers if p.answer is not None]
+    for forced in given:
+        if forced.is_correct is not None:
+            known.setdefault(forced.answer_class, forced.is_correct)
+    new = [(p.answer_class, p.answer) for p in given if p.answer_class not in known]
     known |= _verdicts(new, records[0].question.gold, checker)
     return [
         replace(
             record,
-            probes=tuple(
+            forced_answers=tuple(
                 replace(p, is_correct=known[NO_ANSWER if p.answer is None else p.answer_class])
-                for p in record.probes
+                for p in record.forced_answers
             ),
         )
         for record in records

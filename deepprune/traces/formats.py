@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import FinishReason, Probe, Question
+from deepprune.core.types import FinishReason, ForcedAnswer, Question
 from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.traces.schema import SCHEMA, list_slices, probe_of
+from deepprune.traces.schema import SCHEMA, forced_answer_of, list_slices
 
 FORMATS = {
     "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
     "native": "Parquet with the columns of a trace store; answers and token ends may be missing",
     "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
-    "probes": "JSON list of questions: answers, lengths and probes of their traces, without text",
+    "probes": "JSON list of questions: lengths, answers and forced answers of traces, no text",
 }
 """What can be imported, and how it is recognised."""
 
@@ -61,7 +61,7 @@ class Record:
     is_correct: bool | None = None
     token_end: NDArray[Any] | None = None
     token_confidence: NDArray[Any] | None = None
-    probes: tuple[Probe, ...] = ()
+    forced_answers: tuple[ForcedAnswer, ...] = ()
     seed: int | None = None
     source: str | None = None
 
@@ -76,7 +76,7 @@ class SourceFile:
         token_counter: Who counted its tokens; ``None`` where it has no token ends.
         answers: How its answers came about; ``None`` where it has none.
         has_classes: Whether it has equivalence classes and correctness, too.
-        has_probe_classes: Whether its probes have classes in the numbering of its answers.
+        has_forced_classes: Whether its forced answers have classes in the numbering of its answers.
     """
 
     format: str
@@ -84,7 +84,7 @@ class SourceFile:
     token_counter: str | None = None
     answers: str | None = None
     has_classes: bool = False
-    has_probe_classes: bool = False
+    has_forced_classes: bool = False
 
 
 def read_parquet(path: Path, format: str) -> SourceFile:
@@ -133,7 +133,7 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
 
 
 def _type_of(name: str, given: pa.DataType) -> pa.DataType:
-    """Our type of a column; probes may be without classes and without correctness."""
+    """Our type of a column; forced answers may be without classes and without correctness."""
     type_ = SCHEMA.field(name).type
     if name != "probes":
         return type_
@@ -145,10 +145,10 @@ def _type_of(name: str, given: pa.DataType) -> pa.DataType:
     return pa.list_(type_.value_field.with_type(pa.struct(fields)))
 
 
-def _has(probes: pa.DataType, name: str) -> bool:
-    """Whether the probes of a file have a field."""
-    probe = getattr(probes, "value_type", None)  # of a list of any kind
-    return isinstance(probe, pa.StructType) and probe.get_field_index(name) >= 0
+def _has(forced: pa.DataType, name: str) -> bool:
+    """Whether the forced answers of a file have a field."""
+    element = getattr(forced, "value_type", None)  # of a list of any kind
+    return isinstance(element, pa.StructType) and element.get_field_index(name) >= 0
 
 
 def detect(path: Path, names: Sequence[str]) -> str:
@@ -245,7 +245,7 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
                 answer=row.get("answer"),
                 answer_class=row["answer_class"] if has_classes else None,
                 is_correct=row["is_correct"] if has_classes else None,
-                probes=tuple(map(probe_of, row.get("probes") or ())),
+                forced_answers=tuple(map(forced_answer_of, row.get("probes") or ())),
                 seed=row.get("seed"),
                 source=row.get("source"),
                 **{name: slices[i] for name, slices in arrays.items()},
@@ -259,7 +259,7 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
         token_counter=counter if ends is not None else None,
         answers=answers if "answer" in names else None,
         has_classes=has_classes,
-        has_probe_classes=has_classes
+        has_forced_classes=has_classes
         and "probes" in names
         and _has(table.schema.field("probes").type, "answer_class"),
     )

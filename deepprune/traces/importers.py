@@ -53,10 +53,10 @@ def import_file(
         fields: JSON lines only: our field name -> name in the file.
         answers: A style of `extract_answer`, or ``source`` to keep the file's own answers; by
             default the file's own where it has them, else the style ``auto``.
-        dataset: The dataset of JSON lines that name none, or of a file of probes; by default the
-            file's name without its suffix.
-        model: The model of JSON lines that name none, or of a file of probes, where it is by
+        dataset: The dataset of JSON lines that name none, or of a file of forced answers; by
             default the file's name without its suffix.
+        model: The model of JSON lines that name none, or of a file of forced answers, where it is
+            by default the file's name without its suffix.
         sampling: Sampling parameters, for the manifest.
         on_progress: Called while tokens are counted and answers compared.
 
@@ -148,7 +148,7 @@ def _extract(path: Path, source: SourceFile, style: str) -> SourceFile:
             + (": leave --answers out." if source.answers is not None else ".")
         )
     records = [replace(r, answer=extract_answer(r.text, style)) for r in source.records]
-    return replace(source, records=records, has_classes=False, has_probe_classes=False)
+    return replace(source, records=records, has_classes=False, has_forced_classes=False)
 
 
 def _trace(record: Record) -> Trace:
@@ -168,7 +168,7 @@ def _trace(record: Record) -> Trace:
         seed=record.seed,
         source=record.source,
         token_confidence=cast(Sequence[float] | None, record.token_confidence),
-        probes=record.probes,
+        forced_answers=record.forced_answers,
     )
 
 

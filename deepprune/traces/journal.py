@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import replacing, sync_folder
-from deepprune.core.types import FinishReason, Probe, Question, Trace
+from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
 
 
 class TraceJournal:
@@ -124,7 +124,7 @@ def _record(trace: Trace) -> dict[str, Any]:
         "seed": trace.seed,
         "source": trace.source,
         "token_confidence": None if confidence is None else [float(c) for c in confidence],
-        "probes": [[probe.n_tokens, probe.answer] for probe in trace.probes],
+        "probes": [[one.n_tokens, one.answer] for one in trace.forced_answers],
     }
 
 
@@ -143,5 +143,7 @@ def _trace(record: dict[str, Any]) -> Trace:
         seed=record["seed"],
         source=record["source"],
         token_confidence=record["token_confidence"],
-        probes=tuple(Probe(n_tokens, answer) for n_tokens, answer in record["probes"]),
+        forced_answers=tuple(
+            ForcedAnswer(n_tokens, answer) for n_tokens, answer in record["probes"]
+        ),
     )

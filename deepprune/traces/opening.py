@@ -24,10 +24,10 @@ def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> Trac
     """Open the traces that a name or path stands for.
 
     ``pool`` is the bundled pool (a folder of that name is ``./pool``). A store folder is opened. A
-    file (Parquet, JSON lines, or a JSON list of questions with probes) is imported with the default
-    options into a cache folder named by its contents, so that the next time is quick; a killed
-    import leaves nothing that would be taken for a store. Whatever needs options is imported with
-    ``deepprune traces import`` first.
+    file (Parquet, JSON lines, or a JSON list of questions with forced answers) is imported with the
+    default options into a cache folder named by its contents, so that the next time is quick; a
+    killed import leaves nothing that would be taken for a store. Whatever needs options is imported
+    with ``deepprune traces import`` first.
 
     Args:
         name_or_path: ``pool``, a store folder, or a ``.parquet``, ``.jsonl`` or ``.json`` file.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import FinishReason, Probe, Question
+from deepprune.core.types import FinishReason, ForcedAnswer, Question
 from deepprune.traces.formats import Record, SourceFile, question_id_of, whole
 from deepprune.traces.manifest import GENERATOR, SOURCE
 
@@ -103,18 +103,18 @@ def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[
             finish_reason=FinishReason.UNKNOWN if answer is None else FinishReason.STOP,
             answer=answer,
             token_end=np.broadcast_to(np.int32(0), n_tokens),
-            probes=_placed(probes, every, n_tokens),
+            forced_answers=_placed(probes, every, n_tokens),
         )
 
 
-def _placed(answers: Sequence[object], every: int, n_tokens: int) -> tuple[Probe, ...]:
-    """The probes of a trace of ``n_tokens`` tokens, each at the end of its stretch.
+def _placed(answers: Sequence[object], every: int, n_tokens: int) -> tuple[ForcedAnswer, ...]:
+    """The forced answers of a trace of ``n_tokens`` tokens, each at the end of its stretch.
 
-    >>> [probe.n_tokens for probe in _placed(["1", "2", "3"], every=500, n_tokens=900)]
+    >>> [one.n_tokens for one in _placed(["1", "2", "3"], every=500, n_tokens=900)]
     [500, 900]
     """
     return tuple(
-        Probe(min((i + 1) * every, n_tokens), _answer(answer))
+        ForcedAnswer(min((i + 1) * every, n_tokens), _answer(answer))
         for i, answer in enumerate(answers)
         if i * every < n_tokens
     )

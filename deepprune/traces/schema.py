@@ -10,23 +10,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import NO_ANSWER, FinishReason, Probe, Question, Trace
+from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
 
 SCHEMA_VERSION = 2
-"""Version 2: a probe has the class of its answer, and whether it is right. Version 1 is read as
-having neither."""
+"""Version 2: a forced answer has a class, and whether it is right. Version 1 is read as having
+neither."""
 
 TokenEnds = NDArray[np.int32]
 
-_PROBE_1 = [pa.field("n_tokens", pa.int32(), nullable=False), pa.field("answer", pa.string())]
-_PROBE_2 = [
-    *_PROBE_1,
+_FORCED_1 = [pa.field("n_tokens", pa.int32(), nullable=False), pa.field("answer", pa.string())]
+_FORCED_2 = [
+    *_FORCED_1,
     pa.field("answer_class", pa.int32(), nullable=False),
     pa.field("is_correct", pa.bool_()),
 ]
 
 
-def _schema(probe: Sequence[pa.Field]) -> pa.Schema:
+def _schema(forced: Sequence[pa.Field]) -> pa.Schema:
     fields = [
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("question_id", pa.string(), nullable=False),
@@ -45,21 +45,21 @@ def _schema(probe: Sequence[pa.Field]) -> pa.Schema:
         pa.field("answer_class", pa.int32(), nullable=False),
         pa.field("is_correct", pa.bool_()),
         pa.field("token_confidence", pa.list_(pa.field("element", pa.float32(), nullable=False))),
-        pa.field("probes", pa.list_(pa.field("element", pa.struct(probe), nullable=False))),
+        pa.field("probes", pa.list_(pa.field("element", pa.struct(forced), nullable=False))),
     ]
     return pa.schema(fields)
 
 
-SCHEMAS = {1: _schema(_PROBE_1), SCHEMA_VERSION: _schema(_PROBE_2)}
+SCHEMAS = {1: _schema(_FORCED_1), SCHEMA_VERSION: _schema(_FORCED_2)}
 """The schemas that can be read, by version."""
 
 SCHEMA = SCHEMAS[SCHEMA_VERSION]
 """The schema that is written."""
 
 
-def probe_of(fields: Mapping[str, Any]) -> Probe:
-    """A probe of a row of any version."""
-    return Probe(
+def forced_answer_of(fields: Mapping[str, Any]) -> ForcedAnswer:
+    """A forced answer in a row of any version."""
+    return ForcedAnswer(
         fields["n_tokens"],
         fields["answer"],
         fields.get("answer_class", NO_ANSWER),
@@ -132,7 +132,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
                     "answer_class": p.answer_class,
                     "is_correct": p.is_correct,
                 }
-                for p in t.probes
+                for p in t.forced_answers
             ]
             or None
             for t in traces
@@ -180,7 +180,7 @@ def from_table(table: pa.Table) -> list[Trace]:
                 seed=row["seed"][i],
                 source=row["source"][i],
                 token_confidence=cast(Sequence[float] | None, token_confidence[i]),
-                probes=tuple(map(probe_of, row["probes"][i] or ())),
+                forced_answers=tuple(map(forced_answer_of, row["probes"][i] or ())),
             )
         )
     return traces

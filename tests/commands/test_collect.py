@@ -222,7 +222,7 @@ def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
         ("collect.replicas=[http://a/v1]", "only engine=openai has replicas"),
         ("engine=openai collect.replicas=[]", "must be servers, each once"),
         ("engine=openai collect.replicas=[http://a/v1,http://a/v1]", "each once"),
-        ("live.probe_every=0", "probe_every must be at least 1"),
+        ("live.force_every=0", "force_every must be at least 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_engine_starts(overrides, said):

@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from builders import group, with_probes
+from builders import group, with_forced_answers
 from hydra import compose, initialize_config_dir
 
 from deepprune.cli import _literal, _read_question, config_folder, main
@@ -399,7 +399,10 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path):
         ([ONE, "judge=oracle"], "an oracle knows the final answers"),
         ([ONE, "pruning=oracle_prune"], "an oracle knows the final answers"),
         ([ONE, "pruning=deepconf"], "deepconf needs token confidences, and sampling.logprobs=0"),
-        ([ONE, "pruning=early_exit"], "needs recorded probes, which these traces do not have"),
+        (
+            [ONE, "pruning=early_exit"],
+            "needs recorded forced answers, which these traces do not have",
+        ),
         (["1+1?", "pruning=mars", "engine=replay", "questions=traces"], "not both"),
     ],
 )
@@ -416,9 +419,9 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path, mon
     assert not list(tmp_path.glob("runs/*/config.json")), "no run was claimed"
 
 
-def test_a_policy_that_probes_needs_an_engine_that_continues(faults):
+def test_a_policy_that_forces_answers_needs_an_engine_that_continues(faults):
     store = TraceStore.create(faults["folder"] / "p", token_counter="generator", answers="boxed")
-    store.append(with_probes(group(["a", "b"], 8), [[0], [0]], every=4).traces)
+    store.append(with_forced_answers(group(["a", "b"], 8), [[0], [0]], every=4).traces)
     settings = ["q", "engine._target_=faults.unable", "engine.traces=p", "pruning=early_exit"]
     done = call(*settings, "logger=none", **faults, check=2)
     assert "early_exit forces answers out of prefixes" in done.stderr

@@ -87,7 +87,7 @@ def test_every_policy_is_made_and_swept(name):
 def test_the_parts_of_a_sweep_are_made(application):
     """Defaults, and an axis of a policy's field as a user writes it."""
     config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,average]")
-    assert build.make_engine(config)([]).tokens_per_probe == 20
+    assert build.make_engine(config)([]).tokens_per_forced_answer == 20
     assert build.distributed(config).n is None
     assert build.distributed(composed(application, "distributed=ray")).n == 2
     assert build.sweep_callbacks(config)
@@ -109,6 +109,7 @@ def test_every_file_is_reachable():
     [
         ("sweep.threshold=[0.5]", "did you mean sweep.thresholds?"),
         ("los=bce", "did you mean loss?"),
+        ("engine.tokens_per_probe=5", "renamed: use engine.tokens_per_forced_answer."),
         ("loss.gama=3", "did you mean loss.gamma?"),
         ("loss=focl", "did you mean focal? Those that exist: bce, focal, ranking, weighted_bce."),
         ("loss.gamma=high", "loss.gamma: Value 'high' of type 'str' could not be converted"),
@@ -173,7 +174,10 @@ def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
     ("override", "said"),
     [
         ("distributed.n=0", "distributed.n must be at least 1 process, or null, got 0"),
-        ("engine.tokens_per_probe=-1", "engine: tokens_per_probe must not be negative, got -1"),
+        (
+            "engine.tokens_per_forced_answer=-1",
+            "engine: tokens_per_forced_answer must not be negative, got -1",
+        ),
     ],
 )
 def test_who_works_and_what_serves_is_checked(override, said):

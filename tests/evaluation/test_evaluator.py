@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import InOrder, group, with_probes
+from builders import InOrder, group, with_forced_answers
 from sweeps import RIVALS, SIZES, PricedJudge, evaluate, points, questions, refs
 
 from deepprune.core.errors import InputError
@@ -81,7 +81,7 @@ def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
     assert full["tokens"] == pytest.approx(recorded)
     assert tuple(full["token_saving"]) == (0.0, 0.0, 0.0)
     for row in rows:
-        kinds = ("tokens_finished", "tokens_pruned", "tokens_probes")
+        kinds = ("tokens_finished", "tokens_pruned", "tokens_forced")
         assert sum(row[k] for k in kinds) == pytest.approx(row["tokens"])
 
 
@@ -355,14 +355,16 @@ def test_questions_without_gold_or_with_too_few_traces_are_refused(tmp_path):
 
 
 def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_path):
-    chosen = points(EarlyExit(probe_every=2), DeepConf())
-    with pytest.raises(InputError, match="early_exit needs recorded probes, which these traces"):
+    chosen = points(EarlyExit(force_every=2), DeepConf())
+    with pytest.raises(
+        InputError, match="early_exit needs recorded forced answers, which these traces"
+    ):
         evaluate(tmp_path, chosen=chosen)
     assert not (tmp_path / "outcomes").exists()
-    probed = with_probes(questions(1)[0], [[0]] * 8, every=2)
-    left = with_needs_met(chosen, probed)
+    forced = with_forced_answers(questions(1)[0], [[0]] * 8, every=2)
+    left = with_needs_met(chosen, forced)
     assert {p.policy.name for p in left} == {"consensus", "deepprune", "early_exit"}
-    mute = replace(probed, traces=tuple(replace(t, text="", token_end=[]) for t in probed.traces))
+    mute = replace(forced, traces=tuple(replace(t, text="", token_end=[]) for t in forced.traces))
     assert {p.policy.name for p in with_needs_met(chosen, mute)} == {"consensus", "early_exit"}
 
 
@@ -392,14 +394,15 @@ def test_the_engine_is_closed(tmp_path):
 
 
 def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):
-    """Both traces end in b; their probes say class 1, which is the gold: settled on, it counts."""
-    probed = with_probes(group(["b", "b"], [30, 30], name="q0"), [[1, 1, 1]] * 2, every=5)
+    """Both traces end in b; their forced answers say class 1, which is the gold: settled on, it
+    counts."""
+    forced = with_forced_answers(group(["b", "b"], [30, 30], name="q0"), [[1, 1, 1]] * 2, every=5)
     right = [
-        replace(t, probes=tuple(replace(p, is_correct=True) for p in t.probes))
-        for t in probed.traces
+        replace(t, forced_answers=tuple(replace(p, is_correct=True) for p in t.forced_answers))
+        for t in forced.traces
     ]
-    chosen = grid({"x": EarlyExit(probe_every=5, agreeing=2)}, n_traces=2)
-    groups = [replace(probed, traces=tuple(right))]
+    chosen = grid({"x": EarlyExit(force_every=5, agreeing=2)}, n_traces=2)
+    groups = [replace(forced, traces=tuple(right))]
     row = evaluate(tmp_path, groups, n_traces=2, chosen=chosen).rows[-1]
     assert row["accuracy"].value == row["pass_any"].value == 1.0
 

@@ -13,7 +13,7 @@ from deepprune.core.statistics import Estimate
 from deepprune.evaluation.metrics import sweep_rows, too_few_questions
 from deepprune.pruning.policies.consensus import Consensus
 
-COUNTS = ("tokens_finished", "tokens_pruned", "tokens_probes", "tokens_sequential", "peak_traces")
+COUNTS = ("tokens_finished", "tokens_pruned", "tokens_forced", "tokens_sequential", "peak_traces")
 JUDGE = ("judge_calls", "judge_tokens", "judge_flops")
 
 
@@ -97,7 +97,7 @@ PRUNED = {
     "any_correct": right(9),
     "tokens_finished": 150,
     "tokens_pruned": 40,
-    "tokens_probes": 10,
+    "tokens_forced": 10,
     "tokens_sequential": 60,
     "peak_traces": 8,
     "judge_calls": 5,

@@ -118,15 +118,15 @@ def test_parts_hold_many_questions(tmp_path):
     assert all(n % N == 0 for n in rows)
 
 
-def test_confidences_and_probes_are_stored(tmp_path):
+def test_confidences_and_forced_answers_are_stored(tmp_path):
     confident = [
         replace(g, traces=tuple(replace(t, token_confidence=[2.5] * 8) for t in g.traces))
         for g in GROUPS
     ]
-    collector(tmp_path, Script(confident), live={"probe_every": 3}).run(QUESTIONS[:1])
+    collector(tmp_path, Script(confident), live={"force_every": 3}).run(QUESTIONS[:1])
     for trace in stored(tmp_path)[0].traces:
         assert list(trace.token_confidence) == [2.5] * 8
-        assert [probe.n_tokens for probe in trace.probes] == [3, 6]
+        assert [one.n_tokens for one in trace.forced_answers] == [3, 6]
 
 
 def test_a_failed_question_is_recorded_and_tried_again(tmp_path, whole):

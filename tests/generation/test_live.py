@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import SessionEvidence, group, with_probes
+from builders import SessionEvidence, group, with_forced_answers
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Step
@@ -168,18 +168,20 @@ def test_a_rule_that_reads_the_text_pauses_where_it_does_in_a_replay(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_forced_answers_are_what_the_recording_has(mode):
-    script = with_probes(boxed(), [[i % 3] * 12 for i in range(8)], every=5)
-    live = engine(script, mode=mode, probe_every=5)
-    policy = EarlyExit(probe_every=5, agreeing=2)
+    script = with_forced_answers(boxed(), [[i % 3] * 12 for i in range(8)], every=5)
+    live = engine(script, mode=mode, force_every=5)
+    policy = EarlyExit(force_every=5, agreeing=2)
     outcome, traces = run(live, script, policy)
     live.close()
     assert {d.reason for d in outcome.decisions} == {StopReason.SETTLED}
     for trace, source in zip(traces, script.traces, strict=True):
-        places = [p.n_tokens for p in trace.probes]
-        assert places == [p.n_tokens for p in source.probes][: len(places)]
-        assert [p.answer for p in trace.probes] == [p.answer for p in source.probes[: len(places)]]
-    forced = sum(len(t.probes) for t in traces)
-    assert outcome.usage.tokens_probes == forced
+        places = [p.n_tokens for p in trace.forced_answers]
+        assert places == [p.n_tokens for p in source.forced_answers][: len(places)]
+        assert [p.answer for p in trace.forced_answers] == [
+            p.answer for p in source.forced_answers[: len(places)]
+        ]
+    forced = sum(len(t.forced_answers) for t in traces)
+    assert outcome.usage.tokens_forced == forced
 
 
 def test_answers_that_arrive_one_by_one_are_classed_by_equivalence():
@@ -436,7 +438,7 @@ def test_a_trace_that_ends_at_a_checkpoint_replays_as_it_was_seen():
     assert (again.advance(10).is_finished == seen.is_finished).all()
 
 
-class DefectiveProbes(ScriptedBackend):
+class DefectiveForcedAnswers(ScriptedBackend):
     async def stream(self, request):
         if request.suffix:
             raise KeyError("logprobs")
@@ -444,11 +446,11 @@ class DefectiveProbes(ScriptedBackend):
             yield chunk
 
 
-def test_a_defect_of_a_backend_in_a_probe_is_an_error_of_the_engine():
+def test_a_defect_of_a_backend_in_a_forced_answer_is_an_error_of_the_engine():
     script = boxed()
-    live = engine(script, DefectiveProbes)
+    live = engine(script, DefectiveForcedAnswers)
     with pytest.raises(EngineError, match="KeyError"):
-        run(live, script, EarlyExit(probe_every=5, agreeing=2))
+        run(live, script, EarlyExit(force_every=5, agreeing=2))
     live.close()
 
 

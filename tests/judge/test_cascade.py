@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import group, with_probes
+from builders import group, with_forced_answers
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
@@ -46,14 +46,16 @@ def pairs(n=4):
     return [TracePair(prefixes[0], other) for other in prefixes[1:]]
 
 
-def probed(n_questions=6, seed=0):
+def forced(n_questions=6, seed=0):
     rng = np.random.default_rng(seed)
     made = []
     for q in range(n_questions):
         answers = ["a", "b", *rng.choice(list("ab"), 4).tolist()]
         traces = group(answers, 30, name=f"{seed}/{q}")
         guesses = [[int(rng.integers(2)), t.answer_class] for t in traces.traces]
-        prefixes = [Prefix(t, 25, False) for t in with_probes(traces, guesses, every=10).traces]
+        prefixes = [
+            Prefix(t, 25, False) for t in with_forced_answers(traces, guesses, every=10).traces
+        ]
         made += [TracePair(a, b) for i, a in enumerate(prefixes) for b in prefixes[i + 1 :]]
     return made
 
@@ -61,7 +63,7 @@ def probed(n_questions=6, seed=0):
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """A features and a probe judge, as two runs have exported them."""
-    folder, train = tmp_path_factory.mktemp("runs"), probed()
+    folder, train = tmp_path_factory.mktemp("runs"), forced()
     settings = Boosting(trees=5, leaves=4, learning_rate=0.1, l2=1.0, min_leaf=5)
     seen = frozenset({"question"})
     cheap = FeaturesJudge.fit(train, settings, seen_questions=seen)
@@ -135,22 +137,22 @@ def test_an_expensive_judge_that_is_no_better_is_never_asked():
 
 
 def test_an_export_holds_both_judges(exports, tmp_path):
-    val = probed(seed=1)
+    val = forced(seed=1)
     judge = CascadeJudge.fit(
         val, Cascade(**exports, tolerance=0.0), seen_questions=frozenset({"of the band"})
     )
     judge.calibrate(val)
-    assert judge.sends(val).any()  # the probes tell what shared numbers do not
+    assert judge.sends(val).any()  # forced answers tell what shared numbers do not
     folder = judge.export(tmp_path / "new" / "judge")
     assert (folder / "cheap" / "trees.safetensors").exists()
     copied = json.loads((folder / "cheap" / "judge.json").read_text())
     assert copied["training"] == {"pairs": 3}
     moved = shutil.move(folder, tmp_path / "elsewhere")
-    loaded, test = load_judge(moved), probed(seed=2)
+    loaded, test = load_judge(moved), forced(seed=2)
     assert (loaded.score(test) == judge.score(test)).all()
     assert loaded.provenance.fingerprint == judge.provenance.fingerprint
     assert loaded.provenance.seen_questions == {"question", "of the band"}
-    assert loaded.needs == {Need.TEXT, Need.PROBES}
+    assert loaded.needs == {Need.TEXT, Need.FORCED_ANSWERS}
     assert loaded.is_symmetric
     assert not loaded.is_model
     load_judge(moved, device="cuda")  # nothing in it needs a device
@@ -162,7 +164,7 @@ def test_an_export_holds_both_judges(exports, tmp_path):
 def test_a_judge_that_was_recalibrated_is_exported_as_it_is_now(exports, tmp_path):
     cheap, expensive = (load_judge(exports[part]) for part in ("cheap", "expensive"))
     before = expensive.provenance.fingerprint
-    expensive.calibrate(probed(seed=3))
+    expensive.calibrate(forced(seed=3))
     folder = CascadeJudge(cheap, expensive, 0.2, 0.8).export(tmp_path / "judge")
     found = json.loads((folder / "expensive" / "judge.json").read_text())["fingerprint"]
     assert found == expensive.provenance.fingerprint != before
@@ -185,7 +187,7 @@ def test_an_untrained_judge_is_not_exported(exports, tmp_path):
 def test_a_judge_of_another_split_is_refused(seen, tested, said, exports):
     """A question that a judge was trained on may neither be tested nor choose the band."""
     cascade = Cascade(**exports, tolerance=0.01)
-    assert cascade.needs == {Need.TEXT, Need.PROBES}
+    assert cascade.needs == {Need.TEXT, Need.FORCED_ANSWERS}
     cascade.check_unseen(frozenset({"question"}), frozenset({"new"}))
     cascade.check_unseen(frozenset({"other"}), frozenset({"new"}))
     with pytest.raises(InputError, match=f"model.cheap=.* was fitted with {said}"):
@@ -193,8 +195,8 @@ def test_a_judge_of_another_split_is_refused(seen, tested, said, exports):
 
 
 def test_the_calibration_asks_for_what_the_band_has_not_been_chosen_on(exports, monkeypatch):
-    val, asked = probed(seed=1), {FeaturesJudge: 0, ProbeJudge: 0}
-    val += [TracePair(replace(p.first, is_finished=True), p.second) for p in probed(seed=4)]
+    val, asked = forced(seed=1), {FeaturesJudge: 0, ProbeJudge: 0}
+    val += [TracePair(replace(p.first, is_finished=True), p.second) for p in forced(seed=4)]
     for kind in asked:
 
         def logits(self, pairs, kind=kind, whole=kind.logits):

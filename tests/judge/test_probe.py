@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import group, with_probes
+from builders import group, with_forced_answers
 from omegaconf import DictConfig
 
 from deepprune.config import build
@@ -38,7 +38,7 @@ SETTINGS = LogisticRegression(l2=0.01)
 
 def pair(first, second, n_tokens=100, length=100):
     """Prefixes of two traces of ``length`` tokens whose answers were forced every 10 tokens."""
-    traces = with_probes(group(["a", "b"], length), [first, second], every=10).traces
+    traces = with_forced_answers(group(["a", "b"], length), [first, second], every=10).traces
     return TracePair(*(Prefix(t, n_tokens, n_tokens >= length) for t in traces))
 
 
@@ -53,7 +53,7 @@ def planted(n_questions=12, n_traces=6, seed=0):
             np.where(rng.random(5) < 0.7, t.answer_class, rng.integers(4, size=5)).tolist()
             for t in traces.traces
         ]
-        traces = with_probes(traces, guesses, every=10).traces
+        traces = with_forced_answers(traces, guesses, every=10).traces
         prefixes = [Prefix(t, 50, is_finished=False) for t in traces]
         pairs += [TracePair(a, b) for i, a in enumerate(prefixes) for b in prefixes[i + 1 :]]
     return pairs
@@ -106,7 +106,8 @@ def test_without_answers_there_is_nothing():
 
 
 def test_nothing_after_the_prefix_matters_nor_does_the_final_answer():
-    """Two probes lie within 25 tokens; what follows, final answers included, may be anything."""
+    """Two forced answers lie within 25 tokens; what follows, final answers included, may be
+    anything."""
     one, other = pair([1, 2, 2], [1, 3, 3], 25), pair([1, 2, 9, 9], [1, 3], 25)
     other = TracePair(
         *(replace(p, trace=replace(p.trace, answer="z", answer_class=7)) for p in
@@ -164,29 +165,32 @@ def test_settings_out_of_range_are_refused(l2):
         LogisticRegression(l2)
 
 
-def test_traces_without_probes_are_refused_before_anything_is_computed(judge, tmp_path):
+def test_traces_without_forced_answers_are_refused_before_anything_is_computed(judge, tmp_path):
     """In train, and in evaluate, which reads the need from the export; text is not asked for."""
-    silent, probed = group(["a", "b"]), with_probes(group(["a", "b"]), [[0], [1]], every=2)
-    with pytest.raises(InputError, match="judge needs recorded probes, which question 'q'"):
-        check_judge_needs(SETTINGS.needs, [probed, silent])
+    silent, forced = group(["a", "b"]), with_forced_answers(group(["a", "b"]), [[0], [1]], every=2)
+    with pytest.raises(InputError, match="judge needs recorded forced answers, which question 'q'"):
+        check_judge_needs(SETTINGS.needs, [forced, silent])
     export = {"judge": {"path": str(judge.export(tmp_path / "judge"))}}
     needs = build.judge_needs(DictConfig(export))
     points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2)]
-    with pytest.raises(InputError, match="deepprune needs recorded probes, which these traces"):
+    with pytest.raises(
+        InputError, match="deepprune needs recorded forced answers, which these traces"
+    ):
         check_needs(points, silent, needs)
-    mute = replace(probed, traces=tuple(replace(t, text="") for t in probed.traces))
+    mute = replace(forced, traces=tuple(replace(t, text="") for t in forced.traces))
     check_needs(points, mute, needs)
     with pytest.raises(InputError, match="deepprune needs the text of the traces"):
         check_needs(points, mute)
 
 
 def test_forced_answers_are_on_the_generators_bill(judge):
-    """Checkpoint at 20 tokens, probes every 6: three answers of 5 tokens out of each trace.
+    """Checkpoint at 20 tokens, forced answers every 6: three answers of 5 tokens out of each trace.
 
-    One trace ends after 12 tokens. Its first probe is paid; the second lies at its end, where its
-    answer is known. So a question costs 5 * (3 + 3 + 1) tokens, 3 * 5 of them one after another.
+    One trace ends after 12 tokens. Its first forced answer is paid; the second lies at its end,
+    where its answer is known. So a question costs 5 * (3 + 3 + 1) tokens, 3 * 5 of them one after
+    another.
     """
-    traces = with_probes(
+    traces = with_forced_answers(
         group(["a", "b", "a"], [40, 30, 12]), [[0, 0, 0, 0], [0, 1, 1, 1], [0, 0]], every=6
     )
     points = [Point(DeepPrune(FirstTokens(20), threshold=t), 3) for t in (0.2, 0.9)]
@@ -195,7 +199,7 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     size, ref = GeneratorSize(1e3, 2, 8), QuestionRef(traces.question, traces.model, 3)
     runner = QuestionRunner(
         points, n_traces=3, resamples=2, seed=0, generators={"tiny": size}, judge=judge,
-        load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_probe=5),
+        load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=5),
     )  # fmt: skip
     at_once = runner(Task(ref, tokens_prompt=7)).outcomes
     runner.is_watched = True
@@ -203,15 +207,15 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     assert not at_once.failures | one_by_one.failures
     for name in FIELDS:
         np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
-    assert at_once.fields["tokens_probes"].tolist() == [[35, 35], [35, 35], [0, 0], [0, 0]]
-    unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_probe=0))
+    assert at_once.fields["tokens_forced"].tolist() == [[35, 35], [35, 35], [0, 0], [0, 0]]
+    unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=0))
     more = {
         name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).outcomes.fields[name]
         for name in ("tokens_sequential", "generator_flops")
     }
     assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0], [0, 0]]
     context = 5 * 2 * (6 + 12 + 18) + 5 * 6 + 7 * 5**2 / 2
-    paid = size.probe_flops(np.array(35.0), np.array(context))
+    paid = size.forced_flops(np.array(35.0), np.array(context))
     np.testing.assert_allclose(more["generator_flops"][:2], paid)
 
 

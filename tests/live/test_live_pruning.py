@@ -121,14 +121,14 @@ def test_the_estimate_takes_the_unknown_for_the_mean_of_the_finished():
     """
     tokens = np.array([10.0, 20, 5, 40, 3])
     finished, failed = np.array([1, 1, 0, 0, 0], bool), np.array([0, 0, 0, 0, 1], bool)
-    saving = estimated_saving(tokens, finished, failed, 6, usage(tokens_probes=5))
+    saving = estimated_saving(tokens, finished, failed, 6, usage(tokens_forced=5))
     assert saving.tokens == 10 + 20 + 15 + 40 + 3 + 15
     assert saving.gross == pytest.approx(1 - 83 / 103)
     assert estimated_saving(tokens, np.zeros(5, bool), failed, 6, usage()) is None
 
 
-def usage(tokens_probes=0):
-    return Usage(0, tokens_probes, 0.0, 0, 0, 0.0)
+def usage(tokens_forced=0):
+    return Usage(0, tokens_forced, 0.0, 0, 0, 0.0)
 
 
 class Failing(ScriptedBackend):

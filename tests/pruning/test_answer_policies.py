@@ -1,7 +1,7 @@
-"""Policies that decide on answers, final or probed, on hand-worked examples."""
+"""Policies that decide on answers, final or forced, on hand-worked examples."""
 
 import pytest
-from builders import group, play, with_probes
+from builders import group, play, with_forced_answers
 
 from deepprune.core.types import NO_ANSWER, StopReason
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
@@ -98,71 +98,72 @@ def test_esc_stops_after_a_window_with_one_answer(policy, n, winner):
 
 
 def test_early_exit_stops_each_trace_where_it_settles():
-    """Final answers b a a -, so b = 0, a = 1; probes every 2 tokens, 2 have to agree.
+    """Final answers b a a -, so b = 0, a = 1; forced answers every 2 tokens, 2 have to agree.
 
     0 says 1 1: stops at 4, votes 1, though it would have ended in 0. 1 says - - 0 0: two missing
     answers do not agree, stops at 8, votes 0. 2 ends at 3, votes 1. 3 says 0 1 0 1, ends at 10
     without an answer. Tokens 4 + 8 + 3 + 10 = 25; votes 1 against 0 is 2 : 1.
-    Probes: all 4 at token 2, 0 1 3 at 4, 1 3 at 6, 1 3 at 8: 11, of 3 tokens each.
+    Forced: all 4 at token 2, 0 1 3 at 4, 1 3 at 6, 1 3 at 8: 11, of 3 tokens each.
     """
-    traces = with_probes(
+    traces = with_forced_answers(
         group(["b", "a", "a", None], [10, 10, 3, 10]),
         [[1, 1, 1, 1], [-1, -1, 0, 0], [0], [0, 1, 0, 1]],
         every=2,
     )
-    outcome = play(EarlyExit(probe_every=2, agreeing=2), traces, tokens_per_probe=3)
-    assert (outcome.usage.tokens, outcome.usage.tokens_probes) == (25, 33)
+    outcome = play(EarlyExit(force_every=2, agreeing=2), traces, tokens_per_forced_answer=3)
+    assert (outcome.usage.tokens, outcome.usage.tokens_forced) == (25, 33)
     assert [(d.trace, d.reason) for d in outcome.decisions] == [
         (0, StopReason.SETTLED),
         (1, StopReason.SETTLED),
     ]
     assert (outcome.vote.answer_class, outcome.vote.weights) == (1, {1: 2, 0: 1})
     assert outcome.vote.voters == (0, 1, 2, 3)
-    assert started(play(EarlyExit(probe_every=2, agreeing=2, k=3), traces)) == 3
+    assert started(play(EarlyExit(force_every=2, agreeing=2, k=3), traces)) == 3
 
 
 def test_parallel_probe_prunes_the_deviant_and_stops_on_a_stable_majority():
-    """Four traces of 10 tokens, probes every 2; stable = 3, warm-up 1, prune after 2, keep 2.
+    """Four traces of 10 tokens, answers forced every 2; stable = 3, warm-up 1, prune after 2, keep
+    2.
 
     2 tokens: 0 1 1 -, majority 1, warm-up. 4: 0 0 1 0, majority 0, first in a row; trace 2
     disagrees with 3/4 of the votes. 6: the same, trace 2 is pruned. 8: 0 0 0, third in a row: all
     stop.
-    Tokens 6 + 3 * 8 = 30, probes 4 + 4 + 4 + 3 = 15.
-    With 4 to be kept nobody is pruned: 4 * 8 = 32 tokens, 16 probes. With a warm-up of 4, nobody
-    is pruned and nothing stops before they all end at 10: 40 tokens, 16 probes.
+    Tokens 6 + 3 * 8 = 30, forced 4 + 4 + 4 + 3 = 15.
+    With 4 to be kept nobody is pruned: 4 * 8 = 32 tokens, 16 forced. With a warm-up of 4, nobody
+    is pruned and nothing stops before they all end at 10: 40 tokens, 16 forced.
     """
-    traces = with_probes(
+    traces = with_forced_answers(
         group(list("aabb"), 10), [[0] * 4, [1, 0, 0, 0], [1] * 4, [-1, 0, 0, 0]], every=2
     )
 
     def settings(**changes):
         return ParallelProbe(
-            **{"probe_every": 2, "stable": 3, "warmup": 1, "prune_after": 2, "min_active": 2}
+            **{"force_every": 2, "stable": 3, "warmup": 1, "prune_after": 2, "min_active": 2}
             | changes
         )
 
-    outcome = play(settings(), traces, tokens_per_probe=1)
-    assert (outcome.usage.tokens, outcome.usage.tokens_probes) == (30, 15)
+    outcome = play(settings(), traces, tokens_per_forced_answer=1)
+    assert (outcome.usage.tokens, outcome.usage.tokens_forced) == (30, 15)
     assert [(d.trace, d.reason) for d in outcome.decisions] == [
         (2, StopReason.DEVIANT),
         *((trace, StopReason.DECIDED) for trace in (0, 1, 3)),
     ]
     assert outcome.vote.weights == {0: 3}
 
-    kept = play(settings(min_active=4), traces, tokens_per_probe=1)
-    assert (kept.usage.tokens, kept.usage.tokens_probes) == (32, 16)
+    kept = play(settings(min_active=4), traces, tokens_per_forced_answer=1)
+    assert (kept.usage.tokens, kept.usage.tokens_forced) == (32, 16)
     assert kept.vote.weights == {0: 3, 1: 1}
-    late = play(settings(warmup=4), traces, tokens_per_probe=1)
-    assert (late.usage.tokens, late.usage.tokens_probes) == (40, 16)
+    late = play(settings(warmup=4), traces, tokens_per_forced_answer=1)
+    assert (late.usage.tokens, late.usage.tokens_forced) == (40, 16)
     assert late.vote.weights == {0: 2, 1: 2}
-    unsure = play(settings(prune_share=0.8), traces, tokens_per_probe=1)
+    unsure = play(settings(prune_share=0.8), traces, tokens_per_forced_answer=1)
     assert unsure.usage.tokens == 32
 
 
 def test_parallel_probe_without_a_majority_does_not_stop():
     """Nobody answers, ever: nothing is stable and nobody deviates."""
-    traces = with_probes(group([None] * 4, 10), [[-1] * 4] * 4, every=2)
-    policy = ParallelProbe(probe_every=2, stable=1, warmup=0, prune_after=1, min_active=1)
+    traces = with_forced_answers(group([None] * 4, 10), [[-1] * 4] * 4, every=2)
+    policy = ParallelProbe(force_every=2, stable=1, warmup=0, prune_after=1, min_active=1)
     assert play(policy, traces).usage.tokens == 40
 
 
@@ -181,22 +182,23 @@ def test_mars_bounds_the_margin():
 
 
 def test_mars_learns_switches_then_stops_when_the_leader_is_safe():
-    """Final answers a a b c d a (0 0 1 2 3 0), 8 tokens each, probes every 2, 2 warm-up traces.
+    """Final answers a a b c d a (0 0 1 2 3 0), 8 tokens each, answers forced every 2, 2 warm-up
+    traces.
 
     Warm-up: 0 says 0 0 0, 1 says 1 0 0, both end in 0. Streaks of 1: three, one of them switched,
     q = (1 + 1) / (3 + 2) = .4. Streaks of 2-3: three, none switched, q = 1/5.
     At 2 tokens the others say 1 2 3 -: two votes for 0, expected switches 3 * .4 + 1 = 2.2: not
     safe. At 4 they say 0 2 3 0, streaks 1 2 2 1: four votes for 0, switches 1.2, of them .8 from 0.
     Unseen: 4 > 2. Against 2 or 3: 4 - 1 > 2 - 2 * .2. Safe.
-    Tokens 2 * 8 + 4 * 4 = 32; probes 2 * 3 + 4 * 2 = 14.
+    Tokens 2 * 8 + 4 * 4 = 32; forced 2 * 3 + 4 * 2 = 14.
     """
-    traces = with_probes(
+    traces = with_forced_answers(
         group(list("aabcda"), 8),
         [[0, 0, 0], [1, 0, 0], [1, 0, 0], [2, 2, 2], [3, 3, 3], [-1, 0, 0]],
         every=2,
     )
-    outcome = play(MARS(probe_every=2, warmup=2), traces, tokens_per_probe=1)
-    assert (outcome.usage.tokens, outcome.usage.tokens_probes) == (32, 14)
+    outcome = play(MARS(force_every=2, warmup=2), traces, tokens_per_forced_answer=1)
+    assert (outcome.usage.tokens, outcome.usage.tokens_forced) == (32, 14)
     assert outcome.usage.peak_traces == 4
     assert [(d.trace, d.reason) for d in outcome.decisions] == [
         (trace, StopReason.DECIDED) for trace in (2, 3, 4, 5)
@@ -206,22 +208,22 @@ def test_mars_learns_switches_then_stops_when_the_leader_is_safe():
     history = [(0, 1, 0), (1, 1, 1), (1, 1, 0), (0, 2, 0), (0, 2, 0), (1, 2, 0), (1, 3, -1)]
     q = switch_probabilities(history, [0, 0])
     assert (q[1], q[2], q[3]) == pytest.approx((0.4, 0.2, 0.5))
-    assert play(MARS(probe_every=2, warmup=6), traces).usage.tokens == 48
+    assert play(MARS(force_every=2, warmup=6), traces).usage.tokens == 48
 
 
 POLICIES = [
     AdaptiveConsistency(wave=2),
     ESC(2),
-    EarlyExit(probe_every=2, agreeing=1),
-    ParallelProbe(probe_every=2, stable=1, warmup=0, prune_after=1, min_active=1),
-    MARS(probe_every=2, warmup=1),
+    EarlyExit(force_every=2, agreeing=1),
+    ParallelProbe(force_every=2, stable=1, warmup=0, prune_after=1, min_active=1),
+    MARS(force_every=2, warmup=1),
 ]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.name)
 @pytest.mark.parametrize("n", [1, 3])
 def test_without_any_answer_all_run_to_their_end(policy, n):
-    traces = with_probes(group([None] * n, 5), [[-1, -1]] * n, every=2)
+    traces = with_forced_answers(group([None] * n, 5), [[-1, -1]] * n, every=2)
     outcome = play(policy, traces)
     assert (started(outcome), outcome.usage.tokens) == (n, 5 * n)
     assert outcome.vote.answer_class == NO_ANSWER
@@ -248,8 +250,8 @@ def test_impossible_settings_are_refused(make, message):
         make()
 
 
-def test_a_replay_does_not_pass_one_probe_off_as_two():
-    """Recorded every 10 tokens, asked every 4: at 12 the probe of 10 is new, at 16 it is not."""
-    traces = with_probes(group(["a"], [40]), [[0, 0, 0]], every=10)
+def test_a_replay_does_not_pass_one_forced_answer_off_as_two():
+    """Recorded every 10 tokens, asked every 4: at 12 the one of 10 is new, at 16 it is not."""
+    traces = with_forced_answers(group(["a"], [40]), [[0, 0, 0]], every=10)
     with pytest.raises(ValueError, match="every 10 tokens: 4 tokens between two looks are too few"):
-        play(EarlyExit(probe_every=4, agreeing=3), traces)
+        play(EarlyExit(force_every=4, agreeing=3), traces)

@@ -9,7 +9,7 @@ import pytest
 from builders import group
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import NO_ANSWER, FinishReason, Probe
+from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer
 from deepprune.traces.journal import TraceJournal
 
 
@@ -31,7 +31,7 @@ def test_what_was_appended_is_read_back_whole(tmp_path):
         finish_reason=FinishReason.LENGTH,
         seed=7,
         token_confidence=[0.1, 1 / 3, 12.0],
-        probes=(Probe(1, None), Probe(2, "a")),
+        forced_answers=(ForcedAnswer(1, None), ForcedAnswer(2, "a")),
     )
     with TraceJournal(tmp_path / "j") as journal:
         journal.append([full, *finished(name="r")])

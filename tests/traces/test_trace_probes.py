@@ -8,7 +8,7 @@ import pytest
 from deepprune.commands.traces import main
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
-from deepprune.core.types import NO_ANSWER, FinishReason, Probe
+from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer
 from deepprune.traces import GENERATOR, Manifest, Part, TraceStore, open_traces, summarise
 from deepprune.traces.importers import import_file
 from deepprune.traces.probes import read_probes
@@ -56,20 +56,24 @@ def test_a_recording_without_text(tmp_path, file):
     those, 5 (three times) is more frequent than 6 (twice, as the rest lies beyond the end)."""
     store = import_file(file, tmp_path / "out", model="m")
     one = next(g for g in store.load() if g.question.text == "2+2?")
-    assert [t.probes for t in one.traces] == [
+    assert [t.forced_answers for t in one.traces] == [
         (
-            Probe(10, "5", 2, False),
-            Probe(20, None, NO_ANSWER, False),
-            Probe(30, "4", 0, True),
-            Probe(35, "4", 0, True),
+            ForcedAnswer(10, "5", 2, False),
+            ForcedAnswer(20, None, NO_ANSWER, False),
+            ForcedAnswer(30, "4", 0, True),
+            ForcedAnswer(35, "4", 0, True),
         ),
         (
-            Probe(10, None, NO_ANSWER, False),
-            Probe(20, "8/2", 0, True),
-            Probe(30, None, NO_ANSWER, False),
+            ForcedAnswer(10, None, NO_ANSWER, False),
+            ForcedAnswer(20, "8/2", 0, True),
+            ForcedAnswer(30, None, NO_ANSWER, False),
         ),
-        (Probe(10, "6", 3, False), Probe(20, "6", 3, False), Probe(30, "5", 2, False)),
-        (Probe(10, "5", 2, False),),
+        (
+            ForcedAnswer(10, "6", 3, False),
+            ForcedAnswer(20, "6", 3, False),
+            ForcedAnswer(30, "5", 2, False),
+        ),
+        (ForcedAnswer(10, "5", 2, False),),
     ]
     assert [(t.answer, t.answer_class, t.is_correct) for t in one.traces] == [
         ("4", 0, True),
@@ -93,12 +97,12 @@ def test_a_probe_can_be_right_where_no_trace_is(tmp_path, file):
     store = import_file(file, tmp_path / "out", model="m")
     one = next(g for g in store.load() if g.question.text == "1/2?")
     assert [(t.answer, t.answer_class, t.is_correct) for t in one.traces] == [("2", 0, False)] * 2
-    assert [t.probes for t in one.traces] == [
-        (Probe(5, "1/2", 1, True), Probe(10, "2", 0, False)),
+    assert [t.forced_answers for t in one.traces] == [
+        (ForcedAnswer(5, "1/2", 1, True), ForcedAnswer(10, "2", 0, False)),
         (
-            Probe(5, "3", 2, False),
-            Probe(10, r"\frac{1}{2}", 1, True),
-            Probe(15, None, NO_ANSWER, False),
+            ForcedAnswer(5, "3", 2, False),
+            ForcedAnswer(10, r"\frac{1}{2}", 1, True),
+            ForcedAnswer(15, None, NO_ANSWER, False),
         ),
     ]
 
@@ -107,8 +111,8 @@ def test_without_a_gold_answer_no_probe_is_right_or_wrong(tmp_path):
     path = tmp_path / "toy.json"
     path.write_text(json.dumps([{**QUESTIONS[2], "gold_answer": None}]))
     (one,) = import_file(path, tmp_path / "out").load()
-    assert [[p.answer_class for p in t.probes] for t in one.traces] == [[1, 0], [2, 1, -1]]
-    assert {p.is_correct for t in one.traces for p in t.probes} == {None}
+    assert [[p.answer_class for p in t.forced_answers] for t in one.traces] == [[1, 0], [2, 1, -1]]
+    assert {p.is_correct for t in one.traces for p in t.forced_answers} == {None}
     assert {t.is_correct for t in one.traces} == {None}
 
 
@@ -142,27 +146,29 @@ def test_probes_take_the_classes_that_the_file_has(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     (group,) = import_file(tmp_path / "a.parquet", tmp_path / "out").load()
     assert [t.answer_class for t in group.traces] == [7, 7, 4]
-    assert [t.probes[0].answer_class for t in group.traces] == [7, 7, 8]
-    assert [t.probes[0].is_correct for t in group.traces] == [True, True, True]
+    assert [t.forced_answers[0].answer_class for t in group.traces] == [7, 7, 8]
+    assert [t.forced_answers[0].is_correct for t in group.traces] == [True, True, True]
 
     classes = [4, 9, 8]
     for probes, class_id in zip(columns["probes"], classes, strict=True):
         probes[0]["answer_class"] = class_id
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
     (group,) = import_file(tmp_path / "b.parquet", tmp_path / "b").load()
-    assert [t.probes[0].answer_class for t in group.traces] == classes
-    assert [t.probes[0].is_correct for t in group.traces] == [False, False, True]
+    assert [t.forced_answers[0].answer_class for t in group.traces] == classes
+    assert [t.forced_answers[0].is_correct for t in group.traces] == [False, False, True]
 
     del columns["is_correct"]  # then all classes are found anew
     pq.write_table(pa.table(columns), tmp_path / "c.parquet")
     (group,) = import_file(tmp_path / "c.parquet", tmp_path / "c").load()
     assert [t.answer_class for t in group.traces] == [0, 1, 2]
-    assert [t.probes[0].answer_class for t in group.traces] == [0, 1, 3]
-    assert [t.probes[0].is_correct for t in group.traces] == [False, False, True]
+    assert [t.forced_answers[0].answer_class for t in group.traces] == [0, 1, 3]
+    assert [t.forced_answers[0].is_correct for t in group.traces] == [False, False, True]
 
 
 def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trace):
-    old = make_trace(answer="4", answer_class=0, probes=(Probe(1, "4"), Probe(2, None)))
+    old = make_trace(
+        answer="4", answer_class=0, forced_answers=(ForcedAnswer(1, "4"), ForcedAnswer(2, None))
+    )
     table = pa.Table.from_pylist(to_table([old]).to_pylist(), schema=SCHEMAS[1])
     path = tmp_path / "part-00000.parquet"
     pq.write_table(table, path)
@@ -174,9 +180,11 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
     store = TraceStore.open(tmp_path)
     assert store.check() == []
     assert store.load()[0].traces == (old,)
-    assert old.probes[0].answer_class == NO_ANSWER
+    assert old.forced_answers[0].answer_class == NO_ANSWER
 
-    new = make_trace(sample_id=1, answer="4", answer_class=0, probes=(Probe(1, "4", 0, True),))
+    new = make_trace(
+        sample_id=1, answer="4", answer_class=0, forced_answers=(ForcedAnswer(1, "4", 0, True),)
+    )
     store.append([new])
     store = TraceStore.open(tmp_path)
     assert store.manifest.schema_version == 2
@@ -214,9 +222,11 @@ def test_recorded_probes_of_a_reasoning_model(tmp_path):
     pairs with two answers. Only the last probes are classed here, since all take 20 seconds.
     """
     records = read_probes(RECORDED, "aime24", "Qwen3-8B").records
-    assert sum(len(r.probes) for r in records) == 106_303
-    assert all(r.probes[-1].answer == r.answer for r in records)  # as the reader's notes say
-    assert all(r.probes[-1].n_tokens <= len(r.token_end) for r in records)
+    assert sum(len(r.forced_answers) for r in records) == 106_303
+    assert all(
+        r.forced_answers[-1].answer == r.answer for r in records
+    )  # as the reader's notes say
+    assert all(r.forced_answers[-1].n_tokens <= len(r.token_end) for r in records)
 
     questions = json.loads(RECORDED.read_text())
     for question in questions:

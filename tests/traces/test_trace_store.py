@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import FinishReason, Probe
+from deepprune.core.types import FinishReason, ForcedAnswer
 from deepprune.traces import GENERATOR, TraceStore
 
 
@@ -24,7 +24,7 @@ def test_a_trace_comes_back_as_it_went_in(store, make_trace):
         seed=2**40,
         source="run/7",
         token_confidence=np.array([0.5, 1.5, 2.5], np.float32),
-        probes=(Probe(1, None), Probe(3, "4", 0, True)),
+        forced_answers=(ForcedAnswer(1, None), ForcedAnswer(3, "4", 0, True)),
     )
     bare = make_trace(sample_id=1, text="")
     store.append([bare, full])

@@ -238,19 +238,19 @@ class OpenAIBackend:
             )
         return self._model
 
-    async def _choose_api(self, probe: Request) -> None:
+    async def _choose_api(self, trial: Request) -> None:
         refusal = ""
         if self._api != "chat":
-            tokenizer = await self._find_tokenizer(probe)
+            tokenizer = await self._find_tokenizer(trial)
             self._prompts = Prompts(tokenizer)
-            if probe.format.chat and tokenizer is None:
+            if trial.format.chat and tokenizer is None:
                 refusal = (
                     "a chat prompt for /v1/completions needs the model's chat template: give "
                     "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
                 )
             else:
                 self._is_chat = False
-                refusal = await self._learn_features(probe)
+                refusal = await self._learn_features(trial)
             if not refusal:
                 self.continuation = Continuation.COMPLETIONS
                 return
@@ -259,32 +259,32 @@ class OpenAIBackend:
                     f"engine.api=completions cannot be had of {self.base_url}: {refusal}."
                 )
         self._is_chat = True
-        if not probe.format.chat:
+        if not trial.format.chat:
             raise InputError(
                 f"prompt.chat=false needs /v1/completions, which {self.base_url} has not"
                 f"{': ' + refusal if refusal else ''}; take prompt.chat=true."
             )
-        if chat_refusal := await self._learn_features(probe):
+        if chat_refusal := await self._learn_features(trial):
             raise InputError(f"{self.base_url} has no chat for this request: {chat_refusal}.")
-        await self._learn_prefill(probe)
+        await self._learn_prefill(trial)
         if not self.can_continue:
             _log.warning("%s cannot go on from a prefix: %s", self.base_url, refusal or "chat only")
-        elif probe.format.think_end:
+        elif trial.format.think_end:
             _log.warning(
                 "a chat template may drop the thoughts of a message that it goes on with: "
                 "engine.tokenizer=MODEL and engine.api=completions continue exactly"
             )
 
-    async def _find_tokenizer(self, probe: Request) -> Tokenizer | None:
+    async def _find_tokenizer(self, trial: Request) -> Tokenizer | None:
         if self._tokenizer_source is not None:
             return LocalTokenizer(self._tokenizer_source)
         remote = ServerTokenizer(self.base_url, self._post)
-        return remote if await remote.answers(probe.format.messages(probe.question)) else None
+        return remote if await remote.answers(trial.format.messages(trial.question)) else None
 
-    async def _learn_features(self, probe: Request) -> str:
+    async def _learn_features(self, trial: Request) -> str:
         """Find out what may be asked for; returns why nothing can, or an empty text."""
-        k = probe.sampling.logprobs
-        probe = replace(probe, sampling=replace(probe.sampling, logprobs=0))
+        k = trial.sampling.logprobs
+        trial = replace(trial, sampling=replace(trial.sampling, logprobs=0))
         everything = _Features(extensions=True, logprobs=max(1, k), usage=True)
         refusal = ""
         for features in (
@@ -295,7 +295,7 @@ class OpenAIBackend:
         ):
             self._features = features
             try:
-                seen = await self._try(probe)
+                seen = await self._try(trial)
             except Refused as refused:
                 refusal = str(refused)
                 if refused.status not in (400, 422):
@@ -314,30 +314,30 @@ class OpenAIBackend:
             return ""
         return refusal
 
-    async def _learn_prefill(self, probe: Request) -> None:
-        opened = f"{think_start(probe.format.think_end)}\n" if probe.format.think_end else ""
-        probe = replace(
-            probe,
+    async def _learn_prefill(self, trial: Request) -> None:
+        opened = f"{think_start(trial.format.think_end)}\n" if trial.format.think_end else ""
+        trial = replace(
+            trial,
             text=opened + _BEGUN,
-            sampling=replace(probe.sampling, stop=(), logprobs=0),
+            sampling=replace(trial.sampling, stop=(), logprobs=0),
             max_tokens=4,
         )
         for way in (Continuation.FLAGGED_PREFILL, Continuation.PREFILL):
             self.continuation = way
             try:
-                if (await self._try(probe)).text.startswith(_GOES_ON):
+                if (await self._try(trial)).text.startswith(_GOES_ON):
                     return
             except Refused:
                 continue
         self.continuation = Continuation.NOTHING
 
-    async def _try(self, probe: Request) -> Done:
+    async def _try(self, trial: Request) -> Done:
         """What a request of a few tokens gives, retries included."""
         patience = Patience(self._faults)
         while True:
             done = Done()
             try:
-                async with aclosing(self._attempt(probe, done)) as chunks:
+                async with aclosing(self._attempt(trial, done)) as chunks:
                     async for _ in chunks:
                         pass
                 return done

@@ -60,9 +60,10 @@ _PAIRS = 8192  # compared together, which bounds the memory
 def probe_features(pairs: Sequence[TracePair]) -> FloatArray:
     """Agreement of forced answers by `PROBE_NAMES`, finite, shape ``(P, F)``; symmetric.
 
-    A checkpoint is the i-th probe of either trace. Only probes up to the end of a prefix count,
-    never the final answer, and an answer stands until the trace gives another: so a probe without
-    one repeats the last, and so does a trace whose probes end before the other's.
+    A checkpoint is the i-th forced answer of either trace. Only those up to the end of a prefix
+    count, never the final answer, and an answer stands until the trace gives another: so one
+    without an answer repeats the last, and so does a trace whose forced answers end before the
+    other's.
 
     - ``latest_agree`` and ``latest_differ``: 1 or 0; both 0 where a trace has no answer yet.
     - ``agreement``: share of the checkpoints, the last 3 or all, at which the answers are equal.
@@ -97,7 +98,7 @@ class LogisticRegression:
         InputError: If ``l2`` is out of range.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PROBES})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
     l2: float
     question_balanced: bool = True
 
@@ -135,7 +136,7 @@ class ProbeJudge(TrainedJudge):
     """Logistic regression on how far the forced answers of two traces agree.
 
     It reads no text. It costs calls only: some twenty sums a pair, counted as no FLOPs. What the
-    answers took to be forced is the generator's bill, see ``Session.read_probes``.
+    answers took to be forced is the generator's bill, see ``Session.read_forced_answers``.
 
     On 30 AIME 2024 questions of Qwen3-8B, answers forced every 500 tokens, in 5 folds, its
     within-question AUROC is .53, .53, .61, .60 at 2,000, 4,000, 8,000 and 12,000 tokens, on pairs
@@ -277,7 +278,7 @@ class _Histories:
     """The answers of n prefixes at their checkpoints, as they stand there, shape ``(n, M)``."""
 
     def __init__(self, prefixes: Sequence[Prefix]) -> None:
-        given = [[probe.answer_class for probe in p.probes] for p in prefixes]
+        given = [[one.answer_class for one in p.forced_answers] for p in prefixes]
         self._n = np.array([len(classes) for classes in given], dtype=np.int64)
         width = max(1, int(self._n.max(initial=0)))
         self._answer: IntArray = np.full((len(prefixes), width), NO_ANSWER, dtype=np.int64)

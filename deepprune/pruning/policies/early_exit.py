@@ -1,12 +1,12 @@
 """Early exit: each trace stops by itself once the answers forced out of it stand still.
 
 Fu et al. 2024, Dynasor / Certaindex (https://arxiv.org/abs/2412.20993), its rule for one chain of
-thought (hao-ai-lab/Dynasor, dynasor/cot.py). Default: 3 agreeing probes, the code's middle effort;
+thought (hao-ai-lab/Dynasor, dynasor/cot.py). Default: 3 agreeing answers, the code's middle effort;
 its others are 8, 5 and 2. Departures:
 
-- The code probes every 64 tokens; here every 500, as public traces with probes are recorded.
-- The code also wants each probe's text free of "wait", "hmm" and the like; recordings keep only
-  the probe's answer.
+- The code forces answers every 64 tokens; here every 500, as public traces are recorded.
+- The code also wants each forced answer's text free of "wait", "hmm" and the like; recordings
+  keep only the answer itself.
 - The paper exits from one chain of thought; here the exits of ``k`` traces are put to a vote.
 """
 
@@ -24,26 +24,26 @@ from deepprune.pruning.voting import plurality
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """Probes all running traces at checkpoints and stops each one whose last probes agree.
+    """Forces answers at checkpoints and stops each trace whose last ones agree.
 
     A settled trace votes for the answer it settled on, a finished one for its final answer.
 
     Attributes:
-        probe_every: Tokens between probes.
-        agreeing: Probes in a row that have to give the same answer.
+        force_every: Tokens between forced answers.
+        agreeing: Forced answers in a row that have to give the same answer.
         k: Traces to start, at most the N of the question; ``None`` for all N.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PROBES})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    probe_every: int = 500
+    force_every: int = 500
     agreeing: int = 3
     k: int | None = None
     name: str = "early_exit"
 
     def __post_init__(self) -> None:
-        if self.probe_every < 1:
-            raise ValueError(f"probe_every must be at least 1 token, got {self.probe_every}.")
+        if self.force_every < 1:
+            raise ValueError(f"force_every must be at least 1 token, got {self.force_every}.")
         if self.agreeing < 1:
             raise ValueError(
                 f"agreeing must be at least 1, got {self.agreeing}: 1 stops at the first answer."
@@ -52,18 +52,18 @@ class EarlyExit:
             raise ValueError(f"k must be at least 1, got {self.k}; null starts all N.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Probe, stop what has settled, go on until no trace runs; vote."""
+        """Force answers, stop what has settled, go on until no trace runs; vote."""
         k = n_traces if self.k is None else min(self.k, n_traces)
         votes = [NO_ANSWER] * k  # the last known answer of each trace
         streak = [0] * k  # how often it has been given in a row
         running = list(range(k))
-        seen = yield Step(start=k, until=self.probe_every, probe=True)
+        seen = yield Step(start=k, until=self.force_every, force=True)
         while True:
-            probes = seen.probe_class.tolist()
+            forced = seen.forced_class.tolist()
             finished = seen.is_finished.tolist()
             stop, still = [], []
             for trace in running:
-                answer = probes[trace]
+                answer = forced[trace]
                 streak[trace] = streak[trace] + 1 if answer == votes[trace] else 1
                 votes[trace] = answer
                 if finished[trace]:
@@ -75,4 +75,4 @@ class EarlyExit:
             running = still
             if not stop and not running:
                 return plurality(votes, range(k))
-            seen = yield Step(stop=stop, until=self.probe_every, probe=True)
+            seen = yield Step(stop=stop, until=self.force_every, force=True)

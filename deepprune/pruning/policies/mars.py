@@ -11,12 +11,12 @@ Hoeffding term (off in all of its reported runs). Departures:
 - q is not the paper's five-feature logistic model with Platt scaling but a smoothed count over the
   warm-up traces: of their checkpoints with a like streak of the same answer, the share whose answer
   is not the final one. Two of the five features are token confidences, which recordings with
-  probes lack; position and number of flips are left out with them.
+  forced answers lack; position and number of flips are left out with them.
 - gamma is fixed; the paper's headline rows calibrate it per question on the warm-up traces.
 - The warm-up traces are the question's first: they run to their end before the others start, are
   paid for, vote, and cannot switch. The code draws them from the pool the votes are drawn from,
   charges nothing for them, and leaves out all traces that end without an answer (here their
-  probe answers count as switched).
+  forced answers count as switched).
 - A finished trace has q = 0. One that runs and has given no answer yet has q = 1; the code leaves
   it out of the bound.
 """
@@ -40,48 +40,48 @@ class MARS:
     """Learns on the first traces how often answers switch, then stops when the leader is safe.
 
     Attributes:
-        probe_every: Tokens between checkpoints.
+        force_every: Tokens between checkpoints.
         warmup: Traces that run to their end first; at N or above all do.
         gamma: In [0, 1]: how adversarially switching traces choose their new answer; 1 is the
             worst case.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PROBES})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    probe_every: int = 500
+    force_every: int = 500
     warmup: int = 16
     gamma: float = 1.0
     name: str = "mars"
 
     def __post_init__(self) -> None:
-        if self.probe_every < 1:
-            raise ValueError(f"probe_every must be at least 1 token, got {self.probe_every}.")
+        if self.force_every < 1:
+            raise ValueError(f"force_every must be at least 1 token, got {self.force_every}.")
         if self.warmup < 1:
             raise ValueError(f"warmup must be at least 1, got {self.warmup}: q is learned on it.")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}; 1 is the worst case.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Warm up, count switches, then probe the rest until the leader is safe; vote."""
+        """Warm up, count switches, then force answers until the leader is safe; vote."""
         warmup = min(self.warmup, n_traces)
         streaks = _Streaks(n_traces)
         history: list[tuple[int, int, int]] = []  # trace, bucket of its streak, answer
         running = list(range(warmup))
-        seen = yield Step(start=warmup, until=self.probe_every, probe=True)
+        seen = yield Step(start=warmup, until=self.force_every, force=True)
         while running:
-            answers, running = seen.probe_class.tolist(), _running(running, seen.is_finished)
+            answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
             buckets = streaks.update(running, answers)
             history += [(trace, buckets[trace], answers[trace]) for trace in running]
             if running:
-                seen = yield Step(until=self.probe_every, probe=True)
+                seen = yield Step(until=self.force_every, force=True)
         switch = switch_probabilities(history, seen.answer_class.tolist())
         if warmup == n_traces:
             return plurality(seen.answer_class.tolist(), range(n_traces))
 
         running = list(range(warmup, n_traces))
-        seen = yield Step(start=n_traces - warmup, until=self.probe_every, probe=True)
+        seen = yield Step(start=n_traces - warmup, until=self.force_every, force=True)
         while True:
-            answers, running = seen.probe_class.tolist(), _running(running, seen.is_finished)
+            answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
             vote = plurality(answers, range(n_traces))
             at_risk: dict[int, float] = defaultdict(float)
             for trace, bucket in streaks.update(running, answers).items():
@@ -91,7 +91,7 @@ class MARS:
                 if running:
                     yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
                 return vote
-            seen = yield Step(until=self.probe_every, probe=True)
+            seen = yield Step(until=self.force_every, force=True)
 
 
 def switch_probabilities(

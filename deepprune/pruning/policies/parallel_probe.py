@@ -1,16 +1,16 @@
-"""Parallel-Probe: stop when the vote over probes stands still, prune traces that keep deviating.
+"""Parallel-Probe: stop once the vote over forced answers is stable, prune traces that deviate.
 
 Zheng et al. 2026 (https://arxiv.org/abs/2602.03845; code zhengkid/Parallel-Probe, evaluation). The
 rule is that of ``ParallelWithWarmupBurstAndPrune`` in method.py. The defaults are those of its main
-table (evaluation_main_table.py: T = 40 repeats, warm-up 15 counted from 0 after a first probe,
+table (evaluation_main_table.py: T = 40 repeats, warm-up 15 counted from 0 after a first one,
 patience 7, 64 traces), whose rule is the same without a share or a number of traces to keep:
 ``prune_share`` 0 and ``min_active`` 1. On Qwen3-8B and AIME 2024 with 64 traces they give .813 and
 727 k tokens a question; the paper's table says .815 and 731 k. The class itself defaults to 18
 stable checkpoints, warm-up 10, share .5, 3 disagreements, 3 traces to keep. Departures:
 
-- An unanswered probe does not vote, so it counts neither for a majority nor in its share; it still
-  counts as disagreeing with one. The code gives "no answer" votes like any other answer.
-- No bursts: every probe is a checkpoint.
+- A trace that gives no answer does not vote, so it counts neither for a majority nor in its share;
+  it still counts as disagreeing with one. The code gives "no answer" votes like any other answer.
+- No bursts: every forced answer is a checkpoint.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from deepprune.pruning.voting import plurality
 
 @dataclass(frozen=True, slots=True)
 class ParallelProbe:
-    """Probes all running traces at checkpoints; decides over the traces that are not pruned.
+    """Forces answers at checkpoints; decides over the traces that are not pruned.
 
     Attributes:
-        probe_every: Tokens between checkpoints.
+        force_every: Tokens between checkpoints.
         stable: Checkpoints in a row with the same majority answer that stop all traces.
         warmup: Checkpoints at which nothing is stopped or pruned; a majority's row counts from the
             first checkpoint, a trace's disagreement only after the warm-up.
@@ -41,9 +41,9 @@ class ParallelProbe:
         k: Traces to start, at most the N of the question; ``None`` for all N.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PROBES})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    probe_every: int = 500
+    force_every: int = 500
     stable: int = 41
     warmup: int = 16
     prune_share: float = 0.0
@@ -53,7 +53,7 @@ class ParallelProbe:
     name: str = "parallel_probe"
 
     def __post_init__(self) -> None:
-        for field in ("probe_every", "stable", "prune_after", "min_active"):
+        for field in ("force_every", "stable", "prune_after", "min_active"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
         if self.warmup < 0:
@@ -67,14 +67,14 @@ class ParallelProbe:
             raise ValueError(f"k must be at least 1, got {self.k}; null starts all N.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Probe, vote, stop all, prune some or go on."""
+        """Force answers, vote, stop all, prune some or go on."""
         k = n_traces if self.k is None else min(self.k, n_traces)
         active = list(range(k))  # not pruned
         against = [0] * k  # checkpoints in a row at which a trace disagreed
         leader, in_a_row, checkpoint = NO_ANSWER, 0, 0
-        seen = yield Step(start=k, until=self.probe_every, probe=True)
+        seen = yield Step(start=k, until=self.force_every, force=True)
         while True:
-            answers, finished = seen.probe_class.tolist(), seen.is_finished.tolist()
+            answers, finished = seen.forced_class.tolist(), seen.is_finished.tolist()
             running = [trace for trace in active if not finished[trace]]
             vote = plurality(answers, active)
             if not running:
@@ -95,4 +95,4 @@ class ParallelProbe:
                     deviant = deviant[: len(active) - self.min_active]
                     stop = [Decision(trace, StopReason.DEVIANT) for trace in deviant]
                     active = [trace for trace in active if trace not in deviant]
-            seen = yield Step(stop=stop, until=self.probe_every, probe=True)
+            seen = yield Step(stop=stop, until=self.force_every, force=True)
