@@ -26,7 +26,8 @@ import numpy as np
 from deepprune.traces import TraceStore, open_traces
 
 POLICIES = [
-    "pruning=[deepprune,representatives,oracle_prune,random_prune]",
+    "pruning=[deepprune,representatives]",
+    "sweep.judges=[oracle,coin]",
     "+sweep.axes.deepprune.clustering=[greedy,average]",
     "+sweep.axes.representatives.clustering=[greedy,average]",
 ]

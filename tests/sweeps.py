@@ -83,12 +83,13 @@ def refs(groups):
     return [QuestionRef(g.question, g.model, len(g.traces)) for g in groups]
 
 
-def points(*more, thresholds=(0.3, 0.6), n_traces=8, **axes):
+def points(*more, thresholds=(0.3, 0.6), n_traces=8, judges=("priced",), **axes):
     """cons@k, DeepPrune at two prefix lengths, and ``more`` policies."""
     policies = {"deepprune": DeepPrune(FirstTokens(4), max_finishers=3)}
     return grid(
         policies | {p.name: p for p in more},
         n_traces=n_traces,
+        judges=judges,
         thresholds=thresholds,
         prefixes=[FirstTokens(4), FirstTokens(8)],
         **axes,
@@ -99,7 +100,7 @@ def evaluate(
     folder, groups=None, *, store=None, judge=None, chosen=None, make_engine=ReplayEngine,
     distributed=None, callbacks=(), baseline="consensus", margin=0.01, **changes,
 ):  # fmt: skip
-    """Sweep ``groups``, or what a store has, into a folder."""
+    """Sweep ``groups``, or what a store has, into a folder, with one judge or a dict of them."""
     if store is None:
         groups = questions() if groups is None else groups
         by_key = dict(zip([r.key for r in refs(groups)], groups, strict=True))
@@ -111,7 +112,7 @@ def evaluate(
         **{"n_traces": 8, "resamples": 3, "seed": 0, "generators": SIZES} | changes,
         load=load,
         make_engine=make_engine,
-        judge=judge or PricedJudge(),
+        judges=judge if isinstance(judge, dict) else {"priced": judge or PricedJudge()},
     )
     evaluator = Evaluator(
         runner, folder, distributed=distributed, callbacks=callbacks, baseline=baseline,
@@ -122,10 +123,9 @@ def evaluate(
 
 RIVALS = (
     AdaptiveConsistency(),
-    DeepPrune(FirstTokens(4), judge="coin", name="random_prune"),
     DeepPrune(FirstTokens(4), finish="representatives", vote="size", wave=4, name="waves"),
 )
-"""Policies that take a sweep through all of its paths: by batch, run by run, with another judge."""
+"""Policies that take a sweep through all of its paths: by batch, and run by run."""
 
 
 def with_silent(chosen):

@@ -35,7 +35,8 @@ class ChooseHalf(EvaluatorCallback):
     Args:
         within: How far below cons@N a point may lie on the choosing half, a share of questions.
         splits: Random halves for the second figure.
-        policies: Choose among these policies; ``None`` for all but consensus.
+        policies: Choose among these policies; ``None`` for all but consensus. Points of further
+            judges (``sweep.judges``, often an oracle) are never chosen.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ChooseHalf(EvaluatorCallback):
             for number, row in enumerate(rows)
             if row["status"] == "ok"
             and row["policy"] != "consensus"
+            and row["judge"] in (None, plan.judges[0])
             and (self.policies is None or row["policy"] in self.policies)
         ]
         store = OutcomeStore(plan.folder / "outcomes", plan.points)
@@ -91,7 +93,6 @@ class ChooseHalf(EvaluatorCallback):
         report = Outcomes(store, plan.points, others).only(compared)
         kept = sweep_rows(
             report,
-            judge=plan.judge,
             seed=seed,
             margin=rows[0]["margin"],
             baseline=plan.baseline,

@@ -6,7 +6,7 @@ import numpy as np
 
 from deepprune.core.errors import InputError
 from deepprune.evaluation.outcomes import Outcomes
-from deepprune.evaluation.watcher import EvaluatorCallback
+from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan
 from deepprune.pruning.policies.consensus import Consensus
 
 
@@ -17,7 +17,8 @@ class DropDominated(EvaluatorCallback):
     more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors, each
     at least 1 / n: n questions without a difference do not make one certain. The curve of cons@k
     always stays. Looks repeat and points are many, so ``z`` is well above 1.96; it is not corrected
-    for their number.
+    for their number. A point is compared with those of its own judge, of the sweep's first judge
+    and of none, so that an oracle in ``sweep.judges`` ends nobody's measurement.
 
     Args:
         look_every: Questions between two looks, at least 2.
@@ -32,6 +33,10 @@ class DropDominated(EvaluatorCallback):
         self.look_every = look_every
         self.z = z
 
+    def on_sweep_start(self, plan: SweepPlan) -> None:
+        """Note the sweep's first judge."""
+        self._judge = plan.judges[0]
+
     def give_up(self, seen: Outcomes) -> dict[int, str]:
         """The dominated points."""
         accuracy = seen["is_correct"].mean(1)  # (Q, P)
@@ -42,9 +47,11 @@ class DropDominated(EvaluatorCallback):
         for number, point in enumerate(seen.points):
             if is_out[number] or isinstance(point.policy, Consensus):
                 continue
+            is_rival = np.array([p.judge in (None, self._judge, point.judge) for p in seen.points])
             lead = accuracy - accuracy[:, [number]]
             error = np.maximum(lead.std(0, ddof=1), len(accuracy) ** -0.5) / np.sqrt(len(accuracy))
-            is_better = (flops <= flops[number]) & (lead.mean(0) > self.z * error) & ~is_out
+            is_better = (flops <= flops[number]) & (lead.mean(0) > self.z * error)
+            is_better &= is_rival & ~is_out
             if is_better.any():
                 by = seen.points[int((lead.mean(0) * is_better).argmax())]
                 found[number] = (

@@ -26,5 +26,5 @@ class SweepFigure(EvaluatorCallback):
         """Draw."""
         plan = result.plan
         n = len({q.question for q in plan.questions})
-        title = f"{n} questions, N = {plan.n_traces} traces, judge: {plan.judge}"
+        title = f"{n} questions, N = {plan.n_traces} traces, judge: {', '.join(plan.judges)}"
         accuracy_figure(result.rows, plan.folder / FIGURE, title)

@@ -40,7 +40,7 @@ class SweepProgress(EvaluatorCallback):
         self._done, self._started = 0, time.monotonic()
         self._bar.start()
         self._task = self._bar.add_task(
-            f"{plan.judge}: {len(plan.points)} points x {plan.resamples} orders",
+            f"{', '.join(plan.judges)}: {len(plan.points)} points x {plan.resamples} orders",
             total=len(plan.questions),
             completed=plan.n_recorded,
             rate="",

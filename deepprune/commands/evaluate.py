@@ -22,25 +22,29 @@ def evaluate(config: DictConfig) -> Run:
     """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
     sweep = build.sweep(config)
     store = build.store(config)
+    further = build.further_judges(config)
     inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
+    inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
     if (finished := finished_run(config, inputs)) is not None:
         return finished
     refs = build.refs(config, store)
     questions, n_traces = build.questions(config, refs)
-    needs = build.judge_needs(config)
+    needs = {"of judge=": build.judge_needs(config)}
+    needs |= {name: judge.needs for name, judge in further.items()}
     say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
     check_parts(config, questions)
     with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)
-        unseen = unseen_questions(refs, judge)
+        judges = build.all_judges(judge, further)
+        unseen = unseen_questions(refs, judges.values())
         if len(unseen) < len(refs):
             print(
                 f"{len(refs) - len(unseen)} of {len(refs)} questions were used to train "
-                f"{judge.provenance.name} and are left out"
+                f"{', '.join(judges)} and are left out"
             )
         questions, n_traces = build.questions(config, unseen)
         with ScoreCache(run.folder / SCORES) as cache:
-            result = run_sweep(config, sweep, questions, n_traces, store, judge, run, cache)
-        show(sweep_table(result.rows, f"{judge.provenance.name} on {config.traces}"))
+            result = run_sweep(config, sweep, questions, n_traces, store, judges, run, cache)
+        show(sweep_table(result.rows, f"{', '.join(judges)} on {config.traces}"))
         headline(result.rows, run)
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig
 
@@ -30,25 +30,25 @@ def run_sweep(
     questions: Sequence[QuestionRef],
     n_traces: int,
     store: TraceStore,
-    judge: Judge,
+    judges: Mapping[str, Judge],
     run: Run,
     cache: ScoreCache,
 ) -> SweepResult:
-    """Evaluate, with the configured callbacks and W&B watching, into the run's folder."""
+    """Evaluate with each of ``judges``, into the run's folder; callbacks and W&B watch."""
     callbacks: list[EvaluatorCallback] = build.sweep_callbacks(config)
     if run.wandb is not None:
         from deepprune.callbacks.sweep_wandb import SweepWandb
 
         callbacks.append(SweepWandb(run.wandb))
     runner = QuestionRunner(
-        sweep_points(sweep, store, questions, n_traces, judge.needs),
+        sweep_points(sweep, store, questions, n_traces, {n: j.needs for n, j in judges.items()}),
         n_traces=n_traces,
         resamples=sweep.resamples,
         seed=sweep.seed,
         generators=build.generators(config, questions),
         load=store.group,
         make_engine=build.make_engine(config),
-        judge=judge,
+        judges=judges,
         cache=cache,
         usd_judge=sweep.usd_judge,
     )
@@ -76,18 +76,18 @@ def sweep_points(
     store: TraceStore,
     questions: Sequence[QuestionRef],
     n_traces: int,
-    judge_needs: frozenset[Need],
+    needs: Mapping[str, frozenset[Need]],
 ) -> list[Point]:
-    """The grid, without the policies that these traces cannot serve where that is asked for.
+    """The grid for judges with these needs; with ``sweep.skip_unmet`` what the traces can serve.
 
     Raises:
         InputError: If the grid is not sound, or the traces lack what a policy or the judge needs.
     """
-    points = sweep.points(n_traces)
+    points = sweep.points(n_traces, list(needs))
     group = store.group(questions[0])
     if sweep.skip_unmet:
-        points = with_needs_met(points, group, judge_needs)
-    check_needs(points, group, judge_needs)
+        points = with_needs_met(points, group, needs)
+    check_needs(points, group, needs)
     if sweep.baseline not in (names := {point.policy.name for point in points}):
         raise InputError(
             f"sweep.baseline must be a policy of the sweep, got {sweep.baseline!r}; it has "
@@ -114,7 +114,11 @@ def check_parts(config: DictConfig, questions: Sequence[QuestionRef]) -> None:
 def headline(rows: Sequence[Row], run: Run) -> None:
     """Keep the first policy's middle point for the comparison of a multirun's runs."""
     measured = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
-    points = [r for r in measured if policy_label(r) == policy_label(measured[0])]
+    points = [
+        r
+        for r in measured
+        if (policy_label(r), r["judge"]) == (policy_label(measured[0]), measured[0]["judge"])
+    ]
     if points:
         row = points[len(points) // 2]
         names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from deepprune.commands.sweep import (
     sweep_points,
 )
 from deepprune.config import build
+from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
-from deepprune.data.splits import Splits
+from deepprune.data.splits import Splits, question_hash
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.loading import load_judge
@@ -47,12 +48,14 @@ def train(config: DictConfig) -> Run:
     sweep = build.sweep(config) if build.has_sweep(config) else None
     parts = build.fit_parts(config)
     store = build.store(config)
+    further = {} if sweep is None else build.further_judges(config)
     inputs = {"traces": store.content_hash, **build.learner_hashes(parts)}
+    inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
     if (finished := finished_run(config, inputs)) is not None:
         return finished
     splits = build.splits(config, build.groups(config, store))
     build.check_learner(parts, splits)
-    pruning = None if sweep is None else _pruning(config, sweep, parts, store, splits)
+    pruning = None if sweep is None else _pruning(config, sweep, parts, store, splits, further)
     with command_run(config, "train", inputs) as run:
         export = run.folder / "judge"
 
@@ -63,9 +66,10 @@ def train(config: DictConfig) -> Run:
                 reports = _report(config, parts, splits, judge, run, cache)
                 tables = [judge_table({name: r["all"] for name, r in reports.items()})]
                 if pruning is not None:
-                    result = run_sweep(config, *pruning, store, judge, run, cache)
+                    judges = build.all_judges(judge, further)
+                    result = run_sweep(config, *pruning, store, judges, run, cache)
                     headline(result.rows, run)
-                    title = f"pruning with {judge.provenance.name}"
+                    title = f"pruning with {', '.join(judges)}"
                     tables.append(sweep_table(result.rows, title))
             show(*tables)
 
@@ -91,12 +95,20 @@ def _pruning(
     parts: build.FitParts,
     store: TraceStore,
     splits: Splits,
+    further: Mapping[str, build.FurtherJudge],
 ) -> _Pruning:
     """What is swept after the training; whatever is wrong with it shows now."""
     held_out = {(g.question, g.model) for g in splits.test}
     refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
     questions, n_traces = build.questions(config, refs)
-    needs = parts.learner.needs
+    for name, judge in further.items():
+        if n := sum(question_hash(q.question.text) in judge.seen_questions for q in questions):
+            raise InputError(
+                f"sweep.judges has {name}, which was trained on {n} of the {len(questions)} test "
+                "questions: give one of the same split (data.split_seed, data.fold)."
+            )
+    needs = {"the trained judge": parts.learner.needs}
+    needs |= {name: judge.needs for name, judge in further.items()}
     say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
     check_parts(config, questions)
     return _Pruning(sweep, questions, n_traces)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import check_judge_needs, select_questions
 from deepprune.evaluation.watcher import EvaluatorCallback
 from deepprune.judge.base import Judge
-from deepprune.judge.baselines import LengthOnlyJudge, LexicalJudge, QuestionOnlyJudge
+from deepprune.judge.baselines import (
+    CoinJudge,
+    LengthOnlyJudge,
+    LexicalJudge,
+    OracleJudge,
+    QuestionOnlyJudge,
+)
 from deepprune.judge.boosting import Boosting
 from deepprune.judge.calibration import METHODS
 from deepprune.judge.cascade import Cascade
 from deepprune.judge.features.forced_answers import LogisticRegression
+from deepprune.judge.loading import load_judge
 from deepprune.judge.saved import RECORD, needs_of, read_record, rule_from_json
 from deepprune.traces import TraceStore, open_traces
 
@@ -57,8 +65,8 @@ class Sweep:
     margin: float
     usd_judge: float | None
 
-    def points(self, n_traces: int) -> list[Point]:
-        """The grid for N traces a question.
+    def points(self, n_traces: int, judges: Sequence[str]) -> list[Point]:
+        """The grid for N traces a question and judges of these names.
 
         Raises:
             InputError: If a k or an N exceeds it, or an axis is no field of its policy.
@@ -68,6 +76,7 @@ class Sweep:
         return grid(
             self.policies,
             n_traces=n_traces,
+            judges=judges,
             thresholds=self.thresholds,
             prefixes=self.prefixes,
             ks=self.ks,
@@ -456,6 +465,81 @@ def judge_needs(config: DictConfig) -> frozenset[Need]:
     return needs
 
 
+@dataclass(frozen=True)
+class FurtherJudge:
+    """A judge of ``sweep.judges`` before it is loaded.
+
+    Attributes:
+        needs: What it reads of the traces.
+        load: Loads it.
+        sha256: Identifies an export; ``None`` for a judge without a folder.
+        seen_questions: Hashes of the questions that it was trained on.
+    """
+
+    needs: frozenset[Need]
+    load: Callable[[], Judge]
+    sha256: str | None = None
+    seen_questions: frozenset[str] = frozenset()
+
+
+def further_judges(config: DictConfig) -> dict[str, FurtherJudge]:
+    """The judges of ``sweep.judges``, by what the user wrote; loads none.
+
+    Raises:
+        InputError: If an entry is neither the name of a judge without settings nor an export.
+    """
+    named: dict[str, Callable[[], Judge]] = {
+        "lexical": LexicalJudge,
+        "length_only": LengthOnlyJudge,
+        "sentence_embedding": _sentence_embedding,
+        "oracle": OracleJudge,
+        "coin": lambda: CoinJudge(config.seed),
+    }
+    found: dict[str, FurtherJudge] = {}
+    for entry in config.sweep.judges:
+        if entry in found:
+            raise InputError(f"sweep.judges has {entry} twice: name each judge once.")
+        if entry in named:
+            needs = getattr(named[entry], "needs", Judge.needs)
+            found[entry] = FurtherJudge(needs, named[entry])
+        elif (folder := _export(entry)) is not None:
+            found[entry] = FurtherJudge(
+                needs_of(folder),
+                partial(load_judge, folder),
+                export_hash(folder),
+                frozenset(read_record(folder)["seen_questions"]),
+            )
+        else:
+            raise InputError(
+                f"sweep.judges takes {', '.join(named)} or the folders of runs of train.py, got "
+                f"{entry!r}."
+            )
+    return found
+
+
+def all_judges(first: Judge, further: Mapping[str, FurtherJudge]) -> dict[str, Judge]:
+    """``first`` and the loaded ``further`` ones by their names in the results, no two alike.
+
+    Raises:
+        InputError: If a judge without a folder is there twice.
+    """
+    judges = {first.provenance.name: first}
+    for entry, judge in ((entry, each.load()) for entry, each in further.items()):
+        name = judge.provenance.name
+        names = (name, f"{name} {_run_of(Path(entry))}", f"{name} {entry}")
+        choices = names[:1] if further[entry].sha256 is None else names
+        free = [name for name in choices if name not in judges]
+        if not free:
+            raise InputError(f"sweep.judges has {entry}, which is the judge already: leave it out.")
+        judges[free[0]] = judge
+    return judges
+
+
+def _export(path: str) -> Path | None:
+    """The export in a folder, or in the run folder, that the user named."""
+    return next((f for f in (Path(path), Path(path) / "judge") if (f / RECORD).is_file()), None)
+
+
 def judge_hash(config: DictConfig) -> str | None:
     """What identifies a trained judge without loading it: its ``judge.json`` names its weights."""
     path = config.judge.get("path")
@@ -475,8 +559,7 @@ def exports(config: DictConfig) -> dict[str, Path]:
     Raises:
         InputError: If there are none, or a folder is neither.
     """
-    folders = [Path(path) for path in config.judges]
-    folders = [f if (f / RECORD).is_file() else f / "judge" for f in folders]
+    folders = [_export(path) or Path(path) for path in config.judges]
     if not folders or len(set(folders)) < len(folders):
         raise InputError(
             f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "

@@ -118,12 +118,11 @@ def live(config: DictConfig) -> Live:
         raise InputError(f"prune.judge_timeout_s must be positive, got {chosen.judge_timeout_s:g}.")
     if config.view not in VIEWS:
         raise InputError(f"view must be one of {', '.join(VIEWS)}, got {config.view!r}.")
-    is_oracle = getattr(policy, "judge", None) == "oracle"
     asks = Need.JUDGE in policy.needs
-    if not is_replay(config) and (is_oracle or (asks and config.judge._target_ in ORACLES)):
+    if not is_replay(config) and asks and config.judge._target_ in ORACLES:
         raise InputError(
             "an oracle knows the final answers, which nobody does while traces are generated: take "
-            "another judge=NAME or pruning=NAME, or engine=replay."
+            "another judge=NAME, or engine=replay."
         )
     return Live(policy, chosen.traces, chosen.judge_timeout_s, config.view, config.seed)
 

@@ -36,6 +36,7 @@ class SweepConf:
     ks: list[int] = MISSING
     ns: list[int] = MISSING
     axes: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    judges: list[str] = field(default_factory=list)
     skip_unmet: bool = False
     baseline: str = MISSING
     margin: float = MISSING
@@ -217,25 +218,12 @@ class DeepPruneConf:
     wave: int | None = None
     stop_confidence: float | None = None
     check_every: int = 500
-    judge: str = "sweep"
     name: str = "deepprune"
 
 
 @dataclass
 class RepresentativesConf(DeepPruneConf):
     name: str = "representatives"
-
-
-@dataclass
-class OraclePruneConf(DeepPruneConf):
-    judge: str = "oracle"
-    name: str = "oracle_prune"
-
-
-@dataclass
-class RandomPruneConf(DeepPruneConf):
-    judge: str = "coin"
-    name: str = "random_prune"
 
 
 @dataclass
@@ -708,8 +696,6 @@ GROUPS: dict[str, dict[str, Any]] = {
 POLICIES: dict[str, Any] = {
     "deepprune": DeepPruneConf,
     "representatives": RepresentativesConf,
-    "oracle_prune": OraclePruneConf,
-    "random_prune": RandomPruneConf,
     "deepconf": DeepConfConf,
     "deepconf_offline": DeepConfOfflineConf,
     "slim_sc": SlimSCConf,

@@ -78,7 +78,7 @@ def _in_order(
 
 
 def _fitting(runner: QuestionRunner, n_questions: int) -> int:
-    if runner.judge.is_model:
+    if runner.has_model:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, n_questions // QUESTIONS_A_PROCESS))
@@ -92,7 +92,7 @@ def _take(runner: QuestionRunner, n: int) -> None:
     global _runner
     _runner = runner
     Thread(target=_end_with_parent, daemon=True).start()
-    if runner.judge.is_model:
+    if runner.has_model:
         import torch
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // n))

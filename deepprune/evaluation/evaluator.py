@@ -60,7 +60,8 @@ class Evaluator:
         """
         runner = self._runner
         check_questions(questions, runner.n_traces)
-        check_needs(runner.points, runner.load(questions[0]), runner.judge.needs)
+        needs = {name: judge.needs for name, judge in runner.judges.items()}
+        check_needs(runner.points, runner.load(questions[0]), needs)
         store = OutcomeStore(self._folder / "outcomes", runner.points)
         everywhere = range(len(runner.points))
         n_recorded = sum(store.has(ref.key, everywhere) for ref in questions)
@@ -70,7 +71,7 @@ class Evaluator:
             n_recorded,
             runner.n_traces,
             runner.resamples,
-            runner.judge.provenance.name,
+            list(runner.judges),
             self._baseline,
             self._folder,
         )
@@ -95,7 +96,6 @@ class Evaluator:
         outcomes = Outcomes(store, runner.points, [ref.key for ref in questions], dropped)
         rows = sweep_rows(
             outcomes,
-            judge=runner.judge.provenance.name,
             seed=runner.seed,
             margin=self._margin,
             baseline=self._baseline,

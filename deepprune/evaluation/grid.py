@@ -10,17 +10,21 @@ from itertools import product
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import Policy
+from deepprune.core.protocols import Need, Policy
 from deepprune.core.types import PrefixRule
 from deepprune.pruning.policies.consensus import Consensus
 
 
 @dataclass(frozen=True)
 class Point:
-    """One grid point: a policy whose fields are the axes' values, and the N that it may sample."""
+    """One grid point: a policy whose fields are the axes' values, and the N that it may sample.
+
+    ``judge`` is the name of the judge that it asks; ``None`` where it asks none.
+    """
 
     policy: Policy
     n_traces: int
+    judge: str | None = None
 
     @cached_property
     def axes(self) -> dict[str, Any]:
@@ -37,7 +41,8 @@ class Point:
     @cached_property
     def key(self) -> str:
         """Names the point in the record on disk."""
-        facts = {"policy": self.policy.name, "n_traces": self.n_traces, **self.axes}
+        facts = {"policy": self.policy.name, "n_traces": self.n_traces, "judge": self.judge}
+        facts |= self.axes
         return json.dumps(facts, sort_keys=True)
 
 
@@ -51,13 +56,14 @@ def grid(
     policies: Mapping[str, Policy],
     *,
     n_traces: int,
+    judges: Sequence[str] = (),
     thresholds: Sequence[float] = (),
     prefixes: Sequence[PrefixRule] = (),
     ks: Sequence[int] = (),
     ns: Sequence[int] = (),
     axes: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Point]:
-    """Every policy at every value of the axes that it has.
+    """Every policy at every value of the axes that it has, with every judge if it asks one.
 
     The last axis is the fastest. The cons@k curve up to cons@N always belongs to a sweep: it comes
     first, asked for or not, since no saving means anything without it. ``ks`` and ``ns`` add to it.
@@ -65,6 +71,7 @@ def grid(
     Args:
         policies: What is swept, by name.
         n_traces: The largest N.
+        judges: Names of the judges, the slowest axis of a policy that asks one.
         thresholds: Values of ``threshold``, for every policy that has one.
         prefixes: Values of ``prefix``, likewise.
         ks: Further k of cons@k.
@@ -96,12 +103,13 @@ def grid(
             continue
         shared = {"prefix": prefixes, "threshold": thresholds}
         values = {f: list(v) for f, v in {**shared, **mine}.items() if f in known and len(v)}
-        for chosen in product(*values.values()):
+        asked = judges if Need.JUDGE in policy.needs else [None]
+        for judge, *chosen in product(asked, *values.values()):
             try:
                 point = replace(policy, **dict(zip(values, chosen, strict=True)))  # type: ignore[type-var]
             except ValueError as error:
                 raise InputError(f"sweep, {name}: {error}") from error
-            points += [Point(point, n) for n in ns]
+            points += [Point(point, n, judge) for n in ns]
     return list({point.key: point for point in points}.values())
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import FloatArray, IntArray, Need
+from deepprune.core.protocols import FloatArray, IntArray
 from deepprune.core.statistics import (
     LEVEL,
     Curve,
@@ -74,16 +74,15 @@ class Outcomes(Protocol):
 
 
 def sweep_rows(
-    outcomes: Outcomes, *, judge: str, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
+    outcomes: Outcomes, *, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
 ) -> list[Row]:
     """One row a point. Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
 
     N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
     `statistics.Curve` for how a point is placed on it and what happens beyond its ends. A row has:
 
-    - ``policy``, its axes, ``judge`` (the policy's own, e.g. ``oracle``, before that
-      of the sweep; ``None`` where it asks none), ``n_questions``,
-      ``n_traces``, ``resamples``, ``seed``, ``margin``;
+    - ``policy``, its axes, ``judge`` (``None`` where it asks none), ``n_questions``, ``n_traces``,
+      ``resamples``, ``seed``, ``margin``;
     - ``accuracy``: share of questions whose vote is right, mean over orders of the traces;
     - ``pass_any``: share where any trace that was asked to vote is right;
     - ``accuracy_vs_cons_n``: paired difference to cons@N;
@@ -117,7 +116,6 @@ def sweep_rows(
 
     Args:
         outcomes: What was measured; each field is asked for once.
-        judge: Name of the judge.
         seed: Seed of the bootstrap.
         margin: Of the test for non-inferiority, as a share of the questions.
         baseline: Name of the policy to compare with besides consensus sampling.
@@ -140,7 +138,7 @@ def sweep_rows(
         {
             "policy": point.policy.name,
             **point.axes,
-            "judge": _judge(point, judge),
+            "judge": point.judge,
             "n_questions": bootstrap.n_questions,
             "n_traces": point.n_traces,
             "resamples": is_correct.shape[1],
@@ -162,14 +160,6 @@ def sweep_rows(
     for i, adjusted in zip(tested, holm(np.array(p)).tolist(), strict=False):
         rows[i]["p_mcnemar_holm"] = adjusted
     return rows
-
-
-def _judge(point: Point, judge: str) -> str | None:
-    """Who scored: the sweep's judge, unless the policy names its own; ``None`` where nobody did."""
-    own = point.axes.get("judge", "sweep")
-    if own != "sweep":
-        return str(own)
-    return judge if Need.JUDGE in point.policy.needs else None
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:

@@ -17,9 +17,8 @@ from deepprune.evaluation.batch_replay import replay_batch
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
 from deepprune.evaluation.outcomes import FIELDS, QuestionOutcomes
-from deepprune.evaluation.scores import QuestionScores
+from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.judge.base import Judge
-from deepprune.judge.baselines import CoinJudge, OracleJudge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
@@ -73,7 +72,7 @@ class QuestionRunner:
         generators: Size of every generator by model name.
         load: Reads the traces of a question.
         make_engine: An engine that serves them.
-        judge: Who scores.
+        judges: What scores, by the names that the points give.
         cache: Scores on disk, where they shall outlive the run.
         usd_judge: Price of a million judge tokens.
         is_watched: Whether checkpoints and decisions are to be reported.
@@ -86,10 +85,15 @@ class QuestionRunner:
     generators: Mapping[str, GeneratorSize]
     load: LoadTraces
     make_engine: MakeEngine
-    judge: Judge
+    judges: Mapping[str, Judge]
     cache: ScoreCache | None = None
     usd_judge: float | None = None
     is_watched: bool = False
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a judge is a neural network, which takes the cores or the GPU for itself."""
+        return any(judge.is_model for judge in self.judges.values())
 
     def __call__(self, task: Task) -> Done:
         """Do one question; a point that fails is recorded with its reason, the others go on."""
@@ -110,7 +114,7 @@ class QuestionRunner:
                 and not self.is_watched
                 and not any(t.finish_reason.is_open for t in group.traces)
             ):
-                batches[question.family(policy, point.n_traces)].append(number)
+                batches[question.family(policy, point)].append(number)
             else:
                 question.guarded(done, [number], question.run)
         for numbers in batches.values():
@@ -132,23 +136,20 @@ class _Question:
         }
         size = generator_size(group.model, runner.generators)
         self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
-        judges: dict[str, Judge] = {"sweep": runner.judge}
-        judges |= {"oracle": OracleJudge(), "coin": CoinJudge(runner.seed)}
         self._scores = {
-            name: QuestionScores(judge, runner.cache if name == "sweep" else None)
-            for name, judge in judges.items()
+            name: QuestionScores(judge, runner.cache) for name, judge in runner.judges.items()
         }
 
     @staticmethod
-    def family(policy: DeepPrune, n_traces: int) -> tuple[Any, ...]:
+    def family(policy: DeepPrune, point: Point) -> tuple[Any, ...]:
         """What points must share for their clusterings to be those of one batch."""
         return (
             policy.prefix,
             policy.clustering,
             policy.max_clusters,
             policy.max_members,
-            policy.judge,
-            n_traces,
+            point.judge,
+            point.n_traces,
         )
 
     def guarded(
@@ -169,7 +170,7 @@ class _Question:
         """One point, run by run."""
         (number,) = numbers
         runner, point = self._runner, self._runner.points[number]
-        scores = self._scores[getattr(point.policy, "judge", "sweep")]
+        scores = None if point.judge is None else self._scores[point.judge]
         watcher = _Recorder(number, done.events) if runner.is_watched else None
         for resample in range(runner.resamples):
             session = self._engine.open(
@@ -178,7 +179,7 @@ class _Question:
                 runner.n_traces,
                 derive(runner.seed, resample),
             )
-            evidence = scores.run(session)
+            evidence = RunEvidence(scores, session)
             rng = self._rng(resample)
             outcome = run_question(point.policy, session, point.n_traces, evidence, rng, watcher)
             facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
@@ -201,7 +202,7 @@ class _Question:
             recording,
             np.stack(orders)[:, : first.n_traces],
             np.stack([self._rng(r).random(first.n_traces) for r in resamples]),
-            self._scores[getattr(first.policy, "judge", "sweep")],
+            self._scores[str(first.judge)],
             self._ledger,
             np.array(sorted(self._correct), dtype=np.int64),
             engine.seconds_per_token,

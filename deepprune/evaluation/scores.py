@@ -56,10 +56,6 @@ class QuestionScores:
         for a, b in (ids.T, ids.T[::-1])[: 1 + self._judge.is_symmetric]:
             self._scores[a, b], self._prices[a, b] = found, prices
 
-    def run(self, session: Session) -> RunEvidence:
-        """The evidence as one policy run on ``session`` sees it."""
-        return RunEvidence(self.of_one_run() if self.reads_peers else self, session)
-
     def of_one_run(self) -> QuestionScores:
         """An empty table of the same judge: with peers, a score holds for one run."""
         return QuestionScores(self._judge, self._cache)
@@ -121,9 +117,16 @@ class QuestionScores:
 
 
 class RunEvidence:
-    """``Evidence`` for one policy run; remembers which scores were asked for, for the bill."""
+    """``Evidence`` for one policy run; remembers which scores were asked for, for the bill.
 
-    def __init__(self, scores: QuestionScores, session: Session) -> None:
+    Args:
+        scores: The judge's scores of the question; ``None`` for a policy that asks no judge.
+        session: The run.
+    """
+
+    def __init__(self, scores: QuestionScores | None, session: Session) -> None:
+        if scores is not None and scores.reads_peers:
+            scores = scores.of_one_run()
         self._scores = scores
         self._session = session
         self._asked: list[IntArray] = []
@@ -132,6 +135,8 @@ class RunEvidence:
 
     def score(self, pairs: IntArray) -> FloatArray:
         """Scores of pairs of trace indices on what they have generated so far."""
+        table = self._scores
+        assert table is not None, "a policy that needs no judge asks for scores"
         tokens = self._session.usage.tokens
         if tokens != self._seen_tokens:  # prefixes have grown since
             self._seen_tokens = tokens
@@ -141,14 +146,14 @@ class RunEvidence:
         ids = self._ids[pairs]
         if (ids < 0).any():
             new = np.unique(pairs[ids < 0]).tolist()
-            if self._scores.reads_peers:  # all that have begun, asked for or not
+            if table.reads_peers:  # all that have begun, asked for or not
                 new = list(range(self._session.n_started))
                 self._ids = np.full(len(new), -1, dtype=np.int64)
-            self._ids[new] = self._scores.prefix_ids([self._session.prefix(i) for i in new])
-            if self._scores.reads_forced_answers:
+            self._ids[new] = table.prefix_ids([self._session.prefix(i) for i in new])
+            if table.reads_forced_answers:
                 self._session.read_forced_answers(new)
             ids = self._ids[pairs]
-        scores = self._scores.lookup(ids)
+        scores = table.lookup(ids)
         self._asked.append(ids)  # a judge that fails is not paid
         return scores
 
@@ -159,4 +164,6 @@ class RunEvidence:
     @property
     def bill(self) -> FloatArray:
         """The judge's calls, tokens and FLOPs; a pair that was asked twice is paid once."""
-        return self._scores.bill(np.concatenate(self._asked)) if self._asked else np.zeros(3)
+        if self._scores is None or not self._asked:
+            return np.zeros(3)
+        return self._scores.bill(np.concatenate(self._asked))

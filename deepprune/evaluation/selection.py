@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import TEXT_ALONE, Need, Policy
+from deepprune.core.protocols import Need
 from deepprune.core.seeding import generator
 from deepprune.core.types import QuestionRef, QuestionTraces
 from deepprune.data.splits import question_hash
@@ -97,34 +97,40 @@ def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
 
 
 def check_needs(
-    points: Sequence[Point], group: QuestionTraces, judge_needs: frozenset[Need] = TEXT_ALONE
+    points: Sequence[Point], group: QuestionTraces, judges: Mapping[str, frozenset[Need]]
 ) -> None:
-    """Hold what policies and judge ask for against what the first question's traces have.
+    """Check that the first question's traces have what policies and judges need.
+
+    Args:
+        points: The grid.
+        group: The traces.
+        judges: What each judge of the points reads.
 
     Raises:
         InputError: If something is missing.
     """
-    for policy in dict.fromkeys(point.policy for point in points):
-        if missing := unmet_needs(_all_needs(policy, judge_needs), group):
-            by_judge = Need.JUDGE in policy.needs
+    for name, judge, needs in dict.fromkeys(
+        (point.policy.name, point.judge, _all_needs(point, judges)) for point in points
+    ):
+        if missing := unmet_needs(needs, group):
+            asker = name if judge is None else f"{name} with judge {judge}"
             raise InputError(
-                f"{policy.name} needs {' and '.join(missing)}, which these traces do not have: "
-                f"choose other policies with pruning=[...], {'another judge, ' * by_judge}or other "
-                "traces."
+                f"{asker} needs {' and '.join(missing)}, which these traces do not have: choose "
+                "other policies with pruning=[...], another judge=NAME, or other traces."
             )
 
 
 def with_needs_met(
-    points: Sequence[Point], group: QuestionTraces, judge_needs: frozenset[Need] = TEXT_ALONE
+    points: Sequence[Point], group: QuestionTraces, judges: Mapping[str, frozenset[Need]]
 ) -> list[Point]:
-    """The points whose policies these traces can serve, with a judge that needs ``judge_needs``."""
-    return [p for p in points if not unmet_needs(_all_needs(p.policy, judge_needs), group)]
+    """The points whose policies and judges these traces can serve, see `check_needs`."""
+    return [p for p in points if not unmet_needs(_all_needs(p, judges), group)]
 
 
-def _all_needs(policy: Policy, judge_needs: frozenset[Need]) -> frozenset[Need]:
-    """Of a policy and of the judge that it asks."""
-    needs = policy.needs
-    return needs - {Need.JUDGE} | judge_needs if Need.JUDGE in needs else needs
+def _all_needs(point: Point, judges: Mapping[str, frozenset[Need]]) -> frozenset[Need]:
+    """What the policy, and the judge that it asks, read of the traces."""
+    of_judge = frozenset() if point.judge is None else judges[point.judge]
+    return point.policy.needs - {Need.JUDGE} | of_judge
 
 
 def check_judge_needs(needs: frozenset[Need], groups: Sequence[QuestionTraces]) -> None:
@@ -142,17 +148,18 @@ def check_judge_needs(needs: frozenset[Need], groups: Sequence[QuestionTraces]) 
             )
 
 
-def unseen_questions(refs: Sequence[QuestionRef], judge: Judge) -> list[QuestionRef]:
-    """The questions that were not used to fit ``judge``.
+def unseen_questions(refs: Sequence[QuestionRef], judges: Collection[Judge]) -> list[QuestionRef]:
+    """The questions that were not used to train any of the judges.
 
     Raises:
-        InputError: If it has seen them all.
+        InputError: If they have seen them all.
     """
-    seen = judge.provenance.seen_questions
+    seen: frozenset[str] = frozenset().union(*(j.provenance.seen_questions for j in judges))
     unseen = [ref for ref in refs if question_hash(ref.question.text) not in seen]
     if not unseen:
+        names = ", ".join(j.provenance.name for j in judges if j.provenance.seen_questions)
         raise InputError(
-            f"judge {judge.provenance.name!r} was trained on all {len(refs)} questions of this "
-            "selection: evaluate it on other traces."
+            f"judge {names} was trained on all {len(refs)} questions of this selection: evaluate "
+            "it on other traces."
         )
     return unseen

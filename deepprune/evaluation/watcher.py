@@ -22,7 +22,7 @@ class SweepPlan:
         n_recorded: How many questions an earlier, interrupted run has recorded.
         n_traces: The largest N.
         resamples: Orders of the traces.
-        judge: Name of the judge.
+        judges: Names of the judges, that of ``judge=`` first.
         baseline: The policy that others are compared with at equal tokens, beside consensus.
         folder: Where the record is written.
     """
@@ -32,7 +32,7 @@ class SweepPlan:
     n_recorded: int
     n_traces: int
     resamples: int
-    judge: str
+    judges: Sequence[str]
     baseline: str
     folder: Path
 

@@ -71,10 +71,10 @@ class GuardedEvidence:
     Args:
         evidence: Asks the judge.
         worker: Where it computes.
-        name: The judge's.
+        name: Name of the judge; ``None`` for a policy that asks none.
     """
 
-    def __init__(self, evidence: RunEvidence, worker: JudgeWorker, name: str) -> None:
+    def __init__(self, evidence: RunEvidence, worker: JudgeWorker, name: str | None) -> None:
         self._evidence = evidence
         self._worker = worker
         self._name = name

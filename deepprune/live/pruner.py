@@ -15,10 +15,9 @@ from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Prefix, Ques
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
 from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.saving import estimated_saving, generator_flops
-from deepprune.evaluation.scores import QuestionScores
+from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.generation.live_session import LiveSession
 from deepprune.judge.base import Judge
-from deepprune.judge.baselines import CoinJudge, OracleJudge
 from deepprune.live.guard import GuardedEvidence, JudgeWorker
 from deepprune.live.question import LiveQuestion, LiveWatcher
 from deepprune.pruning.controller import Outcome, run_question
@@ -89,10 +88,8 @@ class LivePruner:
         (prompt,) = token_ends([question.text])
         ledger = None if self.size is None else Ledger(self.size, len(prompt))
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
-        judge = self._judge()
-        evidence = GuardedEvidence(
-            QuestionScores(judge).run(session), self.worker, judge.provenance.name
-        )
+        scores = None if self.judge is None else QuestionScores(self.judge)
+        evidence = GuardedEvidence(RunEvidence(scores, session), self.worker, self._judge_name)
         live = LiveQuestion(question, self.n_traces, session, evidence, ledger, self.answer_style)
         for watcher in watchers:
             watcher.on_question_start(live)
@@ -114,7 +111,7 @@ class LivePruner:
             traces = generated(session, live.decisions, classed=False)
             outcome, error = None, error or raised
         row = {
-            **self._facts(question, judge),
+            **self._facts(question),
             **_status(error if outcome is None else None),
             **_result(outcome, traces, question),
             "fallback": live.fallback,
@@ -132,22 +129,21 @@ class LivePruner:
             words.append(f"{threshold:g}")
         if (rule := getattr(self.policy, "prefix", None)) is not None:
             words.append(f"@ {rule.kind} {rule.k:g}")
-        judge = "" if self.judge is None else f", judge {self.judge.provenance.name}"
+        judge = "" if self.judge is None else f", judge {self._judge_name}"
         return f"{' '.join(words)}{judge}, {self.model}, N = {self.n_traces}"
 
-    def _judge(self) -> Judge:
-        if getattr(self.policy, "judge", "") == "oracle":
-            return OracleJudge()
-        return self.judge or CoinJudge(self.seed)
+    @property
+    def _judge_name(self) -> str | None:
+        return None if self.judge is None else self.judge.provenance.name
 
-    def _facts(self, question: Question, judge: Judge) -> Row:
+    def _facts(self, question: Question) -> Row:
         return {
             "dataset": question.dataset,
             "question_id": question.question_id,
             "question": question.text,
             "model": self.model,
             "policy": self.policy.name,
-            "judge": None if self.judge is None else judge.provenance.name,
+            "judge": self._judge_name,
             "n_traces": self.n_traces,
             "seed": self.seed,
         }

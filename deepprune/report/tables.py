@@ -53,11 +53,11 @@ def shown_rows(rows: Sequence[Row]) -> list[int]:
     measured = [i for i, row in enumerate(rows) if row["status"] == "ok"]
     if len(measured) <= MOST_ROWS:
         return measured
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, str | None], list[int]] = {}
     for i in measured:
-        groups.setdefault(policy_label(rows[i]), []).append(i)
+        groups.setdefault((policy_label(rows[i]), rows[i]["judge"]), []).append(i)
     chosen: set[int] = set()
-    for name, members in groups.items():
+    for (name, _), members in groups.items():
         if name == "consensus":
             chosen |= {i for i in members if rows[i]["k"].bit_count() == 1 or i == members[-1]}
             continue

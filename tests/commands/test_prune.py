@@ -397,7 +397,6 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path):
         ([ONE, "view=jsn"], "view must be one of live, json, none, got 'jsn'"),
         ([ONE, "judge=trained", "judge.path=."], "judge.json"),
         ([ONE, "judge=oracle"], "an oracle knows the final answers"),
-        ([ONE, "pruning=oracle_prune"], "an oracle knows the final answers"),
         ([ONE, "pruning=deepconf"], "deepconf needs token confidences, and sampling.logprobs=0"),
         (
             [ONE, "pruning=early_exit"],

@@ -86,12 +86,13 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
     traces = group(answers, rng.integers(2, 30, size=14).tolist())
     policy = DeepPrune(FirstTokens(9), clustering=clustering, **rule)
     thresholds = [0.0, 0.2, 0.35, 0.5, 0.55, 0.6, 0.8, 1.0]
-    points = [Point(replace(policy, threshold=t), 11) for t in thresholds]
-    points += [Point(policy, 1)]  # no pair to ask for
+    points = [Point(replace(policy, threshold=t), 11, "it") for t in thresholds]
+    points += [Point(policy, 1, "it")]  # no pair to ask for
     task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
     runner = QuestionRunner(
         points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
-        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups), judge=judge,
+        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups),
+        judges={"it": judge},
     )  # fmt: skip
     at_once = runner(task).outcomes
     runner.is_watched = True

@@ -120,11 +120,16 @@ def test_a_bill_by_hand(is_watched):
 
     traces = group(list("aab"), [10, 12, 8])
     once = DeepPrune(FirstTokens(4))
-    chosen = [Point(p, 3) for p in (once, replace(once, wave=2), Consensus(3))]
+    chosen = [
+        Point(once, 3, "right"),
+        Point(replace(once, wave=2), 3, "right"),
+        Point(Consensus(3), 3),
+    ]
     size = replace(SIZES["tiny"], usd_prompt=1.0, usd_generated=10.0)
     runner = QuestionRunner(
         chosen, n_traces=3, resamples=1, seed=0, generators={"tiny": size}, usd_judge=100.0,
-        load=lambda ref: traces, make_engine=InOrder, judge=Sighted(), is_watched=is_watched,
+        load=lambda ref: traces, make_engine=InOrder, judges={"right": Sighted()},
+        is_watched=is_watched,
     )  # fmt: skip
     done = runner(Task(refs([traces])[0], tokens_prompt=5)).outcomes
     assert not done.failures
@@ -217,28 +222,35 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 
 def test_an_oracle_with_all_finishers_is_as_accurate_as_consensus(tmp_path):
     policy = DeepPrune(FirstTokens(4), max_finishers=99, singleton_finishers=99)
-    chosen = grid({"deepprune": policy}, n_traces=8, thresholds=[0.5])
-    row = evaluate(tmp_path, judge=OracleJudge(), chosen=chosen).rows[-1]
+    chosen = grid({"deepprune": policy}, n_traces=8, thresholds=[0.5], judges=["oracle"])
+    row = evaluate(tmp_path, judge={"oracle": OracleJudge()}, chosen=chosen).rows[-1]
     assert tuple(row["accuracy_vs_cons_n"]) == (0.0, 0.0, 0.0)
     assert row["token_saving"].value > 0
 
 
-@pytest.mark.parametrize(("name", "judge"), [("oracle", OracleJudge()), ("coin", CoinJudge(5))])
-@pytest.mark.parametrize("wave", [None, 3])
-def test_a_policy_can_have_a_judge_of_its_own(tmp_path, name, judge, wave):
-    """As if the sweep had been given that judge; it costs calls and nothing else."""
-    policy = DeepPrune(FirstTokens(4), max_finishers=3, wave=wave)
-    for folder, own, given in (("a", name, PricedJudge()), ("b", "sweep", judge)):
-        chosen = grid({"x": replace(policy, judge=own)}, n_traces=8, thresholds=[0.5, 0.7])
-        evaluate(tmp_path / folder, judge=given, chosen=chosen, seed=5)
-    a, b = (
-        [json.loads(line) for line in (tmp_path / d / "results.jsonl").read_text().splitlines()]
-        for d in "ab"
-    )
-    assert a == b
-    assert a[-1]["judge"] == name
-    assert a[-1]["judge_calls"] > 0
-    assert a[-1]["judge_tokens"] == a[-1]["judge_flops"] == 0
+def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
+    """Policies that ask a judge have its rows as alone; those that ask none run once."""
+
+    class Model(PricedJudge):
+        is_model = True
+
+    waves = DeepPrune(FirstTokens(4), max_finishers=3, wave=3, name="waves")
+    judges = {"priced": Model(), "coin": CoinJudge(5), "oracle": OracleJudge()}
+
+    def rows(folder, some):
+        chosen = points(waves, AdaptiveConsistency(), judges=list(some))
+        found = evaluate(tmp_path / folder, chosen=chosen, judge=some).rows
+        return [{k: v for k, v in r.items() if k != "p_mcnemar_holm"} for r in found]
+
+    together = rows("all", judges)
+    for name, judge in judges.items():
+        alone = rows(name, {name: judge})
+        assert [r for r in together if r["judge"] in (None, name)] == alone
+    assert [r["policy"] for r in together if r["judge"] is None] == [
+        *["consensus"] * 6, "adaptive_consistency"
+    ]  # fmt: skip
+    paid = {r["judge"] for r in together if r["judge_flops"] > 0}
+    assert paid == {"priced"}
 
 
 def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
@@ -281,7 +293,7 @@ def test_a_judge_that_fails_fails_its_points_and_not_the_sweep(tmp_path):
     statuses = {r["policy"]: r["status"] for r in result.rows}
     assert statuses == {
         "consensus": "ok", "deepprune": "failed", "adaptive_consistency": "ok",
-        "random_prune": "ok", "waves": "failed",
+        "waves": "failed",
     }  # fmt: skip
     assert "a score lies in [0, 1]" in result.rows[-1]["reason"]
     written = [json.loads(line) for line in result.results_path.read_text().splitlines()]
@@ -362,10 +374,14 @@ def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_pat
         evaluate(tmp_path, chosen=chosen)
     assert not (tmp_path / "outcomes").exists()
     forced = with_forced_answers(questions(1)[0], [[0]] * 8, every=2)
-    left = with_needs_met(chosen, forced)
+    needs = {"priced": PricedJudge.needs}
+    left = with_needs_met(chosen, forced, needs)
     assert {p.policy.name for p in left} == {"consensus", "deepprune", "early_exit"}
     mute = replace(forced, traces=tuple(replace(t, text="", token_end=[]) for t in forced.traces))
-    assert {p.policy.name for p in with_needs_met(chosen, mute)} == {"consensus", "early_exit"}
+    assert {p.policy.name for p in with_needs_met(chosen, mute, needs)} == {
+        "consensus",
+        "early_exit",
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ JUDGE = ("judge_calls", "judge_tokens", "judge_flops")
 class Pruner:
     needs: ClassVar = frozenset({Need.JUDGE})
     threshold: float = 0.5
-    judge: str = "sweep"
     name: str = "pruner"
 
 
@@ -36,6 +35,7 @@ class Stopper:
 class GridPoint:
     policy: object
     n_traces: int = 8
+    judge: str | None = None
 
     @property
     def axes(self):
@@ -115,7 +115,7 @@ def test_a_row_by_hand():
     The judge's 1000 FLOPs are 100 tokens at 10 FLOPs each: the curve has .5 + 2/3 * .2 at 300.
     The curve reaches .7 at 400 tokens: 200 / 400.
     """
-    row = sweep_rows(sweep((Pruner(), PRUNED)), judge="j", seed=0)[-1]
+    row = sweep_rows(sweep((Pruner(), 8, "j", PRUNED)), seed=0)[-1]
     assert row["accuracy"].value == 0.7
     assert row["pass_any"].value == 0.9
     assert row["tokens"] == 200
@@ -137,15 +137,15 @@ def test_a_row_by_hand():
 
 def test_questions_needed_come_from_the_differences():
     """Nine differences of 0 and one of -1: sd = sqrt(.1); 6.1826 * .1 / .01^2 = 6182.6."""
-    row = sweep_rows(sweep((Pruner(), PRUNED)), judge="j", seed=0)[-1]
+    row = sweep_rows(sweep((Pruner(), PRUNED)), seed=0)[-1]
     assert row["n_questions_needed"] == 6183
     assert row["margin"] == 0.01
-    row = sweep_rows(sweep((Pruner(), PRUNED)), judge="j", seed=0, margin=0.1)[-1]
+    row = sweep_rows(sweep((Pruner(), PRUNED)), seed=0, margin=0.1)[-1]
     assert row["n_questions_needed"] == 62
 
 
 def test_the_curve_lies_on_itself_and_cons_n_is_not_compared_with_itself():
-    rows = sweep_rows(sweep(), judge="j", seed=0)
+    rows = sweep_rows(sweep(), seed=0)
     zero = Estimate(0.0, 0.0, 0.0)
     for row, k in zip(rows, (1, 4, 8), strict=True):
         assert row["accuracy_vs_matched_cons"] == zero
@@ -163,7 +163,7 @@ def test_the_curve_lies_on_itself_and_cons_n_is_not_compared_with_itself():
 
 def test_without_a_judge_net_and_gross_are_one():
     stopped = PRUNED | {"judge_flops": 0.0, "judge_calls": 0, "judge_tokens": 0}
-    row = sweep_rows(sweep((Stopper(), stopped)), judge="j", seed=0)[-1]
+    row = sweep_rows(sweep((Stopper(), stopped)), seed=0)[-1]
     assert row["judge"] is None
     assert row["accuracy_vs_matched_cons_net"] == row["accuracy_vs_matched_cons"]
 
@@ -172,7 +172,7 @@ def test_beyond_the_ends_of_the_curve():
     """900 tokens are compared with cons@8; .9 is never reached; .4 is met by cons@1's tokens."""
     dear = PRUNED | {"is_correct": right(9), "tokens_finished": 850}
     cheap = PRUNED | {"is_correct": right(4), "tokens_finished": 0}
-    dear, cheap = sweep_rows(sweep((Pruner(), dear), (Pruner(0.6), cheap)), judge="j", seed=0)[-2:]
+    dear, cheap = sweep_rows(sweep((Pruner(), dear), (Pruner(0.6), cheap)), seed=0)[-2:]
     assert dear["accuracy_vs_matched_cons"] == dear["accuracy_vs_cons_n"]
     assert dear["tokens_vs_matched_accuracy"] is None
     assert dear["matched_k"] == 8
@@ -183,7 +183,7 @@ def test_beyond_the_ends_of_the_curve():
 
 def test_the_reference_of_a_row_is_cons_at_its_own_n():
     """N = 4: cons@4 has .7 at 400 tokens, and the point the same accuracy at 200."""
-    row = sweep_rows(sweep((Pruner(), 4, PRUNED)), judge="j", seed=0)[-1]
+    row = sweep_rows(sweep((Pruner(), 4, PRUNED)), seed=0)[-1]
     assert row["n_traces"] == 4
     assert row["accuracy_vs_cons_n"] == Estimate(0.0, 0.0, 0.0)
     assert row["token_saving"].value == 0.5
@@ -197,15 +197,15 @@ def test_another_baseline_is_matched_by_its_frontier():
         for c, n_right, tokens in ((0.8, 4, 100), (0.9, 8, 300), (0.95, 6, 350))
     ]
     outcomes = sweep(*stoppers, (Pruner(), PRUNED))
-    rows = sweep_rows(outcomes, judge="j", seed=0, baseline="stopper")
+    rows = sweep_rows(outcomes, seed=0, baseline="stopper")
     assert rows[-1]["accuracy_vs_matched_baseline"].value == pytest.approx(0.1)
     assert rows[4]["accuracy_vs_matched_baseline"].value == 0
     assert [r["p_mcnemar_holm"] for r in rows[:-1]] == [None] * 6
-    assert "accuracy_vs_matched_baseline" not in sweep_rows(outcomes, judge="j", seed=0)[-1]
+    assert "accuracy_vs_matched_baseline" not in sweep_rows(outcomes, seed=0)[-1]
     with pytest.raises(InputError, match=r"'stoper' is not in the sweep, it has \['consensus'"):
-        sweep_rows(outcomes, judge="j", seed=0, baseline="stoper")
+        sweep_rows(outcomes, seed=0, baseline="stoper")
     outcomes.failures = {3: "no", 4: "no", 5: "no"}
-    rows = sweep_rows(outcomes, judge="j", seed=0, baseline="stopper")
+    rows = sweep_rows(outcomes, seed=0, baseline="stopper")
     assert rows[-1]["accuracy_vs_matched_baseline"] is None
 
 
@@ -218,7 +218,7 @@ def test_mcnemar_looks_at_one_order_and_holm_at_the_sweep():
     outcomes = sweep(
         (Pruner(0.1), two), (Pruner(0.2), none), (Pruner(0.3), PRUNED), dropped={5: "beaten"}
     )
-    rows = sweep_rows(outcomes, judge="j", seed=0)
+    rows = sweep_rows(outcomes, seed=0)
     assert [r["p_mcnemar"] for r in rows[3:5]] == pytest.approx([1 / 32, 1 / 128])
     assert [r["p_mcnemar_holm"] for r in rows[3:5]] == pytest.approx([2 / 32, 3 / 128])
     assert (rows[5]["status"], rows[5]["reason"]) == ("dropped", "beaten")
@@ -226,7 +226,7 @@ def test_mcnemar_looks_at_one_order_and_holm_at_the_sweep():
     for column, flags in zip(outcomes.columns, [first_right] * 6, strict=True):
         column["is_correct"] = flags
     outcomes.n = (10, 2)
-    assert sweep_rows(outcomes, judge="j", seed=0)[3]["p_mcnemar"] == 1
+    assert sweep_rows(outcomes, seed=0)[3]["p_mcnemar"] == 1
 
 
 def test_points_that_were_not_measured_say_why_and_carry_nothing():
@@ -234,24 +234,24 @@ def test_points_that_were_not_measured_say_why_and_carry_nothing():
         (Pruner(0.1), PRUNED), (Pruner(0.2), PRUNED | {"tokens_finished": 10**6}),
         (Pruner(0.3), 4, PRUNED), failures={3: "ValueError: no"}, dropped={4: "beaten"},
     )  # fmt: skip
-    whole = sweep_rows(outcomes, judge="j", seed=0)
+    whole = sweep_rows(outcomes, seed=0)
     assert [r["status"] for r in whole] == ["ok", "ok", "ok", "failed", "dropped", "ok"]
     assert [r["reason"] for r in whole[3:5]] == ["ValueError: no", "beaten"]
     for row in whole[3:5]:
         assert "accuracy" not in row
         assert row["n_questions"] == 10
-    alone = sweep_rows(sweep((Pruner(0.3), 4, PRUNED)), judge="j", seed=0)[-1]
+    alone = sweep_rows(sweep((Pruner(0.3), 4, PRUNED)), seed=0)[-1]
     assert {k: v for k, v in whole[5].items() if k != "p_mcnemar_holm"} == {
         k: v for k, v in alone.items() if k != "p_mcnemar_holm"
     }
     outcomes.failures = {1: "ValueError: no"}  # cons@4
-    rows = sweep_rows(outcomes, judge="j", seed=0)
+    rows = sweep_rows(outcomes, seed=0)
     assert rows[5]["status"] == "failed"
     assert rows[5]["reason"].startswith("cons@4 was not measured")
     assert rows[3]["status"] == "ok"
     assert rows[3]["matched_k"] == pytest.approx(1 + 7 / 7)  # between cons@1 and cons@8
     outcomes.failures = {2: "ValueError: no"}  # cons@8
-    rows = sweep_rows(outcomes, judge="j", seed=0)
+    rows = sweep_rows(outcomes, seed=0)
     assert [r["status"] for r in rows] == ["failed"] * 4 + ["dropped", "failed"]
 
 
@@ -261,28 +261,27 @@ def test_same_inputs_same_bytes_and_each_field_once():
         (Pruner(i / 10), PRUNED | {"is_correct": rng.random((10, 1)) < 0.7}) for i in range(9)
     ]
     first, second = sweep(*points), sweep(*points)
-    rows = sweep_rows(first, judge="j", seed=3)
-    assert json.dumps(rows, allow_nan=False) == json.dumps(sweep_rows(second, judge="j", seed=3))
-    assert rows != sweep_rows(second, judge="j", seed=4)
+    rows = sweep_rows(first, seed=3)
+    assert json.dumps(rows, allow_nan=False) == json.dumps(sweep_rows(second, seed=3))
+    assert rows != sweep_rows(second, seed=4)
     assert len(first.asked) == len(set(first.asked)) == 13
 
 
 def test_unknown_prices_are_none_and_not_nan():
     nameless = PRUNED | {"generator_flops": np.nan, "seconds": np.nan}
-    row = sweep_rows(sweep((Pruner(), nameless)), judge="j", seed=0)[-1]
+    row = sweep_rows(sweep((Pruner(), nameless)), seed=0)[-1]
     assert row["generator_flops"] is row["net_saving"] is row["seconds"] is None
     json.dumps(row, allow_nan=False)
 
 
-def test_a_policy_with_a_judge_of_its_own_is_not_credited_to_the_sweeps():
-    outcomes = sweep((Pruner(), PRUNED), (Pruner(judge="coin"), PRUNED), (Stopper(), PRUNED))
-    rows = sweep_rows(outcomes, judge="j", seed=0)
-    assert [r["judge"] for r in rows[3:]] == ["j", "coin", None]
+def test_a_row_names_the_judge_of_its_point():
+    outcomes = sweep((Pruner(), 8, "j", PRUNED), (Pruner(), 8, "coin", PRUNED), (Stopper(), PRUNED))
+    assert [r["judge"] for r in sweep_rows(outcomes, seed=0)[3:]] == ["j", "coin", None]
 
 
 def test_margins_are_shares():
     with pytest.raises(InputError, match="got 3"):
-        sweep_rows(sweep(), judge="j", seed=0, margin=3)
+        sweep_rows(sweep(), seed=0, margin=3)
 
 
 def test_too_few_questions_are_said_to_be_too_few():

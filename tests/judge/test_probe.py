@@ -20,6 +20,8 @@ from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.outcomes import FIELDS
 from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import check_judge_needs, check_needs
+from deepprune.judge.base import Judge
+from deepprune.judge.baselines import OracleJudge
 from deepprune.judge.features.forced_answers import (
     PROBE_NAMES,
     LogisticRegression,
@@ -172,15 +174,13 @@ def test_traces_without_forced_answers_are_refused_before_anything_is_computed(j
         check_judge_needs(SETTINGS.needs, [forced, silent])
     export = {"judge": {"path": str(judge.export(tmp_path / "judge"))}}
     needs = build.judge_needs(DictConfig(export))
-    points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2)]
-    with pytest.raises(
-        InputError, match="deepprune needs recorded forced answers, which these traces"
-    ):
-        check_needs(points, silent, needs)
+    points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2, "it")]
+    with pytest.raises(InputError, match="judge it needs recorded forced answers, which these traces"):
+        check_needs(points, silent, {"it": needs})
     mute = replace(forced, traces=tuple(replace(t, text="") for t in forced.traces))
-    check_needs(points, mute, needs)
-    with pytest.raises(InputError, match="deepprune needs the text of the traces"):
-        check_needs(points, mute)
+    check_needs(points, mute, {"it": needs})
+    with pytest.raises(InputError, match="judge it needs the text of the traces"):
+        check_needs(points, mute, {"it": Judge.needs})
 
 
 def test_forced_answers_are_on_the_generators_bill(judge):
@@ -193,12 +193,13 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     traces = with_forced_answers(
         group(["a", "b", "a"], [40, 30, 12]), [[0, 0, 0, 0], [0, 1, 1, 1], [0, 0]], every=6
     )
-    points = [Point(DeepPrune(FirstTokens(20), threshold=t), 3) for t in (0.2, 0.9)]
-    points += [Point(DeepPrune(FirstTokens(20), judge="oracle"), 3)]
-    points += [Point(DeepPrune(FirstTokens(20)), 1)]  # no pair, so no answer is read
+    points = [Point(DeepPrune(FirstTokens(20), threshold=t), 3, "it") for t in (0.2, 0.9)]
+    points += [Point(DeepPrune(FirstTokens(20)), 3, "oracle")]
+    points += [Point(DeepPrune(FirstTokens(20)), 1, "it")]  # no pair, so no answer is read
     size, ref = GeneratorSize(1e3, 2, 8), QuestionRef(traces.question, traces.model, 3)
     runner = QuestionRunner(
-        points, n_traces=3, resamples=2, seed=0, generators={"tiny": size}, judge=judge,
+        points, n_traces=3, resamples=2, seed=0, generators={"tiny": size},
+        judges={"it": judge, "oracle": OracleJudge()},
         load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=5),
     )  # fmt: skip
     at_once = runner(Task(ref, tokens_prompt=7)).outcomes

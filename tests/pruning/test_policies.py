@@ -201,7 +201,6 @@ def test_replay_hides_an_answer_until_the_trace_has_ended():
         ({"max_clusters": 0}, "max_clusters must be at least 1, got 0"),
         ({"finish": "biggest"}, "got 'biggest'"),
         ({"clustering": "k_means"}, "clustering must be one of greedy, .*, got 'k_means'"),
-        ({"judge": "dice"}, "judge must be one of sweep, oracle, coin, got 'dice'"),
         ({"wave": 0}, "wave must be at least 1 trace, or null, got 0"),
         ({"stop_confidence": 95}, "stop_confidence must lie between 0 and 1, .* got 95"),
         ({"check_every": 0}, "check_every must be at least 1 token, got 0"),

@@ -5,10 +5,11 @@ import io
 import pytest
 from builders import group
 from rich.console import Console
-from sweeps import evaluate, points
+from sweeps import PricedJudge, evaluate, points
 
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.grid import grid
+from deepprune.judge.baselines import OracleJudge
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.report.figures import accuracy_figure
@@ -32,6 +33,7 @@ def many():
     return grid(
         policies,
         n_traces=8,
+        judges=["priced"],
         thresholds=[0.2, 0.5, 0.8],
         prefixes=[FirstTokens(3), FirstTokens(5)],
         ns=[6, 8],
@@ -96,9 +98,9 @@ def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
 
 
 def test_points_that_differ_in_the_judge_alone_have_different_labels(tmp_path):
-    axes = {"deepprune": {"judge": ["sweep", "oracle"]}}
-    chosen = grid({"deepprune": DeepPrune(FirstTokens(3))}, n_traces=8, axes=axes)
-    names = labels(evaluate(tmp_path, GROUPS, chosen=chosen).rows)
+    judges = {"priced": PricedJudge(), "oracle": OracleJudge()}
+    chosen = grid({"deepprune": DeepPrune(FirstTokens(3))}, n_traces=8, judges=list(judges))
+    names = labels(evaluate(tmp_path, GROUPS, chosen=chosen, judge=judges).rows)
     assert len(set(names)) == len(names)
 
 

@@ -60,8 +60,6 @@ class DeepPrune:
             answer is ahead for good with this probability (`stopping.is_decided`, rule ``beta``);
             ``None``: never.
         check_every: With ``stop_confidence``, tokens between two looks at the votes.
-        judge: Who scores: ``sweep``, the judge of the run; ``oracle`` or ``coin``, as the upper
-            and the lower line.
     """
 
     prefix: PrefixRule
@@ -76,7 +74,6 @@ class DeepPrune:
     wave: int | None = None
     stop_confidence: float | None = None
     check_every: int = 500
-    judge: Literal["sweep", "oracle", "coin"] = "sweep"
     name: str = "deepprune"
 
     def __post_init__(self) -> None:
@@ -97,7 +94,6 @@ class DeepPrune:
             ("clustering", METHODS),
             ("finish", ("largest_cluster", "representatives")),
             ("vote", ("plain", "size", "posterior")),
-            ("judge", ("sweep", "oracle", "coin")),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(
@@ -106,9 +102,9 @@ class DeepPrune:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The judge, unless it is the truth or a coin; the text, where the prefix counts words."""
-        has_judge, counts_words = self.judge == "sweep", self.prefix.kind == "reasoning_words"
-        return frozenset([Need.JUDGE] * has_judge + [Need.TEXT] * counts_words)
+        """The judge, and the text where the prefix counts words."""
+        counts_words = self.prefix.kind == "reasoning_words"
+        return frozenset([Need.JUDGE] + [Need.TEXT] * counts_words)
 
     @property
     def decides_once(self) -> bool:
