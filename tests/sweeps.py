@@ -121,6 +121,15 @@ def evaluate(
     return evaluator.run(chosen_refs)
 
 
+def flat(rows):
+    """All that each row has, by name; estimates with their intervals."""
+    return [
+        {"policy": row.policy, "status": row.status, "reason": row.reason}
+        | {**row.axes, **row.facts, **row.metrics, **row.counts}
+        for row in rows
+    ]
+
+
 RIVALS = (
     AdaptiveConsistency(),
     DeepPrune(FirstTokens(4), finish="representatives", vote="size", wave=4, name="waves"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from deepprune.core.errors import InputError
-from deepprune.core.files import write_atomic
 from deepprune.core.protocols import BoolArray, FloatArray
 from deepprune.core.seeding import generator
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, plain
+from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, write_rows
 from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
@@ -68,14 +66,14 @@ class ChooseHalf(EvaluatorCallback):
         wanted = [
             number
             for number, row in enumerate(rows)
-            if row["status"] == "ok"
-            and row["policy"] != "consensus"
-            and row["judge"] in (None, plan.judges[0])
-            and (self.policies is None or row["policy"] in self.policies)
+            if row.status == "ok"
+            and row.policy != "consensus"
+            and row.judge in (None, plan.judges[0])
+            and (self.policies is None or row.policy in self.policies)
         ]
         store = OutcomeStore(plan.folder / "outcomes", plan.points)
         table = _Means(Outcomes(store, plan.points, keys), wanted)
-        seed = rows[0]["seed"]
+        seed = int(rows[0].facts["seed"])
         drawn = generator(seed, "half").permutation(len(names))
         choosing = {names[i] for i in drawn[: len(names) // 2]}
         is_choosing = np.array([key[:2] in choosing for key in keys])
@@ -87,21 +85,20 @@ class ChooseHalf(EvaluatorCallback):
         compared = [
             i
             for i, row in enumerate(rows)
-            if i == number
-            or (row["status"] == "ok" and row["policy"] in ("consensus", plan.baseline))
+            if i == number or (row.status == "ok" and row.policy in ("consensus", plan.baseline))
         ]
         report = Outcomes(store, plan.points, others).only(compared)
         kept = sweep_rows(
             report,
             seed=seed,
-            margin=rows[0]["margin"],
+            margin=rows[0].facts["margin"],
             baseline=plan.baseline,
         )
-        write_atomic(plan.folder / CHOSEN, "".join(json.dumps(plain(r)) + "\n" for r in kept))
+        write_rows(plan.folder / CHOSEN, kept)
         shown = [
             row
             for i, row in zip(compared, kept, strict=True)
-            if i == number or row["policy"] == "consensus"
+            if i == number or row.policy == "consensus"
         ]
         n = len({key[:2] for key in others})
         show(sweep_table(shown, f"chosen on {len(choosing)} questions, reported on {n} others"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
-from deepprune.core.statistics import Estimate
-from deepprune.evaluation.outcomes import plain
 from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
 from deepprune.report.labels import labels
 from deepprune.report.tables import shown_rows
@@ -26,7 +24,7 @@ class SweepWandb(EvaluatorCallback):
         """A table ``prune/results``, the figure ``prune/figure``, a summary value a point."""
         import wandb
 
-        rows = [plain(r) for r in result.rows]
+        rows = [row.columns for row in result.rows]
         columns: list[str | int] = [*sorted({name for row in rows for name in row})]
         data = [[row.get(str(name)) for name in columns] for row in rows]
         self._run.log({"prune/results": wandb.Table(columns=columns, data=data)})
@@ -35,7 +33,6 @@ class SweepWandb(EvaluatorCallback):
             self._run.log({"prune/figure": wandb.Image(str(figure))})
         names = labels(result.rows)
         for i in shown_rows(result.rows):
-            row = result.rows[i]
             for name in ("accuracy", "token_saving", "net_saving"):
-                if isinstance(row.get(name), Estimate):
-                    self._run.summary[f"prune/{names[i]}/{name}"] = row[name].value
+                if (estimate := result.rows[i].metrics.get(name)) is not None:
+                    self._run.summary[f"prune/{names[i]}/{name}"] = estimate.value

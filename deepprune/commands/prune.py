@@ -20,7 +20,6 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need, Session
 from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
-from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.selection import unmet_needs
 from deepprune.generation.backend import EngineError
 from deepprune.generation.live import LiveEngine
@@ -29,7 +28,7 @@ from deepprune.judge.base import Judge
 from deepprune.live.events import EventLines
 from deepprune.live.guard import JudgeWorker
 from deepprune.live.pruner import LivePruner, OpenSession
-from deepprune.live.question import LiveWatcher
+from deepprune.live.question import LiveResult, LiveWatcher
 from deepprune.live.record import RESULTS, LiveRecord
 from deepprune.live.summary import live_estimates, live_table, tokens_figure
 from deepprune.live.view import LiveView, ProgressLines, plain
@@ -243,7 +242,7 @@ def _say_beforehand(
 
 
 def _conclude(
-    run: Run, rows: Sequence[Row], questions: Sequence[Question], live: build_live.Live
+    run: Run, rows: Sequence[LiveResult], questions: Sequence[Question], live: build_live.Live
 ) -> None:
     """The summary: metrics, table, figure, W&B; a failed question fails the run."""
     failed = [row for row in rows if row["status"] != "ok"]
@@ -274,7 +273,9 @@ def _conclude(
         _log(run.wandb, rows, run.metrics, figure)
 
 
-def _log(wandb_run: Any, rows: Sequence[Row], metrics: Mapping[str, Any], figure: Any) -> None:
+def _log(
+    wandb_run: Any, rows: Sequence[LiveResult], metrics: Mapping[str, Any], figure: Any
+) -> None:
     """A table ``prune/questions``, the figure ``prune/tokens``, and the summary's values."""
     import wandb
 
@@ -290,7 +291,7 @@ def _log(wandb_run: Any, rows: Sequence[Row], metrics: Mapping[str, Any], figure
 
 
 def _answer_last(
-    rows: Sequence[Row], questions: Sequence[Question], view: str, output: TextIO
+    rows: Sequence[LiveResult], questions: Sequence[Question], view: str, output: TextIO
 ) -> None:
     """The answer of a single question; with ``json`` its event has been the last line."""
     if len(questions) == 1 and rows and rows[0]["status"] == "ok" and view != "json":

@@ -62,10 +62,10 @@ def run_sweep(
     )
     result = evaluator.run(questions)
     run.results_path = result.results_path
-    failed = [r for r in result.rows if r["status"] == "failed"]
+    failed = [row for row in result.rows if row.status == "failed"]
     if failed:
         run.status = "failed"
-        print(f"{len(failed)} of {len(result.rows)} points failed: {failed[0]['reason']}")
+        print(f"{len(failed)} of {len(result.rows)} points failed: {failed[0].reason}")
     if (warning := too_few_questions(result.rows, sweep.margin)) is not None:
         print(warning)
     return result
@@ -112,15 +112,14 @@ def check_parts(config: DictConfig, questions: Sequence[QuestionRef]) -> None:
 
 
 def headline(rows: Sequence[Row], run: Run) -> None:
-    """Keep the first policy's middle point for the comparison of a multirun's runs."""
-    measured = [r for r in rows if r["policy"] != "consensus" and r["status"] == "ok"]
-    points = [
-        r
-        for r in measured
-        if (policy_label(r), r["judge"]) == (policy_label(measured[0]), measured[0]["judge"])
-    ]
-    if points:
-        row = points[len(points) // 2]
-        names = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
-        run.metrics |= {name: row[name] for name in names if row[name] is not None}
-        run.point = labels(rows)[[r is row for r in rows].index(True)]
+    """Keep the middle point of the first policy and judge for the comparison of a multirun."""
+    measured = [row for row in rows if row.policy != "consensus" and row.status == "ok"]
+    if not measured:
+        return
+    first = (policy_label(measured[0]), measured[0].judge)
+    points = [row for row in measured if (policy_label(row), row.judge) == first]
+    row = points[len(points) // 2]
+    for name in ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving"):
+        if (estimate := row.metrics[name]) is not None:
+            run.metrics[name] = estimate
+    run.point = labels(rows)[[r is row for r in rows].index(True)]

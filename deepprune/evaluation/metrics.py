@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from deepprune.core.statistics import (
     questions_needed,
 )
 from deepprune.evaluation.grid import Point
-from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.outcomes import Outcomes, Row
 from deepprune.pruning.policies.consensus import Consensus
 
 ABOVE_CONSENSUS = "accuracy_vs_matched_cons"
@@ -38,39 +38,6 @@ CHUNK = 1000
 _OTHER_COSTS = (
     "tokens_sequential", "peak_traces", "judge_calls", "judge_tokens", "seconds", "cost",
 )  # fmt: skip
-
-
-class Outcomes(Protocol):
-    """What a sweep measured: Q questions (of one model each), R orders of the traces, P points."""
-
-    @property
-    def points(self) -> Sequence[Point]:
-        """The grid."""
-        ...
-
-    @property
-    def questions(self) -> Sequence[tuple[str, str, str]]:
-        """Dataset, question id and model of each."""
-        ...
-
-    @property
-    def failures(self) -> Mapping[int, str]:
-        """Index of a point that failed -> why."""
-        ...
-
-    @property
-    def dropped(self) -> Mapping[int, str]:
-        """Index of a point that was stopped early because others dominate it -> why."""
-        ...
-
-    @property
-    def tokens_prompt(self) -> IntArray:
-        """Tokens of the prompts, shape ``(Q,)``."""
-        ...
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """A field of all outcomes, shape ``(Q, R, P)``; loaded on every call."""
-        ...
 
 
 def sweep_rows(
@@ -109,8 +76,7 @@ def sweep_rows(
       ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
       ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
       engine's clock), ``cost`` (``None`` without a price);
-    - ``status`` and ``reason``: ``ok``, or ``failed`` or ``dropped`` (dominated, stopped early) and
-      why. A point that was not measured has none of the above from ``accuracy`` on.
+    - ``status`` and ``reason``, see `Row`.
 
     What compares cons@N with itself, and what is not a number, is ``None``.
 
@@ -134,32 +100,39 @@ def sweep_rows(
         n_resamples=is_correct.shape[1],
         seed=seed,
     )
-    rows: list[Row] = [
-        {
-            "policy": point.policy.name,
-            **point.axes,
-            "judge": point.judge,
-            "n_questions": bootstrap.n_questions,
-            "n_traces": point.n_traces,
-            "resamples": is_correct.shape[1],
-            "seed": seed,
-            "margin": margin,
-        }
-        for point in outcomes.points
-    ]
+    facts = {
+        "n_questions": bootstrap.n_questions,
+        "resamples": is_correct.shape[1],
+        "seed": seed,
+        "margin": margin,
+    }
     unmeasured = _unmeasured(outcomes)
-    measured = [i for i in range(len(rows)) if i not in unmeasured]
+    measured = [i for i in range(len(outcomes.points)) if i not in unmeasured]
+    found: dict[int, _Numbers] = {}
     if measured:
-        facts = _describe(_Measured.of(outcomes, is_correct, measured, bootstrap), margin, baseline)
-        for i, row in zip(measured, facts, strict=True):
-            rows[i] |= row | {"status": "ok", "reason": None}
-    for i, (status, reason) in unmeasured.items():
-        rows[i] |= {"status": status, "reason": reason}
-    tested = [i for i in measured if rows[i]["policy"] not in {CONSENSUS, baseline}]
-    p = [*(rows[i]["p_mcnemar"] for i in tested), *(1.0 for _ in outcomes.dropped)]
+        columns = _Measured.of(outcomes, is_correct, measured, bootstrap)
+        found = dict(zip(measured, _describe(columns, margin, baseline), strict=True))
+    tested = [i for i in measured if outcomes.points[i].policy.name not in {CONSENSUS, baseline}]
+    p = [*(found[i].counts["p_mcnemar"] for i in tested), *(1.0 for _ in outcomes.dropped)]
     for i, adjusted in zip(tested, holm(np.array(p)).tolist(), strict=False):
-        rows[i]["p_mcnemar_holm"] = adjusted
-    return rows
+        found[i].counts["p_mcnemar_holm"] = adjusted
+    return [
+        Row(
+            point.policy.name,
+            {**point.axes, "judge": point.judge, "n_traces": point.n_traces},
+            facts,
+            *found.get(i, _Numbers({}, {})),
+            *unmeasured.get(i, ("ok", None)),
+        )
+        for i, point in enumerate(outcomes.points)
+    ]
+
+
+class _Numbers(NamedTuple):
+    """What is measured of one point, see `Row`."""
+
+    metrics: dict[str, Estimate | None]
+    counts: dict[str, float | None]
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
@@ -194,7 +167,8 @@ class _Measured:
         consensus: Positions of cons@k, by k, shape ``(K,)``.
         sizes: Their k.
         accuracy: Draws; so are ``tokens``, ``generator_flops`` and ``judge_flops``.
-        columns: By name, what is no comparison: a value for each point.
+        pass_any: See `sweep_rows`.
+        columns: By name, what has no interval: a value for each point.
         deviation: Standard deviation of a question's difference to cons@N, shape ``(P,)``.
         n_questions: Distinct questions.
     """
@@ -207,7 +181,8 @@ class _Measured:
     tokens: FloatArray
     generator_flops: FloatArray
     judge_flops: FloatArray
-    columns: dict[str, list[Any]]
+    pass_any: list[Estimate | None]
+    columns: dict[str, list[float | None]]
     deviation: FloatArray
     n_questions: int
 
@@ -219,7 +194,7 @@ class _Measured:
         measured: list[int],
         bootstrap: NestedBootstrap,
     ) -> _Measured:
-        """Load each field, reduce it, and let it go."""
+        """Reduce field by field, so that one is in memory at a time."""
 
         def chosen(values: NDArray[Any]) -> NDArray[Any]:
             return values if values.shape[2] == len(measured) else values.take(measured, axis=2)
@@ -236,9 +211,8 @@ class _Measured:
         p_mcnemar = mcnemar_p((full & ~first).sum(axis=0), (first & ~full).sum(axis=0))
         by_question = bootstrap.by_question(is_correct)
         differences = by_question - by_question[:, reference]
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, list[float | None]] = {
             "p_mcnemar": p_mcnemar.tolist(),
-            "pass_any": bootstrap.mean(chosen(outcomes["any_correct"])).cells(),
         }
         tokens = np.zeros(is_correct.shape, dtype=np.int64)
         for name in ("tokens_finished", "tokens_pruned", "tokens_forced"):
@@ -261,6 +235,7 @@ class _Measured:
             accuracy=bootstrap.draws(is_correct),
             tokens=bootstrap.draws(tokens),
             **flops,
+            pass_any=bootstrap.mean(chosen(outcomes["any_correct"])).cells(),
             columns=columns,
             deviation=_deviation(differences),
             n_questions=bootstrap.n_questions,
@@ -271,8 +246,8 @@ class _Measured:
         return Curve(self.tokens[:, at], self.accuracy[:, at])
 
 
-def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[Row]:
-    """What is measured of each point, in their order."""
+def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[_Numbers]:
+    """The numbers of each point, in order."""
     curves = {ABOVE_CONSENSUS: measured.curve(measured.consensus)}
     is_baseline = np.array([name == baseline for name in measured.policies])
     if baseline != CONSENSUS and is_baseline.any():
@@ -290,22 +265,22 @@ def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[Row
     }
     for start in range(0, len(measured.policies), CHUNK):
         chunk = slice(start, start + CHUNK)
-        compared = _compare(measured, chunk, curves, margin)
+        metrics, is_safe = _compare(measured, chunk, curves, margin)
+        metrics["pass_any"] = measured.pass_any[chunk]
         if baseline != CONSENSUS:
-            compared.setdefault(ABOVE_BASELINE, [None] * len(compared["accuracy"]))
-        for i, values in enumerate(zip(*compared.values(), strict=True)):
-            row: Row = dict(zip(compared, values, strict=True))
-            row |= {name: column[start + i] for name, column in columns.items()}
-            row["p_mcnemar_holm"] = None
+            metrics.setdefault(ABOVE_BASELINE, [None] * len(is_safe))
+        for i, values in enumerate(zip(*metrics.values(), strict=True)):
+            counts: dict[str, float | None] = {n: c[start + i] for n, c in columns.items()}
+            counts |= {"is_non_inferior": is_safe[i], "p_mcnemar_holm": None}
             if measured.reference[start + i] == start + i:
-                row |= {"p_mcnemar": None, "is_non_inferior": None, "n_questions_needed": None}
-            yield row
+                counts |= dict.fromkeys(("p_mcnemar", "is_non_inferior", "n_questions_needed"))
+            yield _Numbers(dict(zip(metrics, values, strict=True)), counts)
 
 
 def _compare(
     measured: _Measured, chunk: slice, curves: Mapping[str, Curve], margin: float
-) -> dict[str, list[Any]]:
-    """Accuracy, and the comparisons by name, of a part of the points."""
+) -> tuple[dict[str, list[Estimate | None]], list[bool]]:
+    """Accuracy and the comparisons by name, and non-inferiority, of some of the points."""
     full = measured.reference[chunk]
     accuracy, tokens = measured.accuracy[:, chunk], measured.tokens[:, chunk]
     flops, judge_flops = measured.generator_flops[:, chunk], measured.judge_flops[:, chunk]
@@ -325,9 +300,9 @@ def _compare(
             "net_saving": (full_flops - flops - judge_flops) / full_flops,
         }
         draws["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
-        cells: dict[str, list[Any]] = {name: estimate(d).cells() for name, d in draws.items()}
+        cells = {name: estimate(d).cells() for name, d in draws.items()}
     shown = is_non_inferior(above_full, measured.n_questions, margin)
-    return cells | {"is_non_inferior": shown.tolist()}
+    return cells, shown.tolist()
 
 
 def _deviation(differences: FloatArray) -> FloatArray:
@@ -350,12 +325,12 @@ def too_few_questions(rows: Sequence[Row], margin: float = 0.03) -> str | None:
     """
     arms: list[float] = []
     for row in rows:
-        difference = row.get("accuracy_vs_cons_n")
-        if isinstance(difference, Estimate) and row["policy"] != CONSENSUS:
+        difference = row.metrics.get("accuracy_vs_cons_n")
+        if difference is not None and row.policy != CONSENSUS:
             arms.append(difference.value - difference.low)
     if not arms:
         return None
-    n = rows[0]["n_questions"]
+    n = int(rows[0].facts["n_questions"])
     deviation = max(arms) / ndtri((1 + LEVEL) / 2) * np.sqrt(n)
     needed = int(questions_needed(deviation, margin))
     if n >= needed:

@@ -19,9 +19,6 @@ from deepprune.core.protocols import IntArray
 from deepprune.core.statistics import Estimate
 from deepprune.evaluation.grid import Point
 
-Row = dict[str, Any]
-"""One line of ``results.jsonl``; `evaluation.metrics.sweep_rows` says what is in it."""
-
 QuestionKey = tuple[str, str, str]
 """Dataset, question id, model."""
 
@@ -173,17 +170,57 @@ class Outcomes:
         return some
 
 
+@dataclass(frozen=True)
+class Row:
+    """The result of one grid point; `evaluation.metrics.sweep_rows` lists the names.
+
+    Attributes:
+        policy: Name of the policy.
+        axes: What tells it from other points of the policy: its fields, ``judge``, ``n_traces``.
+        facts: What holds for the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``.
+        metrics: Estimates with intervals; ``None`` where a comparison is with itself or undefined.
+        counts: Means per question, p-values and other plain numbers.
+        status: ``ok``, ``failed`` or ``dropped``; without ``ok`` there are no metrics and counts.
+        reason: Why it failed or was dropped.
+    """
+
+    policy: str
+    axes: Mapping[str, Any]
+    facts: Mapping[str, float]
+    metrics: dict[str, Estimate | None] = field(default_factory=dict)
+    counts: dict[str, float | None] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str | None = None
+
+    @property
+    def judge(self) -> str | None:
+        """Name of the judge that scored; ``None`` for a policy that asks none."""
+        return self.axes["judge"]  # type: ignore[no-any-return]
+
+    @property
+    def accuracy(self) -> Estimate:
+        """The accuracy of a point with status ``ok``."""
+        accuracy = self.metrics["accuracy"]
+        assert accuracy is not None
+        return accuracy
+
+    def count(self, name: str) -> float:
+        """A count that every point with status ``ok`` has."""
+        count = self.counts[name]
+        assert count is not None, name
+        return count
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The line of ``results.jsonl``: an estimate is three columns."""
+        columns: dict[str, Any] = {"policy": self.policy, **self.axes, **self.facts}
+        for name, estimate in self.metrics.items():
+            columns[name] = None if estimate is None else estimate.value
+            if estimate is not None:
+                columns |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        return columns | self.counts | {"status": self.status, "reason": self.reason}
+
+
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``results.jsonl``, at once and whole."""
-    write_atomic(path, b"".join(json.dumps(plain(r)).encode() + b"\n" for r in rows))
-
-
-def plain(row: Row) -> Row:
-    """Estimates spelt out as three columns."""
-    plain: Row = {}
-    for name, value in row.items():
-        if isinstance(value, Estimate):
-            plain |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        else:
-            plain[name] = value
-    return plain
+    """Write the lines of ``results.jsonl`` in one step."""
+    write_atomic(path, b"".join(json.dumps(row.columns).encode() + b"\n" for row in rows))

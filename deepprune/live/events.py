@@ -9,9 +9,8 @@ from typing import Any, TextIO
 
 from deepprune.core.protocols import Observation, Step
 from deepprune.core.types import Decision, PrefixRule
-from deepprune.evaluation.outcomes import Row
 from deepprune.live.pruner import decision_facts
-from deepprune.live.question import LiveQuestion
+from deepprune.live.question import LiveQuestion, LiveResult
 
 
 class EventLines:
@@ -61,7 +60,7 @@ class EventLines:
         """Why the question goes on unpruned."""
         self._write("fallback", live, reason=reason)
 
-    def on_question_end(self, live: LiveQuestion, row: Row) -> None:
+    def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
         """The answer and the bill."""
         self._write("answer", live, **row)
 

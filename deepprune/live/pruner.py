@@ -13,13 +13,12 @@ from deepprune.core.protocols import Observation, Policy, Session, Step
 from deepprune.core.seeding import derive, generator
 from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Prefix, Question, Trace, Vote
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
-from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.saving import estimated_saving, generator_flops
 from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.generation.live_session import LiveSession
 from deepprune.judge.base import Judge
 from deepprune.live.guard import GuardedEvidence, JudgeWorker
-from deepprune.live.question import LiveQuestion, LiveWatcher
+from deepprune.live.question import LiveQuestion, LiveResult, LiveWatcher
 from deepprune.pruning.controller import Outcome, run_question
 from deepprune.traces.tokens import token_ends
 
@@ -38,7 +37,7 @@ class Pruned:
         error: What ended it before its vote, or an interrupt right after.
     """
 
-    row: Row
+    row: LiveResult
     traces: tuple[Trace, ...]
     live: LiveQuestion
     error: BaseException | None = None
@@ -136,7 +135,7 @@ class LivePruner:
     def _judge_name(self) -> str | None:
         return None if self.judge is None else self.judge.provenance.name
 
-    def _facts(self, question: Question) -> Row:
+    def _facts(self, question: Question) -> LiveResult:
         return {
             "dataset": question.dataset,
             "question_id": question.question_id,
@@ -223,7 +222,7 @@ def decision_facts(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _status(error: BaseException | None) -> Row:
+def _status(error: BaseException | None) -> LiveResult:
     if error is None:
         return {"status": "ok", "reason": None}
     if isinstance(error, Exception):
@@ -232,7 +231,7 @@ def _status(error: BaseException | None) -> Row:
     return {"status": "interrupted", "reason": "the run was interrupted"}
 
 
-def _result(outcome: Outcome | None, traces: Sequence[Trace], question: Question) -> Row:
+def _result(outcome: Outcome | None, traces: Sequence[Trace], question: Question) -> LiveResult:
     """The answer, and who voted for what."""
     vote = Vote(NO_ANSWER, {}, ()) if outcome is None else outcome.vote
     said: dict[int, Trace] = {}
@@ -261,7 +260,7 @@ def _bill(
     n_traces: int,
     ledger: Ledger | None,
     is_decided: bool,
-) -> Row:
+) -> LiveResult:
     """What it cost; the engine counts of stopped traces all, and so does this.
 
     A question that was not decided has saved nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from deepprune.answers.extract import extract_answer
 from deepprune.core.protocols import Observation, Session, Step
 from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Question
 from deepprune.evaluation.ledger import Ledger
-from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.saving import Saving, estimated_saving
 from deepprune.generation.live_session import LiveSession
 from deepprune.generation.live_trace import Status, TraceState
 from deepprune.live.guard import GuardedEvidence
+
+LiveResult = dict[str, Any]
+"""The line of ``results.jsonl`` of a question that was pruned live."""
 
 _TAIL = 100
 """Characters of a replayed trace's last text."""
@@ -167,6 +169,6 @@ class LiveWatcher(Protocol):
         """The judge has failed; all traces are about to go on to their end, unpruned."""
         ...
 
-    def on_question_end(self, live: LiveQuestion, row: Row) -> None:
+    def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
         """The question is on record."""
         ...

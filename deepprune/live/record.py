@@ -11,10 +11,11 @@ from deepprune.answers import EquivalenceChecker
 from deepprune.answers.classes import AnswerNumbers
 from deepprune.core.files import write_atomic
 from deepprune.core.types import Question, QuestionRef, Trace
-from deepprune.evaluation.outcomes import OLD_NAMES, Row
+from deepprune.evaluation.outcomes import OLD_NAMES
 from deepprune.generation.collector import generated_store
 from deepprune.generation.live import LiveEngine
 from deepprune.live.pruner import Pruned
+from deepprune.live.question import LiveResult
 from deepprune.live.view import plain
 from deepprune.traces import TraceStore
 from deepprune.traces.manifest import MANIFEST
@@ -47,7 +48,7 @@ class LiveRecord:
         path = folder / RESULTS
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         rows = [_row(line) for line in lines if line]
-        self._rows: dict[tuple[str, str], Row] = {_key(row): row for row in rows}
+        self._rows: dict[tuple[str, str], LiveResult] = {_key(row): row for row in rows}
         if (pending := folder / PENDING).exists():
             row = _row(pending.read_bytes())
             path = folder / TRACES
@@ -61,7 +62,7 @@ class LiveRecord:
         return row is not None and row["status"] == "ok"
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LiveResult]:
         """What is on record, in the order of the questions."""
         return [self._rows[q.key] for q in self.questions if q.key in self._rows]
 
@@ -81,7 +82,7 @@ class LiveRecord:
         self._write_row(done.row)
         pending.unlink(missing_ok=True)
 
-    def _write_row(self, row: Row) -> None:
+    def _write_row(self, row: LiveResult) -> None:
         self._rows[_key(row)] = row
         lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows]
         write_atomic(self.folder / RESULTS, "".join(lines))
@@ -95,9 +96,9 @@ class LiveRecord:
         store.append(traces)
 
 
-def _row(line: bytes) -> Row:
+def _row(line: bytes) -> LiveResult:
     """A recorded row, also of version 0.1."""
-    row: Row = json.loads(line)
+    row: LiveResult = json.loads(line)
     for name, old in OLD_NAMES.items():
         if old in row:
             row[name] = row.pop(old)
@@ -131,5 +132,5 @@ def _going_on(
     ]
 
 
-def _key(row: Row) -> tuple[str, str]:
+def _key(row: LiveResult) -> tuple[str, str]:
     return row["dataset"], row["question_id"]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from deepprune.core.protocols import FloatArray
 from deepprune.core.statistics import Estimate, NestedBootstrap
-from deepprune.evaluation.outcomes import Row
+from deepprune.live.question import LiveResult
 from deepprune.live.view import plain
 from deepprune.report.figures import COLOURS
 from deepprune.report.tables import percent
@@ -19,7 +19,7 @@ from deepprune.report.tables import percent
 _MOST_BARS = 60
 
 
-def live_estimates(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
+def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]:
     """``accuracy``, ``saving_estimated`` and ``net_saving_estimated``, with 95 % intervals.
 
     Over the questions that are decided; accuracy over those of them with a gold answer. Savings are
@@ -45,16 +45,16 @@ def live_estimates(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
-def _draws(rows: Sequence[Row], seed: int) -> NestedBootstrap:
+def _draws(rows: Sequence[LiveResult], seed: int) -> NestedBootstrap:
     return NestedBootstrap([f"{row['dataset']}/{row['question_id']}" for row in rows], 1, seed)
 
 
-def _column(rows: Sequence[Row], name: str) -> FloatArray:
+def _column(rows: Sequence[LiveResult], name: str) -> FloatArray:
     """A field of the rows, shape ``(Q, 1, 1)``."""
     return np.array([float(row[name]) for row in rows]).reshape(-1, 1, 1)
 
 
-def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
+def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
     """Accuracy, tokens, savings, time and what went wrong, over all questions."""
     found = live_estimates(rows, seed)
     done = [row for row in rows if row["status"] == "ok"]
@@ -77,7 +77,7 @@ def live_table(rows: Sequence[Row], title: str, seed: int) -> Table:
     return table
 
 
-def tokens_figure(rows: Sequence[Row], path: Path) -> Path:
+def tokens_figure(rows: Sequence[LiveResult], path: Path) -> Path:
     """Tokens of each question: finished, stopped, failed, forced answers, the estimated saving.
 
     Args:

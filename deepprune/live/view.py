@@ -18,10 +18,9 @@ from rich.text import Text
 
 from deepprune.core.protocols import Observation, Step
 from deepprune.core.types import Decision
-from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.saving import Saving
 from deepprune.generation.live_trace import Status, TraceState
-from deepprune.live.question import LiveQuestion
+from deepprune.live.question import LiveQuestion, LiveResult
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
 """Of clusters, in the order of their opening; they come round again."""
@@ -57,7 +56,7 @@ class LiveView:
         self._n_questions = n_questions
         self._n_done = 0
         self._live: LiveQuestion | None = None
-        self._row: Row | None = None
+        self._row: LiveResult | None = None
         self._screen = Live(
             get_renderable=self.render,
             console=self.console,
@@ -90,7 +89,7 @@ class LiveView:
     def on_fallback(self, live: LiveQuestion, reason: str) -> None:
         """Likewise."""
 
-    def on_question_end(self, live: LiveQuestion, row: Row) -> None:
+    def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
         """Show what came out."""
         self._row = row
         self._n_done += 1
@@ -114,7 +113,7 @@ class LiveView:
 
 
 def question_frame(
-    live: LiveQuestion, row: Row | None, title: str, height: int = 24
+    live: LiveQuestion, row: LiveResult | None, title: str, height: int = 24
 ) -> RenderableType:
     """A question as it stands: its traces, the vote, tokens and saving, judge, time.
 
@@ -245,7 +244,7 @@ def said_fallback(reason: str) -> str:
     return f"unpruned, all traces vote: {plain(reason)}"
 
 
-def weights_of(row: Row) -> list[tuple[str, float]]:
+def weights_of(row: LiveResult) -> list[tuple[str, float]]:
     """The answers of a decided question with their weights in the vote, the heaviest first."""
     return [(w["answer"] or "?", w["weight"]) for w in row["weights"]]
 
@@ -263,7 +262,7 @@ def said_of(saving: Saving | None) -> str:
     return f"estimated saving {100 * saving.gross:.0f} % gross{net}"
 
 
-def _saving_of(row: Row) -> Saving | None:
+def _saving_of(row: LiveResult) -> Saving | None:
     if row["saving_estimated"] is None:
         return None
     return Saving(
@@ -323,7 +322,7 @@ class ProgressLines:
         self._say_stopped()
         print(f"  {said_fallback(reason)}", flush=True)
 
-    def on_question_end(self, live: LiveQuestion, row: Row) -> None:
+    def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
         """What came out."""
         self._say_stopped()
         self._n_done += 1

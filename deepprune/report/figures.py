@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,25 +60,30 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
 
     figure = _figure(8, 4.8)
     axes = figure.subplots()
-    ok = [r for r in rows if r["status"] == "ok"]
-    curve = sorted((r for r in ok if r["policy"] == "consensus"), key=lambda r: r["k"])
+    ok = [r for r in rows if r.status == "ok"]
+    curve = sorted((r for r in ok if r.policy == "consensus"), key=lambda r: r.axes["k"])
     tokens = [net_tokens(r) for r in curve]
     axes.plot(tokens, [_points(r) for r in curve], "o-", color="0.45", ms=3, label="cons@k")
     axes.fill_between(
         tokens,
-        [100 * r["accuracy"].low for r in curve],
-        [100 * r["accuracy"].high for r in curve],
+        [100 * r.accuracy.low for r in curve],
+        [100 * r.accuracy.high for r in curve],
         color="0.45",
         alpha=0.13,
         lw=0,
     )
     for row in curve:
-        if row["k"].bit_count() == 1 or row is curve[-1]:
+        if row.axes["k"].bit_count() == 1 or row is curve[-1]:
             place = (net_tokens(row), _points(row))
             axes.annotate(
-                str(row["k"]), place, (0, -11), textcoords="offset points", fontsize=7, color="0.4"
+                str(row.axes["k"]),
+                place,
+                (0, -11),
+                textcoords="offset points",
+                fontsize=7,
+                color="0.4",
             )
-    others = [r for r in ok if r["policy"] != "consensus"]
+    others = [r for r in ok if r.policy != "consensus"]
     if len(others) <= FEW_POINTS:
         _every_point(axes, others)
     else:
@@ -86,7 +92,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
         axes.set_xscale("log")
     for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         side(FuncFormatter(_thousands))
-    judged = any(r["judge_flops"] and r["generator_flops"] for r in others)
+    judged = any(r.counts["judge_flops"] and r.counts["generator_flops"] for r in others)
     axes.set_xlabel(
         "tokens a question"
         + (", the judge's FLOPs counted as generator tokens" if judged else "")
@@ -138,7 +144,9 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
 
 def _every_point(axes: Any, rows: Sequence[Row]) -> None:
     """Points with their intervals, in lines over the thresholds."""
-    names = labels([{k: v for k, v in row.items() if k != "threshold"} for row in rows])
+    names = labels(
+        [replace(row, axes={k: v for k, v in row.axes.items() if k != "threshold"}) for row in rows]
+    )
     lines: dict[str, list[Row]] = {}
     for name, row in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(row)
@@ -148,8 +156,8 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
             [net_tokens(r) for r in line],
             values,
             yerr=[
-                [100 * (r["accuracy"].value - r["accuracy"].low) for r in line],
-                [100 * (r["accuracy"].high - r["accuracy"].value) for r in line],
+                [100 * (r.accuracy.value - r.accuracy.low) for r in line],
+                [100 * (r.accuracy.high - r.accuracy.value) for r in line],
             ],
             fmt="s-",
             ms=5,
@@ -160,9 +168,9 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
             label=name,
         )
         for row, value in zip(line, values, strict=True):
-            if row.get("threshold") is not None:
+            if "threshold" in row.axes:
                 axes.annotate(
-                    f"{row['threshold']:g}",
+                    f"{row.axes['threshold']:g}",
                     (net_tokens(row), value),
                     (5, 4),
                     textcoords="offset points",
@@ -174,8 +182,10 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
 def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
     """A faint point for every row, a line along each policy's frontier."""
     groups: dict[str, list[Row]] = {}
+    has_judges = len({row.judge for row in rows} - {None}) > 1
     for row in rows:
-        groups.setdefault(policy_label(row), []).append(row)
+        judge = f", judge {row.judge}" if has_judges and row.judge else ""
+        groups.setdefault(policy_label(row) + judge, []).append(row)
     for colour, (name, group) in zip(COLOURS * len(groups), groups.items(), strict=False):
         axes.plot(
             [net_tokens(r) for r in group],
@@ -200,7 +210,7 @@ def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _points(row: Row) -> float:
-    return float(100 * row["accuracy"].value)
+    return 100 * row.accuracy.value
 
 
 def _thousands(tokens: float, _: int) -> str:
@@ -252,7 +262,7 @@ def reliability_figure(report: CalibrationReport, path: Path) -> Path:
     return _saved(figure, path)
 
 
-def matrix_figure(rows: Sequence[Row], path: Path) -> Path:
+def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """Draw the AUROC of every judge and baseline in every cell, with intervals over questions.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -47,19 +48,20 @@ FEW_REASONS = 5
 def shown_rows(rows: Sequence[Row]) -> list[int]:
     """The measured rows that the terminal shows: all, or of a large sweep those that matter.
 
-    That is cons@k at powers of two, and of every policy its frontier of accuracy against net tokens
-    (six points of it) and its best point against cons@k of equal tokens.
+    Those are cons@k at powers of two, and for every policy and judge its frontier of accuracy
+    against net tokens (six points of it) and its best point against cons@k of equal tokens.
     """
-    measured = [i for i, row in enumerate(rows) if row["status"] == "ok"]
+    measured = [i for i, row in enumerate(rows) if row.status == "ok"]
     if len(measured) <= MOST_ROWS:
         return measured
     groups: dict[tuple[str, str | None], list[int]] = {}
     for i in measured:
-        groups.setdefault((policy_label(rows[i]), rows[i]["judge"]), []).append(i)
+        groups.setdefault((policy_label(rows[i]), rows[i].judge), []).append(i)
     chosen: set[int] = set()
     for (name, _), members in groups.items():
         if name == "consensus":
-            chosen |= {i for i in members if rows[i]["k"].bit_count() == 1 or i == members[-1]}
+            last = members[-1]
+            chosen |= {i for i in members if rows[i].axes["k"].bit_count() == 1 or i == last}
             continue
         kept = on_frontier([rows[i] for i in members])
         frontier = [i for i, is_kept in zip(members, kept, strict=True) if is_kept]
@@ -71,17 +73,17 @@ def shown_rows(rows: Sequence[Row]) -> list[int]:
 
 def above(row: Row) -> Estimate:
     """The difference to cons@k of equal tokens: net of the judge where its bill is known."""
-    net: Estimate | None = row[ABOVE_CONSENSUS_NET]
-    gross: Estimate = row[ABOVE_CONSENSUS]
-    return gross if net is None else net
+    difference = row.metrics[ABOVE_CONSENSUS_NET] or row.metrics[ABOVE_CONSENSUS]
+    assert difference is not None
+    return difference
 
 
 def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Accuracy, tokens a question and savings, in percent with 95 % intervals over questions."""
+    """Accuracy, tokens per question and savings, in percent with 95 % intervals over questions."""
     shown = shown_rows(rows)
     names = labels(rows)
-    has_judge = any(row.get("judge_calls") for row in rows)
-    is_net = any(row.get("judge_flops") and row[ABOVE_CONSENSUS_NET] for row in rows)
+    has_judge = any(row.counts.get("judge_calls") for row in rows)
+    is_net = any(row.counts.get("judge_flops") and row.metrics[ABOVE_CONSENSUS_NET] for row in rows)
     table = _table(title)
     table.add_column("policy", no_wrap=True)
     equal = "net tokens" if is_net else "tokens"
@@ -92,24 +94,33 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
     if has_judge:
         table.add_column("judge\ncalls", justify="right", no_wrap=True)
     for i in shown:
-        row = rows[i]
-        is_consensus = row["policy"] == "consensus"
-        cells = [
-            escape(names[i]) + marks(row),
-            percent(row["accuracy"]),
-            "" if is_consensus else percent(above(row), sign=True),
-            f"{row['tokens']:,.0f}",
-            percent(row["token_saving"]),
-            "" if is_consensus else percent(row["net_saving"]),
-            f"{row['tokens_sequential']:,.0f}",
-        ]
-        calls = "" if row["judge"] is None else f"{row['judge_calls']:,.0f}"
-        table.add_row(*cells, *([calls] if has_judge else []))
-    said = [
-        meaning for mark, meaning in MARKS.items() if any(mark in marks(rows[i]) for i in shown)
+        cells = _cells(rows[i], names[i])
+        table.add_row(*cells if has_judge else cells[:-1])
+    table.caption = "\n".join(_remarks_below(rows, shown, names)) or None
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(row: Row, name: str) -> list[str]:
+    """The cells of a measured row; the last one is the judge's calls."""
+    is_consensus = row.policy == "consensus"
+    return [
+        escape(name) + marks(row),
+        percent(row.accuracy),
+        "" if is_consensus else percent(above(row), sign=True),
+        f"{row.count('tokens'):,.0f}",
+        percent(row.metrics["token_saving"]),
+        "" if is_consensus else percent(row.metrics["net_saving"]),
+        f"{row.count('tokens_sequential'):,.0f}",
+        "" if row.judge is None else f"{row.count('judge_calls'):,.0f}",
     ]
+
+
+def _remarks_below(rows: Sequence[Row], shown: Sequence[int], names: Sequence[str]) -> list[str]:
+    """What the marks mean, how many points are not shown, and why points have no figures."""
+    said = [text for mark, text in MARKS.items() if any(mark in marks(rows[i]) for i in shown)]
     lines = ["; ".join(said)] if said else []
-    lost = {s: [i for i, r in enumerate(rows) if r["status"] == s] for s in ("failed", "dropped")}
+    lost = {s: [i for i, r in enumerate(rows) if r.status == s] for s in ("failed", "dropped")}
     if len(shown) < len(rows):
         others = "".join(f", {len(found)} {name}" for name, found in lost.items() if found)
         lines.insert(0, f"{len(shown)} of {len(rows)} points{others}; results.jsonl has all")
@@ -117,30 +128,28 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
         lines[0] += "; chosen on the questions they are measured on, which favours them"
     for status, found in lost.items():
         for i in found[:FEW_REASONS]:
-            reason = shorten(f"{status}: {names[i]}: {rows[i]['reason']}", 150, placeholder=" ...")
+            reason = shorten(f"{status}: {names[i]}: {rows[i].reason}", 150, placeholder=" ...")
             lines.append(f"[red]{escape(reason)}[/red]")
-    table.caption = "\n".join(lines) or None
-    table.caption_justify = "left"
-    return table
+    return lines
 
 
 MARKS = {
     "*": "* differs from cons@N (McNemar, Holm over the sweep, p < .05)",
     "=": "= not inferior to cons@N at the margin",
-    "+": "+ more accurate than cons@k of equal tokens (interval clear of 0, unadjusted)",
-    "-": "- less accurate than cons@k of equal tokens (interval clear of 0, unadjusted)",
+    "+": "+ more accurate than cons@k of equal tokens (interval excludes 0, unadjusted)",
+    "-": "- less accurate than cons@k of equal tokens (interval excludes 0, unadjusted)",
 }
-"""What stands behind a policy's name in a table."""
+"""The marks that follow a policy's name in a table."""
 
 
 def marks(row: Row) -> str:
     """The marks of a row, see `MARKS`."""
-    against = above(row)
+    difference, p = above(row), row.counts["p_mcnemar_holm"]
     found = [
-        ("+", against.low > 0),
-        ("-", against.high < 0),
-        ("=", row["is_non_inferior"]),
-        ("*", row["p_mcnemar_holm"] is not None and row["p_mcnemar_holm"] < 0.05),
+        ("+", difference.low > 0),
+        ("-", difference.high < 0),
+        ("=", row.counts["is_non_inferior"]),
+        ("*", p is not None and p < 0.05),
     ]
     text = "".join(mark for mark, holds in found if holds)
     return f" {text}" if text else ""
@@ -188,9 +197,9 @@ SHOWN_IN_MATRIX = {
 """What the matrix of a judge report shows; the record has all."""
 
 
-def matrix_tables(rows: Sequence[Row]) -> list[Table]:
+def matrix_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """A table for every cell: judges, then baselines, with 95 % intervals over questions."""
-    cells: dict[CellFacts, list[Row]] = {}
+    cells: dict[CellFacts, list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(CellFacts.of(row), []).append(row)
     tables = []
@@ -214,7 +223,7 @@ def matrix_tables(rows: Sequence[Row]) -> list[Table]:
 SHOWN_DIFFERENCES = {"auroc_within_unfinished": "within", "auroc_unfinished": "pooled"}
 
 
-def difference_table(rows: Sequence[Row]) -> Table:
+def difference_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Judge minus baseline on pairs that are both unfinished: paired, with 95 % intervals."""
     judged = [row for row in rows if "minus" in row]
     baselines = dict.fromkeys(name for row in judged for name in row["minus"])

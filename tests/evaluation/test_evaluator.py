@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import InOrder, group, with_forced_answers
-from sweeps import RIVALS, SIZES, PricedJudge, evaluate, points, questions, refs
+from sweeps import RIVALS, SIZES, PricedJudge, evaluate, flat, points, questions, refs
 
 from deepprune.core.errors import InputError
 from deepprune.data.prefixes import FirstTokens
@@ -75,7 +75,7 @@ def test_an_impossible_axis_is_named(axes, said):
 def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
     """cons@N generates every token of every question; its saving is exactly 0."""
     groups = questions()
-    rows = evaluate(tmp_path, groups, chosen=points(*RIVALS)).rows
+    rows = flat(evaluate(tmp_path, groups, chosen=points(*RIVALS)).rows)
     full = cons_n(rows)
     recorded = sum(t.n_tokens for g in groups for t in g.traces) / len(groups)
     assert full["tokens"] == pytest.approx(recorded)
@@ -87,7 +87,7 @@ def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
 
 def test_net_saving_pays_for_the_judge(tmp_path):
     """net = gross in FLOPs - 50 FLOPs a call, over the FLOPs of cons@N."""
-    rows = evaluate(tmp_path).rows
+    rows = flat(evaluate(tmp_path).rows)
     full = cons_n(rows)
     for row in rows[6:]:
         assert row["judge_calls"] > 0
@@ -154,9 +154,9 @@ def test_a_bill_by_hand(is_watched):
 def test_an_unknown_price_is_no_cost(tmp_path):
     """The judge's price is needed where it reads, the generator's everywhere."""
     priced = {"tiny": GeneratorSize(100, 2, 4, usd_prompt=1.0, usd_generated=1.0)}
-    rows = evaluate(tmp_path / "a", generators=priced).rows
+    rows = flat(evaluate(tmp_path / "a", generators=priced).rows)
     assert [r["cost"] is None for r in rows] == [False] * 6 + [True] * 4
-    assert {r["cost"] for r in evaluate(tmp_path / "b", usd_judge=1.0).rows} == {None}
+    assert {r["cost"] for r in flat(evaluate(tmp_path / "b", usd_judge=1.0).rows)} == {None}
 
 
 def test_a_pair_is_scored_once_for_all_thresholds_and_runs(tmp_path):
@@ -223,7 +223,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 def test_an_oracle_with_all_finishers_is_as_accurate_as_consensus(tmp_path):
     policy = DeepPrune(FirstTokens(4), max_finishers=99, singleton_finishers=99)
     chosen = grid({"deepprune": policy}, n_traces=8, thresholds=[0.5], judges=["oracle"])
-    row = evaluate(tmp_path, judge={"oracle": OracleJudge()}, chosen=chosen).rows[-1]
+    row = flat(evaluate(tmp_path, judge={"oracle": OracleJudge()}, chosen=chosen).rows)[-1]
     assert tuple(row["accuracy_vs_cons_n"]) == (0.0, 0.0, 0.0)
     assert row["token_saving"].value > 0
 
@@ -239,7 +239,7 @@ def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
 
     def rows(folder, some):
         chosen = points(waves, AdaptiveConsistency(), judges=list(some))
-        found = evaluate(tmp_path / folder, chosen=chosen, judge=some).rows
+        found = flat(evaluate(tmp_path / folder, chosen=chosen, judge=some).rows)
         return [{k: v for k, v in r.items() if k != "p_mcnemar_holm"} for r in found]
 
     together = rows("all", judges)
@@ -255,7 +255,7 @@ def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
 
 def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
     """A point's k and accuracy of equal tokens lie on the lines between the curve's points."""
-    rows = evaluate(tmp_path).rows
+    rows = flat(evaluate(tmp_path).rows)
     curve = [r for r in rows if r["policy"] == "consensus"]
     tokens = [r["tokens"] for r in curve]
     for row in rows[len(curve) :]:
@@ -271,7 +271,7 @@ def test_a_smaller_n_is_a_sweep_of_its_own(tmp_path):
     """With N = 8 and 5 the rows of N = 5 are compared with cons@5, and no trace after the first
     five of an order is started."""
     chosen = points(*RIVALS, ns=[5, 8])
-    rows = evaluate(tmp_path, chosen=chosen).rows
+    rows = flat(evaluate(tmp_path, chosen=chosen).rows)
     assert {r["n_traces"] for r in rows[7:]} == {5, 8}
     full = cons_n(rows, 5)
     for row in rows[7:]:
@@ -290,12 +290,12 @@ def test_a_judge_that_fails_fails_its_points_and_not_the_sweep(tmp_path):
 
     chosen = points(*RIVALS)
     result = evaluate(tmp_path, judge=Broken(), chosen=chosen)
-    statuses = {r["policy"]: r["status"] for r in result.rows}
+    statuses = {r["policy"]: r["status"] for r in flat(result.rows)}
     assert statuses == {
         "consensus": "ok", "deepprune": "failed", "adaptive_consistency": "ok",
         "waves": "failed",
     }  # fmt: skip
-    assert "a score lies in [0, 1]" in result.rows[-1]["reason"]
+    assert "a score lies in [0, 1]" in result.rows[-1].reason
     written = [json.loads(line) for line in result.results_path.read_text().splitlines()]
     assert written[-1]["status"] == "failed"
     mended = evaluate(tmp_path, chosen=chosen).results_path.read_bytes()  # done again
@@ -316,7 +316,7 @@ class Log(EvaluatorCallback):
         self.seen.append(f"{question.question.question_id} done")
 
     def on_point_end(self, row):
-        self.seen.append(row["policy"])
+        self.seen.append(row.policy)
 
     def on_sweep_end(self, result):
         self.seen.append("end")
@@ -419,7 +419,7 @@ def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):
     ]
     chosen = grid({"x": EarlyExit(force_every=5, agreeing=2)}, n_traces=2)
     groups = [replace(forced, traces=tuple(right))]
-    row = evaluate(tmp_path, groups, n_traces=2, chosen=chosen).rows[-1]
+    row = flat(evaluate(tmp_path, groups, n_traces=2, chosen=chosen).rows)[-1]
     assert row["accuracy"].value == row["pass_any"].value == 1.0
 
 

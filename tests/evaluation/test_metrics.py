@@ -6,11 +6,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from sweeps import flat
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
 from deepprune.core.statistics import Estimate
-from deepprune.evaluation.metrics import sweep_rows, too_few_questions
+from deepprune.evaluation import metrics
+from deepprune.evaluation.metrics import too_few_questions
+from deepprune.evaluation.outcomes import Row
 from deepprune.pruning.policies.consensus import Consensus
 
 COUNTS = ("tokens_finished", "tokens_pruned", "tokens_forced", "tokens_sequential", "peak_traces")
@@ -66,6 +69,10 @@ class Table:
         )
         values = [np.broadcast_to(c.get(name, 0), self.n) for c in self.columns]
         return np.stack(values, axis=2).astype(dtype)
+
+
+def sweep_rows(outcomes, **settings):
+    return flat(metrics.sweep_rows(outcomes, **settings))
 
 
 def right(n_right, n=10, resamples=1):
@@ -286,17 +293,18 @@ def test_margins_are_shares():
 
 def test_too_few_questions_are_said_to_be_too_few():
     """An arm of .06 at n = 300 is sd = .06 / 1.96 * sqrt(300) = .5302; (2.4865 * sd / .03)^2."""
-    row = {"policy": "deepprune", "n_questions": 300}
-    assert too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.02, 0.02)}]) is None
-    said = too_few_questions([row | {"accuracy_vs_cons_n": Estimate(0.0, -0.06, 0.06)}])
-    assert said == (
+
+    def said(n, arm, policy="deepprune"):
+        difference = {"accuracy_vs_cons_n": Estimate(0.0, -arm, arm)}
+        return too_few_questions([Row(policy, {}, {"n_questions": n}, difference)])
+
+    assert said(300, 0.02) is None
+    assert said(300, 0.06) == (
         "300 questions are too few to show an accuracy within 3 points of cons@N: the interval "
         "reaches 6.0 points down; about 1932 would be needed."
     )
-    same = row | {"n_questions": 20, "accuracy_vs_cons_n": Estimate(0.0, 0.0, 0.0)}
-    said = too_few_questions([same])
-    assert "20 questions are too few" in said
-    assert "reaches 15.0 points down; about 100" in said  # 3 / 20 and 3 / .03
-    assert too_few_questions([same | {"n_questions": 100}]) is None
-    assert too_few_questions([row | {"policy": "consensus"}]) is None
+    assert "20 questions are too few" in said(20, 0.0)
+    assert "reaches 15.0 points down; about 100" in said(20, 0.0)  # 3 / 20 and 3 / .03
+    assert said(100, 0.0) is None
+    assert said(20, 0.06, "consensus") is None
     assert too_few_questions([]) is None

@@ -175,7 +175,7 @@ def test_traces_without_forced_answers_are_refused_before_anything_is_computed(j
     export = {"judge": {"path": str(judge.export(tmp_path / "judge"))}}
     needs = build.judge_needs(DictConfig(export))
     points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2, "it")]
-    with pytest.raises(InputError, match="judge it needs recorded forced answers, which these traces"):
+    with pytest.raises(InputError, match="judge it needs recorded forced answers, which these"):
         check_needs(points, silent, {"it": needs})
     mute = replace(forced, traces=tuple(replace(t, text="") for t in forced.traces))
     check_needs(points, mute, {"it": needs})

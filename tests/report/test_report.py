@@ -1,6 +1,7 @@
 """What a sweep shows: every point by a label of its own, large sweeps in part, nothing by half."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from builders import group
@@ -54,7 +55,7 @@ def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
     rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
     assert len(rows) > MOST_ROWS
     shown = shown_rows(rows)
-    assert {rows[i]["policy"] for i in shown} == {"consensus", "deepprune", "adaptive_consistency"}
+    assert {rows[i].policy for i in shown} == {"consensus", "deepprune", "adaptive_consistency"}
     assert f"{len(shown)} of {len(rows)} points" in sweep_table(rows).caption
 
 
@@ -65,12 +66,12 @@ def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
         better = [
             r
             for r in rows
-            if net_tokens(r) < net_tokens(row) and r["accuracy"].value >= row["accuracy"].value
+            if net_tokens(r) < net_tokens(row) and r.accuracy.value >= row.accuracy.value
         ]
         assert not (is_kept and better)
         if not is_kept:
             assert any(
-                net_tokens(r) <= net_tokens(row) and r["accuracy"].value >= row["accuracy"].value
+                net_tokens(r) <= net_tokens(row) and r.accuracy.value >= row.accuracy.value
                 for r in rows
                 if r is not row
             )
@@ -78,10 +79,8 @@ def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
 
 def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
     rows = list(evaluate(tmp_path, GROUPS, chosen=points()).rows)
-    axes = list(rows[-1])[: list(rows[-1]).index("accuracy")]
-    for status in ("failed", "dropped"):
-        facts = {"status": status, "reason": "as it was [/it]"}
-        rows.append({k: rows[-1][k] for k in axes} | facts)
+    lost = {"metrics": {}, "counts": {}, "reason": "as it was [/it]"}
+    rows += [replace(rows[-1], status=status, **lost) for status in ("failed", "dropped")]
     table = sweep_table(rows)
     assert table.row_count == len(rows) - 2
     assert "failed: deepprune" in table.caption
@@ -93,7 +92,7 @@ def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
 def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
     rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
     assert accuracy_figure(rows, tmp_path / "many.png", "many").stat().st_size > 10_000
-    alone = [r for r in rows if r["policy"] == "consensus"]
+    alone = [r for r in rows if r.policy == "consensus"]
     assert accuracy_figure(alone, tmp_path / "alone.png", "alone").stat().st_size > 10_000
 
 
@@ -106,8 +105,12 @@ def test_points_that_differ_in_the_judge_alone_have_different_labels(tmp_path):
 
 @pytest.mark.parametrize("make", [many, points])
 def test_what_is_not_known_is_left_blank(tmp_path, make):
-    unknown = ("generator_flops", "judge_flops", "net_saving", "accuracy_vs_matched_cons_net")
-    rows = [r | dict.fromkeys(unknown) for r in evaluate(tmp_path, GROUPS, chosen=make()).rows]
+    metrics = dict.fromkeys(("net_saving", "accuracy_vs_matched_cons_net"))
+    counts = dict.fromkeys(("generator_flops", "judge_flops", "tokens_net"))
+    rows = [
+        replace(row, metrics=row.metrics | metrics, counts=row.counts | counts)
+        for row in evaluate(tmp_path, GROUPS, chosen=make()).rows
+    ]
     table = sweep_table(rows)
     assert table.row_count == len(shown_rows(rows))
     assert set(table.columns[5].cells) == {""}
@@ -116,6 +119,6 @@ def test_what_is_not_known_is_left_blank(tmp_path, make):
 
 def test_a_sweep_that_failed_altogether_is_still_drawn(tmp_path):
     rows = evaluate(tmp_path, GROUPS, chosen=points()).rows
-    rows = [r | {"status": "failed", "reason": "no [/traces]"} for r in rows]
+    rows = [replace(row, status="failed", reason="no [/traces]") for row in rows]
     assert accuracy_figure(rows, tmp_path / "none.png", "none").exists()
     Console(file=io.StringIO(), width=160).print(sweep_table(rows))
