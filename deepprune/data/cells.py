@@ -1,4 +1,4 @@
-"""Which traces of a store are paired: those of one model, or those of all models of a question."""
+"""Choice of the traces to pair: those of one model, or those of all models of a question."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from deepprune.core.types import QuestionRef, QuestionTraces
 
 PAIRINGS = ("auto", "within_model", "cross_model")
 CROSS_MODEL = "cross-model"
-"""Stands for the model of pairs that are made of all models' traces."""
+"""Model name of pairs across models."""
 
 MIN_TRACES = 3
-"""Fewest traces of a question of which one pair can agree and another differ."""
+"""Least traces of a question for one pair to agree and another to differ."""
 
 Load = Callable[[QuestionRef], QuestionTraces]
 
@@ -25,10 +25,10 @@ class Cell:
     """Questions of one data set whose traces are paired in one way.
 
     Attributes:
-        dataset: The data set.
-        model: The model, or `CROSS_MODEL`.
-        questions: For each question what is paired with each other: one model's traces, or those of
-            several models, of which some pairs are of one model too.
+        dataset: Name of the data set.
+        model: Name of the model, or `CROSS_MODEL`.
+        questions: The traces to pair, per question: those of one model, or of several models, where
+            some pairs are of one model too.
     """
 
     dataset: str
@@ -36,7 +36,7 @@ class Cell:
     questions: tuple[tuple[QuestionRef, ...], ...]
 
     def groups(self, load: Load) -> Iterator[QuestionTraces]:
-        """Of each question the traces that are paired, read as they are asked for."""
+        """Load the traces to pair, one question at a time."""
         for refs in self.questions:
             groups = [load(ref) for ref in refs]
             traces = tuple(trace for group in groups for trace in group.traces)
@@ -44,15 +44,16 @@ class Cell:
 
 
 def cells(refs: Sequence[QuestionRef], pairing: str = "auto") -> list[Cell]:
-    """The cells of a store, by data set.
+    """Return the cells of a store, sorted by data set.
 
-    ``within_model`` has a cell for each model with two traces of some question. ``cross_model`` has
-    one, of the questions with traces of two models or more: answer classes are those of a question,
-    whoever answers it. ``auto`` stays within the models that have `MIN_TRACES` traces of a question
-    (in the median), unless a data set mostly has fewer of its models, and then pairs across them.
+    ``within_model`` makes a cell for each model with two traces of some question. ``cross_model``
+    makes one cell per data set, of the questions with traces of at least two models, which share
+    the answer classes of the question. ``auto`` pairs within each model that has at least
+    `MIN_TRACES` traces per question (median), and across models in a data set whose median over all
+    models is lower.
 
     Args:
-        refs: What there is.
+        refs: The traces of the store.
         pairing: One of `PAIRINGS`.
 
     Raises:
@@ -73,8 +74,8 @@ def cells(refs: Sequence[QuestionRef], pairing: str = "auto") -> list[Cell]:
             found += _across(dataset, here)
     if not found:
         raise InputError(
-            f"pairs={pairing} finds no question with two traces to pair among {len(refs)} "
-            "of one model each: collect more traces, or take pairs=cross_model."
+            f"pairs={pairing} needs a question with two traces, found none among {len(refs)} "
+            "question-model groups: collect more traces, or use pairs=cross_model."
         )
     return found
 

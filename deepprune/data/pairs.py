@@ -32,27 +32,27 @@ def build_pairs(
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
-    """All unordered pairs of a question whose traces both have an answer, or a sample of them.
+    """Return the unordered pairs of a question's traces with an answer, or a sample of them.
 
-    Which pairs are drawn, and which trace of a pair stands first, depends on ``seed`` and on the
-    question alone: adding or removing other questions changes nothing.
+    The sample and the order within a pair depend only on ``seed`` and the question: adding or
+    removing other questions changes nothing.
 
     Args:
         group: The traces of one model for one question.
         rule: Where their prefixes end.
-        max_pairs: Draw this many without replacement where there are more; ``None`` keeps all.
-        only_unfinished: Keep only pairs of which neither prefix has reached its answer.
+        max_pairs: Draw at most this many, without replacement; ``None`` keeps all.
+        only_unfinished: Keep only pairs where neither prefix has reached its answer.
         soft_labels: Fill ``TracePair.agreement``. Traces whose prefixes have the same text are
             continuations of one prefix; the soft label is the share of (a continuation of the
             first, another of the second) that end in the same answer. Where every prefix is
             unique, it is the label.
-        answer_style: How a trace states its answer, see ``answers.extract.AnswerStyle``; or by
-            data set, ``default`` for those not named.
+        answer_style: One of ``answers.extract.AnswerStyle``, or one per data set with ``default``
+            for all others.
         seed: Decides the sample and the order within a pair.
 
     Returns:
-        Pairs in the order of their traces; empty where fewer than two traces qualify. The peers of
-        a prefix are those of all traces of the group, with an answer or without.
+        Pairs in the order of their traces; empty if fewer than two traces qualify. The peers of a
+        prefix are those of all traces of the group, including traces without an answer.
 
     Raises:
         ValueError: If ``max_pairs`` is below 1.
@@ -107,10 +107,10 @@ def build_part(
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
-    """The pairs of all questions of a part, see ``build_pairs``.
+    """Return the pairs of all questions of a part; see ``build_pairs`` for the arguments.
 
     Raises:
-        InputError: If there are none, or the part is ``"train"`` and lacks a class.
+        InputError: If there are none, or the part is ``"train"`` and all have the same label.
     """
     pairs = [
         pair
@@ -127,7 +127,7 @@ def build_part(
     ]
     if not pairs:
         raise InputError(
-            f"the {part} part needs pairs, got none from {len(groups)} questions with {rule}: take "
+            f"the {part} part needs pairs, got none from {len(groups)} questions with {rule}: use "
             "a shorter prefix"
             + (" or only_unfinished=False." if part == "train" else " or another split.")
         )
@@ -141,10 +141,10 @@ def build_part(
 
 
 def labels_of(pairs: Sequence[TracePair]) -> IntArray:
-    """The labels of pairs, shape ``(len(pairs),)``.
+    """Return the labels, shape ``(len(pairs),)``.
 
     Raises:
-        ValueError: If a pair has none.
+        ValueError: If a pair has no label.
     """
     labels = [pair.label for pair in pairs if pair.label is not None]
     if len(labels) < len(pairs):
@@ -153,10 +153,7 @@ def labels_of(pairs: Sequence[TracePair]) -> IntArray:
 
 
 def same_share(groups: Sequence[QuestionTraces], max_pairs: int | None = None) -> float:
-    """The share of "same" that ``build_pairs`` gives on average, without making the pairs.
-
-    ``nan`` where there are none.
-    """
+    """Expected fraction of pairs from ``build_pairs`` with label 1; ``nan`` without pairs."""
     n_pairs = n_same = 0.0
     for group in groups:
         sizes = Counter(t.answer_class for t in group.traces if t.answer_class != NO_ANSWER)
@@ -169,12 +166,12 @@ def same_share(groups: Sequence[QuestionTraces], max_pairs: int | None = None) -
 
 
 def questions_of(pairs: Sequence[TracePair]) -> list[str]:
-    """The question of each pair by a name that no other question of the store has."""
+    """Return a name of each pair's question, unique in the store."""
     questions = (pair.first.trace.question for pair in pairs)
     return [f"{question.dataset}\n{question.question_id}" for question in questions]
 
 
 def groups_of(pairs: Sequence[TracePair]) -> list[str]:
-    """The question and model of each pair by a name, see ``questions_of``."""
+    """Return a name of each pair's question and model, unique in the store."""
     named = zip(questions_of(pairs), pairs, strict=True)
     return [f"{question}\n{pair.first.trace.model}" for question, pair in named]

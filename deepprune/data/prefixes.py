@@ -1,4 +1,4 @@
-"""Where a prefix ends: the rules, and what cuts a trace by one of them."""
+"""Rules that say where a prefix ends, and cutting traces by them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -33,8 +33,8 @@ REASONING_WORDS = (
 )
 """Words that mark a step of reasoning.
 
-The paper (arXiv 2510.08483) names "wait", "thus", "since" and closes with "etc."; the rest is our
-reading, fixed here so that runs can be compared.
+The paper (arXiv 2510.08483) lists "wait", "thus", "since", "etc."; the other words are our choice,
+fixed so that runs can be compared.
 """
 
 
@@ -49,20 +49,19 @@ class FirstTokens:
         _check_count(self.k)
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
-        """Number of tokens of the prefix."""
         return min(self.k, len(token_end))
 
 
 @dataclass(frozen=True)
 class ReasoningWords:
-    """Up to the end of the token that completes the ``k``-th reasoning word; the paper: 15, 25, 35.
+    """The tokens up to the ``k``-th reasoning word; the paper compares 15, 25 and 35.
 
-    Whole words count, whatever their case. A text with fewer of them is its own prefix, so that a
-    trace that is still being generated simply goes on.
+    Counts whole words, ignoring case. If the text has fewer, the prefix is the whole text; a trace
+    that is still being generated then continues.
 
     Attributes:
-        k: How many reasoning words the prefix holds, >= 1.
-        words: The words that count.
+        k: Number of reasoning words in the prefix, >= 1.
+        words: The words to count.
 
     Raises:
         ValueError: If ``k`` is below 1 or ``words`` is empty.
@@ -76,7 +75,7 @@ class ReasoningWords:
         _check_count(self.k)
         if not self.words or not all(self.words):
             raise ValueError(f"words must be a list of non-empty words, got {self.words!r}.")
-        object.__setattr__(self, "words", tuple(self.words))  # YAML gives a list; we hash
+        object.__setattr__(self, "words", tuple(self.words))  # hashable; YAML gives a list
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -84,7 +83,6 @@ class ReasoningWords:
         return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
-        """Number of tokens of the prefix."""
         for count, match in enumerate(self._pattern.finditer(text), start=1):
             if count == self.k:
                 return min(bisect_left(token_end, match.end()) + 1, len(token_end))
@@ -93,10 +91,10 @@ class ReasoningWords:
 
 @dataclass(frozen=True, slots=True)
 class Fraction:
-    """The share ``k`` of a trace's tokens, rounded up.
+    """The fraction ``k`` of a trace's tokens, rounded up.
 
-    For analysis only: it needs the length of the finished trace, which nobody knows while the trace
-    is being generated. No policy may use it.
+    For analysis only: it needs the length of the finished trace, which is unknown during
+    generation. Policies must not use it.
 
     Raises:
         ValueError: If ``k`` lies outside (0, 1].
@@ -112,27 +110,21 @@ class Fraction:
             )
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
-        """Number of tokens of the prefix."""
         return min(math.ceil(self.k * len(token_end)), len(token_end))
 
 
 def make_prefix(trace: Trace, rule: PrefixRule, answer_style: str = "auto") -> Prefix:
     """Cut a trace; the prefix is finished if it is the whole trace or states the final answer.
 
-    Args:
-        trace: What to cut.
-        rule: Where to cut it.
-        answer_style: How the trace states its answer, see ``answers.extract.AnswerStyle``.
+    ``answer_style`` is one of ``answers.extract.AnswerStyle``.
     """
-    n_tokens = rule.cut(trace.text, trace.token_end)
-    if n_tokens >= trace.n_tokens:
-        return Prefix(trace, trace.n_tokens, is_finished=True)
-    prefix = Prefix(trace, n_tokens, is_finished=False)
-    if contains_answer(prefix.text, answer_style):
-        return Prefix(trace, n_tokens, is_finished=True)
+    n_tokens = min(rule.cut(trace.text, trace.token_end), trace.n_tokens)
+    prefix = Prefix(trace, n_tokens, is_finished=n_tokens == trace.n_tokens)
+    if not prefix.is_finished and contains_answer(prefix.text, answer_style):
+        return replace(prefix, is_finished=True)
     return prefix
 
 
 def _check_count(k: int) -> None:
     if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}. A prefix without tokens says nothing.")
+        raise ValueError(f"k must be >= 1, got {k}: an empty prefix cannot be judged.")

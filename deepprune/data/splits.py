@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from deepprune.core.seeding import generator
 from deepprune.core.types import QuestionTraces
 
 NEAR_DUPLICATE = 0.9
-"""Similarity from which two questions count as one; see ``question_similarity``."""
+"""Least similarity of two questions that count as the same; see ``question_similarity``."""
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIGN = r"[+*/^=<>\u00d7\u00f7]|-(?=\s?[\d(])"
@@ -26,9 +27,9 @@ _SHINGLE = 3  # words
 
 
 def normalise_question(text: str) -> str:
-    """The text as splits compare it: Unicode NFKC, lower case, single spaces, no end punctuation.
+    """Normalise to Unicode NFKC, lower case, single spaces, without punctuation at the end.
 
-    Numbers and operators stay: they are what tells two sums apart.
+    Numbers and operators stay, because sums differ in nothing else.
 
     >>> normalise_question("What is  2 + 2?")
     'what is 2 + 2'
@@ -38,23 +39,24 @@ def normalise_question(text: str) -> str:
 
 
 def question_hash(text: str) -> str:
-    """Identifies a question across datasets: blake2b of the normalised text, 32 hex digits."""
+    """Identify a question across datasets: blake2b of the normalised text, 32 hex digits."""
     return hashlib.blake2b(normalise_question(text).encode(), digest_size=16).hexdigest()
 
 
 def question_similarity(first: str, second: str) -> float:
-    """How alike two question texts are, in [0, 1].
+    """Jaccard index of the multisets of three-word runs of two questions, in [0, 1].
 
-    The Jaccard index of their multisets of three-word runs. Questions with other numbers or
-    arithmetic signs, or with the same in another order, are different questions however much else
-    they share (sums from a template are), so those have similarity 0.
+    It is 0 if the questions differ in their sequence of numbers and arithmetic signs: sums from one
+    template share everything else and yet are different questions.
     """
-    return _Shingles(first).similarity(_Shingles(second))
+    facts, runs = _shingles(first)
+    other_facts, other_runs = _shingles(second)
+    return (runs & other_runs).total() / (runs | other_runs).total() if facts == other_facts else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The parts of a store; no question stands in two of them.
+    """Question-disjoint parts of a store.
 
     Attributes:
         train: Groups for fitting.
@@ -67,7 +69,7 @@ class Splits:
     test: tuple[QuestionTraces, ...]
 
     def seen_questions(self) -> frozenset[str]:
-        """Hashes of the questions that training and validation use."""
+        """Return the hashes of the training and validation questions."""
         return frozenset(question_hash(g.question.text) for g in (*self.train, *self.val))
 
 
@@ -81,36 +83,45 @@ def split_questions(
 ) -> Splits:
     """Split questions into train, validation and test, by their normalised text.
 
-    Questions with the same text go together, whatever dataset or model they come from. Rounding
-    never leaves a part empty that was asked for.
+    Questions with the same text stay together across datasets and models. A part with a positive
+    fraction gets at least one question.
 
     Args:
         groups: Traces of questions, of one or more models.
-        fractions: Shares of the questions for train, validation and test; they sum to 1.
-        holdout_models: Traces of these models are used in test only (unseen-model test), and test
-            then has no others. Their questions are the test questions too, so that neither model
-            nor question was seen.
-        fold: Which test part of a cross-validation, below 1 / (test fraction): with a fraction of
-            1/5, those of folds 0 to 4 share no question and are all questions together.
-        seed: Decides which question goes where.
+        fractions: Fractions of the questions for train, validation and test; they sum to 1.
+        holdout_models: Models whose traces are used in the test part only; the test part then has
+            no other traces. It consists of test questions, so that neither the model nor the
+            question was seen in training.
+        fold: Number of the cross-validation fold, below 1 / (test fraction). With a fraction of 1/5
+            the test parts of folds 0 to 4 are disjoint and cover all questions.
+        seed: Decides the order of the questions.
 
     Raises:
-        ValueError: If ``fractions`` are not three shares that sum to 1, or there is no such fold.
+        ValueError: If ``fractions`` are not three numbers that sum to 1, or ``fold`` is too large.
         InputError: If a question has only one trace, there are too few questions, a
             held-out model is unknown, or near-duplicates fall into different parts.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
-            f"fractions must be three shares >= 0 that sum to 1, got {tuple(fractions)}."
+            f"fractions must be three numbers >= 0 that sum to 1, got {tuple(fractions)}."
         )
     if fold < 0 or (fold and (fold + 1) * fractions[2] > 1 + 1e-6):
         raise ValueError(
-            f"fold must lie in [0, 1 / test fraction), the fraction is {fractions[2]:g}, got "
-            f"{fold}."
+            f"fold must lie in [0, 1 / test fraction), got {fold} with test fraction "
+            f"{fractions[2]:g}."
         )
     for group in groups:
-        _check_traces(group)
-    holdout = _check_models(groups, holdout_models)
+        if len(group.traces) < 2:
+            raise InputError(
+                f"a pair needs two traces of a question, got {len(group.traces)} for "
+                f"{'/'.join(group.question.key)} ({group.model}): collect more traces, or exclude "
+                "the question or the model (data.datasets, data.models)."
+            )
+    holdout, known = set(holdout_models), {group.model for group in groups}
+    if unknown := sorted(holdout - known):
+        raise InputError(
+            f"holdout_models must be models of the store, got {unknown}; there are {sorted(known)}."
+        )
 
     texts = sorted({normalise_question(group.question.text) for group in groups})
     if len(texts) < sum(f > 0 for f in fractions):
@@ -118,7 +129,7 @@ def split_questions(
             f"a split into train, validation and test needs a question for each, got {len(texts)}."
         )
     order = generator(seed, "split").permutation(len(texts))
-    # Test questions stand last; a fold later, those before them have moved there.
+    # Test questions come last; each fold moves the questions before them to the end.
     shift, after = (round(f * fractions[2] * len(texts)) for f in (fold, fold + 1))
     order = np.roll(order, shift)
     part_of: dict[str, int] = {}
@@ -139,84 +150,57 @@ def split_questions(
         if fraction > 0 and not part
     ]:
         raise InputError(
-            f"after holding out {sorted(holdout)} nothing is left for {', '.join(empty)}: the "
-            "other models need traces of the training questions, the held-out ones of the test's."
+            f"without the traces of {sorted(holdout)} nothing is left for {', '.join(empty)}: the "
+            "other models need traces of training questions, the held-out ones of test questions."
         )
     return Splits(*(tuple(part) for part in parts))
 
 
 def check_disjoint(splits: Splits) -> None:
-    """Check parts that were put together by hand.
+    """Check splits that were not made by ``split_questions``.
 
     Raises:
-        InputError: If a question, or a near-duplicate of it, stands in two parts.
+        InputError: If a question, or a near-duplicate of it, is in two parts.
     """
     part_of: dict[str, int] = {}
     for part, groups in enumerate((splits.train, splits.val, splits.test)):
         for text in {normalise_question(group.question.text) for group in groups}:
             if part_of.setdefault(text, part) != part:
                 raise InputError(
-                    f"a question may stand in one part only, got {_shorten(text)} in two: "
+                    f"a question may be in one part only, got {_shorten(text)} in two: "
                     "split by question with data.splits.split_questions."
                 )
     _check_near_duplicates(part_of)
 
 
-class _Shingles:
-    """Numbers with signs, and three-word runs, of a question."""
-
-    def __init__(self, text: str) -> None:
-        words = _WORD.findall(normalise_question(text))
-        self.facts = tuple(word for word in words if _FACT.fullmatch(word))
-        runs = [tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))]
-        self.runs = Counter(runs)
-
-    def similarity(self, other: _Shingles) -> float:
-        if self.facts != other.facts:
-            return 0.0
-        return (self.runs & other.runs).total() / (self.runs | other.runs).total()
+@lru_cache(maxsize=65_536)
+def _shingles(text: str) -> tuple[tuple[str, ...], Counter[tuple[str, ...]]]:
+    """Return the numbers and signs of a question, in order, and its three-word runs."""
+    words = _WORD.findall(normalise_question(text))
+    runs = [tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))]
+    return tuple(word for word in words if _FACT.fullmatch(word)), Counter(runs)
 
 
 def _check_near_duplicates(part_of: dict[str, int]) -> None:
     """Compare questions across parts; only those with the same facts can be near-duplicates."""
-    by_facts: defaultdict[tuple[str, ...], list[tuple[str, _Shingles]]] = defaultdict(list)
+    by_facts: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for text in part_of:
-        shingles = _Shingles(text)
-        by_facts[shingles.facts].append((text, shingles))
+        by_facts[_shingles(text)[0]].append(text)
     for same in by_facts.values():
-        for i, (first, shingles) in enumerate(same):
-            for second, others in same[:i]:
+        for i, first in enumerate(same):
+            for second in same[:i]:
                 if part_of[first] == part_of[second]:
                     continue
-                if (similarity := shingles.similarity(others)) >= NEAR_DUPLICATE:
+                if (similarity := question_similarity(first, second)) >= NEAR_DUPLICATE:
                     raise InputError(
-                        "near-duplicate questions may not stand in different parts, got "
+                        "near-duplicate questions may not be in different parts, got "
                         f"{_shorten(first)} and {_shorten(second)} (similarity {similarity:.2f} >= "
-                        f"{NEAR_DUPLICATE}): drop one of them, or split with another seed."
+                        f"{NEAR_DUPLICATE}): remove one of them, or split with another seed."
                     )
 
 
-def _check_traces(group: QuestionTraces) -> None:
-    if len(group.traces) < 2:
-        question = group.question
-        raise InputError(
-            f"a pair needs two traces of a question, got {len(group.traces)} for "
-            f"{question.dataset}/{question.question_id} ({group.model}): collect more traces, or "
-            "leave the question or the model out (data.datasets, data.models)."
-        )
-
-
-def _check_models(groups: Sequence[QuestionTraces], holdout_models: Iterable[str]) -> set[str]:
-    holdout, known = set(holdout_models), {group.model for group in groups}
-    if unknown := sorted(holdout - known):
-        raise InputError(
-            f"holdout_models must be models of the store, got {unknown}; there are {sorted(known)}."
-        )
-    return holdout
-
-
 def _sizes(n: int, fractions: Sequence[float], n_test: int) -> list[int]:
-    """Sizes of the parts: rounded, none empty that was asked for, the largest takes the rest."""
+    """Round the sizes of the parts, at least 1 where wanted; the largest gets the remainder."""
     wanted = [n * fractions[0], n * fractions[1], n_test]
     sizes = [max(1, round(w)) if f > 0 else 0 for w, f in zip(wanted, fractions, strict=True)]
     largest = max(range(3 if fractions[2] == 1 else 2), key=lambda part: sizes[part])
@@ -224,5 +208,5 @@ def _sizes(n: int, fractions: Sequence[float], n_test: int) -> list[int]:
     return sizes
 
 
-def _shorten(text: str, limit: int = 120) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:117] + "...")

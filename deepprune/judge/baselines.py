@@ -1,4 +1,4 @@
-"""Judges that learn nothing: shared numbers, lengths, the truth, a coin. What others must beat."""
+"""Judges without training: lexical overlap, lengths, oracle and coin, to compare others with."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _CACHED_PREFIXES = 65_536
 
 
 def without_thousands(text: str) -> str:
-    """The text without thousands separators: 1,200 becomes 1200."""
+    """Remove thousands separators: 1,200 becomes 1200."""
     return _THOUSANDS.sub("", text)
 
 
 def find_numbers(text: str) -> list[str]:
-    """The numbers of a text in their order, without signs and thousands separators."""
+    """Return the numbers of a text in order, without signs and thousands separators."""
     return _NUMBER.findall(without_thousands(text))
 
 
 def find_equations(text: str) -> list[str]:
-    """The number-only equations of a text in their order, without spaces and delimiters.
+    """Return the number-only equations of a text in order, without spaces and delimiters.
 
     >>> find_equations("so $3 + 4 = 7$, and 2x = 14")
     ['3+4=7']
@@ -55,43 +55,39 @@ class _Features(NamedTuple):
 
 
 class LexicalJudge(Judge):
-    """Shared numbers and equations: the line a trained judge has to beat.
+    """Overlap of numbers and equations; a trained judge has to beat it.
 
-    Of either kind of feature the Jaccard index ``|A & B| / |A | B|`` of the two prefixes' sets; the
-    score is the mean over the kinds that at least one of the prefixes has, and 0.5 where neither
-    has any. Equations are number-only (``12+3=15``), without spaces. It costs no FLOPs.
+    The score is the mean of two Jaccard indices ``|A & B| / |A | B|``, one for the numbers of the
+    two prefixes and one for their number-only equations (``12+3=15``). An index is skipped if
+    neither prefix has any; without both the score is 0.5. It costs no FLOPs.
     """
 
     is_symmetric = True
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """Nothing was fitted, so it has seen no question."""
         return JudgeProvenance("lexical", fingerprint="lexical-v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
         found = {key: _features(prefix.text) for key, prefix in prefixes.items()}
         return _each(pairs, lambda pair: _overlap(found[id(pair.first)], found[id(pair.second)]))
 
 
 class LengthOnlyJudge(Judge):
-    """How alike two prefixes are in length, and nothing else.
+    """Similarity of two prefixes in length alone: characters of the shorter over the longer.
 
-    The score is the shorter's number of characters over the longer's, 1 where both are empty. Where
-    prefixes have a number of tokens in common, that is how densely they are written.
+    The score is 1 if both are empty. For prefixes with the same number of tokens it compares
+    characters per token.
     """
 
     is_symmetric = True
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """Nothing was fitted, so it has seen no question."""
         return JudgeProvenance("length only", fingerprint="length-only-v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
         length = {key: len(prefix.text) for key, prefix in prefixes.items()}
         ends = [sorted((length[id(p.first)], length[id(p.second)])) for p in pairs]
@@ -99,23 +95,21 @@ class LengthOnlyJudge(Judge):
 
 
 class QuestionOnlyJudge(Judge):
-    """How often the traces of a question agree, and nothing of the two traces: it uses labels.
+    """Difficulty of the question alone, from the labels of its traces.
 
-    Every pair of a question gets the share of "same" among all pairs of the traces that are scored
-    together. What it reaches pooled over questions is what knowing their difficulty is worth; its
-    within-question AUROC is 1/2. It is for reports, where all pairs are scored together: the share
-    of a few pairs at a time, as a sweep asks for them, means nothing.
+    Every pair of a question gets the fraction of "same" among all pairs of the traces in the call.
+    Its pooled AUROC is the value of knowing the difficulty of questions; its within-question AUROC
+    is 1/2. Use it only in reports, which score all pairs of a question in one call; a sweep scores
+    a few pairs at a time.
     """
 
     is_symmetric = True
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """No fingerprint: its scores do not follow from the prefixes."""
         return JudgeProvenance("question only (labels)", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         answers: defaultdict[Question, dict[object, int]] = defaultdict(dict)
         for pair in pairs:
             for trace in (pair.first.trace, pair.second.trace):
@@ -125,10 +119,10 @@ class QuestionOnlyJudge(Judge):
 
 
 class OracleJudge(Judge):
-    """The truth: 1 where both traces end in the same answer, else 0.
+    """The true label: 1 if both traces end in the same answer, else 0.
 
-    A trace without an answer ends in the same answer as no other: were such traces a cluster, the
-    largest of a question could have no vote.
+    Traces without an answer are never the same: a cluster of them could be the largest of a
+    question and have no vote.
     """
 
     is_symmetric = True
@@ -136,19 +130,17 @@ class OracleJudge(Judge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """No fingerprint: its scores do not follow from the prefixes."""
         return JudgeProvenance("oracle", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """1.0 or 0.0, shape ``(len(pairs),)``."""
         return _each(pairs, lambda pair: float(pair.label or 0))
 
 
 class CoinJudge(Judge):
-    """Chance: a score drawn uniformly from [0, 1), fixed by the seed and the two traces.
+    """A random score, uniform in [0, 1).
 
-    It is a pure function of seed, question, models and sample numbers, whatever the order of pairs,
-    of calls or within a pair; longer prefixes of the same traces get the same score.
+    It depends only on seed, question, models and sample numbers, not on the order of calls or of
+    the pair; longer prefixes of the same traces get the same score.
 
     Args:
         seed: Decides all scores.
@@ -162,11 +154,9 @@ class CoinJudge(Judge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """No fingerprint: its scores do not follow from the prefixes."""
         return JudgeProvenance("coin", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uniform scores, shape ``(len(pairs),)``."""
         traces = {id(p.trace): p.trace for pair in pairs for p in (pair.first, pair.second)}
         names = {i: "\x1f".join(map(str, trace.key)) for i, trace in traces.items()}
         return _each(
@@ -181,12 +171,12 @@ class CoinJudge(Judge):
 
 
 class NoisyOracleJudge(CoinJudge):
-    """The truth with Gaussian noise: a judge of known skill, for asking what skill is worth.
+    """The true label with Gaussian noise: a judge of any AUROC, to measure what accuracy gains.
 
-    Its evidence is ``z = d y + noise`` with y = 1 where both traces end in the same answer, and
-    ``d = sqrt(2) Phi^-1(auroc)`` (binormal, equal variances); the score is the probability of y = 1
-    given z, were both alike likely. The noise of a pair is fixed by the seed, as a coin's is, and
-    does not lessen with longer prefixes. Noise of pairs is independent, as a real judge's is not.
+    Its evidence is ``z = d y + noise`` with y = 1 if both traces end in the same answer, and ``d =
+    sqrt(2) Phi^-1(auroc)`` (binormal, equal variances); the score is the probability of y = 1 given
+    z and equal priors. The noise of a pair depends on the seed as in `CoinJudge` and does not
+    decrease with longer prefixes. Unlike that of a real judge, it is independent between pairs.
 
     Args:
         auroc: Area under its ROC curve, in (0.5, 1).
@@ -207,11 +197,9 @@ class NoisyOracleJudge(CoinJudge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """No fingerprint: its scores do not follow from the prefixes."""
         return JudgeProvenance(f"oracle {self.auroc:g}", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         noise = ndtri(np.clip(super().score(pairs), 1e-12, 1 - 1e-12))
         label = _each(pairs, lambda pair: float(pair.label or 0))
         evidence = self._shift * label + noise
@@ -224,7 +212,7 @@ def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> Fl
 
 
 def _agreement(answer_classes: Sequence[int]) -> float:
-    """The share of pairs of these answers that are the same; no answer is the same as none."""
+    """Fraction of pairs of answers that are the same; a missing answer never is."""
     sizes = Counter(c for c in answer_classes if c != NO_ANSWER).values()
     return sum(n * (n - 1) for n in sizes) / (len(answer_classes) * (len(answer_classes) - 1))
 

@@ -33,7 +33,7 @@ def test_auto_pairs_across_models_where_none_has_three_traces():
     assert (cell.dataset, cell.model, len(cell.questions)) == ("toy", CROSS_MODEL, 2)
     pairs = [[p.label for p in build_pairs(g, FirstTokens(5))] for g in cell.groups(loader(groups))]
     assert pairs == [[1, 0, 0], [0]]
-    with pytest.raises(InputError, match="pairs=within_model finds no question with two traces"):
+    with pytest.raises(InputError, match="pairs=within_model needs a question with two traces"):
         cells(refs(groups), "within_model")
 
 
