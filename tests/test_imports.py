@@ -1,6 +1,7 @@
 """Imports run one way (README, "The map"): a package imports only what stands before it."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import deepprune
@@ -53,3 +54,11 @@ def test_packages_import_only_what_stands_before_them():
         and RANK[its] >= RANK[mine]
     ]
     assert not wrong
+
+
+def test_no_files_import_each_other():
+    graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"files import in a circle: {' -> '.join(error.args[1])}") from None

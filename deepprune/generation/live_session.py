@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,18 +25,10 @@ from deepprune.core.types import (
     Trace,
 )
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
+from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
 from deepprune.generation.live_trace import Forced, LiveTrace, TraceState, state_of, wanted_tokens
 
-if TYPE_CHECKING:
-    from deepprune.generation.live import LiveEngine
-
 _log = logging.getLogger(__name__)
-
-CLOSE_S = 30.0
-"""Longest wait for requests to end, in seconds."""
-
-TASK = "deepprune-trace"
-"""Name of the event loop's tasks that hold a request."""
 
 
 class LiveSession:
@@ -45,7 +36,7 @@ class LiveSession:
 
     def __init__(
         self,
-        engine: LiveEngine,
+        engine: EngineLoop,
         question: Question,
         n_traces: int,
         seed: int,

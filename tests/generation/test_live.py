@@ -15,7 +15,8 @@ from deepprune.core.seeding import derive
 from deepprune.core.types import NO_ANSWER, Decision, FinishReason, QuestionTraces, StopReason, Vote
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
 from deepprune.generation.backend import EngineError, PromptFormat, RequestError, Sampling
-from deepprune.generation.live import LiveEngine, Status
+from deepprune.generation.live import LiveEngine
+from deepprune.generation.live_trace import Status
 from deepprune.generation.scripted import ScriptedBackend
 from deepprune.pruning.controller import JudgeError, run_question
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency

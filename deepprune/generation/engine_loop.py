@@ -1,0 +1,174 @@
+"""The event loop of a live engine and the settings that its sessions share.
+
+The requests live in an event loop in a thread of the engine; the policy and its judge run in the
+caller's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Coroutine
+from typing import Any, Literal, TypeVar
+
+from deepprune.answers import EquivalenceChecker
+from deepprune.core.errors import InputError
+from deepprune.generation.backend import Backend, PromptFormat, Sampling
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+Mode = Literal["stream", "resubmit"]
+MODES = ("stream", "resubmit")
+
+CLOSE_S = 30.0
+"""Longest wait for requests to end, in seconds."""
+
+TASK = "deepprune-trace"
+"""Name of the event loop's tasks that hold a request."""
+
+
+class EngineLoop:
+    """A backend in an event loop of its own; `LiveEngine` opens sessions on it.
+
+    Args:
+        backend: Generates the traces.
+        prompt: How questions are asked and answers forced.
+        sampling: How traces are sampled.
+        mode: How traces reach a checkpoint: ``stream`` or ``resubmit``.
+        force_every: Tokens between answers forced out of every trace, for judges that read forced
+            answers and for recordings; ``None``: only when a policy asks.
+        force_tokens: Maximum number of tokens of a forced answer.
+        stall_s: Give up the engine when no token has come for this many seconds.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        prompt: PromptFormat,
+        sampling: Sampling,
+        *,
+        mode: Mode = "stream",
+        force_every: int | None = None,
+        force_tokens: int = 20,
+        stall_s: float = 300.0,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"live.mode must be one of {', '.join(MODES)}, got {mode!r}.")
+        if force_every is not None and force_every < 1:
+            raise ValueError(
+                f"live.force_every must be at least 1 token, or null, got {force_every}."
+            )
+        if force_tokens < 1:
+            raise ValueError(f"live.force_tokens must be at least 1, got {force_tokens}.")
+        if stall_s <= 0:
+            raise ValueError(f"live.stall_s must be positive, got {stall_s:g}.")
+        self.backend = backend
+        self.prompt = prompt
+        self.sampling = sampling
+        self.mode = mode
+        self.force_every = force_every
+        self.force_tokens = force_tokens
+        self.stall_s = stall_s
+        self.checker = EquivalenceChecker()
+        self.n_tokens = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def model(self) -> str:
+        """Name of the model in records."""
+        return self.backend.model
+
+    @property
+    def token_counter(self) -> str:
+        """Who counts the tokens, see `Backend.token_counter`."""
+        return self.backend.token_counter
+
+    def facts(self) -> dict[str, Any]:
+        """Sampling and prompt, for the manifest of a store."""
+        return {
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "top_k": self.sampling.top_k,
+            "max_tokens": self.sampling.max_tokens,
+            "stop": list(self.sampling.stop),
+            "logprobs": self.sampling.logprobs,
+            "mode": self.mode,
+            "force_every": self.force_every,
+            "force_tokens": self.force_tokens,
+            "template": self.prompt.template,
+            "system": self.prompt.system,
+            "chat": self.prompt.chat,
+            "chat_arguments": dict(self.prompt.chat_arguments),
+            "think_end": self.prompt.think_end,
+            "force": self.prompt.force,
+        }
+
+    def start(self) -> None:
+        """Open the backend, unless it is open.
+
+        Raises:
+            InputError: If what was asked for cannot be had.
+            EngineError: If the backend does not start.
+        """
+        if self._thread is not None:
+            return
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="deepprune-engine", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.call(self.backend.open(self.prompt, self.sampling))
+            if not self.backend.can_continue and (self.mode == "resubmit" or self.force_every):
+                asked = "live.mode=resubmit" if self.mode == "resubmit" else "live.force_every"
+                raise InputError(
+                    f"{asked} needs a server that goes on from a prefix, by /v1/completions or by "
+                    f"an assistant message that it continues; the one of {self.model!r} does "
+                    "neither: take live.mode=stream live.force_every=null."
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the engine's loop and wait for it; an interrupt cancels it."""
+        assert self._loop is not None
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End all requests, close the backend and the loop; can be called again."""
+        self.checker.close()
+        if self._thread is None or self._loop is None:
+            return
+        thread, self._thread = self._thread, None
+        try:
+            self.call(_close_all(self.backend))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join(CLOSE_S)
+            if not thread.is_alive():
+                self._loop.close()
+
+
+async def _close_all(backend: Backend) -> None:
+    """Cancel every request, then close what serves them."""
+    mine = asyncio.current_task()
+    tasks = [t for t in asyncio.all_tasks() if t is not mine and t.get_name().startswith(TASK)]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CLOSE_S)
+    try:
+        await asyncio.wait_for(backend.close(), 3 * CLOSE_S)
+    except TimeoutError:
+        _log.warning("the engine does not close; it is left behind")
