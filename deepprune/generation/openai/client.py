@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import random
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, Question
@@ -26,15 +27,14 @@ from deepprune.generation.backend import (
     RequestError,
     Sampling,
 )
-from deepprune.generation.openai.faults import Faults, Patience, Refused
+from deepprune.generation.openai.faults import Faults, Refused
 from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
 from deepprune.generation.openai.settings import check_settings
 from deepprune.generation.openai.stream import Done, Reader, think_start
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, AsyncStream
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _NOT_THERE = (400, 404, 405, 422, 501)  # an address that the server does not have
@@ -56,8 +56,8 @@ class Continuation(StrEnum):
 class OpenAIBackend:
     """Requests to a server; its model, capabilities and faults are found out or outlived.
 
-    A request that fails is sent again, after a wait that doubles, with jitter, or that the server
-    names. A stream that breaks goes on from what it has generated, where the server can do that.
+    The openai client sends a request again that fails before its answer begins. A stream that
+    breaks continues from what it has generated, if the server can do that.
 
     Tokens are the server's own where it tells their ids (vLLM) or their log-probabilities;
     otherwise each piece of a stream counts as one, and the last is corrected by the server's count.
@@ -104,7 +104,8 @@ class OpenAIBackend:
         self._api = api
         self._tokenizer_source = tokenizer
         key = os.environ.get(api_key_env, "")
-        self._faults = Faults(self.base_url, key, api_key_env, timeout_s, max_retries)
+        self._faults = Faults(self.base_url, key, api_key_env, timeout_s)
+        self._max_retries = max_retries
         self._max_concurrent = max_concurrent
         self._extra_body = dict(extra_body or {})
         self._is_chat = False
@@ -152,7 +153,7 @@ class OpenAIBackend:
             base_url=self.base_url,
             api_key=self._faults.key or "none",
             timeout=self._faults.timeout_s,
-            max_retries=0,
+            max_retries=self._max_retries,
         )
         self._seats = asyncio.Semaphore(self._max_concurrent)
         greedy = replace(sampling, temperature=0.0)
@@ -180,31 +181,9 @@ class OpenAIBackend:
             RequestError: If the server refuses the request, or fails it too often.
             EngineError: If the server is gone or refuses the key.
         """
-        if self._client is None:
-            raise EngineError("the backend is closed")
-        patience = Patience(self._faults)
-        done = Done()
-        async with self._seats:
-            while True:
-                try:
-                    async with aclosing(self._attempt(request, done)) as chunks:
-                        async for chunk in chunks:
-                            patience.reset()
-                            yield chunk
-                    return
-                except Exception as error:
-                    failure = self._faults.of(error)
-                # outside of the handler: what is raised here must not carry the client's own error
-                if done.n_tokens >= request.max_tokens:
-                    yield Chunk("", (), finish_reason=FinishReason.LENGTH)
-                    return
-                if done.text and not self.can_continue:
-                    await self._list_models()  # or is it all of the server that is gone?
-                    raise RequestError(
-                        f"{failure.reason}, after {done.n_tokens} tokens, and the server cannot "
-                        "go on from a prefix"
-                    )
-                await patience.wait(failure)
+        async with self._seats, aclosing(self._generate(request, Done())) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def close(self) -> None:
         """Close all connections."""
@@ -215,9 +194,7 @@ class OpenAIBackend:
     # Finding out
 
     async def _list_models(self) -> list[str]:
-        listed = await self._ask(
-            lambda client: client.get("/models", cast_to=object), optional=True
-        )
+        listed = await self._ask("/models", optional=True)
         data = listed.get("data") if isinstance(listed, dict) else None
         return [str(m["id"]) for m in data or () if isinstance(m, dict) and "id" in m]
 
@@ -278,7 +255,7 @@ class OpenAIBackend:
     async def _find_tokenizer(self, trial: Request) -> Tokenizer | None:
         if self._tokenizer_source is not None:
             return LocalTokenizer(self._tokenizer_source)
-        remote = ServerTokenizer(self.base_url, self._post)
+        remote = ServerTokenizer(self.base_url, self._ask)
         return remote if await remote.answers(trial.format.messages(trial.question)) else None
 
     async def _learn_features(self, trial: Request) -> str:
@@ -332,64 +309,78 @@ class OpenAIBackend:
         self.continuation = Continuation.NOTHING
 
     async def _try(self, trial: Request) -> Done:
-        """What a request of a few tokens gives, retries included."""
-        patience = Patience(self._faults)
-        while True:
-            done = Done()
-            try:
-                async with aclosing(self._attempt(trial, done)) as chunks:
-                    async for _ in chunks:
-                        pass
-                return done
-            except Exception as error:
-                failure = self._faults.of(error)
-            await patience.wait(failure)
-
-    async def _post(self, url: str, body: Mapping[str, Any], optional: bool) -> object:
-        return await self._ask(
-            lambda client: client.post(url, body={"model": self._model, **body}, cast_to=object),
-            optional=optional,
-        )
+        """Send a request of a few tokens and return what it gives."""
+        done = Done()
+        async with aclosing(self._generate(trial, done)) as chunks:
+            async for _ in chunks:
+                pass
+        return done
 
     async def _ask(
-        self, call: Callable[[AsyncOpenAI], Awaitable[T]], *, optional: bool = False
-    ) -> T | None:
-        """One answer that is no stream, retries included; ``None`` where the server has none."""
-        patience = Patience(self._faults)
-        while True:
-            if self._client is None:
-                raise EngineError("the backend is closed")
-            try:
-                return await call(self._client)
-            except Exception as error:
-                failure = self._faults.of(error)
-            if optional and failure.status in _NOT_THERE:
-                return None
-            await patience.wait(failure)
+        self, url: str, body: Mapping[str, Any] | None = None, *, optional: bool = False
+    ) -> object:
+        """Return one answer that is not a stream; ``None`` if the server does not have it."""
+        client = self._opened()
+        try:
+            if body is None:
+                return await client.get(url, cast_to=object)
+            return await client.post(url, body={"model": self._model, **body}, cast_to=object)
+        except Exception as error:
+            failure = self._faults.read(error)
+        if optional and isinstance(failure, Refused) and failure.status in _NOT_THERE:
+            return None
+        raise self._given_up(failure)
+
+    def _opened(self) -> AsyncOpenAI:
+        if self._client is None:
+            raise EngineError("the backend is closed")
+        return self._client
+
+    def _given_up(self, failure: Exception) -> Exception:
+        if type(failure) is not RequestError:
+            return failure
+        return RequestError(f"{failure}; given up after {self._max_retries} retries")
 
     # One request
 
-    async def _attempt(self, request: Request, done: Done) -> AsyncGenerator[Chunk, None]:
-        """What the server streams, after what earlier attempts have ``done``."""
+    async def _generate(self, request: Request, done: Done) -> AsyncGenerator[Chunk, None]:
+        """Generate to the end; a stream that breaks continues after what is ``done``."""
+        n_breaks = 0
+        while True:
+            begun = False
+            try:
+                path, body = await self._body(request, done)
+                stream = await self._stream_of(path, body)
+                begun = True
+                async with aclosing(_chunks(stream, Reader(request, done))) as chunks:
+                    async for chunk in chunks:
+                        n_breaks = 0
+                        yield chunk
+                return
+            except Exception as error:
+                failure = self._faults.read(error)
+            # outside of the handler: what is raised here must not carry the client's own error
+            if done.n_tokens >= request.max_tokens:
+                yield Chunk("", (), finish_reason=FinishReason.LENGTH)
+                return
+            if done.text and not self.can_continue:
+                await self._list_models()  # raises if the whole server is gone
+                raise RequestError(
+                    f"{failure}, after {done.n_tokens} tokens, and the server cannot go on from a "
+                    "prefix"
+                )
+            if not begun or type(failure) is not RequestError or n_breaks >= self._max_retries:
+                raise self._given_up(failure)
+            await asyncio.sleep(min(8.0, 0.5 * 2**n_breaks) * random.uniform(0.5, 1.0))
+            n_breaks += 1
+
+    async def _stream_of(self, path: str, body: Mapping[str, Any]) -> AsyncStream[object]:
         from openai import AsyncStream
 
-        path, body = await self._body(request, done)
-        assert self._client is not None
-        reader = Reader(request, done)
         # the plain JSON of each event: typed ones cost more than the network, and lack extensions
-        stream = await self._client.post(
+        return await self._opened().post(
             path, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
         )
-        try:
-            async for event in stream:
-                if (chunk := reader.read(event)) is not None:
-                    yield chunk
-        except Exception:
-            if not reader.is_finished:
-                raise
-        finally:
-            await stream.close()
-        yield reader.last()
 
     async def _body(self, request: Request, done: Done) -> tuple[str, dict[str, Any]]:
         sampling, features, format = request.sampling, self._features, request.format
@@ -430,6 +421,20 @@ class OpenAIBackend:
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
         body |= self._extra_body
         return ("/chat/completions" if self._is_chat else "/completions"), body
+
+
+async def _chunks(stream: AsyncStream[object], reader: Reader) -> AsyncGenerator[Chunk, None]:
+    """Read a stream to its end; an error after the last chunk no longer matters."""
+    try:
+        async for event in stream:
+            if (chunk := reader.read(event)) is not None:
+                yield chunk
+    except Exception:
+        if not reader.is_finished:
+            raise
+    finally:
+        await stream.close()
+    yield reader.last()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from deepprune.core.errors import InputError
@@ -13,22 +13,13 @@ from deepprune.generation.openai.stream import Done
 
 _MOST_HEADS = 1024
 
-Ask = Callable[[str, Mapping[str, Any], bool], Awaitable[object]]
-"""Posts a body to an address; where it is optional, ``None`` if the server has nothing there."""
 
+class Ask(Protocol):
+    """Posts a body to an address; if optional, returns ``None`` when the server lacks it."""
 
-class Tokenizer(Protocol):
-    """Token ids of prompts."""
-
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
-        """Of a chat up to where the assistant begins."""
-        ...
-
-    async def encode(self, text: str, special: bool = False) -> list[int]:
-        """Of a text; ``special``: with what begins a prompt."""
-        ...
+    async def __call__(
+        self, url: str, body: Mapping[str, Any], *, optional: bool = False
+    ) -> object: ...
 
 
 class LocalTokenizer:
@@ -48,7 +39,7 @@ class LocalTokenizer:
     async def chat(
         self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
     ) -> list[int]:
-        """See `Tokenizer`."""
+        """Token ids of a chat up to where the assistant begins."""
         text = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tokenize=False,
@@ -58,7 +49,7 @@ class LocalTokenizer:
         return await self.encode(str(text))
 
     async def encode(self, text: str, special: bool = False) -> list[int]:
-        """See `Tokenizer`."""
+        """Token ids of a text; ``special``: with the tokens that begin a prompt."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
@@ -77,20 +68,21 @@ class ServerTokenizer:
     async def chat(
         self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
     ) -> list[int]:
-        """See `Tokenizer`."""
         named = {"chat_template_kwargs": dict(arguments)} if arguments else {}
         return await self._tokens({"messages": list(messages), **named})
 
     async def encode(self, text: str, special: bool = False) -> list[int]:
-        """See `Tokenizer`."""
         return await self._tokens({"prompt": text, "add_special_tokens": special})
 
     async def _tokens(self, body: Mapping[str, Any], optional: bool = False) -> list[int]:
-        answer = await self._ask(self._url, body, optional)
+        answer = await self._ask(self._url, body, optional=optional)
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
         if not tokens and not optional:
             raise RequestError(f"{self._url} gives no tokens")
         return [int(token) for token in tokens or ()]
+
+
+Tokenizer = LocalTokenizer | ServerTokenizer
 
 
 class Prompts:
