@@ -115,7 +115,7 @@ def evaluate(
         judges=judge if isinstance(judge, dict) else {"priced": judge or PricedJudge()},
     )
     evaluator = Evaluator(
-        runner, folder, distributed=distributed, callbacks=callbacks, baseline=baseline,
+        runner, folder, distributed=distributed, watchers=callbacks, baseline=baseline,
         margin=margin,
     )  # fmt: skip
     return evaluator.run(chosen_refs)

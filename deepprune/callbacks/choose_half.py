@@ -1,4 +1,4 @@
-"""Evaluator callback: the best point of a sweep, chosen on half of the questions."""
+"""Watcher: the best point of a sweep, chosen on half of the questions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from deepprune.core.protocols import BoolArray, FloatArray
 from deepprune.core.seeding import generator
 from deepprune.evaluation.metrics import sweep_rows
 from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, write_rows
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.evaluation.watcher import SweepPlan, SweepResult, Watcher
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
 
 CHOSEN = "chosen.jsonl"
 
 
-class ChooseHalf(EvaluatorCallback):
+class ChooseHalf(Watcher):
     """Chooses the cheapest point within ``within`` of cons@N, and reports it on unseen questions.
 
     The best of many points looks better on the questions it was chosen on than it is. So half of

@@ -1,4 +1,4 @@
-"""Evaluator callback: gives up grid points that another one beats by several standard errors."""
+"""Watcher: gives up grid points that another one beats by several standard errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from deepprune.core.errors import InputError
 from deepprune.evaluation.outcomes import Outcomes
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan
+from deepprune.evaluation.watcher import SweepPlan, Watcher
 from deepprune.pruning.policies.consensus import Consensus
 
 
-class DropDominated(EvaluatorCallback):
+class DropDominated(Watcher):
     """Stops evaluating a point once another is cheaper and more accurate beyond its interval.
 
     Looked at are paired differences over questions: a point is dominated where some other needs no

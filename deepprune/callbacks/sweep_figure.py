@@ -1,15 +1,15 @@
-"""Evaluator callback: draws accuracy against tokens when the sweep ends."""
+"""Watcher: draws accuracy against tokens when the sweep ends."""
 
 from __future__ import annotations
 
 from deepprune.core.errors import InputError
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
+from deepprune.evaluation.watcher import SweepResult, Watcher
 from deepprune.report.figures import NEEDS_MATPLOTLIB, accuracy_figure, has_matplotlib
 
 FIGURE = "accuracy_tokens.png"
 
 
-class SweepFigure(EvaluatorCallback):
+class SweepFigure(Watcher):
     """Writes ``accuracy_tokens.png`` beside the results.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluator callback: a progress bar with an estimate of the time that is left."""
+"""Watcher: a progress bar with an estimate of the time that is left."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.progress import (
 
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.outcomes import QuestionOutcomes
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.evaluation.watcher import SweepPlan, SweepResult, Watcher
 
 
-class SweepProgress(EvaluatorCallback):
+class SweepProgress(Watcher):
     """Counts questions, and the runs of points that they stand for."""
 
     def __init__(self) -> None:

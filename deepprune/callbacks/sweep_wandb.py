@@ -1,16 +1,16 @@
-"""Evaluator callback: the sweep's rows, headline and figure in a W&B run."""
+"""Watcher: the sweep's rows, headline and figure in a W&B run."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
+from deepprune.evaluation.watcher import SweepResult, Watcher
 from deepprune.report.labels import labels
 from deepprune.report.tables import shown_rows
 
 
-class SweepWandb(EvaluatorCallback):
+class SweepWandb(Watcher):
     """Logs what ``results.jsonl`` holds, so that a run can be compared in W&B.
 
     Args:

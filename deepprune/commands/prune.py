@@ -21,6 +21,7 @@ from deepprune.core.protocols import Need, Session
 from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
 from deepprune.evaluation.selection import unmet_needs
+from deepprune.evaluation.watcher import Watcher
 from deepprune.generation.backend import EngineError
 from deepprune.generation.live import LiveEngine
 from deepprune.generation.questions import questions_hash
@@ -28,7 +29,7 @@ from deepprune.judge.base import Judge
 from deepprune.live.events import EventLines
 from deepprune.live.guard import JudgeWorker
 from deepprune.live.pruner import LivePruner, OpenSession
-from deepprune.live.question import LiveResult, LiveWatcher
+from deepprune.live.question import LiveResult
 from deepprune.live.record import RESULTS, LiveRecord
 from deepprune.live.summary import live_estimates, live_table, tokens_figure
 from deepprune.live.view import LiveView, ProgressLines, plain
@@ -82,7 +83,6 @@ def _prune(config: DictConfig) -> Run:
                 live.n_traces,
                 live.seed,
                 size,
-                config.prompt.answer_style,
             )
             _say_beforehand(judge, size, questions, source.model)
             _prune_all(pruner, record, live.view, output, interrupts)
@@ -206,7 +206,7 @@ def _prune_all(
         print(f"{len(questions) - len(todo)} of {len(questions)} questions are decided already")
     with ExitStack() as stack:
         events = (record.folder / EVENTS).open("a", encoding="utf-8")
-        watchers: list[LiveWatcher] = [EventLines(stack.enter_context(events))]
+        watchers: list[Watcher] = [EventLines(stack.enter_context(events))]
         if view == "json":
             watchers.append(EventLines(output))
         elif view == "live":

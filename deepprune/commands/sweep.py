@@ -17,7 +17,7 @@ from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
 from deepprune.evaluation.outcomes import Row
 from deepprune.evaluation.runner import QuestionRunner
 from deepprune.evaluation.selection import check_needs, with_needs_met
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepResult
+from deepprune.evaluation.watcher import SweepResult, Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, policy_label
@@ -34,12 +34,12 @@ def run_sweep(
     run: Run,
     cache: ScoreCache,
 ) -> SweepResult:
-    """Evaluate with each of ``judges``, into the run's folder; callbacks and W&B watch."""
-    callbacks: list[EvaluatorCallback] = build.sweep_callbacks(config)
+    """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B."""
+    watchers: list[Watcher] = build.sweep_callbacks(config)
     if run.wandb is not None:
         from deepprune.callbacks.sweep_wandb import SweepWandb
 
-        callbacks.append(SweepWandb(run.wandb))
+        watchers.append(SweepWandb(run.wandb))
     runner = QuestionRunner(
         sweep_points(sweep, store, questions, n_traces, {n: j.needs for n, j in judges.items()}),
         n_traces=n_traces,
@@ -56,7 +56,7 @@ def run_sweep(
         runner,
         run.folder,
         distributed=build.distributed(config),
-        callbacks=callbacks,
+        watchers=watchers,
         baseline=sweep.baseline,
         margin=sweep.margin,
     )

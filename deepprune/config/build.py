@@ -28,7 +28,7 @@ from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import check_judge_needs, select_questions
-from deepprune.evaluation.watcher import EvaluatorCallback
+from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import (
     CoinJudge,
@@ -657,7 +657,7 @@ def report_cells(config: DictConfig, stores: Mapping[str, TraceStore]) -> dict[s
     return found
 
 
-def sweep_callbacks(config: DictConfig) -> list[EvaluatorCallback]:
+def sweep_callbacks(config: DictConfig) -> list[Watcher]:
     """Who watches the sweep."""
     return [instantiated(c) for c in (config.callbacks.get("sweep") or {}).values()]
 

@@ -10,7 +10,7 @@ A policy never learns whether a recording or a live server answers, nor which ju
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.core.types import Decision, Prefix, PrefixRule, Question, Vote
+from deepprune.core.types import Decision, Prefix, PrefixRule, Question, Trace, Vote
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -143,6 +143,24 @@ class Usage:
     seconds: float
 
 
+class Status(StrEnum):
+    """The state of a trace."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceState:
+    """A trace at this moment, for views: tokens generated, status, the end of its text."""
+
+    n_tokens: int
+    status: Status
+    tail: str
+
+
 class Session(Protocol):
     """One question on an engine."""
 
@@ -184,7 +202,34 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop whatever still runs and free its seats."""
+        """End whatever still runs and free its seats."""
+        ...
+
+    def states(self) -> list[TraceState]:
+        """All started traces at this moment, or at the last checkpoint of a replay.
+
+        This and ``answer`` and ``answers`` may be called from any thread.
+        """
+        ...
+
+    def answer(self, trace: int) -> str | None:
+        """The answer of a finished trace, even if no checkpoint has counted it yet."""
+        ...
+
+    def answers(self) -> Mapping[int, str]:
+        """For each answer class so far, the answer as it was first spelled."""
+        ...
+
+    def traces(self) -> tuple[Trace, ...]:
+        """All started traces as they stand, with classed answers; call it on a closed session.
+
+        Raises:
+            WorkerError: If answers cannot be compared.
+        """
+        ...
+
+    def records(self) -> list[Trace]:
+        """The same where answers cannot be compared: those of a live session have no class."""
         ...
 
 

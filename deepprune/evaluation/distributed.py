@@ -1,7 +1,6 @@
-"""Who does the questions of a sweep: this process, several, or a Ray cluster.
+"""Where the questions of a sweep are evaluated: this process, several, or a Ray cluster.
 
-Each gives the questions' outcomes in the order of the tasks, and the same ones: a question depends
-on its seed alone.
+Each yields the same outcomes, in the order of the tasks: a question depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -17,21 +16,22 @@ from threading import Thread
 from typing import Any, Protocol
 
 from deepprune.core.errors import InputError
-from deepprune.evaluation.runner import Done, QuestionRunner, Task
+from deepprune.evaluation.outcomes import QuestionOutcomes
+from deepprune.evaluation.runner import QuestionRunner, Task
 
 QUESTIONS_A_PROCESS = 10
 """With fewer, starting another process costs more than it brings."""
 
 
-Work = Callable[[Sequence[Task]], Iterator[Done]]
-"""The outcomes of tasks, in their order, as they come."""
+Work = Callable[[Sequence[Task]], Iterator[QuestionOutcomes]]
+"""Yields the outcomes of tasks in their order, each once it is complete."""
 
 
 class Distributed(Protocol):
-    """Does questions."""
+    """Evaluates questions."""
 
     def workers(self, runner: QuestionRunner, n_questions: int) -> AbstractContextManager[Work]:
-        """Those who do the questions of a sweep, ``n_questions`` in all, while it lasts."""
+        """Start what a sweep of ``n_questions`` runs on; end it with the context."""
         ...
 
 
@@ -67,8 +67,8 @@ class Processes:
 
 def _in_order(
     pool: ProcessPoolExecutor, tasks: Sequence[Task], most_waiting: int
-) -> Iterator[Done]:
-    waiting: deque[Future[Done]] = deque()
+) -> Iterator[QuestionOutcomes]:
+    waiting: deque[Future[QuestionOutcomes]] = deque()
     for task in tasks:
         waiting.append(pool.submit(_do, task))
         if len(waiting) >= most_waiting:  # so that results do not pile up
@@ -106,7 +106,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(task: Task) -> Done:
+def _do(task: Task) -> QuestionOutcomes:
     return _runner(task)
 
 
@@ -160,5 +160,5 @@ class _Actor:
     def __init__(self, runner: QuestionRunner) -> None:
         self._runner = runner
 
-    def do(self, task: Task) -> Done:
+    def do(self, task: Task) -> QuestionOutcomes:
         return self._runner(task)

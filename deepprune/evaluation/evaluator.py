@@ -1,4 +1,4 @@
-"""The loop: questions x policies x grid points, watched by callbacks, recorded as it goes."""
+"""The loop of a sweep over questions and grid points; every question is recorded when complete."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import Step
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.distributed import Distributed, Processes
 from deepprune.evaluation.metrics import sweep_rows
 from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, write_rows
-from deepprune.evaluation.runner import Done, QuestionRunner, Task
+from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import check_needs, check_questions
-from deepprune.evaluation.watcher import EvaluatorCallback, SweepPlan, SweepResult
+from deepprune.evaluation.watcher import SweepPlan, SweepResult, Watcher
 from deepprune.traces.tokens import token_ends
 
 
@@ -21,11 +20,11 @@ class Evaluator:
     """Runs every grid point on every question, for several orders of the traces.
 
     Args:
-        runner: Does a question; holds the grid, the judge and the engine.
-        folder: Where ``outcomes/`` and ``results.jsonl`` go. What stands there is kept, and only
-            what is missing is computed: the caller has checked that the configuration is the same.
-        distributed: Who does the questions.
-        callbacks: Who watches.
+        runner: Evaluates a question; holds the grid, the judges and the engine.
+        folder: Where ``outcomes/`` and ``results.jsonl`` go. Recorded questions are kept and only
+            missing ones evaluated: the caller has checked that the configuration is the same.
+        distributed: Where the questions are evaluated.
+        watchers: Told of what happens.
         baseline: The policy that others are compared with at equal tokens.
         margin: Of non-inferiority, a share of the questions.
     """
@@ -36,7 +35,7 @@ class Evaluator:
         folder: Path,
         *,
         distributed: Distributed | None = None,
-        callbacks: Sequence[EvaluatorCallback] = (),
+        watchers: Sequence[Watcher] = (),
         baseline: str = "consensus",
         margin: float = 0.01,
     ) -> None:
@@ -44,11 +43,11 @@ class Evaluator:
             raise InputError(f"a vote needs at least 2 traces a question, got {runner.n_traces}.")
         if runner.resamples < 1:
             raise InputError(f"resamples must be at least 1, got {runner.resamples}.")
-        runner.is_watched = any(_watches(callback) for callback in callbacks)
+        runner.is_watched = any(watcher.watches_runs for watcher in watchers)
         self._runner = runner
         self._folder = folder
         self._distributed = distributed or Processes(1)
-        self._callbacks = callbacks
+        self._watchers = watchers
         self._baseline, self._margin = baseline, margin
 
     def run(self, questions: Sequence[QuestionRef]) -> SweepResult:
@@ -83,19 +82,19 @@ class Evaluator:
                 todo = [ref for ref in questions[start:stop] if not store.has(ref.key, skip)]
                 lengths = map(len, token_ends([ref.question.text for ref in todo]))
                 tasks = [Task(ref, n, skip) for ref, n in zip(todo, lengths, strict=True)]
-                for task, done in zip(tasks, work(tasks), strict=True):
+                for task, outcomes in zip(tasks, work(tasks), strict=True):
                     self._tell("on_question_start", task.ref)
-                    self._replay_events(done)
-                    store.write(task.ref.key, done.outcomes)
-                    self._tell("on_question_end", task.ref, done.outcomes)
+                    for number, hook, facts in outcomes.events:
+                        self._tell(hook, runner.points[number], *facts)
+                    store.write(task.ref.key, outcomes)
+                    self._tell("on_question_end", task.ref, outcomes)
                 if stop < len(questions):
                     seen = [ref.key for ref in questions[:stop]]
                     so_far = Outcomes(store, runner.points, seen, dropped)
-                    for callback in self._callbacks:
-                        dropped = callback.give_up(so_far) | dropped
-        outcomes = Outcomes(store, runner.points, [ref.key for ref in questions], dropped)
+                    for watcher in self._watchers:
+                        dropped = watcher.give_up(so_far) | dropped
         rows = sweep_rows(
-            outcomes,
+            Outcomes(store, runner.points, [ref.key for ref in questions], dropped),
             seed=runner.seed,
             margin=self._margin,
             baseline=self._baseline,
@@ -109,30 +108,14 @@ class Evaluator:
         return result
 
     def _blocks(self, n_questions: int) -> list[tuple[int, int]]:
-        """Questions between two looks at what can be given up; all, where nobody looks.
+        """Ranges of questions between two calls of ``give_up``; one of all where none is asked for.
 
-        The looks do not depend on who does the questions, nor on where a run was interrupted.
+        They depend neither on where questions are evaluated nor on an interruption.
         """
-        every = [c.look_every for c in self._callbacks if c.look_every is not None]
+        every = [w.look_every for w in self._watchers if w.look_every is not None]
         size = min(every, default=n_questions)
         return [(i, min(i + size, n_questions)) for i in range(0, n_questions, size)]
 
-    def _replay_events(self, done: Done) -> None:
-        for event in done.events:
-            point = self._runner.points[event[0]]
-            if isinstance(event[1], Step):
-                self._tell("on_checkpoint", point, *event[1:])
-            else:
-                self._tell("on_decision", point, event[1])
-
     def _tell(self, hook: str, *facts: object) -> None:
-        for callback in self._callbacks:
-            getattr(callback, hook)(*facts)
-
-
-def _watches(callback: EvaluatorCallback) -> bool:
-    mine = type(callback)
-    return any(
-        getattr(mine, hook) is not getattr(EvaluatorCallback, hook)
-        for hook in ("on_checkpoint", "on_decision")
-    )
+        for watcher in self._watchers:
+            getattr(watcher, hook)(*facts)

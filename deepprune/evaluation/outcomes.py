@@ -51,13 +51,16 @@ class QuestionOutcomes:
         fields: For each name of `FIELDS` an array over points and orders, shape ``(P, R)``.
         tokens_prompt: Tokens of the question's text.
         failures: Point number -> why it failed here.
-        skipped: Numbers of points that were left out here; their fields are zeros.
+        skipped: Numbers of points that were skipped here; their fields are zeros.
+        events: Checkpoints and decisions, where they are watched, for the hooks of a `Watcher`:
+            point number, name of the hook, facts. They are not recorded.
     """
 
     fields: dict[str, NDArray[Any]]
     tokens_prompt: int
     failures: dict[int, str] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
+    events: list[tuple[int, str, tuple[object, ...]]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deepprune.core.protocols import Engine, Observation, Step
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import Decision, QuestionRef, QuestionTraces
+from deepprune.core.types import QuestionRef, QuestionTraces
 from deepprune.evaluation.batch_replay import replay_batch
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
@@ -27,10 +26,7 @@ from deepprune.pruning.replay import ReplayEngine
 logger = logging.getLogger(__name__)
 
 LoadTraces = Callable[[QuestionRef], QuestionTraces]
-MakeEngine = Callable[[Sequence[QuestionTraces]], Engine]
-
-Event = tuple[int, Step, Observation] | tuple[int, Decision]
-"""What happened at a point, for callbacks that watch checkpoints and decisions."""
+MakeEngine = Callable[[Sequence[QuestionTraces]], ReplayEngine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +42,6 @@ class Task:
     ref: QuestionRef
     tokens_prompt: int
     skip: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A question that is done: its outcomes, and its events where they are watched."""
-
-    outcomes: QuestionOutcomes
-    events: list[Event] = field(default_factory=list)
 
 
 @dataclass
@@ -95,103 +83,94 @@ class QuestionRunner:
         """Whether a judge is a neural network, which takes the cores or the GPU for itself."""
         return any(judge.is_model for judge in self.judges.values())
 
-    def __call__(self, task: Task) -> Done:
-        """Do one question; a point that fails is recorded with its reason, the others go on."""
+    def __call__(self, task: Task) -> QuestionOutcomes:
+        """Evaluate one question; a point that fails is recorded with its reason."""
         group = self.load(task.ref)
         engine = self.make_engine([group])
         question = _Question(self, group, engine, task)
-        done = Done(QuestionOutcomes.empty(len(self.points), self.resamples, task.tokens_prompt))
-        done.outcomes.skipped = task.skip
+        is_whole = not any(trace.finish_reason.is_open for trace in group.traces)
         batches: defaultdict[Any, list[int]] = defaultdict(list)
         for number, point in enumerate(self.points):
-            policy = point.policy
             if number in task.skip:
                 continue
-            if (
-                isinstance(policy, DeepPrune)
-                and policy.decides_once
-                and isinstance(engine, ReplayEngine)
-                and not self.is_watched
-                and not any(t.finish_reason.is_open for t in group.traces)
-            ):
-                batches[question.family(policy, point)].append(number)
+            policy = point.policy
+            at_once = isinstance(policy, DeepPrune) and policy.decides_once
+            if at_once and is_whole and not self.is_watched:
+                batches[_family(point)].append(number)
             else:
-                question.guarded(done, [number], question.run)
+                question.guarded([number], question.run)
         for numbers in batches.values():
-            question.guarded(done, numbers, question.run_batch)
+            question.guarded(numbers, question.run_batch)
         engine.close()
-        return done
+        return question.outcomes
+
+
+def _family(point: Point) -> tuple[Any, ...]:
+    """The settings that points of one batch share: their clusterings are the same."""
+    policy = point.policy
+    assert isinstance(policy, DeepPrune)
+    sizes = policy.max_clusters, policy.max_members
+    return policy.prefix, policy.clustering, *sizes, point.judge, point.n_traces
 
 
 class _Question:
-    """One question at work."""
+    """One question while it is evaluated."""
 
     def __init__(
-        self, runner: QuestionRunner, group: QuestionTraces, engine: Engine, task: Task
+        self, runner: QuestionRunner, group: QuestionTraces, engine: ReplayEngine, task: Task
     ) -> None:
         self._runner, self._group, self._engine = runner, group, engine
-        self._names = group.key
         self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
-            p.answer_class for t in group.traces for p in t.forced_answers if p.is_correct
+            f.answer_class for t in group.traces for f in t.forced_answers if f.is_correct
         }
         size = generator_size(group.model, runner.generators)
         self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
         self._scores = {
             name: QuestionScores(judge, runner.cache) for name, judge in runner.judges.items()
         }
-
-    @staticmethod
-    def family(policy: DeepPrune, point: Point) -> tuple[Any, ...]:
-        """What points must share for their clusterings to be those of one batch."""
-        return (
-            policy.prefix,
-            policy.clustering,
-            policy.max_clusters,
-            policy.max_members,
-            point.judge,
-            point.n_traces,
+        self.outcomes = QuestionOutcomes.empty(
+            len(runner.points), runner.resamples, task.tokens_prompt
         )
+        self.outcomes.skipped = task.skip
 
-    def guarded(
-        self, done: Done, numbers: Sequence[int], work: Callable[[Sequence[int], Done], None]
-    ) -> None:
-        """Do points; an error fails them, and the sweep exits non-zero at its end."""
+    def guarded(self, numbers: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
+        """Evaluate points; an error fails them, and the sweep exits non-zero at its end."""
         try:
-            work(numbers, done)
+            work(numbers)
         except AssertionError:  # ours, not the policy's: nothing that follows can be trusted
             raise
         except Exception as error:
             names = sorted({self._runner.points[number].policy.name for number in numbers})
-            logger.warning("%s failed on %s", ", ".join(names), self._names, exc_info=True)
+            logger.warning("%s failed on %s", ", ".join(names), self._group.key, exc_info=True)
             for number in numbers:
-                done.outcomes.failures[number] = f"{type(error).__name__}: {error}"
+                self.outcomes.failures[number] = f"{type(error).__name__}: {error}"
 
-    def run(self, numbers: Sequence[int], done: Done) -> None:
-        """One point, run by run."""
+    def run(self, numbers: Sequence[int]) -> None:
+        """Evaluate one point, run by run."""
         (number,) = numbers
         runner, point = self._runner, self._runner.points[number]
         scores = None if point.judge is None else self._scores[point.judge]
-        watcher = _Recorder(number, done.events) if runner.is_watched else None
+
+        def tell(hook: str, *facts: object) -> None:
+            if runner.is_watched:
+                self.outcomes.events.append((number, hook, facts))
+
         for resample in range(runner.resamples):
-            session = self._engine.open(
-                self._group.question,
-                self._group.model,
-                runner.n_traces,
-                derive(runner.seed, resample),
-            )
+            seed = derive(runner.seed, resample)
+            group = self._group
+            session = self._engine.open(group.question, group.model, runner.n_traces, seed)
             evidence = RunEvidence(scores, session)
             rng = self._rng(resample)
-            outcome = run_question(point.policy, session, point.n_traces, evidence, rng, watcher)
+            outcome = run_question(point.policy, session, point.n_traces, evidence, rng, tell)
             facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
             facts["is_correct"] = outcome.vote.answer_class in self._correct
             facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
             for name in FIELDS:
-                done.outcomes.fields[name][number, resample] = facts[name]
+                self.outcomes.fields[name][number, resample] = facts[name]
 
-    def run_batch(self, numbers: Sequence[int], done: Done) -> None:
-        """Points that decide once and cluster alike, all runs at once."""
+    def run_batch(self, numbers: Sequence[int]) -> None:
+        """Evaluate points of one family, all runs at once."""
         runner, engine = self._runner, self._engine
-        assert isinstance(engine, ReplayEngine)
         first = runner.points[numbers[0]]
         policies = [runner.points[n].policy for n in numbers]
         recording = engine.recording(self._group.question, self._group.model)
@@ -209,23 +188,7 @@ class _Question:
             engine.tokens_per_forced_answer,
         )
         for name, values in fields.items():
-            done.outcomes.fields[name][numbers] = values
+            self.outcomes.fields[name][numbers] = values
 
     def _rng(self, resample: int) -> np.random.Generator:
-        return generator(self._runner.seed, *self._names, resample, "policy")
-
-
-class _Recorder:
-    """Keeps a run's checkpoints and decisions."""
-
-    def __init__(self, number: int, events: list[Event]) -> None:
-        self._number, self._events = number, events
-
-    def on_checkpoint(self, step: Step, seen: Observation) -> None:
-        self._events.append((self._number, step, seen))
-
-    def on_decision(self, decision: Decision) -> None:
-        self._events.append((self._number, decision))
-
-    def on_fallback(self, reason: str) -> None:
-        raise AssertionError(f"a sweep's judge fails its points: {reason}")
+        return generator(self._runner.seed, *self._group.key, resample, "policy")

@@ -1,20 +1,21 @@
-"""What an evaluation tells those who watch it."""
+"""The interface of everything that watches an evaluation: progress, tables, figures, views."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deepprune.core.protocols import Observation, Step
 from deepprune.core.types import Decision, QuestionRef
 from deepprune.evaluation.grid import Point
-from deepprune.evaluation.outcomes import Outcomes, QuestionOutcomes, Row
+from deepprune.evaluation.outcomes import Outcomes, Row
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """What a sweep is going to do.
+    """A sweep before it runs.
 
     Attributes:
         points: The grid.
@@ -39,48 +40,64 @@ class SweepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep has found: its rows, in the order of the grid, and where they are."""
+    """The rows of a sweep, in the order of the grid, and the file that has them."""
 
     plan: SweepPlan
     rows: Sequence[Row]
     results_path: Path
 
 
-class EvaluatorCallback:
-    """Watches an evaluation; override what you need.
+class Watcher:
+    """Told of what happens in a sweep, or while questions are pruned one by one.
 
-    Order: ``on_sweep_start``; for every question ``on_question_start``, its ``on_checkpoint`` and
-    ``on_decision``, ``on_question_end``; when all questions are done ``on_point_end`` for every
-    row; ``on_sweep_end``. Questions come in their order whoever does them, each when it is done.
+    Override what you need. Order: ``on_sweep_start``; for every question ``on_question_start``, its
+    checkpoints, decisions and fallback, ``on_question_end``; after a sweep's questions
+    ``on_point_end`` for every row, then ``on_sweep_end``. Questions come in their order, wherever
+    they are evaluated. ``deepprune prune`` has neither points nor a sweep's start and end.
 
-    A callback that overrides ``on_checkpoint`` or ``on_decision`` makes the sweep go run by run,
+    What is told first differs: a sweep gives the `QuestionRef` of a question and the `Point` of a
+    checkpoint, ``deepprune prune`` the `live.question.LiveQuestion`. Hence ``Any``.
+
+    A watcher that overrides ``on_checkpoint`` or ``on_decision`` makes a sweep evaluate run by run,
     which is slower than many runs at once.
     """
 
     look_every: int | None = None
-    """Ask ``give_up`` after so many questions; ``None``: never."""
+    """Call ``give_up`` after so many questions; ``None``: never."""
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """The grid is known, nothing has run."""
 
-    def on_question_start(self, question: QuestionRef) -> None:
-        """What happened on this question comes next."""
+    def on_question_start(self, question: Any) -> None:
+        """The next question begins."""
 
-    def on_checkpoint(self, point: Point, step: Step, seen: Observation) -> None:
+    def on_checkpoint(self, at: Any, step: Step, seen: Observation) -> None:
         """All running traces have reached ``step.until``."""
 
-    def on_decision(self, point: Point, decision: Decision) -> None:
+    def on_decision(self, at: Any, decision: Decision) -> None:
         """A trace is about to be stopped."""
 
-    def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:
-        """All points of this question are done and on disk."""
+    def on_fallback(self, at: Any, reason: str) -> None:
+        """The judge has failed; all traces run to their end, unpruned. Never in a sweep."""
+
+    def on_question_end(self, question: Any, result: Any) -> None:
+        """The `QuestionOutcomes` of a sweep's question, or the line of a live one, are on disk."""
 
     def give_up(self, seen: Outcomes) -> dict[int, str]:
         """Points that need no further questions: number and reason."""
         return {}
 
     def on_point_end(self, row: Row) -> None:
-        """A row of the results stands."""
+        """A result row is complete."""
 
     def on_sweep_end(self, result: SweepResult) -> None:
         """All rows are on disk."""
+
+    @property
+    def watches_runs(self) -> bool:
+        """Whether it overrides ``on_checkpoint`` or ``on_decision``."""
+        mine = type(self)
+        return (
+            mine.on_checkpoint is not Watcher.on_checkpoint
+            or mine.on_decision is not Watcher.on_decision
+        )

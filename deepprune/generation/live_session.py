@@ -13,7 +13,7 @@ import numpy as np
 
 from deepprune.answers import extract_answer
 from deepprune.answers.classes import AnswerNumbers
-from deepprune.core.protocols import FloatArray, IntArray, Observation, Usage
+from deepprune.core.protocols import FloatArray, IntArray, Observation, TraceState, Usage
 from deepprune.core.seeding import derive
 from deepprune.core.types import (
     NO_ANSWER,
@@ -26,7 +26,7 @@ from deepprune.core.types import (
 )
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
-from deepprune.generation.live_trace import Forced, LiveTrace, TraceState, state_of, wanted_tokens
+from deepprune.generation.live_trace import Forced, LiveTrace, state_of, wanted_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -158,6 +158,10 @@ class LiveSession:
     def states(self) -> list[TraceState]:
         """All started traces at this moment; from any thread."""
         return [state_of(trace) for trace in list(self._traces)]
+
+    def answer(self, trace: int) -> str | None:
+        """The answer of a finished trace, even if no checkpoint has counted it yet."""
+        return self._answer(self._traces[trace])
 
     def answers(self) -> dict[int, str]:
         """Of each class of answers so far the one that came first; from any thread."""

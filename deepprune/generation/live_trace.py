@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from enum import StrEnum
 
+from deepprune.core.protocols import Status, TraceState
 from deepprune.core.types import FinishReason, PrefixRule, Trace
 from deepprune.generation.backend import Chunk
 
 _LOOK_EVERY = 16  # tokens between two looks at a text for a rule that reads it
 _TAIL = 400  # characters
-
-
-class Status(StrEnum):
-    """What has become of a trace."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class TraceState:
-    """A trace at this moment, for views: tokens generated, what became of it, its last text."""
-
-    n_tokens: int
-    status: Status
-    tail: str
 
 
 class LiveTrace:

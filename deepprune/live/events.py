@@ -9,11 +9,12 @@ from typing import Any, TextIO
 
 from deepprune.core.protocols import Observation, Step
 from deepprune.core.types import Decision, PrefixRule
+from deepprune.evaluation.watcher import Watcher
 from deepprune.live.pruner import decision_facts
 from deepprune.live.question import LiveQuestion, LiveResult
 
 
-class EventLines:
+class EventLines(Watcher):
     """Writes ``start``, ``checkpoint``, ``decision``, ``vote``, ``fallback`` and ``answer``.
 
     ``seconds`` counts from the start of the question. A ``vote`` follows a checkpoint at which

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deepprune.core.protocols import Observation, Policy, Session, Step
+from deepprune.core.protocols import Policy, Session
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Prefix, Question, Trace, Vote
+from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Question, Trace, Vote
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
 from deepprune.evaluation.saving import estimated_saving, generator_flops
 from deepprune.evaluation.scores import QuestionScores, RunEvidence
-from deepprune.generation.live_session import LiveSession
+from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.live.guard import GuardedEvidence, JudgeWorker
-from deepprune.live.question import LiveQuestion, LiveResult, LiveWatcher
+from deepprune.live.question import LiveQuestion, LiveResult
 from deepprune.pruning.controller import Outcome, run_question
 from deepprune.traces.tokens import token_ends
 
@@ -56,7 +56,6 @@ class LivePruner:
         n_traces: N.
         seed: Decides the traces' seeds and the policy's draws.
         size: The generator's; ``None`` where unknown: no net saving is claimed then.
-        answer_style: How traces state their answers, for the views.
     """
 
     open: OpenSession
@@ -67,12 +66,11 @@ class LivePruner:
     n_traces: int
     seed: int
     size: GeneratorSize | None
-    answer_style: str
 
     def prune(
         self,
         question: Question,
-        watchers: Sequence[LiveWatcher] = (),
+        watchers: Sequence[Watcher] = (),
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Pruned:
         """Do one question; whatever happens, what was generated is handed back.
@@ -89,25 +87,29 @@ class LivePruner:
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
         scores = None if self.judge is None else QuestionScores(self.judge)
         evidence = GuardedEvidence(RunEvidence(scores, session), self.worker, self._judge_name)
-        live = LiveQuestion(question, self.n_traces, session, evidence, ledger, self.answer_style)
+        live = LiveQuestion(question, self.n_traces, session, evidence, ledger)
         for watcher in watchers:
             watcher.on_question_start(live)
+
+        def tell(hook: str, *facts: object) -> None:
+            getattr(live, hook)(*facts)
+            for watcher in watchers:
+                getattr(watcher, hook)(live, *facts)
+
         rng = generator(self.seed, *names, 0, "policy")
         error: BaseException | None = None
         outcome: Outcome | None = None
         try:
             with interruptible():
-                outcome = run_question(
-                    self.policy, session, self.n_traces, evidence, rng, _Watch(live, watchers)
-                )
+                outcome = run_question(self.policy, session, self.n_traces, evidence, rng, tell)
         except AssertionError:
             raise
         except BaseException as raised:  # the caller's, once all is stored
             error = raised
         try:
-            traces = generated(session, live.decisions)
+            traces = session.traces()
         except BaseException as raised:  # an interrupt, or nobody compares answers any more
-            traces = generated(session, live.decisions, classed=False)
+            traces = tuple(session.records())
             outcome, error = None, error or raised
         row = {
             **self._facts(question),
@@ -146,69 +148,6 @@ class LivePruner:
             "n_traces": self.n_traces,
             "seed": self.seed,
         }
-
-
-class _Watch:
-    """The controller's watcher: keeps what has happened, and tells everybody."""
-
-    def __init__(self, live: LiveQuestion, watchers: Sequence[LiveWatcher]) -> None:
-        self._live = live
-        self._watchers = watchers
-
-    def on_checkpoint(self, step: Step, seen: Observation) -> None:
-        self._live.seen = seen
-        self._live.draw_bill()
-        for watcher in self._watchers:
-            watcher.on_checkpoint(self._live, step, seen)
-
-    def on_decision(self, decision: Decision) -> None:
-        self._live.decisions.append(decision)
-        self._live.draw_bill()
-        for watcher in self._watchers:
-            watcher.on_decision(self._live, decision)
-
-    def on_fallback(self, reason: str) -> None:
-        self._live.fallback = reason
-        for watcher in self._watchers:
-            watcher.on_fallback(self._live, reason)
-
-
-def generated(
-    session: Session, decisions: Sequence[Decision], *, classed: bool = True
-) -> tuple[Trace, ...]:
-    """All that a session has generated; of a replay what it has played.
-
-    Args:
-        session: The session, closed.
-        decisions: Who was stopped.
-        classed: Whether the answers of a live session are compared with one another.
-
-    Raises:
-        WorkerError: If they cannot be.
-    """
-    if isinstance(session, LiveSession):
-        return session.traces() if classed else tuple(session.records())
-    stopped = {decision.trace for decision in decisions}
-    return tuple(_played(session.prefix(i), i in stopped) for i in range(session.n_started))
-
-
-def _played(prefix: Prefix, is_stopped: bool) -> Trace:
-    trace, n = prefix.trace, prefix.n_tokens
-    if prefix.is_finished and not is_stopped:
-        return trace
-    confidence = trace.token_confidence
-    return replace(
-        trace,
-        text=prefix.text,
-        n_tokens=n,
-        token_end=trace.token_end[:n],
-        finish_reason=FinishReason.PRUNED if is_stopped else FinishReason.CUT,
-        answer=None,
-        answer_class=NO_ANSWER,
-        is_correct=None if trace.is_correct is None else False,
-        token_confidence=None if confidence is None else confidence[:n],
-        forced_answers=prefix.forced_answers,
-    )
 
 
 def decision_facts(decision: Decision) -> dict[str, Any]:

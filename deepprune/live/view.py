@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deepprune.core.protocols import Observation, Step
+from deepprune.core.protocols import Observation, Status, Step, TraceState
 from deepprune.core.types import Decision
 from deepprune.evaluation.saving import Saving
-from deepprune.generation.live_trace import Status, TraceState
+from deepprune.evaluation.watcher import Watcher
 from deepprune.live.question import LiveQuestion, LiveResult
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
@@ -41,7 +41,7 @@ def plain(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-class LiveView:
+class LiveView(Watcher):
     """A rich ``Live`` with a row for every trace; a context manager.
 
     Args:
@@ -274,7 +274,7 @@ def _saving_of(row: LiveResult) -> Saving | None:
 
 
 @dataclass
-class ProgressLines:
+class ProgressLines(Watcher):
     """The same in lines, for what is no terminal: a line a checkpoint, a line a decision's kind.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -16,20 +16,12 @@ class JudgeError(RuntimeError):
     """The judge cannot score: it raised, gave no score, or took too long. One line, for users."""
 
 
-class Watcher(Protocol):
-    """Sees a question as it goes on."""
+Tell = Callable[..., None]
+"""Receives what happens: the name of a method of `evaluation.watcher.Watcher`, and its facts."""
 
-    def on_checkpoint(self, step: Step, seen: Observation) -> None:
-        """All running traces have reached ``step.until``."""
-        ...
 
-    def on_decision(self, decision: Decision) -> None:
-        """A trace is about to be stopped."""
-        ...
-
-    def on_fallback(self, reason: str) -> None:
-        """The judge has failed; all traces are about to go on to their end."""
-        ...
+def _tell_nobody(hook: str, *facts: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,7 @@ def run_question(
     n_traces: int,
     evidence: Evidence,
     rng: np.random.Generator,
-    watcher: Watcher | None = None,
+    tell: Tell = _tell_nobody,
 ) -> Outcome:
     """Let ``policy`` decide one question on ``session``; closes the session, whatever happens.
 
@@ -70,17 +62,15 @@ def run_question(
         run = policy.run(n_traces, evidence, rng)
         step = next(run)
         while True:
-            if watcher is not None:
-                for decision in step.stop:
-                    watcher.on_decision(decision)
+            for decision in step.stop:
+                tell("on_decision", decision)
             decisions.extend(step.stop)
             if step.stop:
                 session.stop([d.trace for d in step.stop])
             if step.start:
                 session.start(step.start)
             seen = session.advance(step.until, step.force)
-            if watcher is not None:
-                watcher.on_checkpoint(step, seen)
+            tell("on_checkpoint", step, seen)
             try:
                 step = run.send(seen)
             except StopIteration as end:
@@ -88,14 +78,12 @@ def run_question(
                 break
             except JudgeError as error:
                 fallback = str(error)
-                if watcher is not None:
-                    watcher.on_fallback(fallback)
+                tell("on_fallback", fallback)
                 missing = n_traces - session.n_started
                 if missing:
                     session.start(missing)
                 seen = session.advance(None)
-                if watcher is not None:
-                    watcher.on_checkpoint(Step(start=missing), seen)
+                tell("on_checkpoint", Step(start=missing), seen)
                 voters = np.flatnonzero(~seen.is_stopped).tolist()
                 vote = plurality(seen.answer_class.tolist(), voters)
                 break

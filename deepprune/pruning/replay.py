@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from deepprune.core.protocols import BoolArray, FloatArray, IntArray, Observation, Usage
+from deepprune.core.protocols import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Observation,
+    Status,
+    TraceState,
+    Usage,
+)
 from deepprune.core.seeding import generator
-from deepprune.core.types import NO_ANSWER, Prefix, PrefixRule, Question, QuestionTraces
+from deepprune.core.types import (
+    NO_ANSWER,
+    FinishReason,
+    Prefix,
+    PrefixRule,
+    Question,
+    QuestionTraces,
+    Trace,
+)
+
+TAIL = 100
+"""Characters of a trace's text that views show."""
 
 
 class ReplayEngine:
@@ -308,5 +328,56 @@ class ReplaySession:
         )
 
     def close(self) -> None:
-        """Stop whatever still runs."""
-        self._is_stopped[:] = True
+        """Nothing runs on by itself."""
+
+    def states(self) -> list[TraceState]:
+        """All started traces at the last checkpoint."""
+        return [self._state(trace) for trace in range(self.n_started)]
+
+    def _state(self, trace: int) -> TraceState:
+        prefix, status = self.prefix(trace), Status.RUNNING
+        if self._is_stopped[trace]:
+            status = Status.STOPPED
+        elif prefix.is_finished:
+            is_failed = prefix.trace.finish_reason is FinishReason.FAILED
+            status = Status.FAILED if is_failed else Status.FINISHED
+        return TraceState(prefix.n_tokens, status, prefix.text[-TAIL:])
+
+    def answer(self, trace: int) -> str | None:
+        """The recorded answer of a trace."""
+        return self.prefix(trace).trace.answer
+
+    def answers(self) -> dict[int, str]:
+        """For each answer class of the finished traces, the answer of the first one."""
+        spelled: dict[int, str] = {}
+        for trace in map(self.prefix, range(self.n_started)):
+            if trace.is_finished and trace.trace.answer is not None:
+                spelled.setdefault(trace.trace.answer_class, trace.trace.answer)
+        return spelled
+
+    def traces(self) -> tuple[Trace, ...]:
+        """The recorded traces, or what was played of them."""
+        return tuple(map(self._played, range(self.n_started)))
+
+    def records(self) -> list[Trace]:
+        """The same: recorded answers have their classes."""
+        return list(self.traces())
+
+    def _played(self, number: int) -> Trace:
+        prefix, is_stopped = self.prefix(number), bool(self._is_stopped[number])
+        trace, n = prefix.trace, prefix.n_tokens
+        if prefix.is_finished and not is_stopped:
+            return trace
+        confidence = trace.token_confidence
+        return replace(
+            trace,
+            text=prefix.text,
+            n_tokens=n,
+            token_end=trace.token_end[:n],
+            finish_reason=FinishReason.PRUNED if is_stopped else FinishReason.CUT,
+            answer=None,
+            answer_class=NO_ANSWER,
+            is_correct=None if trace.is_correct is None else False,
+            token_confidence=None if confidence is None else confidence[:n],
+            forced_answers=prefix.forced_answers,
+        )

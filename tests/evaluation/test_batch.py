@@ -94,9 +94,9 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
         load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups),
         judges={"it": judge},
     )  # fmt: skip
-    at_once = runner(task).outcomes
+    at_once = runner(task)
     runner.is_watched = True
-    one_by_one = runner(task).outcomes
+    one_by_one = runner(task)
     assert not at_once.failures
     assert not one_by_one.failures
     for name in FIELDS:

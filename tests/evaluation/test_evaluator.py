@@ -15,7 +15,7 @@ from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.outcomes import OutcomeStore
 from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import with_needs_met
-from deepprune.evaluation.watcher import EvaluatorCallback
+from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Prices
 from deepprune.judge.baselines import CoinJudge, OracleJudge
 from deepprune.judge.score_cache import ScoreCache
@@ -131,7 +131,7 @@ def test_a_bill_by_hand(is_watched):
         load=lambda ref: traces, make_engine=InOrder, judges={"right": Sighted()},
         is_watched=is_watched,
     )  # fmt: skip
-    done = runner(Task(refs([traces])[0], tokens_prompt=5)).outcomes
+    done = runner(Task(refs([traces])[0], tokens_prompt=5))
     assert not done.failures
     facts = {name: values[:, 0].tolist() for name, values in done.fields.items()}
     assert facts["tokens_finished"] == [22, 30, 30]
@@ -302,7 +302,7 @@ def test_a_judge_that_fails_fails_its_points_and_not_the_sweep(tmp_path):
     assert mended == evaluate(tmp_path / "other", chosen=chosen).results_path.read_bytes()
 
 
-class Log(EvaluatorCallback):
+class Log(Watcher):
     def __init__(self):
         self.seen = []
 

@@ -10,13 +10,12 @@ import pytest
 from builders import SessionEvidence, group, with_forced_answers
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import Step
+from deepprune.core.protocols import Status, Step
 from deepprune.core.seeding import derive
 from deepprune.core.types import NO_ANSWER, Decision, FinishReason, QuestionTraces, StopReason, Vote
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
 from deepprune.generation.backend import EngineError, PromptFormat, RequestError, Sampling
 from deepprune.generation.live import LiveEngine
-from deepprune.generation.live_trace import Status
 from deepprune.generation.scripted import ScriptedBackend
 from deepprune.pruning.controller import JudgeError, run_question
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency

@@ -202,16 +202,16 @@ def test_forced_answers_are_on_the_generators_bill(judge):
         judges={"it": judge, "oracle": OracleJudge()},
         load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=5),
     )  # fmt: skip
-    at_once = runner(Task(ref, tokens_prompt=7)).outcomes
+    at_once = runner(Task(ref, tokens_prompt=7))
     runner.is_watched = True
-    one_by_one = runner(Task(ref, tokens_prompt=7)).outcomes
+    one_by_one = runner(Task(ref, tokens_prompt=7))
     assert not at_once.failures | one_by_one.failures
     for name in FIELDS:
         np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
     assert at_once.fields["tokens_forced"].tolist() == [[35, 35], [35, 35], [0, 0], [0, 0]]
     unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=0))
     more = {
-        name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).outcomes.fields[name]
+        name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).fields[name]
         for name in ("tokens_sequential", "generator_flops")
     }
     assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0], [0, 0]]

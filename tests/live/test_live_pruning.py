@@ -71,7 +71,7 @@ def scripted(traces, kind=ScriptedBackend, **settings):
 
 def pruner(open_session, judge, policy=REPRESENTATIVES, n=6, timeout_s=5.0, size=SIZE):
     worker = JudgeWorker(timeout_s)
-    return LivePruner(open_session, "tiny", policy, judge, worker, n, 0, size, "boxed")
+    return LivePruner(open_session, "tiny", policy, judge, worker, n, 0, size)
 
 
 @pytest.fixture

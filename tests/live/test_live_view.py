@@ -58,7 +58,7 @@ def pruned(traces, *watchers, judge=None, **policy):
     n = len(traces.traces)
     judge, chosen = judge or OracleJudge(), DeepPrune(FirstTokens(4), **policy)
     policy = chosen if policy else POLICY
-    pruner = LivePruner(engine.open, "tiny", policy, judge, JudgeWorker(5), n, 0, None, "boxed")
+    pruner = LivePruner(engine.open, "tiny", policy, judge, JudgeWorker(5), n, 0, None)
     done = pruner.prune(traces.question, watchers)
     for watcher in watchers:
         watcher.on_question_end(done.live, done.row)
