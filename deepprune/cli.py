@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from deepprune.commands.interrupts import Interrupts, exit_code
 from deepprune.core.errors import InputError
 
 HELP = """deepprune: train and measure judges that stop redundant chains of thought
@@ -159,6 +160,7 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
         return
     import hydra
 
+    from deepprune.callbacks.multirun_table import show_interrupted
     from deepprune.config.schemas import register
 
     register()
@@ -183,7 +185,12 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
     )(task)
 
     def run() -> None:
-        application()
+        with Interrupts():
+            try:
+                application()
+            except KeyboardInterrupt:
+                show_interrupted()
+                raise
         if raised:
             raise raised[0]
 
@@ -241,10 +248,10 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or (
             "interrupted; the same command with the same hydra.run.dir (of a multirun: "
-            "hydra.sweep.dir) goes on"
+            "hydra.sweep.dir) resumes"
         )
         print(f"\n{said}", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)
     except Exception as error:
         if (line := _mendable(error, application)) is None:
             raise

@@ -110,12 +110,17 @@ def _fit_network(
     last = run.folder / LAST
     if last.exists():
         print(f"going on from {last}")
-    trainer.fit(
-        module,
-        datamodule=data,
-        ckpt_path=str(last) if last.exists() else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            module,
+            datamodule=data,
+            ckpt_path=str(last) if last.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit as error:  # Lightning's answer to an interrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 def _same_share(config: DictConfig, splits: Splits) -> float:

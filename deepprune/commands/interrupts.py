@@ -10,14 +10,24 @@ from types import FrameType
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupts:
-    """Ctrl-C and SIGTERM as one KeyboardInterrupt, which waits while nothing may be lost.
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM, so that what handles Ctrl-C handles it too."""
 
-    Further ones are not heard, so that nothing disturbs the clean end.
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """Return 143 for SIGTERM, 130 for Ctrl-C, as a shell does."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+class Interrupts:
+    """Raise Ctrl-C and SIGTERM once, as `KeyboardInterrupt` or `Terminated`; delay it in `held`.
+
+    Further signals are ignored, so that nothing disturbs the clean end.
     """
 
     def __init__(self) -> None:
-        self._has_come = self._is_held = self._is_due = False
+        self._has_come = self._is_held = False
+        self._due: KeyboardInterrupt | None = None
 
     def __enter__(self) -> Interrupts:
         self._before = {each: signal.signal(each, self._come) for each in _STOPS}
@@ -31,13 +41,14 @@ class Interrupts:
         if self._has_come:
             return
         self._has_come = True
+        interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         if not self._is_held:
-            raise KeyboardInterrupt
-        self._is_due = True
+            raise interrupt
+        self._due = interrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the interrupt wait until the body is done."""
+        """Delay the interrupt until the end of the body."""
         self._is_held = True
         try:
             yield
@@ -47,7 +58,7 @@ class Interrupts:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Within `held`, let it come in the body."""
+        """Within `held`, raise the interrupt in the body."""
         self._is_held = False
         try:
             self._raise_due()
@@ -56,6 +67,6 @@ class Interrupts:
             self._is_held = True
 
     def _raise_due(self) -> None:
-        if self._is_due:
-            self._is_due = False
-            raise KeyboardInterrupt
+        if self._due is not None:
+            due, self._due = self._due, None
+            raise due

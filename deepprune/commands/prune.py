@@ -89,8 +89,8 @@ def _prune(config: DictConfig) -> Run:
         except EngineError as error:
             run.status = "failed"
             print(f"error: the engine is lost: {plain(str(error))}", file=sys.stderr)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
+        except KeyboardInterrupt as interrupt:
+            raise type(interrupt)(
                 f"interrupted; {record.said}; the same command with hydra.run.dir={run.folder} "
                 "goes on"
             ) from None

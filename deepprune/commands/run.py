@@ -50,7 +50,7 @@ class Run:
         point: The grid point that the headline is of.
         objective: What a Hydra sweeper maximises: the trained judge's within-question AUROC on
             unfinished *validation* pairs. Never a figure of the test part, which is reported.
-        status: ``ok``, or ``failed``.
+        status: ``ok``, ``failed`` or ``interrupted``.
         results_path: What ``results:`` prints.
     """
 
@@ -124,6 +124,11 @@ def command_run(
     run = Run(folder, wandb_run)
     try:
         yield run
+    except KeyboardInterrupt as interrupt:
+        run.status = "interrupted"
+        option = f"sweep.dir={hydra.sweep.dir}" if is_multirun else f"run.dir={folder}"
+        said = f"interrupted; the same command with hydra.{option} resumes"
+        raise type(interrupt)(str(interrupt) or said) from interrupt
     except BaseException:
         run.status = "failed"
         raise

@@ -110,10 +110,21 @@ def is_clear_of_0(difference: Estimate) -> bool:
     return difference.low > 0 or difference.high < 0
 
 
-def read_runs(folder: Path) -> list[RunRecord]:
-    """The runs of a multirun in the order of their numbers, also those that did not get far."""
+def read_runs(folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[RunRecord]:
+    """Read the runs of a multirun in the order of their numbers, failed and unfinished ones too.
+
+    Args:
+        folder: Of the multirun.
+        planned: Overrides of the runs 0, 1, ...: a run without a folder was not started.
+    """
     folders = [path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")]
-    return [_read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]
+    runs = [_read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]
+    found = {run.name for run in runs}
+    return runs + [
+        RunRecord(str(i), "not started", "", 1, by_option(overrides), "", {}, None)
+        for i, overrides in enumerate(planned)
+        if str(i) not in found
+    ]
 
 
 def join_folds(runs: Sequence[RunRecord]) -> list[RunRecord]:

@@ -1,0 +1,96 @@
+"""Ctrl-C and SIGTERM in a training: the exit code, how to resume, what a multirun's table says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_models import save_tiny_bert
+
+from deepprune.callbacks.resume_point import ResumePoint
+from deepprune.cli import main
+
+FIT = [
+    "train", "data.pairs_per_question=6", "data.eval_pairs_per_question=8", "prefix.k=16",
+    "trainer.max_steps=4", "callbacks.training.last.every_n_train_steps=1", "sweep=none",
+    "logger=none", "data.datasets=[reasoning_gym/chain_sum]",
+]  # fmt: skip
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    tiny = save_tiny_bert(tmp_path_factory.mktemp("model") / "tiny")
+    return [*FIT, f"model.backbone.source={tiny}"]
+
+
+def interrupt_at(number, step, monkeypatch):
+    """Raise the signal as soon as the resume point of a step is written."""
+    save = ResumePoint._save
+
+    def and_interrupt(self, trainer):
+        save(self, trainer)
+        if trainer.global_step == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(ResumePoint, "_save", and_interrupt)
+
+
+@pytest.mark.parametrize("number", EXIT_CODES)
+def test_a_training_says_how_it_resumes(number, fit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    handlers = [signal.getsignal(each) for each in EXIT_CODES]
+    interrupt_at(number, 2, monkeypatch)
+    with pytest.raises(SystemExit) as end:
+        main([*fit, "hydra.run.dir=r"])
+    assert end.value.code == EXIT_CODES[number]
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1] == "interrupted; the same command with hydra.run.dir=r resumes"
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "r" / "judge").exists()
+    assert [signal.getsignal(each) for each in EXIT_CODES] == handlers
+    with pytest.raises(SystemExit, match="0"):
+        main([*fit, "hydra.run.dir=r"])
+    assert "r/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert (tmp_path / "r" / "judge").exists()
+
+
+def test_the_table_of_an_interrupted_multirun_names_what_is_missing(
+    fit, tmp_path, monkeypatch, capsys
+):
+    """The interrupt comes in run 1 of 4, which trains longer than run 0."""
+    monkeypatch.chdir(tmp_path)
+    interrupt_at(signal.SIGTERM, 3, monkeypatch)
+    options = ["trainer.max_steps=2,4", "loss=bce,focal"]
+    with pytest.raises(SystemExit) as end:
+        main([*fit[:1], "-m", *fit[1:], *options, "hydra.sweep.dir=m"])
+    assert end.value.code == 143
+    told = capsys.readouterr()
+    assert "the same command with hydra.sweep.dir=m resumes" in told.err
+    assert "run 2 interrupted" in told.out
+    assert "run 3 not started" in told.out
+    rows = [json.loads(line) for line in (tmp_path / "m" / "comparison.jsonl").open()]
+    assert [(row["runs"], row["missing"]) for row in rows] == [
+        (["0"], []), (["1"], []), ([], ["2"]), ([], ["3"]),
+    ]  # fmt: skip
+    assert rows[3]["overrides"]["loss"] == "focal"
+
+
+@pytest.mark.slow
+def test_a_real_sigterm(fit, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deepprune.cli", *fit, "trainer.max_steps=5000", "trainer.max_epochs=-1", "hydra.run.dir=r"],
+        cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    last = tmp_path / "r" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 143, said
+    assert said.strip().endswith("the same command with hydra.run.dir=r resumes")
+    assert "Traceback" not in said
