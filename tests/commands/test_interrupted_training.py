@@ -61,7 +61,7 @@ def test_a_training_says_how_it_resumes(number, fit, tmp_path, monkeypatch, caps
 def test_the_table_of_an_interrupted_multirun_names_what_is_missing(
     fit, tmp_path, monkeypatch, capsys
 ):
-    """The interrupt comes in run 1 of 4, which trains longer than run 0."""
+    """The interrupt comes in the third of four runs, the first that trains for three steps."""
     monkeypatch.chdir(tmp_path)
     interrupt_at(signal.SIGTERM, 3, monkeypatch)
     options = ["trainer.max_steps=2,4", "loss=bce,focal"]
@@ -72,7 +72,9 @@ def test_the_table_of_an_interrupted_multirun_names_what_is_missing(
     assert "the same command with hydra.sweep.dir=m resumes" in told.err
     assert "run 2 interrupted" in told.out
     assert "run 3 not started" in told.out
-    rows = [json.loads(line) for line in (tmp_path / "m" / "comparison.jsonl").open()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "m" / "comparison.jsonl").read_text().splitlines()
+    ]
     assert [(row["runs"], row["missing"]) for row in rows] == [
         (["0"], []), (["1"], []), ([], ["2"]), ([], ["3"]),
     ]  # fmt: skip
@@ -81,8 +83,9 @@ def test_the_table_of_an_interrupted_multirun_names_what_is_missing(
 
 @pytest.mark.slow
 def test_a_real_sigterm(fit, tmp_path):
+    endless = ["trainer.max_steps=5000", "trainer.max_epochs=-1", "hydra.run.dir=r"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "deepprune.cli", *fit, "trainer.max_steps=5000", "trainer.max_epochs=-1", "hydra.run.dir=r"],
+        [sys.executable, "-m", "deepprune.cli", *fit, *endless],
         cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
