@@ -1,4 +1,4 @@
-"""Gathers the runs of the study into results.jsonl, prints the tables, draws the figure.
+"""Collect the runs of the study in results.jsonl, print the table, draw the figure.
 
 python experiments/e2_cheap_judges/collect.py TRACES NAME=MULTIRUN_FOLDER [NAME=MULTIRUN_FOLDER ...]
 """
@@ -25,20 +25,21 @@ from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.traces import open_traces
 
 HERE = Path(__file__).parent
-N = 64  # traces of a question
+N = 64  # traces per question
 METRICS = ("auroc_within_unfinished", "auroc_unfinished")
 LEXICAL = "number overlap"
+TREES = "features"  # boosted trees, removed after commit 94f0328
 
 
 def main(traces: str, folders: list[str]) -> None:
-    """Write both files, print the tables of the README."""
+    """Write both files and print the table of the README."""
     store = open_traces(traces)
     groups = [store.group(ref) for ref in store.refs()]
     runs, exports = [], {}
     for name, folder in (f.split("=", 1) for f in folders):
         for run in join_folds(read_runs(Path(folder))):
             if run.scores is None:
-                print(f"{folder}: {run.name} is not done")
+                print(f"{folder}: {run.name} has not finished, skipped")
                 continue
             k = run.overrides.get("prefix.k") or run.overrides["prefix"].rsplit("_", 1)[1]
             overrides = {"judge": name, "k": str(k), "seed": run.overrides.get("seed", "0")}
@@ -51,7 +52,7 @@ def main(traces: str, folders: list[str]) -> None:
         costs = {
             name: cost(path, groups[0], int(k)) for (name, at), path in exports.items() if at == k
         }
-        for baseline in (LEXICAL, "features"):
+        for baseline in (LEXICAL, TREES):
             for row in compare(here, {"judge": baseline}):
                 lines.append({**row.record(), "cost": costs.get(row.overrides["judge"])})
     (HERE / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -60,7 +61,7 @@ def main(traces: str, folders: list[str]) -> None:
 
 
 def lexical(groups, k: int, other: RunRecord) -> RunRecord:
-    """The overlap of numbers on the pairs of another run, which are those of its split seed."""
+    """Score the pairs of another run, which depend on its split seed, by number overlap."""
     names = set(other.scores.question)
     pairs = [
         pair
@@ -74,7 +75,7 @@ def lexical(groups, k: int, other: RunRecord) -> RunRecord:
 
 
 def cost(export: Path, group, k: int) -> dict[str, float]:
-    """FLOPs of all pairs of N prefixes, and pairs a second, on this machine."""
+    """Measure FLOPs of all pairs of N prefixes, and pairs per second on this machine."""
     judge = load_judge(export, "cpu")
     rule = FirstTokens(k)
     prefixes = among_peers([p.first for p in firsts(group, rule)[:N]])
@@ -88,25 +89,23 @@ def cost(export: Path, group, k: int) -> dict[str, float]:
 
 
 def firsts(group, rule) -> list[TracePair]:
-    """One pair for each prefix."""
+    """Return one pair for each prefix."""
     pairs = build_pairs(group, rule, seed=0)
     return list({p.first.trace.sample_id: p for p in pairs}.values())
 
 
 def table(lines: list[dict]) -> None:
-    """Markdown."""
+    """Print the rows as a Markdown table."""
     done = {(r["overrides"]["judge"], r["overrides"]["k"]): r for r in lines}
     against = {
         (r["overrides"]["judge"], r["overrides"]["k"], (r["baseline"] or {}).get("judge")): r
         for r in lines
     }
-    print(
-        "| tokens | judge | within | pooled | within, less number overlap | less features |", end=""
-    )
-    print(" FLOPs a question | pairs/s |\n" + "| --- " * 8 + "|")
+    print("| tokens | judge | within | pooled | within, minus number overlap |", end="")
+    print(" minus features | FLOPs per question | pairs/s |\n" + "| --- " * 8 + "|")
     for (judge, k), row in done.items():
         cells = [said(row["metrics"].get(m)) for m in METRICS]
-        for other in (LEXICAL, "features"):
+        for other in (LEXICAL, TREES):
             found = against.get((judge, k, other), {}).get("differences", {})
             cells.append(said(found.get(METRICS[0]), sign="+"))
         price = row["cost"] or {"flops": 0, "pairs_per_second": float("nan")}
@@ -115,7 +114,7 @@ def table(lines: list[dict]) -> None:
 
 
 def said(estimate, sign: str = "") -> str:
-    """Value and interval."""
+    """Format value and interval."""
     if not estimate:
         return ""
     value, low, high = (f"{v:{sign}.3f}" for v in estimate)
@@ -123,7 +122,7 @@ def said(estimate, sign: str = "") -> str:
 
 
 def figure(lines: list[dict]) -> None:
-    """Within-question AUROC by prefix length, with what a judge costs."""
+    """Draw within-question AUROC by prefix length; the legend states the cost of a judge."""
     fig, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     lengths = sorted({int(r["overrides"]["k"]) for r in lines})
     judges = list(dict.fromkeys(r["overrides"]["judge"] for r in lines))

@@ -1,4 +1,6 @@
-"""Judges of a cross-validation on other traces of their questions, each on those it has not seen.
+"""Score other traces of the same questions with judges of a cross-validation.
+
+Each question is scored by the judge of a fold that has not seen it.
 
 python experiments/e3_transfer/qwq_mix.py TRACES NAME=MULTIRUN_FOLDER [NAME=MULTIRUN_FOLDER ...]
 """
@@ -22,7 +24,7 @@ SHOWN = ("auroc_within_unfinished", "auroc_unfinished", "auroc_within", "auroc")
 
 
 def main(traces: str, folders: list[str]) -> None:
-    """Write qwq_mix.jsonl, print the table of the README."""
+    """Write qwq_mix.jsonl and print the table of the README."""
     store = open_traces(traces)
     groups = [store.group(ref) for ref in store.refs(datasets=["math500"])]
     of_question = {
@@ -46,7 +48,7 @@ def main(traces: str, folders: list[str]) -> None:
     runs.append(record("number overlap", PairScores.of(pairs, LexicalJudge().score(pairs))))
     rows = [row.record() for row in compare(runs, {"judge": "number overlap"})]
     (HERE / "qwq_mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print("| judge | " + " | ".join(SHOWN) + " | within, less number overlap |")
+    print("| judge | " + " | ".join(SHOWN) + " | within, minus number overlap |")
     for row in rows:
         cells = [said(row["metrics"][name]) for name in SHOWN]
         cells.append(said(row["differences"].get(SHOWN[0])))
@@ -54,12 +56,12 @@ def main(traces: str, folders: list[str]) -> None:
 
 
 def record(name: str, scores: PairScores) -> RunRecord:
-    """As a run of a comparison."""
+    """Return the scores as a run for `compare`."""
     return RunRecord(name, "ok", "", 0, {"judge": name}, "", {}, scores)
 
 
 def said(estimate) -> str:
-    """Value and interval."""
+    """Format value and interval."""
     return "{:.3f} [{:.3f}, {:.3f}]".format(*estimate) if estimate else ""
 
 
