@@ -1,30 +1,63 @@
-"""A sweep that is killed at random moments ends in the rows of one that was left alone."""
+"""A sweep that is killed at any of its writes ends in the rows of one that was left alone.
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+`test_commands` has the sweep that is really killed, with its worker processes.
+"""
 
-from sweeps import questions, write_store
+import os
 
-N_QUESTIONS = 24
+import pytest
+from sweeps import PricedJudge, evaluate, points, questions, with_silent
+
+from deepprune.callbacks.drop_dominated import DropDominated
+from deepprune.core import files
+from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
+
+N_QUESTIONS = 12
+WRITES = N_QUESTIONS + 1
+"""A file for each question, then results.jsonl."""
 
 
-def test_sweeps_killed_at_random_moments_end_in_the_same_rows(tmp_path):
-    """20 times SIGKILL, at moments drawn over the run's duration, with points dropped on the way;
-    a sweep that is killed is started again until it ends."""
-    write_store(tmp_path / "store", questions(N_QUESTIONS))
-    script = Path(__file__).parents[1] / "kill_sweeps.py"
-    done = subprocess.run(
-        [sys.executable, script, tmp_path, tmp_path / "store"],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    kills = json.loads(done.stdout)["kills"]
-    assert len(kills) == 20
-    assert sum(0 < n < N_QUESTIONS for n in kills) >= 5, "too few were killed in mid-sweep"
-    whole = (tmp_path / "whole" / "results.jsonl").read_bytes()
-    assert b'"status": "dropped"' in whole
-    killed = sorted(tmp_path.glob("cut*"))
-    for folder in killed:
-        assert (folder / "results.jsonl").read_bytes() == whole, folder
+class Killed(BaseException):
+    pass
+
+
+def sweep(folder, judge=None):
+    """With points dropped after the fifth and the tenth question."""
+    chosen = with_silent(points(AdaptiveConsistency()))
+    looks = DropDominated(look_every=5)
+    result = evaluate(folder, questions(N_QUESTIONS), chosen=chosen, judge=judge, callbacks=[looks])
+    return result.results_path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    rows = sweep(tmp_path_factory.mktemp("whole"))
+    assert b'"status": "dropped"' in rows
+    return rows
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("write", [1, 5, 6, WRITES])
+def test_a_sweep_killed_at_a_write_ends_in_the_same_rows(
+    write, is_renamed, whole, tmp_path, monkeypatch
+):
+    """Right before the file is renamed into its place, or right after."""
+    n_writes = 0
+
+    def replace(source, target):
+        nonlocal n_writes
+        n_writes += 1
+        if n_writes < write or is_renamed:
+            os.rename(source, target)
+        if n_writes == write:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", replace)
+        with pytest.raises(Killed):
+            sweep(tmp_path)
+    n_recorded = len(list((tmp_path / "outcomes").glob("*.npz")))
+    assert n_recorded == min(write - (not is_renamed), N_QUESTIONS)
+    judge = PricedJudge()
+    assert sweep(tmp_path, judge) == whole
+    assert judge.n_scored <= (N_QUESTIONS - n_recorded) * 2 * 64, "what stood was done again"
