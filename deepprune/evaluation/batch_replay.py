@@ -1,7 +1,7 @@
 """DeepPrune's one-checkpoint runs on a recording, all orders and thresholds at once.
 
-The same decisions as `controller.run_question` on a `ReplayEngine`, which a test holds; here they
-are arrays over runs, since a sweep has a hundred thousand of them a question.
+The decisions are those of `controller.run_question` on a `ReplayEngine` (tests compare them). Here
+they are arrays over runs, since a sweep has 100,000 of them per question.
 """
 
 from __future__ import annotations
@@ -21,67 +21,38 @@ from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.replay import Recording, forced_context
+from deepprune.pruning.replay import Recording, ReplayEngine, forced_context
 from deepprune.pruning.voting import plurality_rows
 
 
 def replay_batch(
     policies: Sequence[DeepPrune],
+    engine: ReplayEngine,
     recording: Recording,
     orders: IntArray,
     draws: FloatArray,
     scores: QuestionScores,
     ledger: Ledger,
     correct: IntArray,
-    seconds_per_token: float,
-    tokens_per_forced_answer: int,
 ) -> dict[str, NDArray[Any]]:
     """Outcomes of policies that differ in threshold, finishing rule and vote alone.
 
     Args:
         policies: P of them, each with ``decides_once``.
+        engine: Gives the clock and the price of a forced answer.
         recording: The traces.
         orders: Which traces start, in which order, shape ``(R, N)``.
         draws: The policies' uniform draws, shape ``(R, N)``.
-        scores: The judge's scores of the question.
+        scores: The judge's scores; for a judge that reads peers those of one order, ``R = 1``.
         ledger: Draws the bills.
         correct: Answer classes that are right.
-        seconds_per_token: Virtual decoding time of a token.
-        tokens_per_forced_answer: Tokens that forcing an answer takes.
 
     Returns:
-        The fields of `results.FIELDS`, each of shape ``(P, R)``.
+        The fields of `outcomes.FIELDS`, each of shape ``(P, R)``.
     """
-    if scores.reads_peers and len(orders) > 1:  # each order has traces, and scores, of its own
-        parts = [
-            replay_batch(
-                policies,
-                recording,
-                orders[[row]],
-                draws[[row]],
-                scores,
-                ledger,
-                correct,
-                seconds_per_token,
-                tokens_per_forced_answer,
-            )
-            for row in range(len(orders))
-        ]
-        return {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
     first, has_pairs = policies[0], orders.shape[1] > 1
     cuts = recording.cuts(first.prefix)
-    prefixes = [
-        Prefix(trace, cut, cut >= trace.n_tokens)
-        for trace, cut in zip(recording.group.traces, cuts.tolist(), strict=True)
-    ]
-    if scores.reads_peers:
-        scores, here = scores.of_one_run(), orders[0]
-        ids = np.zeros(len(prefixes), dtype=np.int64)
-        ids[here] = scores.prefix_ids([prefixes[trace] for trace in here.tolist()])
-        scores.score_all(ids[here])
-    else:
-        ids = scores.prefix_ids(prefixes)
-        scores.score_all(ids)
+    ids = _scored_prefixes(recording, cuts, orders, scores)
     thresholds = sorted({p.threshold for p in policies})
     clusters = cluster(
         first.clustering,
@@ -93,64 +64,68 @@ def replay_batch(
         max_members=first.max_members,
         price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
     )
-    forced = np.zeros((len(ids), 2), dtype=np.int64)
-    if scores.reads_forced_answers and has_pairs:
-        forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
-    runs = _Runs(
-        recording,
-        orders,
-        cuts,
-        clusters,
-        ledger,
-        correct,
-        seconds_per_token,
-        forced,
-        tokens_per_forced_answer,
-    )
+    reads_forced = scores.reads_forced_answers and has_pairs
+    runs = _Runs(engine, recording, orders, cuts, clusters, ledger, correct, reads_forced)
     if has_pairs:  # a trace alone is not read
         paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
         clusters.bill[:, 1:] += paid_once[runs.order]
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
         rules[_rule(policy)].append(number)
-    shape = (len(policies), len(orders))
     fields: dict[str, NDArray[Any]] = {}
     for rule, numbers in rules.items():
         columns = [thresholds.index(policies[number].threshold) for number in numbers]
+        runs_of = clusters.at[:, columns].T
         for name, values in runs.finish(rule).items():
-            fields.setdefault(name, np.empty(shape, values.dtype))[numbers] = values[
-                clusters.at[:, columns]
-            ].T
+            shape = (len(policies), len(orders))
+            fields.setdefault(name, np.empty(shape, values.dtype))[numbers] = values[runs_of]
     return fields
+
+
+def _scored_prefixes(
+    recording: Recording, cuts: IntArray, orders: IntArray, scores: QuestionScores
+) -> IntArray:
+    """The number of each trace's prefix in the table, shape ``(M,)``; scores their pairs.
+
+    With peers only the traces of the one order have a prefix there.
+    """
+    traces = recording.group.traces
+    here = orders[0] if scores.reads_peers else np.arange(len(traces))
+    prefixes = [
+        Prefix(traces[i], int(cuts[i]), cuts[i] >= traces[i].n_tokens) for i in here.tolist()
+    ]
+    ids = np.zeros(len(traces), dtype=np.int64)
+    ids[here] = scores.prefix_ids(prefixes)
+    scores.score_all(ids[here])
+    return ids
 
 
 @lru_cache(maxsize=65_536)
 def _rule(policy: DeepPrune) -> DeepPrune:
-    """What decides about a clustering, whatever threshold it came from."""
+    """The policy without its threshold: how it decides on a given clustering."""
     return replace(policy, threshold=0.0, name="")
 
 
 class _Runs:
-    """G runs that stand at their checkpoint, one for each clustering."""
+    """G runs at their checkpoint, one for each clustering."""
 
     def __init__(
         self,
+        engine: ReplayEngine,
         recording: Recording,
         orders: IntArray,
         cuts: IntArray,
         clusters: Clusterings,
         ledger: Ledger,
         correct: IntArray,
-        seconds_per_token: float,
-        forced: IntArray,
-        tokens_per_forced_answer: int,
+        reads_forced: bool,
     ) -> None:
         self.order = np.empty(len(clusters.labels), dtype=np.int64)  # of each run
         for number, rows in enumerate(clusters.at):
             self.order[rows] = number
         traces = orders[self.order]
         self._clusters, self._ledger = clusters, ledger
-        self._seconds_per_token = seconds_per_token
+        self._seconds_per_token = engine.seconds_per_token
         size = ledger.size
         self._length, self._cut = recording.n_tokens[traces], cuts[traces]
         self._answer = recording.answer_class[traces]
@@ -158,11 +133,15 @@ class _Runs:
         self._correct = correct
         self._flops = size.flops(recording.n_tokens.astype(np.float64))[traces]
         self._cut_flops = size.flops(cuts.astype(np.float64))[traces]
-        self._tokens_forced = tokens_per_forced_answer * forced[traces, 0]
-        self._forced_context = forced_context(forced, tokens_per_forced_answer)[traces]
+        forced = np.zeros((len(cuts), 2), dtype=np.int64)
+        if reads_forced:
+            forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
+        each = engine.tokens_per_forced_answer
+        self._tokens_forced = each * forced[traces, 0]
+        self._forced_context = forced_context(forced, each)[traces]
 
     def finish(self, rule: DeepPrune) -> dict[str, NDArray[Any]]:
-        """What comes of the runs under a finishing rule, each field of shape ``(G,)``."""
+        """The outcomes of the runs under a finishing rule, each field of shape ``(G,)``."""
         goes_on, weights = rule.finishers(self._clusters)
         n_tokens = np.where(goes_on, self._length, self._cut)
         finished = np.where(goes_on | (self._cut >= self._length), n_tokens, 0).sum(1)

@@ -1,4 +1,40 @@
-"""From the outcomes of questions to the rows of a sweep."""
+"""The rows of a sweep from the outcomes of its questions.
+
+N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
+`statistics.Curve` for how a point is placed on it and what happens beyond its ends. A row has:
+
+- ``policy``, its axes, ``judge`` (``None`` where it asks none), ``n_questions``, ``n_traces``,
+  ``resamples``, ``seed``, ``margin``;
+- ``accuracy``: share of questions whose vote is right, mean over orders of the traces;
+- ``pass_any``: share where any trace that was asked to vote is right;
+- ``accuracy_vs_cons_n``: paired difference to cons@N;
+- ``accuracy_vs_matched_cons``: paired difference to the curve at the same tokens;
+  ``matched_k`` is the k there, between two k interpolated like the accuracy;
+- ``accuracy_vs_matched_cons_net``: the same, with the judge's bill added to the tokens: its
+  FLOPs over the FLOPs of a token of cons@N;
+- ``tokens_vs_matched_accuracy``: tokens over those at which the curve reaches the accuracy;
+  below 1 it saves. ``None`` where the curve never reaches it; 0 at the lower end of the
+  interval where it may not;
+- ``accuracy_vs_matched_baseline``, where ``baseline`` is another policy: paired difference to
+  its points that no other of its points beats in tokens and accuracy. They are chosen on the
+  same questions, which favours the baseline;
+- ``token_saving`` (gross): 1 - tokens / tokens of cons@N;
+- ``net_saving``: (generator FLOPs saved - judge FLOPs) / generator FLOPs of cons@N;
+- ``p_mcnemar``: exact test of the votes against those of cons@N in the first order of the
+  traces alone, what one run of both would have shown; several models of a question count as
+  so many pairs. ``p_mcnemar_holm``: adjusted for all points of the sweep but those of
+  consensus sampling and ``baseline``; dropped points count, with p = 1;
+- ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
+  ``n_questions_needed`` to rule it out if there is no difference;
+- means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_forced``;
+  ``tokens_net``, with the judge's FLOPs as tokens of cons@N;
+  ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
+  ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
+  engine's clock), ``cost`` (``None`` without a price);
+- ``status`` and ``reason``, see `Row`.
+
+What compares cons@N with itself, and what is not a number, is ``None``.
+"""
 
 from __future__ import annotations
 
@@ -43,42 +79,9 @@ _OTHER_COSTS = (
 def sweep_rows(
     outcomes: Outcomes, *, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
 ) -> list[Row]:
-    """One row a point. Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
+    """One row per point, see the head of this module for its names.
 
-    N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
-    `statistics.Curve` for how a point is placed on it and what happens beyond its ends. A row has:
-
-    - ``policy``, its axes, ``judge`` (``None`` where it asks none), ``n_questions``, ``n_traces``,
-      ``resamples``, ``seed``, ``margin``;
-    - ``accuracy``: share of questions whose vote is right, mean over orders of the traces;
-    - ``pass_any``: share where any trace that was asked to vote is right;
-    - ``accuracy_vs_cons_n``: paired difference to cons@N;
-    - ``accuracy_vs_matched_cons``: paired difference to the curve at the same tokens;
-      ``matched_k`` is the k there, between two k interpolated like the accuracy;
-    - ``accuracy_vs_matched_cons_net``: the same, with the judge's bill added to the tokens: its
-      FLOPs over the FLOPs of a token of cons@N;
-    - ``tokens_vs_matched_accuracy``: tokens over those at which the curve reaches the accuracy;
-      below 1 it saves. ``None`` where the curve never reaches it; 0 at the lower end of the
-      interval where it may not;
-    - ``accuracy_vs_matched_baseline``, where ``baseline`` is another policy: paired difference to
-      its points that no other of its points beats in tokens and accuracy. They are chosen on the
-      same questions, which favours the baseline;
-    - ``token_saving`` (gross): 1 - tokens / tokens of cons@N;
-    - ``net_saving``: (generator FLOPs saved - judge FLOPs) / generator FLOPs of cons@N;
-    - ``p_mcnemar``: exact test of the votes against those of cons@N in the first order of the
-      traces alone, what one run of both would have shown; several models of a question count as
-      so many pairs. ``p_mcnemar_holm``: adjusted for all points of the sweep but those of
-      consensus sampling and ``baseline``; dropped points count, with p = 1;
-    - ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
-      ``n_questions_needed`` to rule it out if there is no difference;
-    - means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_forced``;
-      ``tokens_net``, with the judge's FLOPs as tokens of cons@N;
-      ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
-      ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
-      engine's clock), ``cost`` (``None`` without a price);
-    - ``status`` and ``reason``, see `Row`.
-
-    What compares cons@N with itself, and what is not a number, is ``None``.
+    Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
 
     Args:
         outcomes: What was measured; each field is asked for once.

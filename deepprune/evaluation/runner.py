@@ -171,24 +171,31 @@ class _Question:
     def run_batch(self, numbers: Sequence[int]) -> None:
         """Evaluate points of one family, all runs at once."""
         runner, engine = self._runner, self._engine
-        first = runner.points[numbers[0]]
-        policies = [runner.points[n].policy for n in numbers]
+        points = [runner.points[number] for number in numbers]
+        n_traces, scores = points[0].n_traces, self._scores[str(points[0].judge)]
         recording = engine.recording(self._group.question, self._group.model)
         resamples = range(runner.resamples)
-        orders = [recording.order(runner.n_traces, derive(runner.seed, r)) for r in resamples]
-        fields = replay_batch(
-            [p for p in policies if isinstance(p, DeepPrune)],
-            recording,
-            np.stack(orders)[:, : first.n_traces],
-            np.stack([self._rng(r).random(first.n_traces) for r in resamples]),
-            self._scores[str(first.judge)],
-            self._ledger,
-            np.array(sorted(self._correct), dtype=np.int64),
-            engine.seconds_per_token,
-            engine.tokens_per_forced_answer,
+        orders = np.stack(
+            [recording.order(runner.n_traces, derive(runner.seed, r))[:n_traces] for r in resamples]
         )
-        for name, values in fields.items():
-            self.outcomes.fields[name][numbers] = values
+        draws = np.stack([self._rng(r).random(n_traces) for r in resamples])
+        # with peers, each order has scores of its own
+        parts = [slice(r, r + 1) for r in resamples] if scores.reads_peers else [slice(None)]
+        found = [
+            replay_batch(
+                [point.policy for point in points if isinstance(point.policy, DeepPrune)],
+                engine,
+                recording,
+                orders[part],
+                draws[part],
+                scores.of_one_run() if scores.reads_peers else scores,
+                self._ledger,
+                np.array(sorted(self._correct), dtype=np.int64),
+            )
+            for part in parts
+        ]
+        for name in FIELDS:
+            self.outcomes.fields[name][numbers] = np.concatenate([f[name] for f in found], axis=1)
 
     def _rng(self, resample: int) -> np.random.Generator:
         return generator(self._runner.seed, *self._group.key, resample, "policy")

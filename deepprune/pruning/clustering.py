@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 from scipy.special import expit, logit
 
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
 
 PricePairs = Callable[[IntArray], FloatArray]
-"""What scoring pairs costs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
+"""Price of scoring pairs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
 
 METHODS = ("greedy", "posterior", "average")
 
@@ -98,8 +99,8 @@ def _greedy(
     exist, and at the cap it joins the most similar. The members drawn are a reservoir sample: at
     any time a uniform one, which a member leaves or enters when another joins.
 
-    Thresholds that have made the same decisions so far are one row; a similarity that lies between
-    two of them splits it. So a threshold costs what it changes.
+    Thresholds that have made the same decisions so far share a row; a similarity between two of
+    them splits it. So a further threshold costs only the decisions that it changes.
     """
     n_orders, n = orders.shape
     order = np.arange(n_orders)  # of each row
@@ -137,20 +138,36 @@ def _greedy(
         chosen = np.where(is_join, best[parents], n_clusters[parents])
         labels[:, t] = chosen
         similarity[:, t] = np.where(is_join, closest[parents], 1.0)
-        every = np.arange(len(parents))
-        sizes[every, chosen] += 1
-        size = sizes[every, chosen]
-        place = np.where(size <= max_members, size - 1, (draws[order, t] * size).astype(np.int64))
-        enters = place < max_members
-        full = np.flatnonzero(enters & (size > max_members))  # one leaves for it
-        leaves = labels[full, :t] == chosen[full, None]
-        leaves &= slot[full, :t] == place[full, None]
-        slot[full, leaves.argmax(1)] = -1
-        slot[enters, t] = place[enters]
+        _join(t, chosen, labels, sizes, slot, draws[order, t], max_members)
     at = np.empty((n_orders, len(taus)), dtype=np.int64)
     for row, (r, first, last) in enumerate(zip(order, low, high, strict=True)):
         at[r, first:last] = row
     return Clusterings(labels, similarity, bill, at)
+
+
+def _join(
+    t: int,
+    chosen: IntArray,
+    labels: IntArray,
+    sizes: IntArray,
+    slot: NDArray[np.int32],
+    draw: FloatArray,
+    max_members: int,
+) -> None:
+    """Count trace t in its cluster of each row, and let it enter the cluster's reservoir by chance.
+
+    The reservoir (algorithm R) keeps ``max_members`` uniform members; one leaves for a new one.
+    """
+    rows = np.arange(len(chosen))
+    sizes[rows, chosen] += 1
+    size = sizes[rows, chosen]
+    place = np.where(size <= max_members, size - 1, (draw * size).astype(np.int64))
+    enters = place < max_members
+    full = np.flatnonzero(enters & (size > max_members))
+    leaves = labels[full, :t] == chosen[full, None]
+    leaves &= slot[full, :t] == place[full, None]
+    slot[full, leaves.argmax(1)] = -1
+    slot[enters, t] = place[enters]
 
 
 def _column(
@@ -160,9 +177,9 @@ def _column(
     t: int,
     wanted: BoolArray,
 ) -> FloatArray:
-    """What ``ask`` says of trace t against those before it; 0 where it is not wanted, ``(G, t)``.
+    """``ask`` for trace t against those before it, ``(G, t)``; 0 where it is not wanted.
 
-    Several rows of one order may want the same: it is asked for once.
+    A pair that several rows of one order want is asked for once.
     """
     cells = (order[:, None] * t + np.arange(t))[wanted]
     r, member = np.divmod(np.flatnonzero(np.bincount(cells, minlength=len(orders) * t)), t)
@@ -182,7 +199,7 @@ def _from_matrix(
     max_clusters: int,
     price: PricePairs | None,
 ) -> Clusterings:
-    """Methods that need the scores of all pairs."""
+    """Cluster by a method that needs the scores of all pairs."""
     n_orders, n = orders.shape
     first, second = np.triu_indices(n, 1)
     roots: list[IntArray] = []
