@@ -8,9 +8,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from deepprune.answers.extract import contains_answer
+from deepprune.core.options import Count, Gt, Le, checked
 from deepprune.core.types import Prefix, PrefixRule, Trace
 
 REASONING_WORDS = (
@@ -38,20 +39,23 @@ fixed so that runs can be compared.
 """
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class FirstTokens:
-    """The first ``k`` tokens; the paper compares 300, 500 and 700."""
+    """The first ``k`` tokens.
+
+    Attributes:
+        k: Tokens; the paper compares 300, 500 and 700.
+    """
 
     kind: ClassVar[str] = "first_tokens"
-    k: int
-
-    def __post_init__(self) -> None:
-        _check_count(self.k)
+    k: Count = 64
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
         return min(self.k, len(token_end))
 
 
+@checked
 @dataclass(frozen=True)
 class ReasoningWords:
     """The tokens up to the ``k``-th reasoning word; the paper compares 15, 25 and 35.
@@ -60,19 +64,18 @@ class ReasoningWords:
     that is still being generated then continues.
 
     Attributes:
-        k: Number of reasoning words in the prefix, >= 1.
-        words: The words to count.
+        k: Reasoning words that the prefix holds; the paper compares 15, 25 and 35.
+        words: The words that count, in any case.
 
     Raises:
         ValueError: If ``k`` is below 1 or ``words`` is empty.
     """
 
     kind: ClassVar[str] = "reasoning_words"
-    k: int
+    k: Count = 25
     words: Sequence[str] = REASONING_WORDS
 
     def __post_init__(self) -> None:
-        _check_count(self.k)
         if not self.words or not all(self.words):
             raise ValueError(f"words must be a list of non-empty words, got {self.words!r}.")
         object.__setattr__(self, "words", tuple(self.words))  # hashable; YAML gives a list
@@ -89,6 +92,7 @@ class ReasoningWords:
         return len(token_end)
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Fraction:
     """The fraction ``k`` of a trace's tokens, rounded up.
@@ -96,18 +100,12 @@ class Fraction:
     For analysis only: it needs the length of the finished trace, which is unknown during
     generation. Policies must not use it.
 
-    Raises:
-        ValueError: If ``k`` lies outside (0, 1].
+    Attributes:
+        k: Share of the whole trace.
     """
 
     kind: ClassVar[str] = "fraction"
-    k: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.k <= 1:
-            raise ValueError(
-                f"a fraction must lie in (0, 1], got {self.k}. Did you pass a percentage?"
-            )
+    k: Annotated[float, Gt(0), Le(1)] = 0.25
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
         return min(math.ceil(self.k * len(token_end)), len(token_end))
@@ -123,8 +121,3 @@ def make_prefix(trace: Trace, rule: PrefixRule, answer_style: str = "auto") -> P
     if not prefix.is_finished and contains_answer(prefix.text, answer_style):
         return replace(prefix, is_finished=True)
     return prefix
-
-
-def _check_count(k: int) -> None:
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}: an empty prefix cannot be judged.")

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import numpy as np
 from torch import distributed
 from torch.utils.data import Sampler
 
+from deepprune.core.options import Count, Ge, checked
 from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import generator
 
 
+@checked
 class PairSampler(Sampler[int]):
     """Indices of pairs for one epoch and one rank, drawn by ``(seed, epoch)``.
 
@@ -28,7 +30,7 @@ class PairSampler(Sampler[int]):
         labels: 1 or 0 for each pair, shape ``(P,)``.
         groups: Index of the question and model of each pair, shape ``(P,)``.
         seed: Decides the order.
-        epoch_length: Indices in an epoch over all ranks, before filling up; ``None`` for the
+        epoch_length: Pairs of an epoch over all ranks, before filling up; ``None`` for the
             sampler's natural length.
         num_replicas: Number of ranks; ``None`` asks ``torch.distributed``, 1 without it.
         rank: This rank; ``None`` likewise.
@@ -46,7 +48,7 @@ class PairSampler(Sampler[int]):
         groups: Sequence[int] | IntArray,
         seed: int = 0,
         *,
-        epoch_length: int | None = None,
+        epoch_length: Count | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -57,8 +59,6 @@ class PairSampler(Sampler[int]):
             rank = distributed.get_rank() if is_distributed else 0
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must lie in [0, {num_replicas}), got {rank}.")
-        if epoch_length is not None and epoch_length < 1:
-            raise ValueError(f"epoch_length must be >= 1 or None, got {epoch_length}.")
         self.labels: IntArray = np.asarray(labels, dtype=np.int64)
         if not self.labels.size:
             raise ValueError("a sampler needs at least one pair, got none.")
@@ -109,6 +109,7 @@ class NaturalSampler(PairSampler):
         return _cycle(np.arange(len(self.labels)), self.epoch_length, rng)
 
 
+@checked
 class OversampleSampler(PairSampler):
     """Every pair once, those of the minority class ``ratio`` times (the paper: 2).
 
@@ -120,13 +121,10 @@ class OversampleSampler(PairSampler):
         labels: See ``PairSampler``.
         groups: See ``PairSampler``.
         seed: Decides the order.
-        ratio: How often a pair of the minority class appears, >= 1.
+        ratio: How often a pair of the minority class appears; the paper: 2.
         epoch_length: See ``PairSampler``.
         num_replicas: See ``PairSampler``.
         rank: See ``PairSampler``.
-
-    Raises:
-        ValueError: If ``ratio`` is below 1.
     """
 
     def __init__(
@@ -135,13 +133,11 @@ class OversampleSampler(PairSampler):
         groups: Sequence[int] | IntArray,
         seed: int = 0,
         *,
-        ratio: float = 2.0,
-        epoch_length: int | None = None,
+        ratio: Annotated[float, Ge(1)] = 2.0,
+        epoch_length: Count | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        if ratio < 1:
-            raise ValueError(f"ratio must be >= 1, got {ratio}. 1 repeats nothing.")
         self.ratio = ratio
         super().__init__(
             labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
@@ -183,6 +179,7 @@ class BalancedSampler(PairSampler):
         return rng.permutation(np.concatenate(both))
 
 
+@checked
 class QuestionBalancedSampler(PairSampler):
     """Every question, and either class within a question, as often as any other.
 
@@ -196,13 +193,11 @@ class QuestionBalancedSampler(PairSampler):
         labels: See ``PairSampler``.
         groups: See ``PairSampler``.
         seed: Decides the order.
-        block: Pairs of a block, >= 1; a divisor of the batch size. An epoch has whole blocks.
+        block: Pairs of a question that share a batch, both classes in turn; a divisor of the batch
+            size. An epoch has whole blocks.
         epoch_length: See ``PairSampler``.
         num_replicas: See ``PairSampler``.
         rank: See ``PairSampler``.
-
-    Raises:
-        ValueError: If ``block`` is below 1.
     """
 
     def __init__(
@@ -211,13 +206,11 @@ class QuestionBalancedSampler(PairSampler):
         groups: Sequence[int] | IntArray,
         seed: int = 0,
         *,
-        block: int = 2,
-        epoch_length: int | None = None,
+        block: Count = 2,
+        epoch_length: Count | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        if block < 1:
-            raise ValueError(f"block must be >= 1 pair, got {block}.")
         self.block = block
         super().__init__(
             labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank

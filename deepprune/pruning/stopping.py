@@ -96,21 +96,6 @@ def is_decided(counts: Iterable[float], rule: str, stop_confidence: float) -> bo
     return bool(ordered) and RULES[rule](ordered) >= stop_confidence
 
 
-def check_rule(rule: str, stop_confidence: float) -> None:
-    """Refuse what `is_decided` cannot use.
-
-    Raises:
-        ValueError: If the rule is unknown or ``stop_confidence`` lies outside [0, 1].
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
-    if not 0 <= stop_confidence <= 1:
-        raise ValueError(
-            f"stop_confidence must lie in [0, 1], got {stop_confidence}: it is a probability or a "
-            "share; did you pass a percentage?"
-        )
-
-
 def is_safe(
     leader: int, votes: Mapping[int, float], at_risk: Mapping[int, float], gamma: float
 ) -> bool:

@@ -157,7 +157,7 @@ def test_a_wrong_point_is_refused_before_anything_runs(override, said):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("pruning.deepprune.wave=0", "wave must be at least 1 trace, or null, got 0"),
+        ("pruning.deepprune.wave=0", "wave must be >= 1 or null, got 0"),
         ("pruning.deepprune.clustering=k", "clustering must be one of greedy, posterior, average"),
     ],
 )

@@ -183,13 +183,13 @@ def test_slim_sc_with_an_unreachable_similarity_is_consensus_sampling():
     ("make", "message"),
     [
         (lambda: DeepConf(keep=10), "keep must lie in .0, 1., got 10"),
-        (lambda: DeepConf(consensus=0), "consensus must lie in .0, 1., got 0"),
-        (lambda: DeepConf(window=0), "window must be at least 1, got 0"),
-        (lambda: DeepConfOffline(k=0), "k must be at least 1, got 0"),
+        (lambda: DeepConf(consensus=0), "consensus must lie in .0, 1. or null, got 0"),
+        (lambda: DeepConf(window=0), "window must be >= 1, got 0"),
+        (lambda: DeepConfOffline(k=0), "k must be >= 1 or null, got 0"),
         (lambda: DeepConfOffline(measure="least"), "got 'least'"),
         (lambda: SlimSC(similarity=95), "similarity must lie in .0, 1., got 95"),
         (lambda: SlimSC(variant="coin"), "got 'coin'"),
-        (lambda: SlimSC(check_every=0), "check_every must be at least 1 token, got 0"),
+        (lambda: SlimSC(check_every=0), "check_every must be >= 1, got 0"),
     ],
 )
 def test_wrong_values_are_refused(make, message):

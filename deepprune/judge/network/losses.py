@@ -7,15 +7,24 @@ one lies between (``data.pairs``). A group is one model's traces of one question
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepprune.core.options import Ge, Gt, Share, checked
+
 _LEAST_DISTANCE = 1e-6  # below it |y - p| is constant: to a power below 1 its slope has no bound
 
 
+@checked
 def focal_loss(
-    logits: Tensor, labels: Tensor, *, gamma: float = 2.0, alpha: float | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: Annotated[float, Ge(0)] = 2.0,
+    alpha: Share | None = None,
 ) -> Tensor:
     r"""Mean binary focal loss, ``-alpha_t (1 - p_t)^gamma log(p_t)``.
 
@@ -38,7 +47,6 @@ def focal_loss(
     Raises:
         ValueError: If the shapes differ, ``gamma`` is negative or ``alpha`` lies outside [0, 1].
     """
-    _check_focal(gamma, alpha)
     logits, labels = _float_pair(logits, labels)
     loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     if gamma > 0:
@@ -90,21 +98,18 @@ def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     return total / weight.clamp(min=1e-12)
 
 
+@checked
 class FocalLoss(nn.Module):
     """``focal_loss`` with fixed ``gamma`` and ``alpha``.
 
     Args:
-        gamma: Focusing exponent, >= 0.
-        alpha: Weight of "same answer" in [0, 1], or ``None``. The paper names none; 0.5 is a guess,
-            and only scales the loss.
-
-    Raises:
-        ValueError: If a value is out of range.
+        gamma: Focusing exponent; 0 without ``alpha`` is cross-entropy.
+        alpha: Weight of "same answer"; ``None`` weighs both classes 1. The paper names none; 0.5 is
+            a guess, and only scales the loss.
     """
 
-    def __init__(self, gamma: float = 2.0, alpha: float | None = 0.5) -> None:
+    def __init__(self, gamma: Annotated[float, Ge(0)] = 2.0, alpha: Share | None = 0.5) -> None:
         super().__init__()
-        _check_focal(gamma, alpha)
         self.gamma, self.alpha = gamma, alpha
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
@@ -120,21 +125,17 @@ class BCELoss(nn.Module):
         return functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
 
 
+@checked
 class WeightedBCELoss(nn.Module):
     """Mean binary cross-entropy with the positive class weighed ``positive_weight``.
 
     Args:
-        positive_weight: Weight of "same answer" pairs, > 0; "different" pairs weigh 1. To weigh
+        positive_weight: Weight of "same answer" pairs; "different" pairs weigh 1. To weigh
             both classes alike, take ``#different / #same`` of the training pairs.
-
-    Raises:
-        ValueError: If the weight is not positive.
     """
 
-    def __init__(self, positive_weight: float) -> None:
+    def __init__(self, positive_weight: Annotated[float, Gt(0)] = 0.5) -> None:
         super().__init__()
-        if positive_weight <= 0:
-            raise ValueError(f"positive_weight must be > 0, got {positive_weight}.")
         self.positive_weight = positive_weight
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
@@ -144,6 +145,7 @@ class WeightedBCELoss(nn.Module):
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
 
 
+@checked
 class RankingLoss(nn.Module):
     """``(1 - bce_weight) * ranking_loss + bce_weight * cross-entropy``.
 
@@ -152,16 +154,11 @@ class RankingLoss(nn.Module):
     of one question of both classes: ``QuestionBalancedSampler`` with a ``block`` sees to it.
 
     Args:
-        bce_weight: In [0, 1].
-
-    Raises:
-        ValueError: If the weight is out of range.
+        bce_weight: Share of plain cross-entropy.
     """
 
-    def __init__(self, bce_weight: float = 0.25) -> None:
+    def __init__(self, bce_weight: Share = 0.25) -> None:
         super().__init__()
-        if not 0 <= bce_weight <= 1:
-            raise ValueError(f"bce_weight must lie in [0, 1], got {bce_weight}.")
         self.bce_weight = bce_weight
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
@@ -169,15 +166,6 @@ class RankingLoss(nn.Module):
         ranking = ranking_loss(logits, labels, groups)
         bce = functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
         return (1 - self.bce_weight) * ranking + self.bce_weight * bce
-
-
-def _check_focal(gamma: float, alpha: float | None) -> None:
-    if gamma < 0:
-        raise ValueError(f"gamma must be >= 0, got {gamma}. 0 is plain cross-entropy.")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise ValueError(
-            f"alpha must lie in [0, 1] or be None, got {alpha}. It is the weight of one class."
-        )
 
 
 def _float_pair(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

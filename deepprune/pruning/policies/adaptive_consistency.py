@@ -18,12 +18,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from deepprune.core.options import Count, Share, checked
 from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER
-from deepprune.pruning.stopping import check_rule, is_decided
+from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class AdaptiveConsistency:
     """Samples in waves that run to their end; after each, stops once the answers so far decide.
@@ -40,21 +42,12 @@ class AdaptiveConsistency:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    stop_confidence: float = 0.95
-    cap: int | None = None
-    wave: int = 1
+    stop_confidence: Share = 0.95
+    cap: Count | None = None
+    wave: Count = 1
     rule: Literal["beta", "dirichlet", "majority", "entropy"] = "beta"
-    budget: int | None = None
+    budget: Count | None = None
     name: str = "adaptive_consistency"
-
-    def __post_init__(self) -> None:
-        check_rule(self.rule, self.stop_confidence)
-        if self.cap is not None and self.cap < 1:
-            raise ValueError(f"cap must be at least 1, got {self.cap}; null samples up to N.")
-        if self.wave < 1:
-            raise ValueError(f"wave must be at least 1, got {self.wave}: 1 samples one by one.")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget must be at least 1 token, or null, got {self.budget}.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Sample a wave, count, stop or go on; vote over all that were sampled."""

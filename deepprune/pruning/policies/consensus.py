@@ -10,10 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, checked
 from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Consensus:
     """Runs ``k`` traces to their end and takes the plurality vote.
@@ -24,12 +26,8 @@ class Consensus:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    k: int | None = None
+    k: Count | None = None
     name: str = "consensus"
-
-    def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}: cons@k votes over k traces.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Sample and vote."""

@@ -16,10 +16,11 @@ is one group, and a trace votes with its confidence as its weight. Departures:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, Gt, Le, checked
 from deepprune.core.protocols import Evidence, FloatArray, Need, PolicyRun, Step
 from deepprune.core.types import Decision, StopReason, Vote
 from deepprune.pruning.voting import plurality
@@ -34,6 +35,7 @@ def group_confidences(confidence: FloatArray, window: int) -> FloatArray:
     return means
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class DeepConf:
     """Online: stops a trace that falls below the confidence of most warm-up traces.
@@ -51,24 +53,13 @@ class DeepConf:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CONFIDENCE})
 
-    keep: float = 0.1
-    warmup: int = 16
-    window: int = 2048
-    consensus: float | None = 0.95
-    check_every: int = 128
-    parallel: int = 16
+    keep: Annotated[float, Gt(0), Le(1)] = 0.1
+    warmup: Count = 16
+    window: Count = 2048
+    consensus: Annotated[float, Gt(0), Le(1)] | None = 0.95
+    check_every: Count = 128
+    parallel: Count = 16
     name: str = "deepconf"
-
-    def __post_init__(self) -> None:
-        for field in ("keep", "consensus"):
-            share = getattr(self, field)
-            if share is not None and not 0 < share <= 1:
-                raise ValueError(
-                    f"{field} must lie in (0, 1], got {share}: it is a share, not a %."
-                )
-        for field in ("warmup", "window", "check_every", "parallel"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Calibrate on the warm-up, then start, stop and count until consensus."""

@@ -9,10 +9,11 @@ tenth (the paper also keeps nine tenths). No departures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from deepprune.core.options import Count, Gt, Le, checked
 from deepprune.core.protocols import Evidence, FloatArray, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER
 from deepprune.pruning.policies.deepconf import group_confidences
@@ -21,6 +22,7 @@ from deepprune.pruning.voting import plurality
 _BOTTOM = 0.1  # the share of groups that `bottom_groups` averages
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class DeepConfOffline:
     """Runs ``k`` traces to their end; the most confident vote, weighted by their confidence.
@@ -36,23 +38,11 @@ class DeepConfOffline:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CONFIDENCE})
 
-    k: int | None = None
+    k: Count | None = None
     measure: Literal["mean", "tail", "lowest_group", "bottom_groups"] = "tail"
-    keep: float = 0.1
-    window: int = 2048
+    keep: Annotated[float, Gt(0), Le(1)] = 0.1
+    window: Count = 2048
     name: str = "deepconf_offline"
-
-    def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}: the vote is over k traces.")
-        if self.measure not in ("mean", "tail", "lowest_group", "bottom_groups"):
-            raise ValueError(
-                f"measure must be mean, tail, lowest_group or bottom_groups, got {self.measure!r}."
-            )
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must lie in (0, 1], got {self.keep}: it is a share, not a %.")
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1 token, got {self.window}.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Sample, rank, vote."""

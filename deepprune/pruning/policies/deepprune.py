@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from deepprune.core.options import Count, Ge, Gt, Lt, checked
 from deepprune.core.protocols import (
     BoolArray,
     Evidence,
@@ -31,11 +32,12 @@ from deepprune.core.protocols import (
     Step,
 )
 from deepprune.core.types import NO_ANSWER, Decision, PrefixRule, StopReason
-from deepprune.pruning.clustering import METHODS, Clusterings, cluster, is_representative
+from deepprune.pruning.clustering import Clusterings, cluster, is_representative
 from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class DeepPrune:
     """Clustering at a checkpoint, then one of the paper's two finishing rules.
@@ -43,7 +45,7 @@ class DeepPrune:
     Attributes:
         prefix: Where all traces pause and are clustered.
         threshold: tau in [0, 1]; a similarity above it joins a cluster.
-        clustering: One of `clustering.METHODS`.
+        clustering: How traces are grouped, see `pruning.clustering`.
         max_clusters: K, the most clusters.
         max_members: K1, the most members of a cluster that ``greedy`` compares a trace with.
         finish: ``largest_cluster``: up to ``max_finishers`` of the largest cluster go on and vote;
@@ -63,42 +65,18 @@ class DeepPrune:
     """
 
     prefix: PrefixRule
-    threshold: float = 0.5
-    clustering: str = "greedy"
-    max_clusters: int = 32
-    max_members: int = 10
+    threshold: Annotated[float, Ge(0)] = 0.5
+    clustering: Literal["greedy", "posterior", "average"] = "greedy"
+    max_clusters: Count = 32
+    max_members: Count = 10
     finish: Literal["largest_cluster", "representatives"] = "largest_cluster"
-    max_finishers: int = 20
-    singleton_finishers: int = 20
+    max_finishers: Count = 20
+    singleton_finishers: Count = 20
     vote: Literal["plain", "size", "posterior"] = "plain"
-    wave: int | None = None
-    stop_confidence: float | None = None
-    check_every: int = 500
+    wave: Count | None = None
+    stop_confidence: Annotated[float, Gt(0), Lt(1)] | None = None
+    check_every: Count = 500
     name: str = "deepprune"
-
-    def __post_init__(self) -> None:
-        if self.threshold < 0:
-            raise ValueError(f"threshold must not be negative, got {self.threshold}.")
-        for field in ("max_clusters", "max_members", "max_finishers", "singleton_finishers"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        if self.wave is not None and self.wave < 1:
-            raise ValueError(f"wave must be at least 1 trace, or null, got {self.wave}.")
-        if self.check_every < 1:
-            raise ValueError(f"check_every must be at least 1 token, got {self.check_every}.")
-        if self.stop_confidence is not None and not 0 < self.stop_confidence < 1:
-            raise ValueError(
-                f"stop_confidence must lie between 0 and 1, or be null, got {self.stop_confidence}."
-            )
-        for field, known in (
-            ("clustering", METHODS),
-            ("finish", ("largest_cluster", "representatives")),
-            ("vote", ("plain", "size", "posterior")),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}."
-                )
 
     @property
     def needs(self) -> frozenset[Need]:

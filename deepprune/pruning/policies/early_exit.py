@@ -17,11 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, checked
 from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
     """Forces answers at checkpoints and stops each trace whose last ones agree.
@@ -36,20 +38,10 @@ class EarlyExit:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    force_every: int = 500
-    agreeing: int = 3
-    k: int | None = None
+    force_every: Count = 500
+    agreeing: Count = 3
+    k: Count | None = None
     name: str = "early_exit"
-
-    def __post_init__(self) -> None:
-        if self.force_every < 1:
-            raise ValueError(f"force_every must be at least 1 token, got {self.force_every}.")
-        if self.agreeing < 1:
-            raise ValueError(
-                f"agreeing must be at least 1, got {self.agreeing}: 1 stops at the first answer."
-            )
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}; null starts all N.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Force answers, stop what has settled, go on until no trace runs; vote."""

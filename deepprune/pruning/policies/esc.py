@@ -11,15 +11,17 @@ Li et al. 2024, "Escape Sky-high Cost" (https://arxiv.org/abs/2401.10480), ICLR.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, Ge, checked
 from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ESC:
     """Runs windows of traces to their end until one window gives a single answer; then votes.
@@ -31,18 +33,9 @@ class ESC:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    window: int = 5
-    cap: int | None = None
+    window: Annotated[int, Ge(2)] = 5
+    cap: Count | None = None
     name: str = "esc"
-
-    def __post_init__(self) -> None:
-        if self.window < 2:
-            raise ValueError(
-                f"window must be at least 2, got {self.window}: one trace always agrees with "
-                "itself; for a single trace take consensus with k = 1."
-            )
-        if self.cap is not None and self.cap < 1:
-            raise ValueError(f"cap must be at least 1, got {self.cap}; null samples up to N.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Sample a window, stop or go on; vote over all that were sampled."""

@@ -29,12 +29,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, Share, checked
 from deepprune.core.protocols import BoolArray, Evidence, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.stopping import is_safe
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class MARS:
     """Learns on the first traces how often answers switch, then stops when the leader is safe.
@@ -48,18 +50,10 @@ class MARS:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    force_every: int = 500
-    warmup: int = 16
-    gamma: float = 1.0
+    force_every: Count = 500
+    warmup: Count = 16
+    gamma: Share = 1.0
     name: str = "mars"
-
-    def __post_init__(self) -> None:
-        if self.force_every < 1:
-            raise ValueError(f"force_every must be at least 1 token, got {self.force_every}.")
-        if self.warmup < 1:
-            raise ValueError(f"warmup must be at least 1, got {self.warmup}: q is learned on it.")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}; 1 is the worst case.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Warm up, count switches, then force answers until the leader is safe; vote."""

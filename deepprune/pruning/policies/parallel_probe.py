@@ -16,15 +16,17 @@ stable checkpoints, warm-up 10, share .5, 3 disagreements, 3 traces to keep. Dep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from deepprune.core.options import Count, Ge, Share, checked
 from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ParallelProbe:
     """Forces answers at checkpoints; decides over the traces that are not pruned.
@@ -43,28 +45,14 @@ class ParallelProbe:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
-    force_every: int = 500
-    stable: int = 41
-    warmup: int = 16
-    prune_share: float = 0.0
-    prune_after: int = 7
-    min_active: int = 1
-    k: int | None = None
+    force_every: Count = 500
+    stable: Count = 41
+    warmup: Annotated[int, Ge(0)] = 16
+    prune_share: Share = 0.0
+    prune_after: Count = 7
+    min_active: Count = 1
+    k: Count | None = None
     name: str = "parallel_probe"
-
-    def __post_init__(self) -> None:
-        for field in ("force_every", "stable", "prune_after", "min_active"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        if self.warmup < 0:
-            raise ValueError(f"warmup must not be negative, got {self.warmup}; 0 turns it off.")
-        if not 0 <= self.prune_share <= 1:
-            raise ValueError(
-                f"prune_share must lie in [0, 1], got {self.prune_share}: it is a share of the "
-                "votes; did you pass a percentage?"
-            )
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}; null starts all N.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Force answers, vote, stop all, prune some or go on."""

@@ -20,11 +20,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from deepprune.core.options import Count, Share, checked
 from deepprune.core.protocols import Evidence, IntArray, Need, PolicyRun, Step
 from deepprune.core.types import Decision, StopReason
 from deepprune.pruning.voting import plurality
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class SlimSC:
     """Compares all running traces every so often; a redundant one stops, the finished vote.
@@ -41,23 +43,11 @@ class SlimSC:
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.JUDGE})
 
-    similarity: float = 0.95
+    similarity: Share = 0.95
     variant: Literal["random", "diversity"] = "diversity"
-    warmup: int = 256
-    check_every: int = 256
+    warmup: Count = 256
+    check_every: Count = 256
     name: str = "slim_sc"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.similarity <= 1:
-            raise ValueError(
-                f"similarity must lie in [0, 1], got {self.similarity}. It is compared with judge "
-                "scores; did you pass a percentage?"
-            )
-        if self.variant not in ("random", "diversity"):
-            raise ValueError(f"variant must be random or diversity, got {self.variant!r}.")
-        for field in ("warmup", "check_every"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1 token, got {getattr(self, field)}.")
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Start all, thin them out as they go, vote over those that finish."""
