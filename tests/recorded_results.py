@@ -159,7 +159,14 @@ def judge_report(run: Runner) -> object:
 def live(run: Runner) -> object:
     """A live run, and a replay of its recording."""
     prune = ["questions.limit=3", "prune.traces=4", "prefix.k=16", "threshold=0.1", "logger=none"]
-    first = run("live", "prune", "questions=traces", "engine.seconds_per_token=0.0005", *prune)
+    first = run(
+        "live",
+        "prune",
+        "questions=traces",
+        "engine.seconds_per_token=0.0005",
+        "live.mode=resubmit",
+        *prune,
+    )
     again = run(
         "again", "prune", "engine=replay", "engine.shuffle=false", f"traces={first}/traces",
         *prune[1:],
