@@ -48,7 +48,7 @@ class ChooseHalf(Watcher):
         self.policies = None if policies is None else set(policies)
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
-        """Refuse what cannot be halved, before anything runs."""
+        """Refuse a sweep with too few questions or without the named policies."""
         if len(plan.questions) < 4:
             raise InputError(f"halves need at least 4 questions, got {len(plan.questions)}.")
         names = {point.policy.name for point in plan.points} - {"consensus"}
@@ -133,7 +133,7 @@ class ChooseHalf(Watcher):
 
 
 class _Means:
-    """Accuracy and net FLOPs of every point that can be chosen, beside cons@N, by question."""
+    """Accuracy and net FLOPs per question of the points that can be chosen, and of cons@N."""
 
     def __init__(self, outcomes: Outcomes, wanted: Sequence[int]) -> None:
         points = outcomes.points
@@ -150,7 +150,7 @@ class _Means:
         self._flops, self._full = flops[:, wanted], flops[:, against]
 
     def choose(self, questions: BoolArray, within: float) -> int | None:
-        """The number of the cheapest point within reach on these questions."""
+        """The number of the cheapest point within ``within`` of cons@N on these questions."""
         if not self._wanted:
             return None
         gain, saving = self._at(questions)

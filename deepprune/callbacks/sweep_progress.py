@@ -29,13 +29,13 @@ class SweepProgress(Watcher):
             MofNCompleteColumn(),
             TextColumn("questions, {task.fields[rate]}"),
             TimeElapsedColumn(),
-            TextColumn("gone,"),
+            TextColumn("elapsed,"),
             TimeRemainingColumn(),
             TextColumn("left"),
         )
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
-        """Show the bar, the recorded questions already done."""
+        """Show the bar, advanced by the recorded questions."""
         self._runs_a_question = len(plan.points) * plan.resamples
         self._done, self._started = 0, time.monotonic()
         self._bar.start()
@@ -47,11 +47,11 @@ class SweepProgress(Watcher):
         )
 
     def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:
-        """One more."""
+        """Advance the bar."""
         self._done += self._runs_a_question
         rate = self._done / max(time.monotonic() - self._started, 1e-9)
         self._bar.update(self._task, advance=1, rate=f"{rate:,.0f} runs/s,")
 
     def on_sweep_end(self, result: SweepResult) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()

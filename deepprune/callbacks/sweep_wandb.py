@@ -21,7 +21,7 @@ class SweepWandb(Watcher):
         self._run = run
 
     def on_sweep_end(self, result: SweepResult) -> None:
-        """A table ``prune/results``, the figure ``prune/figure``, a summary value a point."""
+        """Log the table ``prune/results``, the figure ``prune/figure`` and a summary per point."""
         import wandb
 
         rows = [row.columns for row in result.rows]

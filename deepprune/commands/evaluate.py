@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> Run:
         if len(unseen) < len(refs):
             print(
                 f"{len(refs) - len(unseen)} of {len(refs)} questions were used to train "
-                f"{', '.join(judges)} and are left out"
+                f"{', '.join(judges)} and are skipped"
             )
         questions, n_traces = build.questions(config, unseen)
         with ScoreCache(run.folder / SCORES) as cache:

@@ -160,7 +160,7 @@ class _Source:
 
 
 def _check_recorded(store: TraceStore, needs: frozenset[Need]) -> None:
-    """Hold what policy and judge read against recorded traces that shall be played."""
+    """Check that recorded traces have what policy and judge read."""
     if missing := unmet_needs(needs, store.group(store.refs()[0])):
         raise InputError(
             f"the policy needs {' and '.join(missing)}, which these traces do not have: choose "
@@ -199,7 +199,7 @@ def _prune_all(
     output: TextIO,
     interrupts: Interrupts,
 ) -> None:
-    """One question after the other; what is decided already is left out."""
+    """Prune one question after the other; skip those that are decided already."""
     questions = record.questions
     todo = [question for question in questions if not record.is_decided(question)]
     if len(todo) < len(questions):
@@ -230,7 +230,7 @@ def _prune_all(
 def _say_beforehand(
     judge: Judge | None, size: object | None, questions: Sequence[Question], model: str
 ) -> None:
-    """What limits the figures to come."""
+    """Print what limits the figures to come."""
     if size is None:
         print(
             f"no net saving is claimed: the size of {plain(repr(model))} is not known; give it "
@@ -244,7 +244,7 @@ def _say_beforehand(
 def _conclude(
     run: Run, rows: Sequence[LiveResult], questions: Sequence[Question], live: build_live.Live
 ) -> None:
-    """The summary: metrics, table, figure, W&B; a failed question fails the run."""
+    """Summarise: metrics, table, figure, W&B. A failed question fails the run."""
     failed = [row for row in rows if row["status"] != "ok"]
     if failed:
         run.status = "failed"
@@ -276,7 +276,7 @@ def _conclude(
 def _log(
     wandb_run: Any, rows: Sequence[LiveResult], metrics: Mapping[str, Any], figure: Any
 ) -> None:
-    """A table ``prune/questions``, the figure ``prune/tokens``, and the summary's values."""
+    """Log the table ``prune/questions``, the figure ``prune/tokens`` and the summary."""
     import wandb
 
     columns: list[str | int] = [*rows[0]]
@@ -293,11 +293,11 @@ def _log(
 def _answer_last(
     rows: Sequence[LiveResult], questions: Sequence[Question], view: str, output: TextIO
 ) -> None:
-    """The answer of a single question; with ``json`` its event has been the last line."""
+    """Print the answer of a single question; with ``view=json`` the last event has it."""
     if len(questions) == 1 and rows and rows[0]["status"] == "ok" and view != "json":
         print("no answer" if rows[0]["answer"] is None else plain(rows[0]["answer"]), file=output)
 
 
 def _stdout(view: str) -> TextIO:
-    """Where lines that are no part of the view go."""
+    """The stream for lines that are not part of the view."""
     return {"live": sys.stdout, "json": sys.stderr, "none": StringIO()}[view]

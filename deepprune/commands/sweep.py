@@ -97,14 +97,14 @@ def sweep_points(
 
 
 def say_left_out(sweep: build.Sweep, points: Sequence[Point]) -> None:
-    """Name the policies that the traces cannot serve."""
+    """Print the policies that are skipped because the traces lack what they need."""
     left = {p.name for p in sweep.policies.values()} - {point.policy.name for point in points}
     if left:
-        print(f"left out, since these traces lack what they need: {', '.join(sorted(left))}")
+        print(f"skipped, since these traces lack what they need: {', '.join(sorted(left))}")
 
 
 def check_parts(config: DictConfig, questions: Sequence[QuestionRef]) -> None:
-    """Build once what costs nothing, so that a bad value stops here."""
+    """Build the cheap objects once, so that a bad value is found before a judge loads."""
     build.generators(config, questions)
     build.make_engine(config)
     build.distributed(config)

@@ -1,4 +1,4 @@
-"""Where engines and policies meet.
+"""The interfaces between engines, policies and judges.
 
     engine   starts traces, advances them to a checkpoint, stops them      -> Observation
     policy   sees observations and evidence, decides what happens next     -> Step ... Vote
@@ -31,7 +31,7 @@ ScorePairs = Callable[[IntArray], FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an engine reports about the N traces that were started, in the order of their start.
+    """The engine's report on the N started traces, in the order of their start.
 
     Attributes:
         n_tokens: Tokens generated so far, shape ``(N,)``.
@@ -52,7 +52,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a policy wants next: stop these, start so many, then advance all running traces.
+    """A request of a policy: stop traces, start traces, then advance all running ones.
 
     Attributes:
         start: How many more traces to start.
@@ -73,7 +73,7 @@ PolicyRun = Generator[Step, Observation, Vote]
 
 
 class Evidence(Protocol):
-    """What a policy can ask about running traces, on what they have generated so far."""
+    """Questions that a policy can ask about running traces, on their current prefixes."""
 
     def score(self, pairs: IntArray) -> FloatArray:
         """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``."""
@@ -88,7 +88,7 @@ class Evidence(Protocol):
 
 
 class Need(StrEnum):
-    """What a policy or a judge asks for beyond tokens and final answers."""
+    """A requirement of a policy or a judge beyond tokens and final answers."""
 
     JUDGE = "judge"  # pair scores, and so whatever the judge needs
     TEXT = "text"  # what the traces say
@@ -114,7 +114,7 @@ class Policy(Protocol):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it asks for; an evaluation checks that the traces have it before it begins."""
+        """Its requirements; an evaluation checks them before it begins."""
         ...
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
@@ -124,7 +124,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an engine has done for one question so far.
+    """The engine's own counts for one question so far.
 
     Attributes:
         tokens: Tokens generated over all traces, without forced answers.
@@ -173,7 +173,7 @@ class Session(Protocol):
         ...
 
     def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
-        """Let every running trace generate up to ``until``, see `Step`, and report."""
+        """Advance every running trace to ``until``, see `Step`, and report."""
         ...
 
     @property
@@ -182,7 +182,7 @@ class Session(Protocol):
         ...
 
     def prefix(self, trace: int) -> Prefix:
-        """What trace ``trace`` has generated so far."""
+        """The current prefix of trace ``trace``."""
         ...
 
     def confidence(self, trace: int) -> FloatArray:
@@ -198,7 +198,7 @@ class Session(Protocol):
 
     @property
     def usage(self) -> Usage:
-        """The engine's own count of what it has done for this question."""
+        """The engine's own counts for this question."""
         ...
 
     def close(self) -> None:
@@ -241,5 +241,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's resources."""
         ...

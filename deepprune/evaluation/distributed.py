@@ -20,7 +20,7 @@ from deepprune.evaluation.outcomes import QuestionOutcomes
 from deepprune.evaluation.runner import QuestionRunner, Task
 
 QUESTIONS_A_PROCESS = 10
-"""With fewer, starting another process costs more than it brings."""
+"""With fewer questions, another process costs more time to start than it saves."""
 
 
 Work = Callable[[Sequence[Task]], Iterator[QuestionOutcomes]]
@@ -53,7 +53,7 @@ class Processes:
 
     @contextmanager
     def workers(self, runner: QuestionRunner, n_questions: int) -> Iterator[Work]:
-        """Start the processes; at the end, also on an error, none is left."""
+        """Start the processes; end all of them with the context, also after an error."""
         n = self.n or _fitting(runner, n_questions)
         if n == 1:
             yield lambda tasks: map(runner, tasks)
@@ -88,7 +88,7 @@ _runner: QuestionRunner
 
 
 def _take(runner: QuestionRunner, n: int) -> None:
-    """Start of a process: keep the runner, leave the others their cores, end with the parent."""
+    """Initialise a worker process: its runner, its share of the cores, its end with the parent."""
     global _runner
     _runner = runner
     Thread(target=_end_with_parent, daemon=True).start()
@@ -99,7 +99,7 @@ def _take(runner: QuestionRunner, n: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """The pool's processes would wait for ever for the next task of a parent that was killed."""
+    """End the process with its parent: a worker of a killed parent would wait for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()

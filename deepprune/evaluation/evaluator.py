@@ -25,8 +25,8 @@ class Evaluator:
             missing ones evaluated: the caller has checked that the configuration is the same.
         distributed: Where the questions are evaluated.
         watchers: Told of what happens.
-        baseline: The policy that others are compared with at equal tokens.
-        margin: Of non-inferiority, a share of the questions.
+        baseline: The policy that others are compared with at equal tokens, besides consensus.
+        margin: Margin of non-inferiority, a share of the questions.
     """
 
     def __init__(

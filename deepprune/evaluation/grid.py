@@ -1,4 +1,4 @@
-"""The grid of a sweep: which policies at which settings."""
+"""The grid of a sweep: policies, their settings and judges."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def grid(
 ) -> list[Point]:
     """Every policy at every value of the axes that it has, with every judge if it asks one.
 
-    The last axis is the fastest. The cons@k curve up to cons@N always belongs to a sweep: it comes
-    first, asked for or not, since no saving means anything without it. ``ks`` and ``ns`` add to it.
+    The last axis varies fastest. The cons@k curve up to cons@N is always part of a sweep and comes
+    first: savings are relative to it. ``ks`` and ``ns`` add to it.
 
     Args:
-        policies: What is swept, by name.
+        policies: The policies by name.
         n_traces: The largest N.
         judges: Names of the judges, the slowest axis of a policy that asks one.
         thresholds: Values of ``threshold``, for every policy that has one.
-        prefixes: Values of ``prefix``, likewise.
-        ks: Further k of cons@k.
+        prefixes: Values of ``prefix``, for every policy that has one.
+        ks: Further values of k for cons@k.
         ns: Values of N, at most ``n_traces``; that alone where empty.
         axes: Values of any other field of a policy: name -> field -> values.
 
     Raises:
-        InputError: If an axis is no policy's field, or a value is out of range.
+        InputError: If an axis is not a field of its policy, or a value is out of range.
     """
     ns = sorted(ns) or [n_traces]
     if ns[0] < 2 or ns[-1] > n_traces:
@@ -116,7 +116,7 @@ def grid(
 def _check_axis(
     axis: str, field: str, chosen: Sequence[Any], policy: Policy, known: set[str]
 ) -> None:
-    """Refuse an axis that is no field of its policy, is empty, or has values of another type."""
+    """Refuse an axis that is not a field of its policy, is empty, or has values of a wrong type."""
     elsewhere = {"k": "sweep.ks", "prefix": "sweep.prefix_lens", "name": "a policy of its own"}
     if field in elsewhere and field in known and (field != "k" or isinstance(policy, Consensus)):
         raise InputError(f"{axis} cannot be an axis: use {elsewhere[field]}.")

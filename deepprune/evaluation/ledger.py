@@ -1,4 +1,4 @@
-"""What a question cost: tokens by kind, FLOPs of the generator and of the judge, time, money."""
+"""The cost of a question: tokens by kind, FLOPs of generator and judge, time, money."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepprune.pruning.controller import Outcome
 
 @dataclass(frozen=True, slots=True)
 class GeneratorSize:
-    """The size of a generator, for its FLOPs, and what it costs.
+    """The size of a generator, for its FLOPs, and its prices.
 
     Attributes:
         params: Weights that a token is multiplied with: without an input embedding table that is
@@ -58,7 +58,7 @@ def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorS
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Draws the bills of one question.
+    """Computes the costs of one question.
 
     A generator that shares the prompt among the traces of a question (prefix caching) reads it
     once. A forced answer reads nothing anew, since its trace is cached, and generates its tokens,

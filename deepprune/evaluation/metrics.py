@@ -132,14 +132,14 @@ def sweep_rows(
 
 
 class _Numbers(NamedTuple):
-    """What is measured of one point, see `Row`."""
+    """The numbers of one point, see `Row`."""
 
     metrics: dict[str, Estimate | None]
     counts: dict[str, float | None]
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
-    """Status and reason of the points that cannot be described."""
+    """Status and reason of the points without a full measurement."""
     points = outcomes.points
     unmeasured = {i: ("dropped", reason) for i, reason in outcomes.dropped.items()}
     unmeasured |= {i: ("failed", reason) for i, reason in outcomes.failures.items()}
@@ -319,7 +319,7 @@ def _numbers(values: FloatArray) -> list[float | None]:
 
 
 def too_few_questions(rows: Sequence[Row], margin: float = 0.03) -> str | None:
-    """A sentence where the questions cannot show that a policy stays within ``margin``.
+    """Return a warning if the questions cannot show that a policy stays within ``margin``.
 
     They are too few where a policy exactly as good as cons@N would not be shown to lose less than
     ``margin`` with 80 % power, see `statistics.questions_needed`, by the widest lower arm of the

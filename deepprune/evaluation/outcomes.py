@@ -1,4 +1,4 @@
-"""The record of a sweep on disk: outcomes question by question, rows when all are there."""
+"""The record of a sweep on disk: the outcomes of each question, and at the end the rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIELDS: dict[str, Any] = {
     "seconds": np.float64,
     "cost": np.float64,
 }
-"""What is recorded of every point and order of the traces, and as what."""
+"""Name and dtype of what is recorded for every point and order of the traces."""
 
 OLD_NAMES = {"tokens_forced": "tokens_probes"}
 """How version 0.1 spelt names in ``outcomes/`` and ``results.jsonl``, both of which are read."""
@@ -45,7 +45,7 @@ OLD_NAMES = {"tokens_forced": "tokens_probes"}
 
 @dataclass(slots=True)
 class QuestionOutcomes:
-    """All points on one question.
+    """The outcomes of all points on one question.
 
     Attributes:
         fields: For each name of `FIELDS` an array over points and orders, shape ``(P, R)``.
@@ -64,16 +64,16 @@ class QuestionOutcomes:
 
     @classmethod
     def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:
-        """Zeros, to be filled."""
+        """Outcomes of zeros."""
         shape = (n_points, n_orders)
         return cls({n: np.zeros(shape, t) for n, t in FIELDS.items()}, tokens_prompt)
 
 
 class OutcomeStore:
-    """The folder ``outcomes``: a file a question, whole or not at all, synced before it counts.
+    """The folder ``outcomes``: one file per question, written atomically.
 
-    A file holds arrays alone, no pickles, and says of which grid they are: one of another grid
-    counts as not there. A question on which a point failed is done again when the sweep is.
+    A file holds arrays without pickles and the hash of its grid: a file of another grid counts as
+    missing. A question on which a point failed is evaluated again when the sweep resumes.
 
     Args:
         folder: Where the files are.
@@ -86,11 +86,11 @@ class OutcomeStore:
         self._grid = hashlib.sha256(keys.encode()).hexdigest()
 
     def has(self, question: QuestionKey, skip: Collection[int] = ()) -> bool:
-        """Whether a question is recorded without failures, at all points but those of ``skip``."""
+        """Whether a question is recorded without failures at all points except ``skip``."""
         try:
             recorded = self.read(question, FIELDS)
             return not recorded.failures and recorded.skipped <= set(skip)
-        except Exception:  # not there, or not whole: zipfile and numpy raise a dozen kinds
+        except Exception:  # missing or incomplete: zipfile and numpy raise many kinds
             return False
 
     def write(self, question: QuestionKey, outcomes: QuestionOutcomes) -> None:
@@ -111,7 +111,7 @@ class OutcomeStore:
         write_atomic(self._path(question), buffer.getvalue())
 
     def read(self, question: QuestionKey, names: Collection[str] = ()) -> QuestionOutcomes:
-        """What is recorded of a question, of the named fields."""
+        """The named fields of a recorded question."""
         # numpy leaves a file that is no archive open, so it is opened here
         with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             facts = json.loads(file["facts"].item())
@@ -130,13 +130,13 @@ class OutcomeStore:
 
 
 class Outcomes:
-    """All recorded questions, a field at a time: ``outcomes["cost"]`` has the shape ``(Q, R, P)``.
+    """All recorded questions, read field by field: ``outcomes["cost"]`` has shape ``(Q, R, P)``.
 
     Attributes:
         points: The grid.
         questions: The questions, in the order of the first axis.
-        dropped: Point number -> why it was given up before all questions were done.
-        failures: Point number -> why it failed somewhere.
+        dropped: Point number -> why it was dropped before the last question.
+        failures: Point number -> why it failed on some question.
         tokens_prompt: Tokens of the questions' texts, shape ``(Q,)``.
     """
 
@@ -163,7 +163,7 @@ class Outcomes:
         return np.ascontiguousarray(np.stack(fields)[:, self._kept].transpose(0, 2, 1))
 
     def only(self, numbers: Sequence[int]) -> Outcomes:
-        """Some of the points, in this order."""
+        """The same outcomes for some of the points, in this order."""
         some = copy(self)
         some._kept = np.array(numbers)
         some.points = [self.points[i] for i in numbers]

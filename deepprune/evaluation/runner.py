@@ -1,4 +1,4 @@
-"""All grid points on one question: what one process does at a time."""
+"""All grid points on one question: the unit of work of one process."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MakeEngine = Callable[[Sequence[QuestionTraces]], ReplayEngine]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A question to do.
+    """A question to evaluate.
 
     Attributes:
-        ref: Which.
+        ref: The question.
         tokens_prompt: Tokens of its text.
-        skip: Numbers of the points to leave out.
+        skip: Numbers of the points to skip.
     """
 
     ref: QuestionRef
@@ -48,9 +48,8 @@ class Task:
 class QuestionRunner:
     """Runs every point on a question, for ``resamples`` orders of its traces.
 
-    Can be pickled, so that other processes and machines do questions. A question's scores are
-    computed once, serve all points, and are forgotten with it: memory does not grow with the
-    number of questions.
+    It can be pickled, for other processes and machines. A question's scores are computed once for
+    all points and dropped with it, so memory does not grow with the number of questions.
 
     Attributes:
         points: The grid.
@@ -60,10 +59,10 @@ class QuestionRunner:
         generators: Size of every generator by model name.
         load: Reads the traces of a question.
         make_engine: An engine that serves them.
-        judges: What scores, by the names that the points give.
-        cache: Scores on disk, where they shall outlive the run.
+        judges: The judges by the names that the points give.
+        cache: Scores on disk, kept between runs.
         usd_judge: Price of a million judge tokens.
-        is_watched: Whether checkpoints and decisions are to be reported.
+        is_watched: Whether checkpoints and decisions are reported.
     """
 
     points: Sequence[Point]

@@ -1,4 +1,4 @@
-"""What a policy has saved where nobody knows how long the stopped traces would have become."""
+"""The estimated saving of a policy where the full lengths of stopped traces are unknown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from deepprune.evaluation.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What a policy has saved against N traces that all run to their end: an estimate.
+    """The estimated saving against N traces that all run to their end.
 
-    Nobody knows how long the stopped traces would have become. A trace that did not come to its
-    end, or was never started, is taken to run as long as the mean of those that did, and no shorter
-    than it is. A trace that failed counts for what it generated: nothing is saved by a failure.
+    The full length of a stopped trace is unknown. A trace that did not reach its end, or was never
+    started, counts with the mean length of those that did, and at least with its own. A failed
+    trace counts with what it generated: a failure saves nothing.
 
     Attributes:
-        tokens: What the N traces would have taken.
+        tokens: Tokens of the N traces at full length.
         gross: Share of these tokens that was not generated; forced answers count as generated.
         net: The same in FLOPs with the judge's counted; ``None`` for a generator of unknown size.
         flops: FLOPs of the N traces, likewise.
@@ -40,11 +40,11 @@ def estimated_saving(
     ledger: Ledger | None = None,
     judge_flops: float = 0.0,
 ) -> Saving | None:
-    """See `Saving`; ``None`` while no trace has come to its end.
+    """Estimate a `Saving`; ``None`` while no trace has reached its end.
 
     Args:
         n_tokens: Tokens of the started traces, shape ``(n,)``.
-        is_finished: Which of them came to their end, shape ``(n,)``.
+        is_finished: Which of them reached their end, shape ``(n,)``.
         is_failed: Which of them failed, shape ``(n,)``.
         n_traces: N.
         usage: The engine's count, for the forced answers.

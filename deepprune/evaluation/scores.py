@@ -1,4 +1,4 @@
-"""Pair scores of one question: each pair of prefixes is scored once, each run pays its own bill."""
+"""Pair scores of one question: each pair is scored once, and each run has its own bill."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class QuestionScores:
 
     @property
     def reads_forced_answers(self) -> bool:
-        """Whether the judge reads the answers that were forced on the way."""
+        """Whether the judge reads forced answers."""
         return Need.FORCED_ANSWERS in self._judge.needs
 
     def score_all(self, ids: IntArray) -> None:
-        """Score every pair of these prefixes now, where that is cheaper than asking piecemeal."""
+        """Score all pairs of these prefixes in one call, unless the judge is a neural network."""
         if self._judge.is_model or len(ids) < 2 or not np.isnan(self._scores[ids[0], ids[-1]]):
             return
         first, second = np.triu_indices(len(ids), 1)
@@ -57,21 +57,21 @@ class QuestionScores:
             self._scores[a, b], self._prices[a, b] = found, prices
 
     def of_one_run(self) -> QuestionScores:
-        """An empty table of the same judge: with peers, a score holds for one run."""
+        """An empty table of the same judge; with peers, a score is valid for one run only."""
         return QuestionScores(self._judge, self._cache)
 
     @property
     def reads_peers(self) -> bool:
-        """Whether the judge reads a pair among the prefixes that are there with it."""
+        """Whether a score depends on the other prefixes of the question."""
         return self._judge.reads_peers
 
     def prefix_ids(self, prefixes: Sequence[Prefix]) -> IntArray:
-        """Numbers of all prefixes that are there together, shape ``(len(prefixes),)``."""
+        """Number prefixes that exist at the same time, shape ``(len(prefixes),)``."""
         known = among_peers(prefixes) if self.reads_peers else prefixes
         return np.array([self.prefix_id(prefix) for prefix in known], dtype=np.int64)
 
     def prefix_id(self, prefix: Prefix) -> int:
-        """A number for a prefix, the same for the same first tokens of the same trace."""
+        """Number a prefix; the same tokens of the same trace have the same number."""
         trace = prefix.trace
         key = (trace.model, trace.sample_id, prefix.n_tokens, id(prefix.peers))
         if key not in self._ids:
@@ -92,18 +92,18 @@ class QuestionScores:
         return scores
 
     def prices(self, ids: IntArray) -> FloatArray:
-        """Judge tokens and FLOPs of pairs that have been looked up, ``(P, 2)`` -> ``(P, 2)``."""
+        """Judge tokens and FLOPs of scored pairs, ``(P, 2)`` -> ``(P, 2)``."""
         return self._prices[ids[:, 0], ids[:, 1]]
 
     def prefix_prices(self, ids: IntArray) -> FloatArray:
-        """Judge tokens and FLOPs of prefixes, paid once each, ``(n,)`` -> ``(n, 2)``."""
+        """Judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``."""
         prefixes = [self._prefixes[i] for i in ids.tolist()]
         return np.column_stack(self._judge.prefix_prices(prefixes))
 
     def bill(self, ids: IntArray) -> FloatArray:
         """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``.
 
-        A prefix that has stayed the same among other peers is paid once.
+        A prefix that is the same among other peers counts once.
         """
         ids = np.unique(self._one_way(ids), axis=0)
         named = ((self._prefixes[i], i) for i in np.unique(ids).tolist())
@@ -112,12 +112,12 @@ class QuestionScores:
         return np.array([len(ids), *(self.prices(ids).sum(0) + prefixes.sum(0))])
 
     def _one_way(self, ids: IntArray) -> IntArray:
-        """The same pairs, the smaller number first where a pair's order does not matter."""
+        """The pairs with the smaller number first if the judge is symmetric."""
         return np.sort(ids, axis=1) if self._judge.is_symmetric else ids
 
 
 class RunEvidence:
-    """``Evidence`` for one policy run; remembers which scores were asked for, for the bill.
+    """``Evidence`` for one policy run; records which scores were requested, for the bill.
 
     Args:
         scores: The judge's scores of the question; ``None`` for a policy that asks no judge.
@@ -134,7 +134,7 @@ class RunEvidence:
         self._ids: IntArray = np.zeros(0, dtype=np.int64)
 
     def score(self, pairs: IntArray) -> FloatArray:
-        """Scores of pairs of trace indices on what they have generated so far."""
+        """Scores of pairs of trace indices on their current prefixes."""
         table = self._scores
         assert table is not None, "a policy that needs no judge asks for scores"
         tokens = self._session.usage.tokens
@@ -146,7 +146,7 @@ class RunEvidence:
         ids = self._ids[pairs]
         if (ids < 0).any():
             new = np.unique(pairs[ids < 0]).tolist()
-            if table.reads_peers:  # all that have begun, asked for or not
+            if table.reads_peers:  # peers are all started traces
                 new = list(range(self._session.n_started))
                 self._ids = np.full(len(new), -1, dtype=np.int64)
             self._ids[new] = table.prefix_ids([self._session.prefix(i) for i in new])
@@ -154,7 +154,7 @@ class RunEvidence:
                 self._session.read_forced_answers(new)
             ids = self._ids[pairs]
         scores = table.lookup(ids)
-        self._asked.append(ids)  # a judge that fails is not paid
+        self._asked.append(ids)  # after the lookup: failed calls are not billed
         return scores
 
     def confidence(self, trace: int) -> FloatArray:
@@ -163,7 +163,7 @@ class RunEvidence:
 
     @property
     def bill(self) -> FloatArray:
-        """The judge's calls, tokens and FLOPs; a pair that was asked twice is paid once."""
+        """Calls, tokens and FLOPs of the judge; a pair that was requested twice counts once."""
         if self._scores is None or not self._asked:
             return np.zeros(3)
         return self._scores.bill(np.concatenate(self._asked))

@@ -1,4 +1,4 @@
-"""Which questions a sweep runs on."""
+"""Selection and checks of the questions of a sweep."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def select_questions(
 
     Args:
         refs: What the store has.
-        n_questions: So many, drawn by the seed and kept in their order; ``None`` for all.
+        n_questions: Number of questions drawn by the seed, kept in order; ``None`` for all.
         n_traces: N; ``None`` for as many as every question has.
-        skip_short: Leave out questions with fewer than N traces.
+        skip_short: Skip questions with fewer than N traces.
         seed: Decides the draw.
 
     Returns:
         The questions and N.
 
     Raises:
-        InputError: If N would be below 2, or `check_questions` finds fault.
+        InputError: If N is below 2, or `check_questions` raises.
     """
     if n_traces is None:
         shortest = min(refs, key=lambda ref: ref.n_traces)
@@ -59,10 +59,10 @@ def select_questions(
 
 
 def check_questions(questions: Sequence[QuestionRef], n_traces: int) -> None:
-    """What a sweep needs of its questions.
+    """Check that there are questions, all with a gold answer and at least N traces.
 
     Raises:
-        InputError: If there are none, or one has no gold answer or fewer than N traces.
+        InputError: If not.
     """
     if not questions:
         raise InputError("no questions to evaluate: the selection of traces is empty.")
@@ -81,7 +81,7 @@ def check_questions(questions: Sequence[QuestionRef], n_traces: int) -> None:
 
 
 def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
-    """What is asked for and the traces of ``group`` do not have, in words."""
+    """The ``needs`` that the traces of ``group`` do not meet, in words."""
     traces = group.traces
     has = {
         Need.TEXT: any(t.text for t in traces),
@@ -128,13 +128,13 @@ def with_needs_met(
 
 
 def _all_needs(point: Point, judges: Mapping[str, frozenset[Need]]) -> frozenset[Need]:
-    """What the policy, and the judge that it asks, read of the traces."""
+    """The needs of a point's policy and of its judge."""
     of_judge = frozenset() if point.judge is None else judges[point.judge]
     return point.policy.needs - {Need.JUDGE} | of_judge
 
 
 def check_judge_needs(needs: frozenset[Need], groups: Sequence[QuestionTraces]) -> None:
-    """Hold what a judge reads against the traces that it is to be fitted and tested on.
+    """Check that the traces for fitting and testing a judge have what it reads.
 
     Raises:
         InputError: If something is missing.

@@ -19,8 +19,8 @@ class SweepPlan:
 
     Attributes:
         points: The grid.
-        questions: The questions, those on record already included.
-        n_recorded: How many questions an earlier, interrupted run has recorded.
+        questions: All questions, recorded ones included.
+        n_recorded: Questions that an interrupted run has recorded.
         n_traces: The largest N.
         resamples: Orders of the traces.
         judges: Names of the judges, that of ``judge=`` first.
@@ -48,7 +48,7 @@ class SweepResult:
 
 
 class Watcher:
-    """Told of what happens in a sweep, or while questions are pruned one by one.
+    """Receives the events of a sweep, or of questions that are pruned one by one.
 
     Override what you need. Order: ``on_sweep_start``; for every question ``on_question_start``, its
     checkpoints, decisions and fallback, ``on_question_end``; after a sweep's questions

@@ -1,4 +1,4 @@
-"""A judge that may fail or hang while traces are generated: it costs the pruning, nothing else."""
+"""A judge that may fail or hang while traces are generated: only the pruning is lost then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class JudgeWorker:
-    """A thread in which the judge computes, so that one that hangs holds up nobody for long.
+    """A thread in which the judge computes, so that a judge that hangs delays a question briefly.
 
     It is a daemon: the process exits whatever the judge does. While an earlier call hangs, a new
     one fails at once.
@@ -38,7 +38,7 @@ class JudgeWorker:
             self._jobs.get()()
 
     def call(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises.
+        """Return or raise what ``work`` does.
 
         Raises:
             JudgeError: If it takes longer than ``timeout_s``, or an earlier call still does.

@@ -28,7 +28,7 @@ OpenSession = Callable[[Question, str, int, int], Session]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A question that was pruned live, or tried to be.
+    """The result of one question.
 
     Attributes:
         row: Its line of ``results.jsonl``.
@@ -73,7 +73,7 @@ class LivePruner:
         watchers: Sequence[Watcher] = (),
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Pruned:
-        """Do one question; whatever happens, what was generated is handed back.
+        """Prune one question; what was generated is returned whatever happens.
 
         Args:
             question: The question.
@@ -124,7 +124,7 @@ class LivePruner:
 
     @property
     def title(self) -> str:
-        """What prunes, in words: policy, threshold, prefix, judge, model."""
+        """Policy, threshold, prefix, judge and model, in words."""
         words = [self.policy.name]
         if (threshold := getattr(self.policy, "threshold", None)) is not None:
             words.append(f"{threshold:g}")
@@ -171,7 +171,7 @@ def _status(error: BaseException | None) -> LiveResult:
 
 
 def _result(outcome: Outcome | None, traces: Sequence[Trace], question: Question) -> LiveResult:
-    """The answer, and who voted for what."""
+    """The answer and the votes."""
     vote = Vote(NO_ANSWER, {}, ()) if outcome is None else outcome.vote
     said: dict[int, Trace] = {}
     for trace in traces:
@@ -200,9 +200,9 @@ def _bill(
     ledger: Ledger | None,
     is_decided: bool,
 ) -> LiveResult:
-    """What it cost; the engine counts of stopped traces all, and so does this.
+    """The cost. Of stopped traces all generated tokens count, as in the engine.
 
-    A question that was not decided has saved nothing.
+    A question without a vote has saved nothing.
     """
     usage, judge = session.usage, evidence.bill
     n_tokens = np.array([t.n_tokens for t in traces], dtype=np.float64)

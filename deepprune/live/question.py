@@ -54,7 +54,7 @@ class LiveQuestion:
 
     @property
     def seconds(self) -> float:
-        """Since the question began."""
+        """Seconds since the question began."""
         return time.monotonic() - self._began
 
     @property
@@ -100,9 +100,9 @@ class LiveQuestion:
         return self._answers[trace]
 
     def vote(self) -> list[tuple[str, int]]:
-        """How many traces gave each answer by the last checkpoint, the most first.
+        """Number of traces per answer at the last checkpoint, most frequent first.
 
-        Equal answers are one, as it was spelled first.
+        Equivalent answers are one, spelled as the first of them.
         """
         if (seen := self.seen) is None:
             return []
@@ -113,9 +113,9 @@ class LiveQuestion:
         return [(spelled.get(k, "?"), n) for k, n in counts.most_common()]
 
     def saving(self, states: Sequence[TraceState]) -> Saving | None:
-        """What will have been saved as things stand: an estimate, see `Saving`.
+        """The saving if nothing more is stopped: an estimate, see `Saving`.
 
-        Running traces are taken to run on as long as the mean of those that have finished.
+        Running traces count with the mean length of the finished ones.
         """
         tokens = np.array([s.n_tokens for s in states], dtype=np.float64)
         running, finished, failed = (

@@ -1,4 +1,4 @@
-"""The run folder of ``deepprune prune``: what is stored, in which order, what survives a crash."""
+"""The run folder of ``deepprune prune``: what is stored, in which order, and how it resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRACES, UNDECIDED = "traces", "undecided"
 
 
 class LiveRecord:
-    """The run folder: results by question, traces, and what came of questions that were cut.
+    """The run folder: results by question, and the traces of decided and undecided questions.
 
     ``traces`` has the questions that are decided, so that it can be replayed as it is;
     ``undecided`` what was generated for those that failed or were interrupted. The row of a decided
@@ -35,7 +35,7 @@ class LiveRecord:
     Attributes:
         folder: The run folder.
         questions: What is asked.
-        said: What was stored last, in words.
+        said: A sentence about what was stored last.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LiveRecord:
 
     @property
     def rows(self) -> list[LiveResult]:
-        """What is on record, in the order of the questions."""
+        """The recorded results, in the order of the questions."""
         return [self._rows[q.key] for q in self.questions if q.key in self._rows]
 
     def write(self, done: Pruned) -> None:

@@ -250,17 +250,17 @@ def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[I
 
 
 def _posterior(scores: FloatArray, tau: float, max_clusters: int) -> tuple[IntArray, FloatArray]:
-    """The most probable seat of each trace, in turn, until none moves.
+    """Assign each trace in turn to its most probable cluster, until none moves.
 
     A pair with score s speaks for sharing an answer with log-odds ``logit(s) - logit(tau)``. Trace
-    t sits down at cluster c with log-probability ``log |c|`` plus the log-odds towards its
+    t joins cluster c with log-probability ``log |c|`` plus the log-odds towards its
     members, or at a new one with log 1: a Chinese-restaurant prior of concentration 1 (Pitman
     2006). Pairs are taken as independent, which they are not: extreme scores weigh too much.
     """
     n = len(scores)
     odds = logit(np.clip(scores, 1e-6, 1 - 1e-6)) - logit(np.clip(tau, 1e-6, 1 - 1e-6))
     np.fill_diagonal(odds, 0.0)
-    seats = np.zeros((n, n + 1))  # of each trace and cluster: 1 where it sits
+    seats = np.zeros((n, n + 1))  # one-hot cluster of each trace
     labels = np.full(n, -1)
     for _ in range(1 + RESEATINGS):
         before = labels.copy()

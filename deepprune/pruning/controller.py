@@ -13,7 +13,7 @@ from deepprune.pruning.voting import plurality
 
 
 class JudgeError(RuntimeError):
-    """The judge cannot score: it raised, gave no score, or took too long. One line, for users."""
+    """The judge raised, returned no valid score or timed out; the message is one line."""
 
 
 Tell = Callable[..., None]
@@ -26,7 +26,7 @@ def _tell_nobody(hook: str, *facts: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a question under a policy.
+    """The outcome of a question under a policy.
 
     Attributes:
         vote: The answer.

@@ -80,11 +80,11 @@ class ReplayEngine:
         return ReplaySession(recording, recording.order(n_traces, seed), self)
 
     def recording(self, question: Question, model: str) -> Recording:
-        """What is replayed for a question."""
+        """The recording of a question."""
         return self._recordings[question, model]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
 class Recording:
@@ -222,7 +222,7 @@ class ReplaySession:
         self._is_stopped[[t for t in traces if not ended[t]]] = True
 
     def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
-        """Let running traces go on to ``until``; none is ever taken back.
+        """Advance running traces to ``until``; none is ever moved back.
 
         Raises:
             ValueError: If a trace would run on beyond where it was stopped while it was recorded.
@@ -275,7 +275,7 @@ class ReplaySession:
         return len(self._n_tokens)
 
     def prefix(self, trace: int) -> Prefix:
-        """What trace ``trace`` has generated so far."""
+        """The current prefix of trace ``trace``."""
         recorded = self._recording.group.traces[int(self._order[trace])]
         n_tokens = int(self._n_tokens[trace])
         is_finished = n_tokens >= recorded.n_tokens and not recorded.finish_reason.is_open
@@ -317,7 +317,7 @@ class ReplaySession:
 
     @property
     def usage(self) -> Usage:
-        """What was served, counted as it was served."""
+        """Counts of what was replayed."""
         return Usage(
             self._tokens,
             self._tokens_forced,
@@ -328,7 +328,7 @@ class ReplaySession:
         )
 
     def close(self) -> None:
-        """Nothing runs on by itself."""
+        """Nothing to end: a replay runs only in ``advance``."""
 
     def states(self) -> list[TraceState]:
         """All started traces at the last checkpoint."""
@@ -356,11 +356,11 @@ class ReplaySession:
         return spelled
 
     def traces(self) -> tuple[Trace, ...]:
-        """The recorded traces, or what was played of them."""
+        """The recorded traces, cut where they stand."""
         return tuple(map(self._played, range(self.n_started)))
 
     def records(self) -> list[Trace]:
-        """The same: recorded answers have their classes."""
+        """The same as ``traces``: recorded answers have their classes."""
         return list(self.traces())
 
     def _played(self, number: int) -> Trace:

@@ -1,4 +1,4 @@
-"""When the votes so far decide a question.
+"""Criteria by which the votes so far decide a question.
 
 The four rules are those of adaptive consistency, Aggarwal et al. 2023
 (https://arxiv.org/abs/2305.11860; code Pranjal2041/AdaptiveConsistency). Each maps the votes of the

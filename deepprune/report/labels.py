@@ -1,4 +1,4 @@
-"""Grid points in few words, and which of them are worth a line."""
+"""Short labels of grid points, and the frontier among them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def labels(rows: Sequence[Row]) -> list[str]:
 
 
 def policy_label(row: Row) -> str:
-    """The policy; DeepPrune's finishing rules are two."""
+    """The policy's name; ``representatives`` for DeepPrune with that finishing rule."""
     is_second = row.policy == "deepprune" and row.axes.get("finish") == "representatives"
     return "representatives" if is_second else row.policy
 
@@ -58,7 +58,7 @@ def _word(field: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """As it would be written in YAML; a float with as many digits as tell it from others."""
+    """Format a value as in YAML; a float with as many digits as it needs."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -1,1 +1,1 @@
-"""One policy a file, each with its reference and its departures."""
+"""One policy per file, with its reference and the departures from it."""

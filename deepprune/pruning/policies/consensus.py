@@ -1,4 +1,4 @@
-"""Consensus sampling, cons@k: sample k traces, vote. What every other policy is measured against.
+"""Consensus sampling, cons@k: sample k traces, vote. The baseline of every other policy.
 
 Wang et al. 2022, self-consistency (https://arxiv.org/abs/2203.11171).
 """

@@ -86,7 +86,7 @@ class DeepPrune:
 
     @property
     def decides_once(self) -> bool:
-        """Whether all is decided at the one checkpoint: a replay then does many runs at once."""
+        """Whether everything is decided at one checkpoint, so that a replay can batch runs."""
         return self.wave is None and self.stop_confidence is None
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
@@ -121,7 +121,7 @@ class DeepPrune:
         )
 
     def finishers(self, clusters: Clusterings) -> tuple[BoolArray, FloatArray]:
-        """Who goes on, and with which weight in the vote, both of shape ``(G, N)``."""
+        """Which traces continue, and their weights in the vote, both of shape ``(G, N)``."""
         labels = clusters.labels
         n_rows, n = labels.shape
         flat = np.arange(n_rows)[:, None] * n + labels
@@ -157,7 +157,7 @@ class DeepPrune:
             stop = []
 
     def _is_decided(self, seen: Observation, voters: list[int], weights: list[float]) -> bool:
-        """Whether the answers so far leave no doubt, at ``stop_confidence``."""
+        """Whether the answers so far decide the question at ``stop_confidence``."""
         if self.stop_confidence is None:
             return False
         counts: dict[int, float] = {}
@@ -170,7 +170,7 @@ class DeepPrune:
     def _decisions(
         self, clusters: Clusterings, goes_on: BoolArray, traces: IntArray, seen: Observation
     ) -> list[Decision]:
-        """A decision for every running trace that does not go on, cluster by cluster."""
+        """A decision for every running trace that does not continue, cluster by cluster."""
         labels = clusters.labels[0]
         first = np.flatnonzero(is_representative(clusters.labels)[0])
         decisions = []

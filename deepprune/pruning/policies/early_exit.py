@@ -1,4 +1,4 @@
-"""Early exit: each trace stops by itself once the answers forced out of it stand still.
+"""Early exit: each trace stops by itself once its forced answers stay the same.
 
 Fu et al. 2024, Dynasor / Certaindex (https://arxiv.org/abs/2412.20993), its rule for one chain of
 thought (hao-ai-lab/Dynasor, dynasor/cot.py). Default: 3 agreeing answers, the code's middle effort;

@@ -29,7 +29,7 @@ from deepprune.pruning.voting import plurality
 @checked
 @dataclass(frozen=True, slots=True)
 class SlimSC:
-    """Compares all running traces every so often; a redundant one stops, the finished vote.
+    """Compares all running traces at checkpoints and stops redundant ones; the finished vote.
 
     A checkpoint with n running traces asks the judge for n (n - 1) / 2 scores.
 
@@ -50,7 +50,7 @@ class SlimSC:
     name: str = "slim_sc"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Start all, thin them out as they go, vote over those that finish."""
+        """Start all traces, stop redundant ones at every checkpoint, vote over the finished."""
         seen = yield Step(start=n_traces, until=self.warmup)
         while True:
             running = np.flatnonzero(~(seen.is_finished | seen.is_stopped))
@@ -64,7 +64,7 @@ class SlimSC:
     def _redundant(
         self, running: IntArray, evidence: Evidence, rng: np.random.Generator
     ) -> list[Decision]:
-        """Which of the running traces stop, from the most similar pair down."""
+        """The decisions of a checkpoint, from the most similar pair down."""
         first, second = np.triu_indices(len(running), 1)
         scores = evidence.score(np.stack((running[first], running[second]), axis=1))
         means = np.zeros(len(running))
