@@ -214,7 +214,7 @@ def _prune_all(
             if Console().is_terminal:
                 watchers.append(stack.enter_context(LiveView(*about)))
             else:
-                watchers.append(stack.enter_context(ProgressLines(*about)))
+                watchers.append(ProgressLines(*about))
         for question in todo:
             with interrupts.held():
                 done = pruner.prune(question, watchers, interrupts.heard)

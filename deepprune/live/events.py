@@ -1,4 +1,4 @@
-"""What happens while questions are pruned live, as JSON lines: one object a line."""
+"""Events of questions that are pruned live, as JSON lines."""
 
 from __future__ import annotations
 
@@ -21,26 +21,18 @@ class EventLines(Watcher):
     traces had finished; ``answer`` is the question's line of ``results.jsonl``.
 
     Args:
-        stream: Where to; flushed after every line.
+        stream: Where the lines go; flushed after every line.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def on_question_start(self, live: LiveQuestion) -> None:
-        """The question."""
-        question = live.question
-        self._write(
-            "start",
-            live,
-            question=question.text,
-            dataset=question.dataset,
-            gold=question.gold,
-            n_traces=live.n_traces,
-        )
+        q = live.question
+        facts = {"question": q.text, "dataset": q.dataset, "gold": q.gold}
+        self._write("start", live, **facts, n_traces=live.n_traces)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        """Where all traces stand, and how those that have finished vote."""
         self._write(
             "checkpoint",
             live,
@@ -54,15 +46,12 @@ class EventLines(Watcher):
             self._write("vote", live, answer=votes[0][0], weights=weights)
 
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
-        """Who is stopped, by whom and why."""
         self._write("decision", live, **decision_facts(decision))
 
     def on_fallback(self, live: LiveQuestion, reason: str) -> None:
-        """Why the question goes on unpruned."""
         self._write("fallback", live, reason=reason)
 
     def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
-        """The answer and the bill."""
         self._write("answer", live, **row)
 
     def _write(self, event: str, live: LiveQuestion, **facts: Any) -> None:
@@ -70,16 +59,14 @@ class EventLines(Watcher):
         try:
             self._stream.write(json.dumps(named | facts, ensure_ascii=False) + "\n")
             self._stream.flush()
-        except BrokenPipeError:  # the reader of a pipe has gone; the run and its record go on
-            gone, self._stream = self._stream, open(os.devnull, "w")  # noqa: SIM115 (to the end)
-            with suppress(OSError, ValueError):  # what is buffered would fail again at the end
+        except BrokenPipeError:  # the reader of a pipe has gone; the run continues
+            gone, self._stream = self._stream, open(os.devnull, "w")  # noqa: SIM115
+            with suppress(OSError, ValueError):  # else flushing the buffer fails again at exit
                 os.dup2(self._stream.fileno(), gone.fileno())
 
 
 def _until(until: PrefixRule | int | None) -> dict[str, Any] | None:
-    """Where running traces paused; ``None``: at their end."""
-    if until is None:
-        return None
+    """Where running traces paused; ``None`` at their end."""
     if isinstance(until, int):
         return {"kind": "further_tokens", "k": until}
-    return {"kind": until.kind, "k": until.k}
+    return None if until is None else {"kind": until.kind, "k": until.k}

@@ -1,4 +1,4 @@
-"""What a set of questions that were pruned live comes to: estimates, a table, a figure."""
+"""Summary of a set of questions that were pruned live: estimates, a table, a figure."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ from deepprune.report.figures import COLOURS
 from deepprune.report.tables import percent
 
 _MOST_BARS = 60
+_FLOPS = ("generator_flops", "judge_flops")
 
 
 def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]:
     """``accuracy``, ``saving_estimated`` and ``net_saving_estimated``, with 95 % intervals.
 
-    Over the questions that are decided; accuracy over those of them with a gold answer. Savings are
-    ratios of sums. What no question tells is left out.
+    Averages over the decided questions; accuracy over those with a gold answer. Savings are ratios
+    of sums. A metric that no question has is missing.
     """
     done = [row for row in rows if row["status"] == "ok"]
-    found: dict[str, Estimate | None] = {}
     graded = [row for row in done if row["is_correct"] is not None]
-    if graded:
-        right = _column(graded, "is_correct")
-        found["accuracy"] = _draws(graded, seed).mean(right).cells()[0]
     measured = [row for row in done if row["tokens_unpruned_estimated"]]
-    if measured:
-        whole, spent = _column(measured, "tokens_unpruned_estimated"), _column(measured, "tokens")
-        ratio = _draws(measured, seed).ratio(whole - spent, whole)
-        found["saving_estimated"] = ratio.cells()[0]
     priced = [row for row in measured if row["flops_unpruned_estimated"]]
-    if priced:
-        whole = _column(priced, "flops_unpruned_estimated")
-        spent = _column(priced, "generator_flops") + _column(priced, "judge_flops")
-        ratio = _draws(priced, seed).ratio(whole - spent, whole)
-        found["net_saving_estimated"] = ratio.cells()[0]
+    found: dict[str, Estimate | None] = {}
+    if graded:
+        found["accuracy"] = _draws(graded, seed).mean(_sums(graded, "is_correct")).cells()[0]
+    for name, some, unpruned, spent in (
+        ("saving_estimated", measured, "tokens_unpruned_estimated", ("tokens",)),
+        ("net_saving_estimated", priced, "flops_unpruned_estimated", _FLOPS),
+    ):
+        if some:
+            whole = _sums(some, unpruned)
+            ratio = _draws(some, seed).ratio(whole - _sums(some, *spent), whole)
+            found[name] = ratio.cells()[0]
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -49,20 +48,20 @@ def _draws(rows: Sequence[LiveResult], seed: int) -> NestedBootstrap:
     return NestedBootstrap([f"{row['dataset']}/{row['question_id']}" for row in rows], 1, seed)
 
 
-def _column(rows: Sequence[LiveResult], name: str) -> FloatArray:
-    """A field of the rows, shape ``(Q, 1, 1)``."""
-    return np.array([float(row[name]) for row in rows]).reshape(-1, 1, 1)
+def _sums(rows: Sequence[LiveResult], *names: str) -> FloatArray:
+    """The sum of some columns for each row, shape ``(Q, 1, 1)``."""
+    return np.array([float(sum(row[n] for n in names)) for row in rows]).reshape(-1, 1, 1)
 
 
 def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
-    """Accuracy, tokens, savings, time and what went wrong, over all questions."""
+    """Accuracy, tokens, savings, time and failures, over all questions."""
     found = live_estimates(rows, seed)
     done = [row for row in rows if row["status"] == "ok"]
     table = Table(title=Text(plain(title)), title_justify="left", show_header=False)
     lines = {
         "questions": f"{len(done)} decided, {len(rows) - len(done)} failed",
         "accuracy": percent(found.get("accuracy")) or "not known: no gold answers",
-        "tokens a question": f"{np.mean([row['tokens'] for row in done]):,.0f}" if done else "",
+        "tokens per question": f"{np.mean([row['tokens'] for row in done]):,.0f}" if done else "",
         "saving, gross, estimated": percent(found.get("saving_estimated")),
         "saving, net, estimated": percent(found.get("net_saving_estimated")) or "not known",
         "judge": f"{sum(row['judge_calls'] for row in rows):,} calls, "
@@ -80,12 +79,7 @@ def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
 def tokens_figure(rows: Sequence[LiveResult], path: Path) -> Path:
     """Tokens of each question: finished, stopped, failed, forced answers, the estimated saving.
 
-    Args:
-        rows: Of questions; of many the first.
-        path: The PNG file.
-
-    Returns:
-        ``path``.
+    Only the first 60 questions are drawn, into a PNG file.
     """
     from matplotlib.figure import Figure
 

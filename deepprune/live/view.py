@@ -1,4 +1,4 @@
-"""The terminal while questions are pruned live: traces that grow, who stops whom, the vote.
+"""The terminal while questions are pruned live: growing traces, decisions, the vote.
 
 What a model writes is untrusted: it is shown as plain text, without control characters.
 """
@@ -6,9 +6,7 @@ What a model writes is untrusted: it is shown as plain text, without control cha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,22 +16,16 @@ from rich.text import Text
 
 from deepprune.core.protocols import Observation, Status, Step, TraceState
 from deepprune.core.types import Decision
-from deepprune.evaluation.saving import Saving
 from deepprune.evaluation.watcher import Watcher
 from deepprune.live.question import LiveQuestion, LiveResult
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
-"""Of clusters, in the order of their opening; they come round again."""
+"""Colours of clusters, in the order in which the clusters open, used again from the start."""
 
-_FRAMES_A_SECOND = 4
-_FEW = 6
-"""So many answers of a vote are shown."""
-
-_BAR = 24
-"""Columns of a bar; the longest trace so far fills it."""
-
-_FRAME_LINES = 9
-"""Lines of the view that are no traces."""
+_FRAMES_PER_SECOND = 4
+_SHOWN_ANSWERS = 6
+_BAR = 24  # columns; the longest trace so far fills them
+_FRAME_LINES = 9  # lines of the view that are not traces
 
 
 def plain(text: str) -> str:
@@ -41,143 +33,159 @@ def plain(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-class LiveView(Watcher):
-    """A rich ``Live`` with a row for every trace; a context manager.
+class LiveView(Watcher, Live):
+    """A row for every trace of the current question, redrawn several times per second.
 
     Args:
-        title: What prunes: policy, judge, model.
-        n_questions: How many questions there will be.
-        console: Where to.
+        title: Policy, judge and model.
+        n_questions: Number of questions of the run.
+        console: Where the frames are drawn.
     """
 
     def __init__(self, title: str, n_questions: int, console: Console | None = None) -> None:
-        self.console = console or Console()
         self._title = title
         self._n_questions = n_questions
         self._n_done = 0
-        self._live: LiveQuestion | None = None
+        self._question: LiveQuestion | None = None
         self._row: LiveResult | None = None
-        self._screen = Live(
-            get_renderable=self.render,
-            console=self.console,
-            refresh_per_second=_FRAMES_A_SECOND,
+        super().__init__(
+            get_renderable=self._frame,
+            console=console,
+            refresh_per_second=_FRAMES_PER_SECOND,
             vertical_overflow="crop",
         )
 
-    def __enter__(self) -> LiveView:
-        self._screen.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._screen.stop()
-
     def on_question_start(self, live: LiveQuestion) -> None:
-        """Show this one from now on."""
-        self._live, self._row = live, None
-
-    def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        """The next frame shows it."""
-
-    def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
-        """Likewise."""
-
-    def on_fallback(self, live: LiveQuestion, reason: str) -> None:
-        """Likewise."""
+        self._question, self._row = live, None
 
     def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
-        """Show what came out."""
         self._row = row
         self._n_done += 1
-        self._screen.refresh()
+        self.refresh()
 
-    def render(self) -> RenderableType:
-        """The frame of this moment."""
+    def _frame(self) -> RenderableType:
         parts: list[RenderableType] = []
         if self._n_questions > 1:
             bar = Table.grid(padding=(0, 1))
             bar.add_row(
-                Text("questions"),
+                "questions",
                 ProgressBar(self._n_questions, self._n_done, width=40),
-                Text(f"{self._n_done} of {self._n_questions}"),
+                f"{self._n_done} of {self._n_questions}",
             )
             parts.append(bar)
-        if self._live is not None:
+        if self._question is not None:
             height = max(4, self.console.height - _FRAME_LINES - 2 * len(parts))
-            parts.append(question_frame(self._live, self._row, self._title, height))
+            parts.append(question_frame(self._question, self._row, self._title, height))
         return Group(*parts)
 
 
 def question_frame(
     live: LiveQuestion, row: LiveResult | None, title: str, height: int = 24
 ) -> RenderableType:
-    """A question as it stands: its traces, the vote, tokens and saving, judge, time.
+    """A question at this moment: its traces, the vote, tokens and saving, judge, time.
 
     Args:
         live: The question.
-        row: Its record, once it is there.
-        title: What prunes.
-        height: Most rows of traces.
+        row: Its result row, once it is decided.
+        title: Policy, judge and model.
+        height: Maximum number of rows of traces.
     """
     states, decisions = live.states(), {d.trace: d for d in list(live.decisions)}
-    clusters = _clusters(decisions)
     answers = {i: live.answer(i, state) for i, state in enumerate(states)}
+    shown = _most_telling(states, decisions, answers, height)
+    parts: list[RenderableType] = [
+        Text(plain(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
+        Text(plain(title), style="dim", no_wrap=True, overflow="ellipsis"),
+        _traces(states, decisions, answers, shown),
+    ]
+    if len(shown) < len(states):
+        hidden = [states[i] for i in set(range(len(states))) - set(shown)]
+        parts.append(Text(f"and {len(hidden)} more traces: {_counted(hidden)}", style="dim"))
+    if row is None:
+        estimate = live.saving(states)
+        votes: Sequence[tuple[str, float]] = live.vote()
+        saving = "no estimate of the saving yet"
+        if estimate is not None:
+            saving = _saving(estimate.gross, estimate.net)
+    else:
+        votes, saving = _weights(row), _recorded_saving(row)
+    tokens = sum(state.n_tokens for state in states)
+    seconds = live.seconds if row is None else row["seconds"]
+    footer = [
+        f"vote    {_votes(votes) or 'nobody yet'}",
+        f"traces  {_counted(states) or 'none yet'} of {live.n_traces}; {tokens:,} tokens, {saving}",
+        f"judge   {live.judge_scores:,} scores, {live.judge_seconds:.1f} s; {seconds:.1f} s in all",
+    ]
+    parts += map(Text, footer)
+    if live.fallback is not None:
+        parts.append(Text(_fallback(live.fallback), style="bold red"))
+    if row is not None and row["status"] != "ok":
+        parts.append(Text(f"{row['status']}: {plain(row['reason'])}", style="bold red"))
+    return Group(*parts)
+
+
+def _most_telling(
+    states: Sequence[TraceState],
+    decisions: Mapping[int, Decision],
+    answers: Mapping[int, str | None],
+    height: int,
+) -> list[int]:
+    """The traces that get a row, in their order.
+
+    If not all fit: representatives first, then the first trace with each answer, running traces,
+    stopped traces, the rest.
+    """
+    if len(states) <= height:
+        return list(range(len(states)))
+    representatives = {d.by for d in decisions.values()}
+    first = {
+        answer: i for i, answer in reversed(list(answers.items())) if answer is not None
+    }.values()
+
+    def rank(i: int) -> int:
+        if i in representatives:
+            return 0
+        if i in first:
+            return 1
+        return 2 if states[i].status is Status.RUNNING else 3 + (i not in decisions)
+
+    return sorted(sorted(range(len(states)), key=rank)[: height - 1])
+
+
+def _traces(
+    states: Sequence[TraceState],
+    decisions: Mapping[int, Decision],
+    answers: Mapping[int, str | None],
+    shown: Iterable[int],
+) -> Table:
+    """A row for each of the traces ``shown``: number, bar, tokens, text."""
+    colours: dict[int, str] = {}
+    for decision in decisions.values():
+        if decision.cluster is not None:
+            colour = COLOURS[decision.cluster % len(COLOURS)]
+            colours[decision.trace] = colour
+            if decision.by is not None:
+                colours.setdefault(decision.by, colour)
     longest = max([1, *(state.n_tokens for state in states)])
-    shown = _interesting(states, decisions, answers, height)
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(width=_BAR)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for i in shown:
-        state, colour = states[i], _colour(clusters.get(i))
-        bar = ProgressBar(longest, state.n_tokens, width=_BAR)
-        bar.complete_style = bar.finished_style = colour
-        table.add_row(
-            Text(str(i), style=colour),
-            bar,
-            Text(f"{state.n_tokens:,}"),
-            _what(state, decisions.get(i), answers[i], colour),
+        state, colour = states[i], colours.get(i, "white")
+        bar = ProgressBar(
+            longest, state.n_tokens, width=_BAR, complete_style=colour, finished_style=colour
         )
-    parts: list[RenderableType] = [
-        Text(plain(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
-        Text(plain(title), style="dim", no_wrap=True, overflow="ellipsis"),
-        table,
-    ]
-    if hidden := [states[i] for i in range(len(states)) if i not in set(shown)]:
-        counts = Counter(state.status.value for state in hidden)
-        said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        parts.append(Text(f"and {len(hidden)} more traces: {said}", style="dim"))
-    saving = live.saving(states) if row is None else _saving_of(row)
-    seconds = live.seconds if row is None else row["seconds"]
-    votes = live.vote() if row is None else weights_of(row)
-    parts += [Text(line) for line in _footer(live, states, votes, saving, seconds)]
-    if live.fallback is not None:
-        parts.append(Text(said_fallback(live.fallback), style="bold red"))
-    if row is not None and row["status"] != "ok":
-        parts.append(Text(f"{row['status']}: {plain(row['reason'])}", style="bold red"))
-    return Group(*parts)
+        said = _text(state, decisions.get(i), answers[i], colour)
+        table.add_row(Text(str(i), style=colour), bar, f"{state.n_tokens:,}", said)
+    return table
 
 
-def _clusters(decisions: Mapping[int, Decision]) -> dict[int, int]:
-    """The cluster of every trace that was stopped, or that a stopped one is like."""
-    found = {d.trace: d.cluster for d in decisions.values() if d.cluster is not None}
-    leaders = {d.by: d.cluster for d in decisions.values() if None not in (d.by, d.cluster)}
-    return {i: k for i, k in (leaders | found).items() if i is not None and k is not None}
-
-
-def _colour(cluster: int | None) -> str:
-    return "white" if cluster is None else COLOURS[cluster % len(COLOURS)]
-
-
-def _what(state: TraceState, decision: Decision | None, answer: str | None, colour: str) -> Text:
-    """What a trace is at, or what became of it."""
+def _text(state: TraceState, decision: Decision | None, answer: str | None, colour: str) -> Text:
+    """The last words of a running trace; how another one ended."""
     if state.status is Status.STOPPED:
-        return Text("stopped" if decision is None else f"stopped: {reason(decision)}", style=colour)
+        return Text("stopped" if decision is None else f"stopped: {_why(decision)}", style=colour)
     if state.status is Status.FAILED:
         return Text("failed", style="bold red")
     if state.status is Status.FINISHED:
@@ -185,128 +193,63 @@ def _what(state: TraceState, decision: Decision | None, answer: str | None, colo
     return Text(plain(state.tail)[-60:], style="dim")
 
 
-def reason(decision: Decision) -> str:
-    """Why a trace was stopped, in words: ``redundant, like 3 (0.81)``."""
+def _why(decision: Decision) -> str:
+    """Why a trace was stopped: ``redundant, like 3 (0.81)``."""
     words = decision.reason.value.replace("_", " ")
     if decision.by is not None:
         words += f", like {decision.by}"
     return words if decision.score is None else f"{words} ({decision.score:.2f})"
 
 
-def _interesting(
-    states: Sequence[TraceState],
-    decisions: Mapping[int, Decision],
-    answers: Mapping[int, str | None],
-    height: int,
-) -> list[int]:
-    """The traces worth a row, in their order.
-
-    First those that others are like, then the first with each answer, those that run, the stopped
-    ones, the rest.
-    """
-    if len(states) <= height:
-        return list(range(len(states)))
-    leaders = {d.by for d in decisions.values()}
-    first: dict[str, int] = {}
-    for i, answer in answers.items():
-        if answer is not None:
-            first.setdefault(answer, i)
-    voices = set(first.values())
-
-    def rank(i: int) -> int:
-        told = (i in leaders, i in voices, states[i].status is Status.RUNNING, i in decisions, True)
-        return told.index(True)
-
-    return sorted(sorted(range(len(states)), key=rank)[: height - 1])
+def _counted(states: Iterable[TraceState]) -> str:
+    counts = Counter(state.status for state in states)
+    return ", ".join(f"{counts[s]} {s.value}" for s in Status if counts[s])
 
 
-def _footer(
-    live: LiveQuestion,
-    states: Sequence[TraceState],
-    votes: Sequence[tuple[str, float]],
-    saving: Saving | None,
-    seconds: float,
-) -> list[str]:
-    said = said_votes(votes)
-    counts = Counter(state.status.value for state in states)
-    status = ", ".join(f"{counts[s.value]} {s.value}" for s in Status if counts[s.value])
-    tokens = sum(state.n_tokens for state in states)
-    judge = f"{live.judge_scores:,} scores, {live.judge_seconds:.1f} s"
-    return [
-        f"vote    {said or 'nobody yet'}",
-        f"traces  {status or 'none yet'} of {live.n_traces}; {tokens:,} tokens, {said_of(saving)}",
-        f"judge   {judge}; {seconds:.1f} s in all",
-    ]
-
-
-def said_fallback(reason: str) -> str:
-    """That the judge was given up, and why."""
+def _fallback(reason: str) -> str:
     return f"unpruned, all traces vote: {plain(reason)}"
 
 
-def weights_of(row: LiveResult) -> list[tuple[str, float]]:
-    """The answers of a decided question with their weights in the vote, the heaviest first."""
+def _weights(row: LiveResult) -> list[tuple[str, float]]:
+    """The answers of a decided question with their weights in the vote, heaviest first."""
     return [(w["answer"] or "?", w["weight"]) for w in row["weights"]]
 
 
-def said_votes(votes: Sequence[tuple[str, float]]) -> str:
+def _votes(votes: Sequence[tuple[str, float]]) -> str:
     """Votes in words: ``42 x5, 41 x1``."""
-    return ", ".join(f"{plain(answer)} x{weight:g}" for answer, weight in votes[:_FEW])
+    return ", ".join(f"{plain(answer)} x{weight:g}" for answer, weight in votes[:_SHOWN_ANSWERS])
 
 
-def said_of(saving: Saving | None) -> str:
-    """A saving in words."""
-    if saving is None:
-        return "no estimate of the saving yet"
-    net = "" if saving.net is None else f", {100 * saving.net:.0f} % net"
-    return f"estimated saving {100 * saving.gross:.0f} % gross{net}"
+def _saving(gross: float, net: float | None) -> str:
+    said = "" if net is None else f", {100 * net:.0f} % net"
+    return f"estimated saving {100 * gross:.0f} % gross{said}"
 
 
-def _saving_of(row: LiveResult) -> Saving | None:
-    if row["saving_estimated"] is None:
-        return None
-    return Saving(
-        row["tokens_unpruned_estimated"],
-        row["saving_estimated"],
-        row["net_saving_estimated"],
-        row["flops_unpruned_estimated"],
-    )
+def _recorded_saving(row: LiveResult) -> str:
+    gross = row["saving_estimated"]
+    return "no estimate" if gross is None else _saving(gross, row["net_saving_estimated"])
 
 
-@dataclass
 class ProgressLines(Watcher):
-    """The same in lines, for what is no terminal: a line a checkpoint, a line a decision's kind.
+    """Prints a line per checkpoint and per kind of decision, for output that is not a terminal.
 
-    Attributes:
-        title: What prunes.
-        n_questions: How many questions there will be.
+    Args:
+        title: Policy, judge and model.
+        n_questions: Number of questions of the run.
     """
 
-    title: str
-    n_questions: int
-    _n_done: int = 0
-
-    def __enter__(self) -> ProgressLines:
-        print(plain(self.title))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
+    def __init__(self, title: str, n_questions: int) -> None:
+        self._n_questions = n_questions
+        self._n_done = 0
+        self._stopped: Counter[str] = Counter()
+        print(plain(title))
 
     def on_question_start(self, live: LiveQuestion) -> None:
-        """The question."""
-        self._stopped: Counter[str] = Counter()
         print(f"{plain(live.question.text)[:160]}", flush=True)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        """How far the traces are."""
-        self._say_stopped()
-        votes = said_votes(live.vote())
+        self._print_stopped()
+        votes = _votes(live.vote())
         print(
             f"  {live.seconds:6.1f} s  {len(seen.n_tokens)} traces, {seen.is_finished.sum()} "
             f"finished, {seen.n_tokens.sum():,} tokens{'; vote ' * bool(votes)}{votes}",
@@ -314,17 +257,15 @@ class ProgressLines(Watcher):
         )
 
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
-        """Counted, told at the next checkpoint."""
+        """Counted, printed at the next checkpoint."""
         self._stopped[decision.reason.value.replace("_", " ")] += 1
 
     def on_fallback(self, live: LiveQuestion, reason: str) -> None:
-        """Why nothing is pruned any more."""
-        self._say_stopped()
-        print(f"  {said_fallback(reason)}", flush=True)
+        self._print_stopped()
+        print(f"  {_fallback(reason)}", flush=True)
 
     def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
-        """What came out."""
-        self._say_stopped()
+        self._print_stopped()
         self._n_done += 1
         if row["status"] != "ok":
             print(f"  {row['status']}: {plain(row['reason'])}")
@@ -332,13 +273,13 @@ class ProgressLines(Watcher):
             answer = "no answer" if row["answer"] is None else f"= {plain(row['answer'])}"
             failed = f", {row['n_failed']} traces failed" if row["n_failed"] else ""
             print(
-                f"  {row['seconds']:6.1f} s  {answer} by {said_votes(weights_of(row)) or 'nobody'};"
-                f" {row['tokens']:,} tokens, {said_of(_saving_of(row))}{failed}"
+                f"  {row['seconds']:6.1f} s  {answer} by {_votes(_weights(row)) or 'nobody'}; "
+                f"{row['tokens']:,} tokens, {_recorded_saving(row)}{failed}"
             )
-        if self.n_questions > 1:
-            print(f"{self._n_done} of {self.n_questions} questions", flush=True)
+        if self._n_questions > 1:
+            print(f"{self._n_done} of {self._n_questions} questions", flush=True)
 
-    def _say_stopped(self) -> None:
+    def _print_stopped(self) -> None:
         if self._stopped:
             said = ", ".join(f"{n} {why}" for why, n in self._stopped.most_common())
             print(f"          stopped {self._stopped.total()}: {said}")

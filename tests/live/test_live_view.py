@@ -85,8 +85,7 @@ def test_a_model_cannot_write_into_the_terminal(capsys):
     assert plain("a\r\n\tb\0") == "a b"
     frames = Frames(title=nasty)
     traces = group([nasty] * 2, 6, name=nasty)
-    with ProgressLines(nasty, 1) as lines:
-        done = pruned(traces, frames, lines)
+    done = pruned(traces, frames, ProgressLines(nasty, 1))
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(live_table([done.row], nasty, seed=0))
     shown = [*frames.frames, capsys.readouterr().out, console.export_text()]
@@ -113,8 +112,8 @@ def test_why_the_judge_was_given_up_is_shown_and_told(capsys):
             raise RuntimeError("no memory")
 
     frames, stream = Frames(), io.StringIO()
-    with ProgressLines("the title", 1) as lines:
-        pruned(group(["a", "b"], 6), frames, lines, EventLines(stream), judge=Broken())
+    lines = ProgressLines("the title", 1), EventLines(stream)
+    pruned(group(["a", "b"], 6), frames, *lines, judge=Broken())
     why = "the judge 'oracle' failed: RuntimeError: no memory"
     said = f"unpruned, all traces vote: {why}"
     assert [said in frame for frame in frames.frames] == [False, False, True, True, True]
@@ -137,8 +136,8 @@ def test_failed_traces_are_shown_and_summed_up(capsys):
         t if t.answer else replace(t, finish_reason=FinishReason.FAILED) for t in whole.traces
     ]
     frames = Frames()
-    with ProgressLines("the title", 1) as lines:
-        done = pruned(replace(whole, traces=tuple(traces)), frames, lines, judge=Unlike())
+    whole = replace(whole, traces=tuple(traces))
+    done = pruned(whole, frames, ProgressLines("the title", 1), judge=Unlike())
     assert "2 finished, 2 failed of 4; 40 tokens, estimated saving 0 % gross" in frames.frames[-1]
     assert "40 tokens, estimated saving 0 % gross, 2 traces failed" in capsys.readouterr().out
     console = Console(width=100, record=True, file=io.StringIO())
