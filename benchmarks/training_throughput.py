@@ -4,10 +4,10 @@
 
 All contenders use the same classifier (MiniLM, all weights trained), initial weights, pairs (first
 K tokens, default 128, of TRACES, default ``pool``; a window of 256 tokens), batch size 16,
-precision (bfloat16 autocast if the CPU supports it), loss, AdamW and gradient clipping. Timed is
-the training loop over one epoch, starting from token ids: ``PairLoader`` and ``JudgeModule`` under
-Lightning's ``Trainer``, against transformers' ``Trainer`` with its padding collator, in random
-batches (its default) and grouped by length. Contenders run in turn.
+precision (bfloat16 autocast if the CPU supports it), loss, AdamW and gradient clipping. The time is
+that of the training loop over one epoch, starting from token ids: ``PairLoader`` and
+``JudgeModule`` under Lightning's ``Trainer``, against transformers' ``Trainer`` with its padding
+collator, in random batches (its default) and grouped by length. Contenders run in turn.
 """
 
 import os
