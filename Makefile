@@ -17,7 +17,7 @@ test: .venv/test
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest -m "not slow and not vllm" -n 2 --dist worksteal
-	$(BIN)/python -m pytest -m "slow and not vllm"
+	$(BIN)/python -m pytest -m "slow and not vllm" -n 2 --dist worksteal
 	$(MAKE) test-vllm
 
 test-vllm: .venv/dev
