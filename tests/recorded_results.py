@@ -153,7 +153,7 @@ def judge_report(run: Runner) -> object:
         "report", "judge-report", str(judge), "traces=pool", "data.eval_pairs_per_question=10",
         "baselines=[question_only,length_only,lexical]", "logger=none",
     )  # fmt: skip
-    return json.loads((folder / "judge_report.json").read_text())["cells"]
+    return lines(folder / "matrix.jsonl")
 
 
 def live(run: Runner) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from tqdm import tqdm
 from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.config import build
 from deepprune.core.errors import InputError
-from deepprune.core.files import write_atomic
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
 from deepprune.data.cells import Cell
@@ -24,24 +22,24 @@ from deepprune.judge.base import Judge
 from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.matrix import (
     CellFacts,
-    Row,
+    MatrixRow,
     cell_rows,
-    plain,
-    read_rows,
-    write_rows,
+    read_matrix,
+    write_matrix,
 )
+from deepprune.judge.measure.report import write_json
 from deepprune.judge.saved import needs_of
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.figures import drawn, matrix_figure
 from deepprune.report.tables import difference_table, matrix_tables, show
 from deepprune.traces import TraceStore
 
-MATRIX, REPORT, FIGURE = "matrix.jsonl", "judge_report.json", "judge_matrix.png"
+MATRIX, JUDGES, FIGURE = "matrix.jsonl", "judges.json", "judge_matrix.png"
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A cell, cut by one rule, for the judges that were trained on such prefixes."""
+    """A cell with one prefix rule, and the judges that were trained on such prefixes."""
 
     facts: CellFacts
     store: TraceStore
@@ -51,7 +49,7 @@ class _Task:
 
 
 def judge_report(config: DictConfig) -> Run:
-    """Run ``conf/judge_report.yaml``; in the folder of an interrupted run, do what is missing."""
+    """Run ``conf/judge_report.yaml``; resume in the folder of an interrupted run."""
     exports = build.exports(config)
     rules = {name: build.export_rule(config, path) for name, path in exports.items()}
     baselines = build.baselines(config)
@@ -81,19 +79,16 @@ def judge_report(config: DictConfig) -> Run:
             for rule in dict.fromkeys(rules.values())
         ]
         rows = _all_rows(config, tasks, baselines, run)
-        report = {
-            "judges": {
-                name: {
-                    "path": str(path),
-                    "name": judges[name].provenance.name,
-                    "fingerprint": judges[name].provenance.fingerprint,
-                    "n_questions_seen": len(judges[name].provenance.seen_questions),
-                }
-                for name, path in exports.items()
-            },
-            "cells": rows,
+        facts = {
+            name: {
+                "path": str(path),
+                "name": judges[name].provenance.name,
+                "fingerprint": judges[name].provenance.fingerprint,
+                "n_questions_seen": len(judges[name].provenance.seen_questions),
+            }
+            for name, path in exports.items()
         }
-        write_atomic(run.folder / REPORT, json.dumps(plain(report), indent=1))
+        write_json(run.folder / JUDGES, facts)
         run.results_path = run.folder / MATRIX
         show(*matrix_tables(rows), difference_table(rows))
         if figure := drawn(matrix_figure, rows, run.folder / FIGURE):
@@ -103,8 +98,8 @@ def judge_report(config: DictConfig) -> Run:
     return run
 
 
-def _log(run: Run, rows: Sequence[Row], figure: Path | None) -> None:
-    """The figure where there is one, and a summary value for each judge, cell and metric."""
+def _log(run: Run, rows: Sequence[MatrixRow], figure: Path | None) -> None:
+    """Log the figure and a summary value for each judge, cell and metric."""
     import wandb
 
     if figure is not None:
@@ -117,12 +112,12 @@ def _log(run: Run, rows: Sequence[Row], figure: Path | None) -> None:
 
 def _all_rows(
     config: DictConfig, tasks: Sequence[_Task], baselines: Mapping[str, Judge], run: Run
-) -> list[Row]:
-    """The rows of all cells; those that are recorded are read, others recorded when done."""
-    recorded: dict[CellFacts, list[Row]] = {}
-    for row in read_rows(run.folder / MATRIX):
+) -> list[MatrixRow]:
+    """Read the recorded cells, measure and record the others."""
+    recorded: dict[CellFacts, list[MatrixRow]] = {}
+    for row in read_matrix(run.folder / MATRIX):
         recorded.setdefault(CellFacts.of(row), []).append(row)
-    rows: list[Row] = []
+    rows: list[MatrixRow] = []
     total = sum(len(task.judges) + len(baselines) for task in tasks)
     with (
         ScoreCache(run.folder / SCORES) as cache,
@@ -140,34 +135,34 @@ def _all_rows(
                     on_judge=progress.update,
                 )
             rows += recorded[task.facts]
-            write_rows(run.folder / MATRIX, rows)
+            write_matrix(run.folder / MATRIX, rows)
             progress.update(len(rows) - progress.n)
-    _say_left_out(tasks)
+    _print_excluded(tasks)
     if not rows:
         raise InputError(
             "the judges were trained on all questions of these traces: give others, or "
-            "leave_out_seen=false to be shown what they remember."
+            "leave_out_seen=false to measure on questions they have seen."
         )
     return rows
 
 
-def _say_left_out(tasks: Sequence[_Task]) -> None:
-    """Name the cells of which questions were left out."""
+def _print_excluded(tasks: Sequence[_Task]) -> None:
+    """Print how many questions of each cell are excluded."""
     for name, seen, left in dict.fromkeys(
         (task.facts.name, task.facts.n_questions_seen, len(task.cell.questions)) for task in tasks
     ):
         if seen:
-            print(f"{name}: {seen} of {seen + left} questions were seen in training, left out")
+            print(f"{name}: {seen} of {seen + left} questions were seen in training, excluded")
 
 
 def _unseen(cell: Cell, seen: frozenset[str]) -> tuple[Cell, int]:
-    """The cell without the questions that a judge was trained on, and how many those are."""
+    """Drop the questions that a judge was trained on; also return how many those are."""
     kept = tuple(q for q in cell.questions if question_hash(q[0].question.text) not in seen)
     return Cell(cell.dataset, cell.model, kept), len(cell.questions) - len(kept)
 
 
 def _check_needs(needs: frozenset[Need], group: QuestionTraces, store: str) -> None:
-    """Hold what judges read against the traces of a question."""
+    """Check that a question's traces have what the judges read."""
     if missing := unmet_needs(needs, group):
         raise InputError(
             f"these judges need {' and '.join(missing)}, which {store} does not have: give others."
@@ -175,7 +170,7 @@ def _check_needs(needs: frozenset[Need], group: QuestionTraces, store: str) -> N
 
 
 def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
-    """The labelled pairs of a cell."""
+    """Build the labelled pairs of a cell."""
     needs = frozenset[Need]().union(*(judge.needs for judge in task.judges.values()))
     pairs: list[TracePair] = []
     groups = task.cell.groups(task.store.group)

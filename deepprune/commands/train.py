@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,20 +19,22 @@ from deepprune.commands.sweep import (
 )
 from deepprune.config import build
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import FloatArray
+from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits, question_hash
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.calibration import Calibration
 from deepprune.judge.loading import load_judge
+from deepprune.judge.measure.bootstrap import QuestionDraws
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
 from deepprune.judge.measure.report import (
-    CalibrationReport,
-    JudgeReport,
-    judge_report,
-    write_calibration,
-    write_judge_reports,
+    CALIBRATION_METRICS,
+    estimates,
+    estimates_by_part,
+    scores_before_and_after,
+    write_json,
 )
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
@@ -137,8 +139,8 @@ def _report(
     judge: Judge,
     run: Run,
     cache: ScoreCache,
-) -> dict[str, JudgeReport]:
-    """The judge beside the lexical line, on all test questions; written and logged."""
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Measure the judge and the lexical baseline on all test questions; write and log it."""
     pairs: list[TracePair] = []
     for group in splits.test:
         pairs += build_pairs(
@@ -148,43 +150,49 @@ def _report(
             answer_style=parts.answer_style,
             seed=config.data.split_seed,
         )
+    before = None
     if isinstance(judge, TrainedJudge):
-        scores = _calibration(config, judge, pairs, run, cache)
+        raw, scores = scores_before_and_after(judge, pairs, cache)
+        before = PairScores.of(pairs, raw)
     else:
         scores = cached_scores(judge, cache, pairs)
+    scored = PairScores.of(pairs, scores)
+    lexical = PairScores.of(pairs, LexicalJudge().score(pairs))
+    draws = QuestionDraws(scored.question, config.seed)
     reports = {
-        judge.provenance.name: judge_report(judge, pairs, seed=config.seed, scores=scores),
-        "lexical": judge_report(LexicalJudge(), pairs, seed=config.seed),
+        judge.provenance.name: estimates_by_part(pairs, scored, draws),
+        "lexical": estimates_by_part(pairs, lexical, draws),
     }
-    write_judge_reports(run.folder / "judge_report.json", reports)
-    PairScores.of(pairs, scores).save(run.folder / TEST_SCORES)
+    write_json(run.folder / "judge_report.json", reports)
+    scored.save(run.folder / TEST_SCORES)
     mine = reports[judge.provenance.name]["all"]
     run.metrics |= mine
     if run.wandb is not None:
         for name, estimate in mine.items():
             run.wandb.summary[f"judge/test/{name}"] = estimate.value
+    if before is not None and isinstance(judge, TrainedJudge):
+        errors = {"before": estimates(before, draws), "after": mine}
+        errors = {w: {m: e[m] for m in CALIBRATION_METRICS} for w, e in errors.items()}
+        _show_calibration(judge.calibration, errors, before, scored, run)
     return reports
 
 
-def _calibration(
-    config: DictConfig,
-    judge: TrainedJudge,
-    pairs: Sequence[TracePair],
+def _show_calibration(
+    calibration: Calibration,
+    errors: Mapping[str, Mapping[str, Estimate]],
+    before: PairScores,
+    after: PairScores,
     run: Run,
-    cache: ScoreCache,
-) -> FloatArray:
-    """What the calibration changes on the test pairs: recorded, shown, logged; their scores."""
-    report = CalibrationReport.of(judge, pairs, cache)
-    metrics = report.metrics(config.seed)
-    write_calibration(run.folder / "calibration.json", judge.calibration, metrics)
-    figure = drawn(reliability_figure, report, run.folder / "reliability.png")
-    show(calibration_table(metrics, judge.calibration.kind))
+) -> None:
+    """Write, show and log how the calibration changes the scores of the test pairs."""
+    write_json(run.folder / "calibration.json", {"calibration": calibration.to_json(), **errors})
+    figure = drawn(reliability_figure, before, after, run.folder / "reliability.png")
+    show(calibration_table(errors, calibration.kind))
     if run.wandb is not None:
         import wandb
 
         if figure is not None:
             run.wandb.log({"judge/reliability": wandb.Image(str(figure))})
-        for when, found in metrics.items():
+        for when, found in errors.items():
             for name, estimate in found.items():
                 run.wandb.summary[f"judge/test/{name}/{when}"] = estimate.value
-    return report.after

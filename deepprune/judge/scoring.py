@@ -11,22 +11,27 @@ from deepprune.core.types import TracePair
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 
+CHUNK = 2048  # pairs that are scored before they are recorded
+
 
 def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TracePair]) -> FloatArray:
-    """Scores in [0, 1] of pairs, shape ``(len(pairs),)``; only those not in ``cache`` are computed.
+    """Score pairs, shape ``(len(pairs),)``; only those not in ``cache`` are computed.
+
+    A neural network's scores are recorded a chunk at a time, so that a kill costs little.
 
     Raises:
-        ValueError: If the judge gives anything else.
+        ValueError: If a score lies outside [0, 1].
     """
     fingerprint = judge.provenance.fingerprint
     if cache is None or fingerprint is None or not judge.is_model or judge.reads_peers:
         return _checked(judge.score(pairs), judge)
     scores = cache.get_many(fingerprint, pairs)
     missing = np.flatnonzero(np.isnan(scores)).tolist()
-    if missing:
-        todo = [pairs[i] for i in missing]
-        scores[missing] = _checked(judge.score(todo), judge)
-        cache.put_many(fingerprint, todo, scores[missing])
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        todo = [pairs[i] for i in chunk]
+        scores[chunk] = _checked(judge.score(todo), judge)
+        cache.put_many(fingerprint, todo, scores[chunk])
     return scores
 
 

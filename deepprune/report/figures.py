@@ -15,7 +15,7 @@ from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.judge.measure.metrics import ECE_BINS, ece_bin, expected_calibration_error
-from deepprune.judge.measure.report import CalibrationReport
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report.labels import labels, net_tokens, on_frontier, policy_label
 from deepprune.report.tables import varied_options
 
@@ -221,13 +221,14 @@ def _thousands(tokens: float, _: int) -> str:
     return f"{tokens / 1000:g}k" if tokens >= 1000 else f"{tokens:g}"
 
 
-def reliability_figure(report: CalibrationReport, path: Path) -> Path:
+def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Path:
     """Draw the share of "same" against the score, before and after calibration, with histograms.
 
     Bins are those of the expected calibration error; a bin's dot grows with its pairs.
 
     Args:
-        report: Scores of test pairs.
+        before: Uncalibrated scores of test pairs.
+        after: Calibrated scores of the same pairs.
         path: The PNG file.
 
     Returns:
@@ -236,12 +237,11 @@ def reliability_figure(report: CalibrationReport, path: Path) -> Path:
     figure = _figure(8, 5.2)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
     edges = np.linspace(0, 1, ECE_BINS + 1)
-    every = np.ones_like(report.is_unfinished)
-    kinds = {"all pairs": every, "both unfinished": report.is_unfinished}
-    for column, scores in zip(axes.T, (report.before, report.after), strict=True):
+    for column, scored in zip(axes.T, (before, after), strict=True):
         column[0].plot([0, 1], [0, 1], ":", color="0.6", lw=0.8)
+        kinds = {"all pairs": scored, "both unfinished": scored.unfinished()}
         for colour, (kind, part) in zip(COLOURS, kinds.items(), strict=False):
-            s, y = scores[part], report.labels[part]
+            s, y = part.scores, part.labels
             sizes = np.bincount(ece_bin(s), minlength=ECE_BINS)
             full = sizes > 0
             mean_score, share = (

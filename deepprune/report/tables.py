@@ -15,7 +15,12 @@ from rich.table import Table
 from deepprune.core.statistics import Estimate
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
 from deepprune.evaluation.outcomes import Row
-from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
+from deepprune.judge.measure.comparison import (
+    HEADLINE,
+    MIN_SEEDS,
+    ComparedRow,
+    is_clear_of_0,
+)
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.report.labels import labels, on_frontier, policy_label
 
@@ -156,13 +161,13 @@ def marks(row: Row) -> str:
 
 
 def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Table:
-    """Judges side by side: metric, then a column for each judge, with 95 % intervals."""
+    """Judge metrics, one column a judge, with 95 % intervals over questions."""
     table = _table(title)
     table.add_column("on held-out questions")
     for judge in metrics:
         table.add_column(judge, justify="right")
     for name, label in SHOWN_JUDGE_METRICS.items():
-        cells = [_plain(m[name]) if name in m else "" for m in metrics.values()]
+        cells = [_short(m.get(name)) for m in metrics.values()]
         table.add_row(label, *cells)
     return table
 
@@ -176,7 +181,7 @@ SHOWN_CALIBRATION = {
 
 
 def calibration_table(metrics: Mapping[str, Mapping[str, Estimate]], kind: str) -> Table:
-    """What a calibration changes on held-out questions: ``before`` and ``after``."""
+    """Calibration errors on held-out questions, ``before`` and ``after``."""
     table = _table(f"calibration: {kind}")
     table.add_column("on held-out questions")
     for when in metrics:
@@ -194,11 +199,11 @@ SHOWN_IN_MATRIX = {
     "auroc": "AUROC pooled,\nall pairs",
     "ece": "ECE,\nall pairs",
 }
-"""What the matrix of a judge report shows; the record has all."""
+"""Metrics of a judge report that the terminal shows; the record has all."""
 
 
 def matrix_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
-    """A table for every cell: judges, then baselines, with 95 % intervals over questions."""
+    """One table a cell: judges, then baselines, with 95 % intervals over questions."""
     cells: dict[CellFacts, list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(CellFacts.of(row), []).append(row)
@@ -249,11 +254,11 @@ SHOWN_IN_COMPARISON = {
     ABOVE_CONSENSUS: "vs cons@k of\nequal tokens",
     "net_saving": "saved, net",
 }
-"""What the comparison of a multirun shows: pairs that are both unfinished, one policy point."""
+"""Metrics that the comparison of a multirun shows; judge metrics are of unfinished pairs."""
 
 
 def comparison_table(rows: Sequence[ComparedRow]) -> Table:
-    """The rows of a multirun: the options that differ, what came out, how it differs."""
+    """Rows of a multirun: options that differ, metrics, differences to the baseline."""
     points = ", ".join(sorted({run.point for row in rows for run in row.runs if run.point}))
     table = _table(
         "comparison of the runs" + (f"; policy figures are of {points}" if points else "")
@@ -282,16 +287,19 @@ def comparison_table(rows: Sequence[ComparedRow]) -> Table:
 
 
 def varied_options(rows: Sequence[ComparedRow]) -> list[str]:
-    """The options in which rows differ."""
+    """List the options in which rows differ."""
     names = dict.fromkeys(name for row in rows for name in row.overrides)
     return [n for n in names if len({row.overrides.get(n) for row in rows}) > 1]
 
 
 def _remarks(rows: Sequence[ComparedRow], has_differences: bool) -> list[str]:
-    """What the figures are, and what is missing."""
+    """Explain the intervals and name the missing runs."""
     lines = []
     if any(row.metrics for row in rows):
-        lines.append("[ ]: 95 % over questions and, of several runs, seeds")
+        lines.append(f"[ ]: 95 % over questions and, with {MIN_SEEDS} seeds or more, over seeds")
+        n_seeds = {len(row.runs) for row in rows if HEADLINE in row.metrics}
+        if few := sorted(n for n in n_seeds if 1 < n < MIN_SEEDS):
+            lines[0] += f" ({few[0]} are too few for an interval over seeds)"
     if has_differences:
         lines[0] += "; * the difference is clear of 0 (unadjusted)"
     reasons: dict[str, list[str]] = {}
@@ -316,10 +324,6 @@ def _table(title: str) -> Table:
     return Table(
         title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-
-
-def _plain(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def show(*tables: Table) -> None:

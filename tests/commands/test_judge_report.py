@@ -71,7 +71,7 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(runs)
     done = call(command, runs)
     last = ["figure: report/judge_matrix.png", "results: report/matrix.jsonl", "run: report"]
     assert done.stdout.splitlines()[-3:] == last
-    assert "8 of 36 questions were seen in training, left out" in done.stdout
+    assert "8 of 36 questions were seen in training, excluded" in done.stdout
     matrix = runs / "report" / "matrix.jsonl"
     whole = matrix.read_text()
     rows = [json.loads(line) for line in whole.splitlines()]
@@ -82,9 +82,8 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(runs)
     n_questions = len(open_traces("pool").refs(datasets=[DATASET]))
     assert {(r["n_questions"], r["n_questions_seen"]) for r in rows} == {(n_questions - 8, 8)}
     assert rows[0]["minus"].keys() == {"question_only", "lexical"}
-    report = json.loads((runs / "report" / "judge_report.json").read_text())
-    assert report["judges"]["features short"]["path"] == "short/judge"
-    assert report["cells"] == rows
+    judges = json.loads((runs / "report" / "judges.json").read_text())
+    assert judges["features short"]["path"] == "short/judge"
 
     matrix.write_text("".join(line + "\n" for line in whole.splitlines()[:3]))
     call(command, runs)
@@ -95,7 +94,7 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(runs)
     ("arguments", "said"),
     [
         (["traces=pool", "judges=[]"], "needs one judge or more"),
-        (["nowhere", "traces=pool"], "nowhere/judge does not"),
+        (["nowhere", "traces=pool"], "nowhere does not"),
         (["short", "short/judge", "traces=pool"], "each once"),
     ],
 )
@@ -149,9 +148,9 @@ def test_a_selection_of_nothing_names_what_there_is():
 
 
 def test_a_baseline_that_is_not_there_is_told_before_anything_is_scored(monkeypatch):
-    from deepprune.judge import embedding
+    from deepprune.judge.features import embeddings
 
-    monkeypatch.setattr(embedding, "resolve_source", lambda name: "/nowhere/minilm")
+    monkeypatch.setattr(embeddings, "resolve_source", lambda name: "/nowhere/minilm")
     with pytest.raises(InputError, match="leave sentence_embedding out"):
         build.baselines(composed("j", "traces=a", "baselines=[sentence_embedding]"))
 

@@ -13,7 +13,8 @@ from deepprune.judge.baselines import (
     OracleJudge,
     QuestionOnlyJudge,
 )
-from deepprune.judge.measure.bootstrap import bootstrap_questions
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
+from deepprune.judge.measure.scored_pairs import PairScores
 
 QUESTION = Question("toy", "q", "What?", "1")
 
@@ -74,12 +75,12 @@ def test_a_coin_is_a_function_of_seed_and_traces():
 
 def test_a_coin_has_auroc_one_half():
     pairs = [p for q in range(30) for p in all_pairs(group(["a", "b"] * 5, name=f"q{q}"))]
-    scores, labels = CoinJudge().score(pairs), [p.label for p in pairs]
-    questions = [p.first.trace.question.question_id for p in pairs]
+    scored = PairScores.of(pairs, scores := CoinJudge().score(pairs))
+    measures = QuestionDraws(scored.question, seed=0).measure(scored)
     assert 0.45 < np.mean(scores) < 0.55
     for metric in ("auroc", "auroc_within"):
-        interval = bootstrap_questions(metric, scores, labels, questions)
-        assert interval.low < 0.5 < interval.high
+        _, low, high = estimate(measures[metric])
+        assert low < 0.5 < high
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepprune.judge.measure.comparison import (
+    MIN_SEEDS,
     RunRecord,
     _seed_weights,
     compare,
@@ -72,6 +73,22 @@ def test_seeds_widen_the_interval_and_equal_rows_do_not_differ():
     widths = [e.high - e.low for e in (a.metrics["auroc"], c.metrics["auroc"])]
     assert widths[1] > 2 * widths[0]
     assert not is_clear_of_0(b.differences["auroc"])
+
+
+def test_two_seeds_are_too_few_for_an_interval_over_seeds():
+    """However different they are. With three the interval is wide, but stays inside [0, 1]."""
+    skills = (0.05, 20.0, 0.05)
+    two, three = (
+        [run(str(s), pair_scores(0, skill), seed=s) for s, skill in enumerate(skills[:n])]
+        for n in (2, MIN_SEEDS)
+    )
+    (row,) = compare(two)
+    found = row.metrics["auroc"]
+    assert found.high - found.low < 0.15
+    assert "2 are too few for an interval over seeds" in comparison_table([row]).caption
+    (row,) = compare(three)
+    assert row.metrics["auroc"].high == 1
+    assert "too few" not in comparison_table([row]).caption
 
 
 def test_a_better_judge_is_clear_of_a_named_baseline_within_its_own_prefix():

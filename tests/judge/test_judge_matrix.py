@@ -1,4 +1,4 @@
-"""A judge's report on a cell: paired differences, rows that are read back, calibration once."""
+"""A judge in a cell: paired differences, rows that are read back; scores before and after."""
 
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from deepprune.data.prefixes import FirstTokens
 from deepprune.judge.base import JudgeProvenance
 from deepprune.judge.baselines import CoinJudge, LexicalJudge, OracleJudge, QuestionOnlyJudge
 from deepprune.judge.calibration import Platt
-from deepprune.judge.measure.matrix import CellFacts, cell_rows, read_rows, write_rows
-from deepprune.judge.measure.report import CalibrationReport
+from deepprune.judge.measure.bootstrap import QuestionDraws
+from deepprune.judge.measure.matrix import CellFacts, cell_rows, read_matrix, write_matrix
+from deepprune.judge.measure.report import estimates, estimates_by_part, scores_before_and_after
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import matrix_figure, reliability_figure
@@ -61,8 +63,8 @@ def test_differences_are_paired_and_the_oracle_is_clear_of_a_coin(tmp_path):
     against = rows[0]["minus"]["question_only"]["auroc"]
     assert against.value == pytest.approx(1 - rows[3]["metrics"]["auroc"].value)
     assert against.low > 0
-    write_rows(tmp_path / "matrix.jsonl", rows)
-    read = read_rows(tmp_path / "matrix.jsonl")
+    write_matrix(tmp_path / "matrix.jsonl", rows)
+    read = read_matrix(tmp_path / "matrix.jsonl")
     assert CellFacts.of(read[0]) == FACTS
     assert read[0]["minus"] == rows[0]["minus"]
     assert read[0]["metrics"].keys() == rows[0]["metrics"].keys()
@@ -74,26 +76,38 @@ def test_differences_are_paired_and_the_oracle_is_clear_of_a_coin(tmp_path):
 
 
 def test_pairs_are_scored_once_for_before_and_after(tmp_path):
-    """Killed and started again, the report asks only for what it has not recorded."""
+    """Killed and started again, only pairs without a recorded score are asked for."""
     judge, chosen = Counted(), pairs()
     with ScoreCache(tmp_path / "scores.sqlite") as cache:
-        CalibrationReport.of(judge, chosen[:20], cache)
-        report = CalibrationReport.of(judge, chosen, cache)
-        assert judge.n_asked == len(chosen) == len(report.labels)
-        assert (cache.get_many("counted-v1", chosen) == report.after).all()
-    assert report.after == pytest.approx(judge.score(chosen))
-    assert report.before == pytest.approx(1 / (1 + np.exp(-judge.logits(chosen))))
-    metrics = report.metrics(seed=0)
-    assert metrics["after"]["brier"].value < metrics["before"]["brier"].value
-    assert reliability_figure(report, tmp_path / "r.png").stat().st_size > 10_000
+        scores_before_and_after(judge, chosen[:20], cache)
+        raw, calibrated = scores_before_and_after(judge, chosen, cache)
+        assert judge.n_asked == len(chosen) == len(raw)
+        assert (cache.get_many("counted-v1", chosen) == calibrated).all()
+    assert calibrated == pytest.approx(judge.score(chosen))
+    assert raw == pytest.approx(1 / (1 + np.exp(-judge.logits(chosen))))
+    before, after = (PairScores.of(chosen, scores) for scores in (raw, calibrated))
+    draws = QuestionDraws(before.question, seed=0)
+    assert estimates(after, draws)["brier"].value < estimates(before, draws)["brier"].value
+    assert reliability_figure(before, after, tmp_path / "r.png").stat().st_size > 10_000
 
 
 def test_scores_among_peers_are_not_kept():
     judge, cache = Counted(), ScoreCache()
     judge.reads_peers = True
     for _ in range(2):
-        CalibrationReport.of(judge, pairs(), cache)
+        scores_before_and_after(judge, pairs(), cache)
     assert judge.n_asked == 2 * len(pairs())
+
+
+def test_parts_are_measured_where_there_are_several():
+    """The half of model b is its own part; ``all`` is both."""
+    chosen = pairs()
+    scored = PairScores.of(chosen, OracleJudge().score(chosen))
+    scored.model[::2] = "b"
+    parts = estimates_by_part(chosen, scored, QuestionDraws(scored.question, seed=0))
+    assert list(parts) == ["all", "model=b", "model=tiny"]
+    assert [part["n_pairs"].value for part in parts.values()] == [36, 18, 18]
+    assert parts["all"]["same_share"] == (scored.labels.mean(),) * 3
 
 
 def test_a_row_without_unfinished_pairs_is_null_not_zero(tmp_path):
@@ -101,13 +115,13 @@ def test_a_row_without_unfinished_pairs_is_null_not_zero(tmp_path):
     finished = [p for g in groups for p in build_pairs(g, FirstTokens(50))]
     rows = cell_rows(FACTS, finished, {"lexical": LexicalJudge()}, {}, seed=0)
     assert rows[0]["n_pairs_unfinished"] == 0
-    write_rows(tmp_path / "matrix.jsonl", rows)
+    write_matrix(tmp_path / "matrix.jsonl", rows)
     assert '"auroc_unfinished": [null, null, null]' in (tmp_path / "matrix.jsonl").read_text()
     assert matrix_figure(rows, tmp_path / "m.png").exists()
     matrix_tables(rows)
 
 
 def test_rows_of_version_0_1_are_read():
-    row, *_ = read_rows(Path(__file__).parents[1] / "old" / "report" / "matrix.jsonl")
+    row, *_ = read_matrix(Path(__file__).parents[1] / "old" / "report" / "matrix.jsonl")
     assert row["metrics"]["tnr_at_fnr_20"].value == pytest.approx(1 / 3)
     assert row["minus"]["lexical"]["tnr_at_fnr_20_unfinished"].value == 0.5

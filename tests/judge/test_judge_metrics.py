@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from deepprune.judge.measure.bootstrap import Interval, bootstrap_draws, bootstrap_questions
+from deepprune.core.seeding import generator
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
 from deepprune.judge.measure.metrics import (
+    METRICS,
     auroc,
     auroc_within,
     average_precision_different,
@@ -14,15 +16,7 @@ from deepprune.judge.measure.metrics import (
     judge_metrics,
     tnr_at_fnr,
 )
-
-METRICS = [
-    "auroc",
-    "auroc_within",
-    "tnr_at_fnr_20",
-    "average_precision_different",
-    "ece",
-    "brier",
-]
+from deepprune.judge.measure.scored_pairs import PairScores
 
 
 def sample(n_pairs=400, n_questions=12, seed=0):
@@ -88,8 +82,6 @@ def test_undefined_is_nan(labels):
     assert math.isnan(values["auroc_within"])
     assert math.isnan(values["tnr_at_fnr_20"])
     assert values["n_pairs"] == len(labels)
-    interval = bootstrap_questions("auroc", [0.5] * len(labels), labels, labels)
-    assert math.isnan(interval.low)
 
 
 def test_a_sample_without_different_pairs_has_no_average_precision():
@@ -97,15 +89,19 @@ def test_a_sample_without_different_pairs_has_no_average_precision():
     assert average_precision_different([0.4], [0]) == 1
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_draw_equals_the_metric_on_the_repeated_questions(metric):
+def scored(scores, labels, questions, models=None):
+    names = np.array([f"{question:02d}" for question in questions], dtype=str)
+    models = np.full(len(labels), "m") if models is None else models
+    return PairScores(scores, labels, names, models, np.full(len(labels), True))
+
+
+def test_a_draw_equals_the_metric_on_the_repeated_questions():
     """Questions repeated as often as drawn; copies of a question keep their own number."""
     scores, labels, questions = sample(150, 6)
-    draws = bootstrap_draws(metric, scores, labels, questions, n=20, seed=1)
-    from deepprune.core.seeding import generator
-
+    pairs = scored(scores, labels, questions)
+    measures = QuestionDraws(pairs.question, seed=1, n=20).measure(pairs)
     counts = generator(1, "bootstrap").multinomial(6, np.full(6, 1 / 6), size=20)
-    for draw, count in zip(draws, counts, strict=True):
+    for draw, count in enumerate(counts, 1):
         rows = [
             (np.flatnonzero(questions == q), f"{q}/{copy}")
             for q in range(6)
@@ -113,30 +109,36 @@ def test_a_draw_equals_the_metric_on_the_repeated_questions(metric):
         ]
         index = np.concatenate([r for r, _ in rows])
         names = np.concatenate([[name] * len(r) for r, name in rows])
-        assert draw == pytest.approx(judge_metrics(scores[index], labels[index], names)[metric])
+        expected = judge_metrics(scores[index], labels[index], names)
+        for metric in METRICS:
+            assert measures[metric][draw] == pytest.approx(expected[metric]), metric
+            assert measures[f"{metric}_unfinished"][draw] == measures[metric][draw]
 
 
-def test_clusters_resample_questions_across_models():
+def test_questions_are_drawn_with_all_their_models():
+    """Whichever question is drawn, model a orders its pairs rightly and model b wrongly: .5."""
+    labels = np.tile([1, 0], 20)
+    models = np.tile(["a", "a", "b", "b"], 10)
+    scores = np.where(models == "a", labels, 1 - labels)
+    pairs = scored(scores, labels, np.repeat(range(10), 4), models)
+    measures = QuestionDraws(pairs.question, seed=0, n=50).measure(pairs)
+    assert set(measures["auroc_within"]) == {0.5}
+    assert set(measures["n_questions"]) == {20}
+
+
+def test_intervals_are_seeded_paired_and_hold_the_value():
     scores, labels, questions = sample()
-    whole = bootstrap_draws("auroc_within", scores, labels, questions, n=50)
-    by_model = np.array([f"{q}/{i % 2}" for i, q in enumerate(questions)])
-    drawn = bootstrap_draws("auroc_within", scores, labels, by_model, clusters=questions, n=50)
-    assert drawn.shape == whole.shape
-    assert np.std(drawn) > 0
+    pairs, half = scored(scores, labels, questions), scored(scores / 2, labels, questions)
+    draws = QuestionDraws(pairs.question, seed=2)
+    first = draws.measure(pairs)["auroc"]
+    assert np.array_equal(first, QuestionDraws(pairs.question, seed=2).measure(pairs)["auroc"])
+    assert np.abs(first - draws.measure(half)["auroc"]).max() < 1e-12
+    value, low, high = estimate(first)
+    assert low < value < high
+    assert value == auroc(scores, labels)
 
 
-def test_paired_draws_share_their_questions():
-    scores, labels, questions = sample()
-    first = bootstrap_draws("auroc", scores, labels, questions, seed=3)
-    second = bootstrap_draws("auroc", scores / 2, labels, questions, seed=3)
-    assert np.abs(first - second).max() < 1e-12
-
-
-def test_intervals_are_seeded_and_hold_the_value():
-    scores, labels, questions = sample()
-    interval = bootstrap_questions("auroc", scores, labels, questions, seed=2)
-    assert interval == bootstrap_questions("auroc", scores, labels, questions, seed=2)
-    assert isinstance(interval, Interval)
-    assert interval.low < auroc(scores, labels) < interval.high
-    with pytest.raises(ValueError, match="got 'auc'"):
-        bootstrap_questions("auc", scores, labels, questions)
+def test_without_pairs_everything_is_undefined():
+    none = scored(*(np.array([], dtype=int),) * 3)
+    value, low, high = estimate(QuestionDraws([], seed=0, n=5).measure(none)["auroc"])
+    assert np.isnan([value, low, high]).all()

@@ -1,238 +1,156 @@
-"""Intervals of judge metrics by a bootstrap over questions, vectorised over the draws.
+"""Judge metrics with a bootstrap over questions, vectorised over the draws.
 
-P: pairs, C: clusters (questions), R: draws, S: distinct scores, from the lowest. A draw is a vector
-of counts: how often each question was drawn. Whatever does not depend on the draw is summed per
-question once.
+P: pairs, Q: questions, R: draws, S: distinct scores in rising order. A draw is a vector of counts:
+how often each question was drawn. Sums that do not depend on the draw are taken once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from deepprune.core.protocols import FloatArray, IntArray
 from deepprune.core.seeding import generator
+from deepprune.core.statistics import N_DRAWS, Estimate
 from deepprune.judge.measure.metrics import (
     ECE_BINS,
+    FNR,
     NAN,
     check_groups,
     ece_bin,
+    judge_metrics,
     within_parts,
 )
+from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
-_BLOCK = 1 << 20  # values held at once, 8 MB
-
-
-class Interval(NamedTuple):
-    """A 95 % interval; ``nan`` where the metric is undefined in every draw."""
-
-    low: float
-    high: float
+_BLOCK = 1 << 20  # array elements held at once, 8 MB
 
 
-def bootstrap_questions(
-    metric: str,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    questions: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    n: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """A 95 % percentile interval of a metric, over resampled questions; see ``bootstrap_draws``."""
-    return interval(
-        bootstrap_draws(metric, scores, labels, questions, clusters=clusters, n=n, seed=seed)
-    )
+class QuestionDraws:
+    """Questions drawn with replacement.
 
-
-def interval(draws: FloatArray) -> Interval:
-    """The 2.5 and 97.5 percentiles of the draws that are defined."""
-    draws = draws[~np.isnan(draws)]
-    return (
-        Interval(*np.quantile(draws, (0.025, 0.975)).tolist()) if draws.size else Interval(NAN, NAN)
-    )
-
-
-def bootstrap_draws(
-    metric: str,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    questions: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    n: int = 1000,
-    seed: int = 0,
-) -> FloatArray:
-    """A metric on ``n`` resamples of the questions, shape ``(n,)``; ``nan`` where undefined.
-
-    Pairs of a question are not independent, so whole questions are drawn with replacement. The same
-    seed and questions draw the same resamples whatever the scores: subtract the draws of two judges
+    Pairs of a question are not independent, so whole questions are drawn. Everything that is
+    measured with one instance is measured on the same draws: subtract the measures of two judges
     for a paired difference.
 
     Args:
-        metric: ``auroc``, ``auroc_within``, ``tnr_at_fnr_20``, ``average_precision_different``,
-            ``ece`` or ``brier``.
-        scores: In [0, 1], shape ``(P,)``.
-        labels: 1 or 0, shape ``(P,)``.
-        questions: The question of each pair, shape ``(P,)``; see ``metrics.auroc_within``.
-        clusters: What is resampled, where that is coarser: the question itself, if ``questions``
-            tells models apart.
-        n: Number of draws.
+        questions: Names of questions, also repeated.
         seed: Decides the draws.
-
-    Raises:
-        ValueError: If the metric is unknown, or shapes differ.
+        n: R.
     """
-    if metric not in _METRICS:
-        raise ValueError(f"metric must be one of {sorted(_METRICS)}, got {metric!r}.")
-    s, y, question, n_questions = check_groups(scores, labels, questions)
-    _, _, cluster, n_clusters = check_groups(
-        scores, labels, questions if clusters is None else clusters
-    )
-    if not n_clusters:
-        return np.full(n, NAN)
-    pairs = _Pairs(s, y, question, n_questions, cluster, n_clusters)
-    return _METRICS[metric](pairs, resamples(n_clusters, n, seed))
+
+    def __init__(self, questions: Iterable[str], seed: int, n: int = N_DRAWS) -> None:
+        self._names = np.unique(np.array(list(questions), dtype=str))
+        self.counts_RQ: FloatArray = np.zeros((n, 0))
+        if n_questions := len(self._names):
+            rng = generator(seed, "bootstrap")
+            counts = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), size=n)
+            self.counts_RQ = counts.astype(np.float64)
+
+    def measure(self, pairs: PairScores) -> dict[str, FloatArray]:
+        """Every judge metric, on all pairs and (``_unfinished``) on those of unfinished traces.
+
+        Args:
+            pairs: Scored pairs; their questions are among those of the draws.
+
+        Returns:
+            Metric -> its value, then its draws, shape ``(1 + R,)``; ``nan`` where undefined. What
+            `metrics.judge_metrics` counts is constant.
+        """
+        measures = {}
+        for suffix, part in (("", pairs), (UNFINISHED, pairs.unfinished())):
+            drawn = self._draws(part)
+            for name, value in judge_metrics(part.scores, part.labels, part.group).items():
+                draws = drawn.get(name, np.full(len(self.counts_RQ), value))
+                measures[name + suffix] = np.concatenate([[value], draws])
+        return measures
+
+    def _draws(self, pairs: PairScores) -> dict[str, FloatArray]:
+        if not pairs.scores.size:
+            return {}
+        scores, labels, group, n_groups = check_groups(pairs.scores, pairs.labels, pairs.group)
+        question = np.searchsorted(self._names, pairs.question)
+        counts_RQ = self.counts_RQ
+        n_questions = counts_RQ.shape[1]
+
+        distinct, rank = np.unique(scores, return_inverse=True)
+        place = question, rank, (n_questions, distinct.size)
+        same_QS, different_QS = _sums(labels, *place), _sums(1 - labels, *place)
+        n_same, n_different = counts_RQ @ same_QS.sum(1), counts_RQ @ different_QS.sum(1)
+
+        values, weights = within_parts(scores, labels, group, n_groups)
+        of_group = np.zeros(n_groups, dtype=np.int64)
+        of_group[group] = question
+        weights_Q = np.bincount(of_group, weights, n_questions)
+        values_Q = np.bincount(of_group, values * weights, n_questions)
+
+        gaps_QB = _sums(labels - scores, question, ece_bin(scores), (n_questions, ECE_BINS))
+        gaps_RB = counts_RQ @ gaps_QB
+        squares_Q = np.bincount(question, (scores - labels) ** 2, n_questions)
+
+        wins = _wins(same_QS, different_QS, counts_RQ)
+        caught, area = _over_scores(same_QS, different_QS, counts_RQ)
+        return {
+            "auroc": _ratio(wins, n_same * n_different),
+            "auroc_within": _ratio(counts_RQ @ values_Q, counts_RQ @ weights_Q),
+            "tnr_at_fnr_20": np.where(n_same > 0, _ratio(caught, n_different), NAN),
+            "average_precision_different": _ratio(area, n_different),
+            "ece": _ratio(np.abs(gaps_RB).sum(1), n_same + n_different),
+            "brier": _ratio(counts_RQ @ squares_Q, n_same + n_different),
+        }
 
 
-def resamples(n_clusters: int, n: int, seed: int) -> FloatArray:
-    """How often each cluster is in each of ``n`` resamples, shape ``(n, n_clusters)``."""
-    rng = generator(seed, "bootstrap")
-    counts_RC = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n)
-    return counts_RC.astype(np.float64)
+def estimate(measure: FloatArray) -> Estimate:
+    """A measure's value with the 2.5 and 97.5 percentiles of those draws that are defined."""
+    defined = measure[1:][~np.isnan(measure[1:])]
+    if np.isnan(measure[0]) or not defined.size:
+        return Estimate(float(measure[0]), NAN, NAN)
+    return Estimate(float(measure[0]), *np.quantile(defined, (0.025, 0.975)).tolist())
 
 
-def metric_of_resamples(
-    metric: str,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    questions: ArrayLike,
-    cluster: IntArray,
-    counts_RC: FloatArray,
+def _sums(
+    values: FloatArray, row: IntArray, column: IntArray, shape: tuple[int, int]
 ) -> FloatArray:
-    """A metric on given resamples, shape ``(R,)``: what several runs are to be drawn alike on.
+    """Sum the values of each row and column."""
+    sums = np.bincount(row * shape[1] + column, values, shape[0] * shape[1])
+    return sums.astype(np.float64).reshape(shape)
 
-    Without pairs it is ``nan``.
 
-    Args:
-        metric: See ``bootstrap_draws``.
-        scores: Shape ``(P,)``.
-        labels: Shape ``(P,)``.
-        questions: Shape ``(P,)``.
-        cluster: Column of each pair's cluster in ``counts_RC``, shape ``(P,)``; a column may have
-            no pairs.
-        counts_RC: See ``resamples``.
+def _wins(same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray) -> FloatArray:
+    """Pairs of pairs in which "same" outscores "different", in each draw.
+
+    ``c' W c``, where ``W[i, j]`` counts the wins of question i's "same" over j's "different".
     """
-    s, y, question, n_questions = check_groups(scores, labels, questions)
-    if not n_questions:
-        return np.full(len(counts_RC), NAN)
-    pairs = _Pairs(s, y, question, n_questions, cluster, counts_RC.shape[1])
-    return _METRICS[metric](pairs, counts_RC)
+    below_QS = np.cumsum(different_QS, axis=1) - different_QS / 2  # a tie is half a win
+    wins_QQ = same_QS @ below_QS.T
+    wins: FloatArray = ((counts_RQ @ wins_QQ) * counts_RQ).sum(1)
+    return wins
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    scores: FloatArray
-    labels: FloatArray
-    question: IntArray
-    n_questions: int
-    cluster: IntArray
-    n_clusters: int
+def _over_scores(
+    same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Caught "different" pairs at the threshold of `FNR`, and the area under precision-recall.
 
-    def per_cluster(self, values: FloatArray) -> FloatArray:
-        """Sums over the pairs of each cluster, shape ``(C,)``."""
-        sums: FloatArray = np.bincount(
-            self.cluster, weights=values, minlength=self.n_clusters
-        ).astype(np.float64)
-        return sums
-
-    def up_to_each_score(self, values: FloatArray) -> FloatArray:
-        """Sums over the pairs of each cluster at or below each distinct score, shape ``(C, S)``."""
-        distinct, score = np.unique(self.scores, return_inverse=True)
-        cell = self.cluster * distinct.size + score
-        sums = np.bincount(cell, weights=values, minlength=self.n_clusters * distinct.size)
-        up_to: FloatArray = np.cumsum(sums.reshape(self.n_clusters, distinct.size), axis=1)
-        return up_to
-
-
-def _auroc(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    """``c' W c / (c'n_same c'n_different)``; ``W[i, j]``: wins of i's "same" over j's others."""
-    same_CS = np.diff(pairs.up_to_each_score(pairs.labels), axis=1, prepend=0)
-    different_CS = pairs.up_to_each_score(1 - pairs.labels)
-    below_CS = different_CS - np.diff(different_CS, axis=1, prepend=0) / 2  # a tie is half a win
-    wins_CC = same_CS @ below_CS.T
-    wins = ((counts_RC @ wins_CC) * counts_RC).sum(1)
-    n_same = counts_RC @ pairs.per_cluster(pairs.labels)
-    n_different = counts_RC @ pairs.per_cluster(1 - pairs.labels)
-    return _ratio(wins, n_same * n_different)
-
-
-def _auroc_within(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    value, weight = within_parts(pairs.scores, pairs.labels, pairs.question, pairs.n_questions)
-    cluster_of = np.zeros(pairs.n_questions, dtype=np.int64)
-    cluster_of[pairs.question] = pairs.cluster
-    weights = np.bincount(cluster_of, weight, pairs.n_clusters)
-    values = np.bincount(cluster_of, value * weight, pairs.n_clusters)
-    return _ratio(counts_RC @ values, counts_RC @ weights)
-
-
-def _tnr(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    same_CS = pairs.up_to_each_score(pairs.labels)
-    different_CS = pairs.up_to_each_score(1 - pairs.labels)
-    n_same, n_different = counts_RC @ same_CS[:, -1], counts_RC @ different_CS[:, -1]
-    # A threshold just above the s-th score loses what lies up to it; as many as may be lost.
-    n_allowed = np.zeros(len(counts_RC), dtype=np.int64)
-    for columns in _blocks(same_CS.shape[1], len(counts_RC)):
-        lost_RS = counts_RC @ same_CS[:, columns]
-        n_allowed += (lost_RS <= 0.2 * n_same[:, None] + 1e-9).sum(1)
-    caught = np.einsum("rc,cr->r", counts_RC, different_CS[:, np.maximum(n_allowed - 1, 0)])
-    rate = _ratio(np.where(n_allowed > 0, caught, 0), n_different)
-    return np.where(n_same > 0, rate, NAN)
-
-
-def _average_precision(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    found_CS = pairs.up_to_each_score(1 - pairs.labels)
-    step_CS = np.diff(found_CS, axis=1, prepend=0)
-    all_CS = pairs.up_to_each_score(np.ones_like(pairs.labels))
-    area = np.zeros(len(counts_RC))
-    for columns in _blocks(all_CS.shape[1], len(counts_RC)):
-        precision_RS = counts_RC @ found_CS[:, columns]
-        precision_RS /= np.maximum(counts_RC @ all_CS[:, columns], 1)  # 0 / 0 weighs nothing
-        area += np.einsum("rs,rs->r", counts_RC @ step_CS[:, columns], precision_RS)
-    return _ratio(area, counts_RC @ found_CS[:, -1])
-
-
-def _ece(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    cell = pairs.cluster * ECE_BINS + ece_bin(pairs.scores)
-    gap = np.bincount(cell, pairs.labels - pairs.scores, pairs.n_clusters * ECE_BINS)
-    gap_RB = counts_RC @ gap.reshape(pairs.n_clusters, ECE_BINS)
-    return _ratio(np.abs(gap_RB).sum(1), counts_RC @ pairs.per_cluster(np.ones_like(pairs.scores)))
-
-
-def _brier(pairs: _Pairs, counts_RC: FloatArray) -> FloatArray:
-    squares = pairs.per_cluster((pairs.scores - pairs.labels) ** 2)
-    return _ratio(counts_RC @ squares, counts_RC @ pairs.per_cluster(np.ones_like(pairs.scores)))
-
-
-_METRICS: dict[str, Callable[[_Pairs, FloatArray], FloatArray]] = {
-    "auroc": _auroc,
-    "auroc_within": _auroc_within,
-    "tnr_at_fnr_20": _tnr,
-    "average_precision_different": _average_precision,
-    "ece": _ece,
-    "brier": _brier,
-}
-
-
-def _blocks(n_columns: int, n_rows: int) -> Iterator[slice]:
-    """Column slices of a matrix of so many rows, a few at a time."""
-    width = max(1, _BLOCK // n_rows)
-    return (slice(i, i + width) for i in range(0, n_columns, width))
+    A threshold just above the s-th score loses the "same" pairs up to it and catches the
+    "different" ones; the highest threshold that loses at most `FNR` counts.
+    """
+    step_QS = different_QS
+    same_QS, different_QS = np.cumsum(same_QS, axis=1), np.cumsum(different_QS, axis=1)
+    n_draws = len(counts_RQ)
+    allowed = FNR * (counts_RQ @ same_QS[:, -1]) + 1e-9
+    n_allowed, area = np.zeros(n_draws, dtype=np.int64), np.zeros(n_draws)
+    width = max(1, _BLOCK // n_draws)
+    for start in range(0, same_QS.shape[1], width):
+        columns = slice(start, start + width)
+        lost_RS, found_RS = counts_RQ @ same_QS[:, columns], counts_RQ @ different_QS[:, columns]
+        n_allowed += (lost_RS <= allowed[:, None]).sum(1)
+        precision_RS = found_RS / np.maximum(lost_RS + found_RS, 1)  # 0 / 0 weighs nothing
+        area += np.einsum("rs,rs->r", counts_RQ @ step_QS[:, columns], precision_RS)
+    last: IntArray = np.maximum(n_allowed - 1, 0)
+    caught = np.einsum("rq,qr->r", counts_RQ, different_QS[:, last])
+    return np.where(n_allowed > 0, caught, 0), area
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
-"""The runs of a multirun side by side: intervals over seeds and questions, paired differences.
+"""Runs of a multirun compared: intervals over seeds and questions, paired differences.
 
-Runs that differ in their seeds alone are one row, and folds of a cross-validation are one run. Q:
-questions of all runs, S: seeds of a row, R: draws.
+Runs that differ in their seeds alone are one row; folds of a cross-validation are one run. S: seeds
+of a row, R: draws.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from deepprune.core.protocols import FloatArray
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
-from deepprune.judge.measure.bootstrap import interval, metric_of_resamples, resamples
-from deepprune.judge.measure.metrics import current_name
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
+from deepprune.judge.measure.metrics import METRICS, current_name
+from deepprune.judge.measure.report import as_json
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
 SUMMARY, FAILURE, TEST_SCORES = "summary.json", "failure.json", "test_scores.npz"
@@ -31,34 +31,30 @@ SEEDS = ("seed", "data.split_seed")
 
 FOLD = "data.fold"
 HEADLINE = "auroc_within_unfinished"
-COMPARED = (
-    HEADLINE,
-    "auroc_unfinished",
-    "tnr_at_fnr_20_unfinished",
-    "auroc_within",
-    "auroc",
-    "tnr_at_fnr_20",
-    "ece",
-    "brier",
-)
+COMPARED = (*(metric + UNFINISHED for metric in METRICS), *METRICS)
 """The judge metrics of a comparison."""
+
+MIN_SEEDS = 3
+"""Fewest seeds for an interval over seeds: with two, Student's t has one degree of freedom, and
+AUROC came out as [0.086, 1.147]."""
 
 _Overrides: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run of a multirun has left in its folder.
+    """A run of a multirun, as read from its folder.
 
     Attributes:
-        name: Of the folder.
-        status: ``ok``, ``failed``, or ``unfinished`` for one that was killed.
+        name: Name of the folder.
+        status: ``ok``, ``failed``, ``interrupted``, ``unfinished`` (it was killed) or
+            ``not started``.
         reason: Why it failed, where that is known.
-        exit_code: 0, 2 for bad input, 1 for anything else.
+        exit_code: 0, 2 for bad input, 1 for any other failure.
         overrides: Option -> value.
-        point: The grid point that its policy metrics are of.
-        metrics: Of its own questions.
-        scores: Of the test pairs; ``None`` for a run without a trained judge.
+        point: Grid point of its policy metrics.
+        metrics: Metrics on its own questions.
+        scores: Scores of the test pairs; ``None`` for a run without a trained judge.
     """
 
     name: str
@@ -76,13 +72,13 @@ class ComparedRow:
     """Runs that differ in their seeds alone.
 
     Attributes:
-        overrides: What they have in common.
-        runs: Those that are done.
-        missing: Those that failed or were killed.
-        metrics: Means over the seeds. Judge metrics have a 95 % interval over seeds and questions;
-            a policy metric of several seeds has none (its ends are ``nan``).
+        overrides: Overrides that the runs share.
+        runs: Finished runs.
+        missing: All others.
+        metrics: Means over the seeds. Judge metrics have a 95 % interval, see `compare`; a policy
+            metric of several seeds has none (its ends are ``nan``).
         baseline: Overrides of the row it is compared with; ``None`` for that row itself.
-        differences: Of the judge metrics to the baseline's, paired by question and seed.
+        differences: Judge metrics minus the baseline's, paired by question and seed.
     """
 
     overrides: Mapping[str, str]
@@ -93,20 +89,20 @@ class ComparedRow:
     differences: Mapping[str, Estimate]
 
     def record(self) -> dict[str, Any]:
-        """As a line of ``comparison.jsonl``."""
+        """Return the row as a line of ``comparison.jsonl``."""
         return {
             "overrides": dict(self.overrides),
             "runs": [run.name for run in self.runs],
             "missing": [run.name for run in self.missing],
             "point": self.runs[0].point if self.runs else "",
-            "metrics": {name: _plain(e) for name, e in self.metrics.items()},
+            "metrics": {name: as_json(e) for name, e in self.metrics.items()},
             "baseline": self.baseline and dict(self.baseline),
-            "differences": {name: _plain(e) for name, e in self.differences.items()},
+            "differences": {name: as_json(e) for name, e in self.differences.items()},
         }
 
 
 def is_clear_of_0(difference: Estimate) -> bool:
-    """Whether the interval leaves 0 out."""
+    """Whether the interval excludes 0."""
     return difference.low > 0 or difference.high < 0
 
 
@@ -128,10 +124,10 @@ def read_runs(folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[RunRe
 
 
 def join_folds(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Runs that differ in their fold alone as one, whose test pairs are those of all folds.
+    """Join runs that differ in their fold alone; the test pairs are those of all folds.
 
-    It is done when all of them are, and it has every fold that any run has. Metrics of a fold's own
-    questions are left out: ``compare`` measures on all questions.
+    A joined run is finished when all its folds are and it has every fold that any run has. It has
+    no metrics of its own: ``compare`` measures on all questions.
     """
     there = {run.overrides[FOLD] for run in runs if FOLD in run.overrides}
     folds: dict[_Overrides, list[RunRecord]] = {}
@@ -168,17 +164,17 @@ def compare(
     seed: int = 0,
     n_draws: int = N_DRAWS,
 ) -> list[ComparedRow]:
-    """Rows in the order of their first runs.
+    """Group runs into rows, in the order of their first runs, and measure them.
 
-    Questions are drawn with replacement, the same for all runs. What the seeds add is drawn from
+    Questions are drawn with replacement, the same for all runs. The spread over seeds is drawn from
     Student's t with S - 1 degrees of freedom, the same for rows that have the same seeds: a
-    bootstrap of so few would cover too little (81 % with three). With one seed the interval is over
-    questions alone.
+    bootstrap of three seeds covers 81 % instead of 95. With fewer than `MIN_SEEDS` seeds the
+    interval is over questions alone. Ends are cut off at the range of the metric.
 
     Args:
         runs: See ``read_runs``; folds are joined.
         baseline: Values of some options: a row is compared with the one that has these and agrees
-            with it in all others. ``None`` for the first row that has a run which is done.
+            with it in all others. ``None`` for the first row with a finished run.
         seed: Decides the draws.
         n_draws: R.
     """
@@ -189,95 +185,80 @@ def compare(
     for run in runs:
         kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k not in replicated))
         grouped.setdefault(kept, []).append(run)
-    draws = _Draws([run.scores for run in scored if run.scores is not None], seed, n_draws)
+    measures = _measures(scored, seed, n_draws)
     rows = []
     for kept, members in grouped.items():
         done = _done(members)
         reference = _baseline(kept, grouped, baseline)
         others = [] if reference is None else _done(grouped[reference])
         is_reference = reference == kept
+        mine = {_seeds(run): measures[id(run)] for run in done if id(run) in measures}
         rows.append(
             ComparedRow(
                 {k: v for k, v in members[0].overrides.items() if k not in replicated},
                 done,
                 [run for run in members if run.status != "ok"],
-                _other_metrics(done) | draws.estimates(done),
+                _other_metrics(done) | _over_seeds(mine, seed, lowest=0),
                 None if is_reference or not others else dict(reference or ()),
-                {} if is_reference else draws.differences(done, others),
+                {}
+                if is_reference
+                else _over_seeds(_paired(done, others, measures), seed, lowest=-1),
             )
         )
     return rows
 
 
-class _Draws:
-    """Judge metrics of runs on common draws of questions and seeds."""
+_Measures: TypeAlias = dict[str, FloatArray]
 
-    def __init__(self, scores: Sequence[PairScores], seed: int, n_draws: int) -> None:
-        named = [s.question for s in scores]
-        self._questions: NDArray[Any] = np.unique(np.concatenate(named)) if named else np.array([])
-        self._seed, self._n = seed, n_draws
-        self._counts_RQ = resamples(len(self._questions), n_draws, seed) if scores else None
-        self._of_run: dict[tuple[int, str], FloatArray] = {}
 
-    def estimates(self, runs: Sequence[RunRecord]) -> dict[str, Estimate]:
-        """Means over the seeds of a row."""
-        return self._over_seeds({_seeds(run): (run,) for run in runs if run.scores is not None})
+def _measures(runs: Sequence[RunRecord], seed: int, n_draws: int) -> dict[int, _Measures]:
+    """Measure runs on common draws; by ``id``, since two multiruns have a run 0 each."""
+    scored = {id(run): run.scores for run in runs if run.scores is not None}
+    questions = {name for scores in scored.values() for name in scores.question.tolist()}
+    draws = QuestionDraws(questions, seed, n_draws)
+    return {key: draws.measure(scores) for key, scores in scored.items()}
 
-    def differences(
-        self, runs: Sequence[RunRecord], others: Sequence[RunRecord]
-    ) -> dict[str, Estimate]:
-        """Means over the seeds that both rows have with the same pairs."""
-        those = {_seeds(run): run for run in others}
-        both = {_seeds(r): (r, those[_seeds(r)]) for r in runs if _seeds(r) in those}
-        return self._over_seeds({s: pair for s, pair in both.items() if _have_same_pairs(*pair)})
 
-    def _over_seeds(
-        self, by_seeds: Mapping[tuple[str, ...], Sequence[RunRecord]]
-    ) -> dict[str, Estimate]:
-        if not by_seeds:
-            return {}
-        names = sorted(by_seeds)
-        weights_RS = _seed_weights(self._seed, tuple(names), self._n)
-        estimates = {}
-        for metric in COMPARED:
-            values_RS = np.stack([self._values(by_seeds[s], metric) for s in names], axis=1)
-            if np.isnan(values_RS[0]).any():
-                continue
-            drawn = (weights_RS * values_RS[1:]).sum(axis=1)
-            estimates[metric] = Estimate(float(values_RS[0].mean()), *interval(drawn))
-        return estimates
+def _paired(
+    runs: Sequence[RunRecord], others: Sequence[RunRecord], measures: Mapping[int, _Measures]
+) -> dict[tuple[str, ...], _Measures]:
+    """Subtract measures for each seed that both rows have with the same pairs."""
+    those = {_seeds(run): run for run in others}
+    differences = {}
+    for run in runs:
+        other = those.get(_seeds(run))
+        if other is not None and _have_same_pairs(run, other):
+            theirs = measures[id(other)]
+            differences[_seeds(run)] = {m: measures[id(run)][m] - theirs[m] for m in COMPARED}
+    return differences
 
-    def _values(self, runs: Sequence[RunRecord], metric: str) -> FloatArray:
-        """The metric of a run, or of one less that of another, then its draws, ``(1 + R,)``."""
-        first = self._run(runs[0], metric)
-        return first - self._run(runs[1], metric) if len(runs) > 1 else first
 
-    def _run(self, run: RunRecord, metric: str) -> FloatArray:
-        if (key := (id(run), metric)) not in self._of_run:  # two multiruns have a run 0 each
-            assert run.scores is not None
-            assert self._counts_RQ is not None
-            chosen = run.scores.unfinished() if metric.endswith(UNFINISHED) else run.scores
-            drawn = metric_of_resamples(
-                metric.removesuffix(UNFINISHED),
-                chosen.scores,
-                chosen.labels,
-                chosen.group,
-                np.searchsorted(self._questions, chosen.question),
-                self._counts_RQ,
-            )
-            self._of_run[key] = np.concatenate([[run.scores.metric(metric)], drawn])
-        return self._of_run[key]
+def _over_seeds(
+    by_seeds: Mapping[tuple[str, ...], _Measures], seed: int, lowest: float
+) -> dict[str, Estimate]:
+    """Means over the seeds with their intervals, which lie in ``[lowest, 1]``."""
+    names = sorted(by_seeds)
+    found = {}
+    for metric in COMPARED if names else ():
+        values_RS = np.stack([by_seeds[name][metric] for name in names], axis=1)
+        if np.isnan(values_RS[0]).any():
+            continue
+        weights_RS = _seed_weights(seed, tuple(names), len(values_RS) - 1)
+        drawn = (weights_RS * values_RS[1:]).sum(axis=1)
+        ends = np.clip(drawn, lowest, 1.0)
+        found[metric] = estimate(np.concatenate([[values_RS[0].mean()], ends]))
+    return found
 
 
 @cache
 def _seed_weights(seed: int, names: tuple[tuple[str, ...], ...], n_draws: int) -> FloatArray:
-    """Weights of the seeds in each draw, shape ``(R, S)``, each draw's of sum 1.
+    """Weights of the seeds in each draw, shape ``(R, S)``; those of a draw sum to 1.
 
     The weighted sum of values is distributed as their mean plus its standard error times Student's
-    t with S - 1 degrees of freedom.
+    t with S - 1 degrees of freedom; with fewer than `MIN_SEEDS` it is their mean.
     """
-    if (n := len(names)) == 1:
-        return np.ones((n_draws, 1))
+    if (n := len(names)) < MIN_SEEDS:
+        return np.full((n_draws, n), 1 / n)
     rng = generator(seed, "seeds", *("\t".join(name) for name in names))
     normal = rng.standard_normal((n_draws, n))
     normal -= normal.mean(axis=1, keepdims=True)
@@ -309,7 +290,7 @@ def _baseline(
     rows: Mapping[_Overrides, Sequence[RunRecord]],
     baseline: Mapping[str, Any] | None,
 ) -> _Overrides | None:
-    """The overrides of the row that this one is compared with."""
+    """Find the overrides of the row that this one is compared with."""
     if baseline is None:
         return next((row for row, runs in rows.items() if _done(runs)), None)
     others = {k: v for k, v in kept if k not in baseline}
@@ -321,13 +302,13 @@ def _baseline(
 
 
 def _value(text: str) -> Any:
-    """An override's value as YAML reads it: ``False`` of ``false``, ``None`` of ``null``."""
+    """Parse an override's value as YAML, so that ``false`` equals ``False``."""
     read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     return read["value"]
 
 
 def _other_metrics(runs: Sequence[RunRecord]) -> dict[str, Estimate]:
-    """Means of what is not measured anew on common draws."""
+    """Average the metrics that the bootstrap does not recompute."""
     metrics = {}
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         found = [run.metrics[name] for run in runs if name in run.metrics]
@@ -361,16 +342,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _overrides(folder: Path) -> dict[str, str]:
-    """Of a run that has not come to write its summary."""
+    """Read the overrides of a run that has no summary yet."""
     given: Any = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
     return by_option(list(given))
 
 
 def by_option(overrides: Iterable[str]) -> dict[str, str]:
-    """Overrides as option -> value, without the signs that add or force one."""
+    """Map option to value, without the signs that add or force an override."""
     return dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
-
-
-def _plain(estimate: Estimate) -> list[float | None]:
-    """With null for what is not known."""
-    return [None if math.isnan(v) else v for v in estimate]

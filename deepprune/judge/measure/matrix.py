@@ -1,45 +1,35 @@
-"""Judges x traces: what judges are worth on stores that they were not trained on.
-
-P: pairs, R: draws of the bootstrap.
-"""
+"""Judges x traces: how well judges do on stores that they were not trained on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepprune.core.files import write_atomic
-from deepprune.core.protocols import BoolArray, FloatArray
-from deepprune.core.statistics import N_DRAWS, Estimate
+from deepprune.core.statistics import Estimate
 from deepprune.core.types import TracePair
 from deepprune.data.cells import CROSS_MODEL
-from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge
-from deepprune.judge.measure.bootstrap import bootstrap_draws, interval
-from deepprune.judge.measure.metrics import current_name, judge_metrics
-from deepprune.judge.measure.scored_pairs import UNFINISHED
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
+from deepprune.judge.measure.metrics import METRICS, current_name
+from deepprune.judge.measure.report import as_json
+from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores
 
-METRICS = ("auroc_within", "auroc", "tnr_at_fnr_20", "ece", "brier")
-COMPARED = ("auroc_within", "auroc", "tnr_at_fnr_20")
-"""Metrics of which a judge's difference to each baseline is reported."""
-
-_CHUNK = 2048  # pairs that are scored before they are recorded
-
-Row = dict[str, Any]
-"""A judge in a cell: facts of the cell, ``metrics`` by name, and of a judge that is no baseline
+MatrixRow = dict[str, Any]
+"""A judge in a cell: facts of the cell, ``metrics`` by name and, unless it is a baseline,
 ``minus``: baseline -> metric -> the paired difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellFacts:
-    """What a row says of its cell.
+    """The cell of a row.
 
     Attributes:
         store: The store, as the user named it.
@@ -48,7 +38,7 @@ class CellFacts:
         prefix_kind: The rule of the prefixes.
         prefix_len: Its length.
         prefix_rule: The rule in full.
-        n_questions_seen: Questions left out, since a judge was trained on them.
+        n_questions_seen: Questions that are excluded because a judge was trained on them.
     """
 
     store: str
@@ -60,13 +50,12 @@ class CellFacts:
     n_questions_seen: int
 
     @classmethod
-    def of(cls, row: Row) -> CellFacts:
-        """The cell of a row."""
+    def of(cls, row: MatrixRow) -> CellFacts:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     @property
     def name(self) -> str:
-        """Its name for people."""
+        """Short name for tables and figures."""
         store = Path(self.store).stem
         return " ".join(dict.fromkeys((store, self.dataset, self.model)))
 
@@ -80,76 +69,62 @@ def cell_rows(
     seed: int,
     cache: ScoreCache | None = None,
     on_judge: Callable[[], None] = lambda: None,
-) -> list[Row]:
-    """Score the pairs of a cell by all, and report every metric with its interval.
+) -> list[MatrixRow]:
+    """Score the pairs of a cell with every judge, and report each metric with its interval.
 
-    Intervals are of a bootstrap over questions. All judges see the same draws, so the interval of a
-    difference is that of the paired difference.
+    All judges are measured on the same draws of questions, so differences are paired.
 
     Args:
         facts: Which cell it is.
         pairs: Labelled pairs; without any there are no rows.
-        judges: What is reported.
-        baselines: What it is compared with.
+        judges: Judges that are reported.
+        baselines: Judges that these are compared with.
         seed: Seed of the bootstrap.
         cache: Scores on disk.
-        on_judge: Called when one of them is done.
+        on_judge: Called after each judge.
     """
-    if not pairs:
-        return []
-    unfinished = np.array([pair.is_unfinished for pair in pairs], dtype=np.bool_)
-    parts = {"": np.ones(len(pairs), dtype=np.bool_), UNFINISHED: unfinished}
-    labels, questions = labels_of(pairs), np.array(questions_of(pairs))
-
-    values: dict[str, dict[str, float]] = {}
-    draws: dict[str, dict[str, FloatArray]] = {}
-    for name, judge in {**baselines, **judges}.items():
-        scores = _scores(judge, pairs, cache)
-        values[name], draws[name] = {}, {}
-        for suffix, part in parts.items():
-            measured = scores[part], labels[part], questions[part]
-            found = judge_metrics(*measured)
-            for metric in METRICS:
-                values[name][metric + suffix] = found[metric]
-                draws[name][metric + suffix] = bootstrap_draws(
-                    metric, *measured, n=N_DRAWS, seed=seed
-                )
+    measures = {}
+    draws: QuestionDraws | None = None
+    for name, judge in {**baselines, **judges}.items() if pairs else ():
+        scored = PairScores.of(pairs, cached_scores(judge, cache, pairs))
+        # Across models a question is one group, whichever models a pair is of.
+        scored = replace(scored, model=np.full(len(pairs), facts.model))
+        draws = draws or QuestionDraws(scored.question, seed)
+        measures[name] = draws.measure(scored)
         on_judge()
-
-    cell = {
-        **asdict(facts),
-        "is_cross_model": facts.model == CROSS_MODEL,
-        **_counts(labels, questions, unfinished),
-    }
     rows = []
-    for name in (*judges, *baselines):
-        row = {**cell, "judge": name, "is_baseline": name in baselines}
-        row["metrics"] = {
-            metric: Estimate(value, *interval(draws[name][metric]))
-            for metric, value in values[name].items()
+    for name in (*judges, *baselines) if pairs else ():
+        mine = measures[name]
+        row = {
+            **asdict(facts),
+            "is_cross_model": facts.model == CROSS_MODEL,
+            **{count: int(mine[count][0]) for count in _COUNTS},
+            **{share: float(mine[share][0]) for share in _SHARES},
+            "judge": name,
+            "is_baseline": name in baselines,
+            "metrics": {metric: estimate(mine[metric]) for metric in _REPORTED},
         }
         if name in judges:
             row["minus"] = {
-                baseline: {
-                    metric: Estimate(
-                        values[name][metric] - values[baseline][metric],
-                        *interval(draws[name][metric] - draws[baseline][metric]),
-                    )
-                    for metric in (m + suffix for suffix in parts for m in COMPARED)
-                }
+                baseline: {m: estimate(mine[m] - measures[baseline][m]) for m in _REPORTED}
                 for baseline in baselines
             }
         rows.append(row)
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``matrix.jsonl``, a row a line: an estimate as [value, low, high], NaN as null."""
-    write_atomic(path, "".join(json.dumps(plain(row)) + "\n" for row in rows))
+_REPORTED = (*METRICS, *(metric + UNFINISHED for metric in METRICS))
+_COUNTS = ("n_questions", "n_pairs", f"n_pairs{UNFINISHED}")
+_SHARES = ("same_share", f"same_share{UNFINISHED}")
 
 
-def read_rows(path: Path) -> list[Row]:
-    """What ``write_rows`` wrote; nothing where there is no file."""
+def write_matrix(path: Path, rows: Sequence[MatrixRow]) -> None:
+    """Write ``matrix.jsonl``, one row a line: an estimate as [value, low, high], NaN as null."""
+    write_atomic(path, "".join(json.dumps(as_json(row)) + "\n" for row in rows))
+
+
+def read_matrix(path: Path) -> list[MatrixRow]:
+    """Read what ``write_matrix`` wrote; nothing where there is no file."""
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
@@ -160,37 +135,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON has it: NaN becomes null, a tuple a list."""
-    if isinstance(value, Mapping):
-        return {name: plain(v) for name, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
 def _estimates(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, Estimate]:
     return {
         current_name(name): Estimate(*(float("nan") if v is None else v for v in values))
         for name, values in metrics.items()
-    }
-
-
-def _scores(judge: Judge, pairs: Sequence[TracePair], cache: ScoreCache | None) -> FloatArray:
-    """Scores; a neural network's are recorded a chunk at a time, so that a kill costs little."""
-    size = _CHUNK if judge.is_model and cache is not None else max(1, len(pairs))
-    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    return np.concatenate([np.zeros(0), *(cached_scores(judge, cache, chunk) for chunk in chunks)])
-
-
-def _counts(labels: Any, questions: Any, unfinished: BoolArray) -> dict[str, Any]:
-    def share(part: BoolArray) -> float:
-        return float(labels[part].mean()) if part.any() else float("nan")
-
-    return {
-        "n_questions": len(set(questions.tolist())),
-        "n_pairs": len(labels),
-        "n_pairs_unfinished": int(unfinished.sum()),
-        "same_share": share(np.ones_like(unfinished)),
-        "same_share_unfinished": share(unfinished),
     }

@@ -13,6 +13,19 @@ from deepprune.core.protocols import FloatArray, IntArray
 
 NAN = float("nan")
 ECE_BINS = 15
+FNR = 0.2
+"""Share of the "same" pairs that ``tnr_at_fnr_20`` may lose."""
+
+
+METRICS = (
+    "auroc_within",
+    "auroc",
+    "tnr_at_fnr_20",
+    "average_precision_different",
+    "ece",
+    "brier",
+)
+"""Every metric; each lies in [0, 1]."""
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -39,21 +52,20 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 def auroc_within(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> float:
     """Within-question AUROC: per question, averaged with weights ``min(#same, #different)``.
 
-    Questions with only one class have weight 0. What a judge knows about the question alone (its
-    agreement rate) gains nothing here, and pruning cannot use it. ``nan`` where no question has
-    both classes.
+    Questions with only one class have weight 0. Knowing the question's agreement rate alone, which
+    pruning cannot use, does not raise this metric. ``nan`` where no question has both classes.
 
     Args:
         scores: Shape ``(P,)``.
         labels: 1 or 0, shape ``(P,)``.
-        questions: The question of each pair, shape ``(P,)``. With several models, number each
-            model's traces of a question on their own.
+        questions: The question of each pair, shape ``(P,)``; of several models, the question and
+            the model.
     """
     value, weight = within_parts(*check_groups(scores, labels, questions))
     return float(value @ weight / weight.sum()) if weight.sum() else NAN
 
 
-def tnr_at_fnr(scores: ArrayLike, labels: ArrayLike, fnr: float = 0.2) -> float:
+def tnr_at_fnr(scores: ArrayLike, labels: ArrayLike, fnr: float = FNR) -> float:
     """True-negative rate at a threshold that loses at most ``fnr`` of the "same" pairs.
 
     A pair is called "same" at or above the threshold, and the threshold is the highest that stays
@@ -90,7 +102,7 @@ def average_precision_different(scores: ArrayLike, labels: ArrayLike) -> float:
     if y.all():  # also where there are no pairs
         return NAN
     order = np.argsort(s, kind="stable")
-    ends = distinct_ends(s[order])
+    ends = np.flatnonzero(np.diff(s[order], append=np.inf))  # of each distinct score
     found = np.cumsum(1 - y[order])[ends]
     precision = found / (ends + 1)
     return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
@@ -115,18 +127,18 @@ def brier(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def judge_metrics(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> dict[str, float]:
-    """All metrics of some pairs, by name; ``nan`` where one is undefined.
+    """Metrics and counts of some pairs, by name; ``nan`` where one is undefined.
 
     Args:
         scores: In [0, 1], shape ``(P,)``.
         labels: 1 or 0, shape ``(P,)``.
-        questions: The question of each pair, shape ``(P,)``; see ``auroc_within``.
+        questions: See ``auroc_within``, shape ``(P,)``.
     """
     s, y, _, n_questions = check_groups(scores, labels, questions)
     return {
         "auroc": auroc(s, y),
         "auroc_within": auroc_within(s, y, questions),
-        "tnr_at_fnr_20": tnr_at_fnr(s, y, 0.2),
+        "tnr_at_fnr_20": tnr_at_fnr(s, y),
         "average_precision_different": average_precision_different(s, y),
         "ece": expected_calibration_error(s, y),
         "brier": brier(s, y),
@@ -181,8 +193,3 @@ def check_groups(
 def ece_bin(scores: FloatArray) -> IntArray:
     """The calibration bin of each score; 1.0 belongs to the last one."""
     return np.clip((scores * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
-
-
-def distinct_ends(sorted_scores: FloatArray) -> IntArray:
-    """The last position of each distinct value of a sorted array."""
-    return np.flatnonzero(np.diff(sorted_scores, append=np.inf) != 0).astype(np.int64)

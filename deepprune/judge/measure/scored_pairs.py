@@ -1,4 +1,4 @@
-"""A judge's scores of labelled pairs with what metrics need, as a run leaves them on disk."""
+"""A judge's scores of labelled pairs, with the columns that metrics need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepprune.data.pairs import labels_of
 from deepprune.judge.measure.metrics import judge_metrics
 
 UNFINISHED = "_unfinished"
-"""End of a metric's name that says: on pairs of which neither trace has finished."""
+"""Suffix of metrics on those pairs of which neither trace has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class PairScores:
         scores: In [0, 1], shape ``(P,)``.
         labels: 1 or 0, shape ``(P,)``.
         question: Name of the question, shape ``(P,)``.
-        model: Model of the traces, shape ``(P,)``.
+        model: Model of the first trace, shape ``(P,)``.
         is_unfinished: Whether neither trace has finished, shape ``(P,)``.
     """
 
@@ -41,7 +41,7 @@ class PairScores:
 
     @classmethod
     def of(cls, pairs: Sequence[TracePair], scores: FloatArray) -> PairScores:
-        """Scores of ``pairs``, in their order."""
+        """Label the scores of ``pairs``, shape ``(P,)``."""
         traces = [pair.first.trace for pair in pairs]
         return cls(
             np.asarray(scores, dtype=np.float64),
@@ -53,13 +53,16 @@ class PairScores:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PairScores]) -> PairScores:
-        """The pairs of several parts, one after the other."""
         columns = [part.columns() for part in parts]
         return cls(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
 
     def unfinished(self) -> PairScores:
-        """Those of pairs of which neither trace has finished."""
-        return PairScores(*(column[self.is_unfinished] for column in self.columns().values()))
+        """Keep the pairs of which neither trace has finished."""
+        return self.select(self.is_unfinished)
+
+    def select(self, is_chosen: BoolArray) -> PairScores:
+        """Keep the chosen pairs; ``is_chosen`` has shape ``(P,)``."""
+        return PairScores(*(column[is_chosen] for column in self.columns().values()))
 
     def columns(self) -> dict[str, Any]:
         """The arrays by name."""
@@ -67,7 +70,7 @@ class PairScores:
 
     @property
     def group(self) -> NDArray[Any]:
-        """The question of one model, within which pairs are ranked, shape ``(P,)``."""
+        """Question and model of each pair, within which pairs are ranked, shape ``(P,)``."""
         return np.char.add(np.char.add(self.question, "\n"), self.model)
 
     def metric(self, name: str) -> float:
@@ -77,13 +80,12 @@ class PairScores:
         return metrics[name.removesuffix(UNFINISHED)]
 
     def save(self, path: Path) -> None:
-        """Write a NumPy archive, whole or not at all."""
+        """Write a NumPy archive atomically."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **self.columns())
         write_atomic(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> PairScores:
-        """Read what ``save`` wrote."""
         with np.load(path, allow_pickle=False) as archive:
             return cls(**archive)
