@@ -13,6 +13,7 @@ from deepprune.commands.sweep import (
     sweep_points,
 )
 from deepprune.config import build
+from deepprune.config.judges import all_judges, further_judges
 from deepprune.evaluation.selection import unseen_questions
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.tables import show, sweep_table
@@ -22,7 +23,7 @@ def evaluate(config: DictConfig) -> Run:
     """Run the sweep of ``conf/evaluate.yaml``; checks everything cheap before a judge loads."""
     sweep = build.sweep(config)
     store = build.store(config)
-    further = build.further_judges(config)
+    further = further_judges(list(config.sweep.judges), config.seed)
     inputs = {"traces": store.content_hash, "judge": build.judge_hash(config)}
     inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
     if (finished := finished_run(config, inputs)) is not None:
@@ -35,7 +36,7 @@ def evaluate(config: DictConfig) -> Run:
     check_parts(config, questions)
     with command_run(config, "evaluate", inputs) as run:
         judge = build.judge(config)
-        judges = build.all_judges(judge, further)
+        judges = all_judges(judge, further)
         unseen = unseen_questions(refs, judges.values())
         if len(unseen) < len(refs):
             print(

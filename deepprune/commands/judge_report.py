@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.config import build
+from deepprune.config.judges import export_hash
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
@@ -60,7 +61,7 @@ def judge_report(config: DictConfig) -> Run:
         for cell in of_store:
             _check_needs(needs, next(cell.groups(stores[name].group)), name)
     inputs = {f"traces.{name}": store.content_hash for name, store in stores.items()}
-    inputs |= {f"judges.{name}": build.export_hash(path) for name, path in exports.items()}
+    inputs |= {f"judges.{name}": export_hash(path) for name, path in exports.items()}
     with command_run(config, "judge-report", inputs) as run:
         judges = {name: load_judge(path, config.device) for name, path in exports.items()}
         seen = frozenset[str]()

@@ -18,11 +18,11 @@ from deepprune.commands.sweep import (
     sweep_points,
 )
 from deepprune.config import build
-from deepprune.core.errors import InputError
+from deepprune.config.judges import FurtherJudge, all_judges, check_unseen, further_judges
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
-from deepprune.data.splits import Splits, question_hash
+from deepprune.data.splits import Splits
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.calibration import Calibration
@@ -50,7 +50,7 @@ def train(config: DictConfig) -> Run:
     sweep = build.sweep(config) if build.has_sweep(config) else None
     parts = build.fit_parts(config)
     store = build.store(config)
-    further = {} if sweep is None else build.further_judges(config)
+    further = {} if sweep is None else further_judges(list(config.sweep.judges), config.seed)
     inputs = {"traces": store.content_hash, **build.learner_hashes(parts)}
     inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
     if (finished := finished_run(config, inputs)) is not None:
@@ -68,7 +68,7 @@ def train(config: DictConfig) -> Run:
                 reports = _report(config, parts, splits, judge, run, cache)
                 tables = [judge_table({name: r["all"] for name, r in reports.items()})]
                 if pruning is not None:
-                    judges = build.all_judges(judge, further)
+                    judges = all_judges(judge, further)
                     result = run_sweep(config, *pruning, store, judges, run, cache)
                     headline(result.rows, run)
                     title = f"pruning with {', '.join(judges)}"
@@ -97,18 +97,13 @@ def _pruning(
     parts: build.FitParts,
     store: TraceStore,
     splits: Splits,
-    further: Mapping[str, build.FurtherJudge],
+    further: Mapping[str, FurtherJudge],
 ) -> _Pruning:
     """What is swept after the training; whatever is wrong with it shows now."""
     held_out = {(g.question, g.model) for g in splits.test}
     refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
     questions, n_traces = build.questions(config, refs)
-    for name, judge in further.items():
-        if n := sum(question_hash(q.question.text) in judge.seen_questions for q in questions):
-            raise InputError(
-                f"sweep.judges has {name}, which was trained on {n} of the {len(questions)} test "
-                "questions: give one of the same split (data.split_seed, data.fold)."
-            )
+    check_unseen(further, questions)
     needs = {"the trained judge": parts.learner.needs}
     needs |= {name: judge.needs for name, judge in further.items()}
     say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))

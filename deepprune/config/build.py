@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.answers import AnswerStyle
+from deepprune.config.judges import export_folder, export_hash, run_of, sentence_embedding
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.protocols import Need, Policy
@@ -31,17 +31,14 @@ from deepprune.evaluation.selection import check_judge_needs, select_questions
 from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import (
-    CoinJudge,
     LengthOnlyJudge,
     LexicalJudge,
-    OracleJudge,
     QuestionOnlyJudge,
 )
 from deepprune.judge.boosting import Boosting
 from deepprune.judge.calibration import METHODS
 from deepprune.judge.cascade import Cascade
 from deepprune.judge.features.forced_answers import LogisticRegression
-from deepprune.judge.loading import load_judge
 from deepprune.judge.saved import RECORD, needs_of, read_record, rule_from_json
 from deepprune.traces import TraceStore, open_traces
 
@@ -465,81 +462,6 @@ def judge_needs(config: DictConfig) -> frozenset[Need]:
     return needs
 
 
-@dataclass(frozen=True)
-class FurtherJudge:
-    """A judge of ``sweep.judges`` before it is loaded.
-
-    Attributes:
-        needs: What it reads of the traces.
-        load: Loads it.
-        sha256: Identifies an export; ``None`` for a judge without a folder.
-        seen_questions: Hashes of the questions that it was trained on.
-    """
-
-    needs: frozenset[Need]
-    load: Callable[[], Judge]
-    sha256: str | None = None
-    seen_questions: frozenset[str] = frozenset()
-
-
-def further_judges(config: DictConfig) -> dict[str, FurtherJudge]:
-    """The judges of ``sweep.judges``, by what the user wrote; loads none.
-
-    Raises:
-        InputError: If an entry is neither the name of a judge without settings nor an export.
-    """
-    named: dict[str, Callable[[], Judge]] = {
-        "lexical": LexicalJudge,
-        "length_only": LengthOnlyJudge,
-        "sentence_embedding": _sentence_embedding,
-        "oracle": OracleJudge,
-        "coin": lambda: CoinJudge(config.seed),
-    }
-    found: dict[str, FurtherJudge] = {}
-    for entry in config.sweep.judges:
-        if entry in found:
-            raise InputError(f"sweep.judges has {entry} twice: name each judge once.")
-        if entry in named:
-            needs = getattr(named[entry], "needs", Judge.needs)
-            found[entry] = FurtherJudge(needs, named[entry])
-        elif (folder := _export(entry)) is not None:
-            found[entry] = FurtherJudge(
-                needs_of(folder),
-                partial(load_judge, folder),
-                export_hash(folder),
-                frozenset(read_record(folder)["seen_questions"]),
-            )
-        else:
-            raise InputError(
-                f"sweep.judges takes {', '.join(named)} or the folders of runs of train.py, got "
-                f"{entry!r}."
-            )
-    return found
-
-
-def all_judges(first: Judge, further: Mapping[str, FurtherJudge]) -> dict[str, Judge]:
-    """``first`` and the loaded ``further`` ones by their names in the results, no two alike.
-
-    Raises:
-        InputError: If a judge without a folder is there twice.
-    """
-    judges = {first.provenance.name: first}
-    for entry, judge in ((entry, each.load()) for entry, each in further.items()):
-        name = judge.provenance.name
-        names = (name, f"{name} {_run_of(Path(entry))}", f"{name} {entry}")
-        choices = names[:1] if further[entry].sha256 is None else names
-        free = [name for name in choices if name not in judges]
-        if not free:
-            raise InputError(f"sweep.judges has {entry}, which is the judge already: leave it out.")
-        judges[free[0]] = judge
-    return judges
-
-
-def _export(path: str) -> Path | None:
-    """The export in a folder, or in the run folder, that the user named."""
-    return next((f for f in (Path(path), Path(path) / "judge") if (f / RECORD).is_file()), None)
-
-
 def judge_hash(config: DictConfig) -> str | None:
     """What identifies a trained judge without loading it: its ``judge.json`` names its weights."""
     path = config.judge.get("path")
@@ -559,14 +481,14 @@ def exports(config: DictConfig) -> dict[str, Path]:
     Raises:
         InputError: If there are none, or a folder is neither.
     """
-    folders = [_export(path) or Path(path) for path in config.judges]
+    folders = [export_folder(path) or Path(path) for path in config.judges]
     if not folders or len(set(folders)) < len(folders):
         raise InputError(
             f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "
             "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
         )
     names = [str(read_record(folder)["name"]) for folder in folders]
-    runs = [f"{name} {_run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
+    runs = [f"{name} {run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
     paths = [f"{name} {folder}" for name, folder in zip(names, folders, strict=True)]
     shortest = [
         next(
@@ -577,11 +499,6 @@ def exports(config: DictConfig) -> dict[str, Path]:
         for each in zip(names, runs, paths, strict=True)
     ]
     return dict(zip(shortest, folders, strict=True))
-
-
-def _run_of(export: Path) -> str:
-    """The run that an export is of, `runs/DIR/judge`; by its whole path, of other places."""
-    return export.parent.name if export.name == "judge" else str(export)
 
 
 def export_rule(config: DictConfig, export: Path) -> PrefixRule:
@@ -600,30 +517,17 @@ def export_rule(config: DictConfig, export: Path) -> PrefixRule:
     return rule
 
 
-def export_hash(export: Path) -> str:
-    """Identifies a judge without loading it: its record names its weights."""
-    return sha256_file(export / RECORD)
-
-
 def baselines(config: DictConfig) -> dict[str, Judge]:
     """What judges are compared with, by name."""
     made: dict[str, Callable[[], Judge]] = {
         "question_only": QuestionOnlyJudge,
         "length_only": LengthOnlyJudge,
         "lexical": LexicalJudge,
-        "sentence_embedding": _sentence_embedding,
+        "sentence_embedding": sentence_embedding,
     }
     if unknown := sorted(set(config.baselines) - set(made)):
         raise InputError(f"baselines must be some of {', '.join(made)}, got {unknown[0]!r}.")
     return {name: made[name]() for name in config.baselines}
-
-
-def _sentence_embedding() -> Judge:
-    from deepprune.judge.features.embeddings import SentenceEmbeddingJudge  # torch only here
-
-    judge = SentenceEmbeddingJudge()
-    judge.read_model()  # where it is missing, that shows now
-    return judge
 
 
 def stores(config: DictConfig) -> dict[str, TraceStore]:
