@@ -39,9 +39,10 @@ def evaluate(config: DictConfig) -> Run:
         judges = all_judges(judge, further)
         unseen = unseen_questions(refs, judges.values())
         if len(unseen) < len(refs):
+            trained = [name for name, judge in judges.items() if judge.provenance.seen_questions]
             print(
                 f"{len(refs) - len(unseen)} of {len(refs)} questions were used to train "
-                f"{', '.join(judges)} and are skipped"
+                f"{', '.join(trained)} and are skipped"
             )
         questions, n_traces = build.questions(config, unseen)
         with ScoreCache(run.folder / SCORES) as cache:
