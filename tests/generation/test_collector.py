@@ -104,7 +104,7 @@ def test_all_traces_are_classed_and_stored(tmp_path):
     assert (manifest.token_counter, manifest.answers) == ("generator", "auto")
     assert manifest.sampling["temperature"] == 0.6
     assert manifest.provenance == {"from": "here"}
-    assert backend.peak == 3
+    assert backend.peak <= 3  # seats
     assert backend.is_closed
     assert (tmp_path / JOURNAL).read_bytes() == (tmp_path / FAILED).read_bytes() == b""
     assert seen[-1].n_traces == 24

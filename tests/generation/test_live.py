@@ -1,7 +1,6 @@
 """Live sessions on traces played as if a model generated them: what a policy sees and decides."""
 
 import asyncio
-import threading
 import time
 from dataclasses import replace
 
@@ -304,16 +303,14 @@ def test_a_stopped_trace_generates_no_more(mode):
 
 def test_views_see_the_traces_grow():
     script = boxed(["a"] * 3, 40)
-    live = LiveEngine(ScriptedBackend([script], 0.005), PromptFormat(), SAMPLING)
+    live = engine(script, mode="resubmit")  # whose traces wait at a checkpoint
     session = live.open(script.question, script.model, 3, 0)
     session.start(3)
-    worker = threading.Thread(target=session.advance, args=(None,))
-    worker.start()
-    seen = []
-    while worker.is_alive():
-        seen.append([state.n_tokens for state in session.states()])
-        time.sleep(0.01)
-    assert len({tuple(s) for s in seen}) > 3
+    session.advance(5)
+    states = session.states()
+    assert [(s.n_tokens, s.status) for s in states] == [(5, Status.RUNNING)] * 3
+    assert all(session.prefix(i).text.endswith(s.tail) for i, s in enumerate(states))
+    session.advance(None)
     assert all(s.status is Status.FINISHED and "boxed" in s.tail for s in session.states())
     session.close()
     live.close()
