@@ -419,11 +419,24 @@ def _engine_config(arguments: dict[str, Any], logprobs: int) -> Any:
 def _start(config: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    class Engine(AsyncLLM):  # type: ignore[misc]
+        """An engine whose finaliser is silent.
+
+        It shuts the engine down once more, also one whose loading was interrupted; what then fails
+        is printed by Python as "Exception ignored in AsyncLLM.__del__".
+        """
+
+        def __del__(self) -> None:
+            try:  # noqa: SIM105  # at the interpreter's exit this module's names are gone
+                super().__del__()
+            except Exception:
+                pass
+
     # Ctrl-C in a terminal reaches all processes. vLLM's are to outlive it: we abort and close. They
     # inherit what this thread blocks.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return AsyncLLM.from_vllm_config(config)
+        return Engine.from_vllm_config(config)
     except Exception as error:
         raise EngineError(
             f"vLLM does not start: {_line(error)} If memory is short, lower engine.max_model_len; "
