@@ -52,9 +52,6 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
         rows: Rows of one sweep, with their estimates.
         path: The PNG file.
         title: Title of the figure.
-
-    Returns:
-        ``path``.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -108,15 +105,12 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
 def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
     """Draw the within-question AUROC of every row, and its difference to the baseline's.
 
-    Both with 95 % intervals over questions and seeds, on pairs that are both unfinished; a
-    difference that is clear of 0 is drawn full.
+    Both with 95 % intervals, on pairs of unfinished traces; a difference whose interval excludes 0
+    is a filled dot.
 
     Args:
         rows: Rows of one multirun.
-        path: The PNG file.
-
-    Returns:
-        ``path``.
+        path: The PNG file, which is returned.
     """
     measured = [row for row in rows if HEADLINE in row.metrics][::-1]  # the first one on top
     names = varied_options(rows)
@@ -229,10 +223,7 @@ def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Pat
     Args:
         before: Uncalibrated scores of test pairs.
         after: Calibrated scores of the same pairs.
-        path: The PNG file.
-
-    Returns:
-        ``path``.
+        path: The PNG file, which is returned.
     """
     figure = _figure(8, 5.2)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
@@ -266,11 +257,8 @@ def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """Draw the AUROC of every judge and baseline in every cell, with intervals over questions.
 
     Args:
-        rows: Rows of `evaluation.judge_matrix.cell_rows`; judges first in each cell.
-        path: The PNG file.
-
-    Returns:
-        ``path``.
+        rows: Rows of `judge.measure.matrix.cell_rows`; judges first in each cell.
+        path: The PNG file, which is returned.
     """
     cells = list(dict.fromkeys(CellFacts.of(row) for row in rows))
     judges = list(dict.fromkeys(row["judge"] for row in rows))
@@ -310,8 +298,8 @@ _PANELS = {
 
 
 def _figure(width: float, height: float) -> Any:
-    """Of so many inches; without pyplot, which takes a second to import and looks for a screen."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it tells of its cache
+    """Create a figure, sizes in inches, without pyplot: it imports slowly and needs a display."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # logs its cache
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

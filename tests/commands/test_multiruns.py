@@ -23,7 +23,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from deepprune.callbacks.multirun_table import MultirunTable
-from deepprune.cli import config_folder
+from deepprune.cli import config_folder, main
 from deepprune.config import build
 from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
@@ -69,6 +69,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_to_the_same_table(tmp_path):
     """One command without -m; what was finished is not done again."""
     ablation = [
@@ -115,6 +116,7 @@ def in_this_process(tmp_path_factory):
     return rows(folder / "r" / "comparison.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_does_the_same_runs_and_tells_of_failures(launcher, tmp_path, in_this_process):
     """The third run has a bad value: the others are done, the exit code is its own."""
@@ -134,6 +136,7 @@ OPTUNA = [
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="no optuna")
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
     """Also the trial that was running when it was killed, in its own folder."""
@@ -158,6 +161,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
 CUTS = ("whole", "cut")
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_tells_what_it_cannot_do(tmp_path):
     search = [*TRAIN, "-m", "hydra/sweeper=optuna", *TREES, "hydra.sweep.dir=r"]
@@ -257,9 +261,11 @@ def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
     assert run.overrides == {"seed": "1"}
 
 
-def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):
+def test_a_run_hands_sweepers_its_validation_auroc(tmp_path, monkeypatch):
     """And never a figure of the test part."""
-    call([*TRAIN, *TREES, "hydra.run.dir=r"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", *TREES, "hydra.run.dir=r"])
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", overrides=TREES)
