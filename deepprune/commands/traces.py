@@ -1,4 +1,4 @@
-"""``deepprune traces``: import traces into a store, show what a store holds, check it."""
+"""``deepprune traces``: import traces into a store, summarise a store, check it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from deepprune.traces.progress import import_progress
 from deepprune.traces.store import TraceStore
 from deepprune.traces.summary import TraceSummary, summarise
 
-_PLAIN_WIDTH = 140  # characters, where no terminal says
+_PLAIN_WIDTH = 140  # characters, if the output is not a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``deepprune traces``; returns the exit code.
+    """Run ``deepprune traces`` and return the exit code.
 
     Raises:
         InputError: If a path or an option cannot be used.
-        SystemExit: If the command line cannot be parsed (code 2), or help was asked for (0).
+        SystemExit: If the command line cannot be parsed (code 2), or after help (code 0).
     """
     arguments = _parser().parse_args(argv)
     code: int = arguments.run(arguments)
@@ -39,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser(
         "import",
-        help="make a store out of a file of traces",
-        description="Make a trace store out of a file: count its tokens, class its answers.",
+        help="import a file of traces into a new store",
+        description="Import a file of traces into a new store: count tokens, class answers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="formats:\n" + "\n".join(f"  {name:11} {what}" for name, what in FORMATS.items()),
     )
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "file", type=Path, metavar="FILE", help=f"a file of traces ({', '.join(SUFFIXES)})"
     )
     make.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where to make the store"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder of the new store"
     )
     make.add_argument("--format", choices=["auto", *FORMATS], default="auto")
     make.add_argument(
@@ -57,23 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="OURS=THEIRS",
-        help=f"JSON lines: what a field is called there (dots lead inside); {', '.join(FIELDS)}",
+        help="JSON lines: name of a field in the file (dots separate nested keys); fields: "
+        + ", ".join(FIELDS),
     )
     make.add_argument(
         "--answers",
         metavar="STYLE",
-        help="extract answers by this style (auto, boxed, answer_is, gsm8k, choice), or 'source': "
-        "keep the file's own (the default where it has them)",
+        help="extract answers by this style (auto, boxed, answer_is, gsm8k, choice), or 'source' "
+        "to keep those of the file (the default if it has any)",
     )
     make.add_argument(
         "--dataset",
         metavar="NAME",
-        help="of JSON lines that name none, and of forced answers; the file's name if not given",
+        help="dataset of JSON lines without one, and of probes; by default the file's name",
     )
     make.add_argument(
         "--model",
         metavar="NAME",
-        help="of JSON lines that name none, and of forced answers (there the file's name)",
+        help="model of JSON lines without one, and of probes (there by default the file's name)",
     )
     make.add_argument(
         "--sampling",
@@ -81,13 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="sampling parameters to note in the manifest, as temperature=0.6",
+        help="sampling parameters for the manifest, e.g. temperature=0.6",
     )
     make.set_defaults(run=_import)
 
-    show = commands.add_parser("show", help="print what a store holds")
+    show = commands.add_parser("show", help="summarise a store")
     show.add_argument("path", metavar="PATH", help="'pool', a store folder, or a file of traces")
-    show.add_argument("--json", action="store_true", help="for machines: one JSON object")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_show)
 
     check = commands.add_parser("check", help="read everything and compare it with the manifest")
@@ -117,16 +118,16 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     store = open_traces(arguments.path)
-    if arguments.json:
-        record = {
-            "path": str(store.path),
-            **asdict(store.manifest),
-            "content_hash": store.content_hash,
-            "summary": [asdict(row) for row in summarise(store)],
-        }
-        print(json.dumps(record, indent=2))
-    else:
+    if not arguments.json:
         print_summary(store)
+        return 0
+    record = {
+        "path": str(store.path),
+        **asdict(store.manifest),
+        "content_hash": store.content_hash,
+        "summary": [asdict(row) for row in summarise(store)],
+    }
+    print(json.dumps(record, indent=2))
     return 0
 
 
@@ -164,7 +165,7 @@ def _value(text: str) -> int | float | str:
 
 
 def print_summary(store: TraceStore) -> None:
-    """Print what a store holds: a table by data set and model, its facts, its folder."""
+    """Print a table by data set and model, the facts of the manifest, and the folder."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -198,7 +199,7 @@ def print_summary(store: TraceStore) -> None:
 
 
 def _text(manifest: Manifest) -> str | None:
-    """How many traces have no text; ``None`` where all have one."""
+    """Describe how many traces have text; ``None`` if all have."""
     n, total = manifest.n_without_text, manifest.n_traces
     return None if n == 0 else "none" if n == total else f"none for {n:,} of {total:,} traces"
 

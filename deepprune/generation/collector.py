@@ -446,7 +446,7 @@ def _error(future: Future[Trace]) -> BaseException | None:
 
 def _store(store: TraceStore, traces: Sequence[Trace]) -> None:
     found = class_traces(traces)
-    store.append(found.traces, conflicts=found.conflicts, timeouts=found.timeouts)
+    store.append(found.items, conflicts=found.conflicts, timeouts=found.timeouts)
 
 
 def _writable(trace: Trace) -> Trace:

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Generic, NamedTuple, TypeVar
 
 from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.core.types import NO_ANSWER, ForcedAnswer, Trace
 from deepprune.traces.formats import Record, SourceFile
 from deepprune.traces.progress import OnProgress
 
-
-@dataclass(frozen=True, slots=True)
-class ClassedRecords:
-    """Records with the classes of their answers and of their forced answers.
-
-    Attributes:
-        records: The records, in the order given.
-        conflicts: Pairs of distinct final answers in one class that, compared directly, differ.
-        timeouts: Comparisons that were given up and so counted as different.
-    """
-
-    records: list[Record]
-    conflicts: int
-    timeouts: int
+Item = TypeVar("Item")
 
 
-def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
+class Classed(NamedTuple, Generic[Item]):
+    """Traces or records, in the order given, with the classes of their final and forced answers."""
+
+    items: list[Item]
+    conflicts: int  # pairs of distinct final answers in one class that differ when compared
+    timeouts: int  # comparisons that timed out and count as different
+
+
+def class_answers(source: SourceFile, report: OnProgress) -> Classed[Record]:
     """Class the answers of each question, over all its models, and compare them with the gold.
 
-    Classes and correctness that the file has are kept. Final answers are classed without regard to
-    the forced ones, so class 0 is the most frequent final answer, and it is the same with and
-    without forced answers.
+    Classes and correctness from the file are kept. The classes of final answers do not depend on
+    the forced answers; class 0 is the most frequent final answer.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(source.records):
@@ -52,20 +47,11 @@ def class_answers(source: SourceFile, report: OnProgress) -> ClassedRecords:
                 classed[i] = record
             done += len(members)
             report("answers", done, len(classed))
-        return ClassedRecords(classed, conflicts, checker.timeouts + checker.crashes)
+        return Classed(classed, conflicts, checker.timeouts + checker.crashes)
 
 
-@dataclass(frozen=True, slots=True)
-class ClassedTraces:
-    """Traces with the classes of their answers; see `ClassedRecords`."""
-
-    traces: list[Trace]
-    conflicts: int
-    timeouts: int
-
-
-def class_traces(traces: Sequence[Trace]) -> ClassedTraces:
-    """Class the answers of traces just generated, all those of their questions among them."""
+def class_traces(traces: Sequence[Trace]) -> Classed[Trace]:
+    """Class the answers of generated traces, which must be all traces of their questions."""
     records = [
         Record(
             t.question,
@@ -85,15 +71,15 @@ def class_traces(traces: Sequence[Trace]) -> ClassedTraces:
             is_correct=record.is_correct,
             forced_answers=record.forced_answers,
         )
-        for trace, record in zip(traces, found.records, strict=True)
+        for trace, record in zip(traces, found.items, strict=True)
     ]
-    return ClassedTraces(classed, found.conflicts, found.timeouts)
+    return Classed(classed, found.conflicts, found.timeouts)
 
 
 def _class_final(
     records: Sequence[Record], checker: EquivalenceChecker
 ) -> tuple[list[Record], int]:
-    """The records of one question with their final answers classed, and the conflicts."""
+    """Class the final answers of one question; return the records and the conflicts."""
     found = answer_classes([record.answer for record in records], checker)
     gold = records[0].question.gold
     answers = [(k, r.answer) for r, k in zip(records, found.class_ids, strict=True)]
@@ -108,7 +94,7 @@ def _class_final(
 def _verdicts(
     answers: Iterable[tuple[int, str | None]], gold: str | None, checker: EquivalenceChecker
 ) -> dict[int, bool | None]:
-    """Of each class, whether its most frequent spelling is equivalent to the gold answer."""
+    """Return for each class whether its most frequent spelling is equivalent to the gold answer."""
     spellings: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for class_id, answer in answers:
         if answer is not None and class_id != NO_ANSWER:
@@ -120,11 +106,10 @@ def _verdicts(
 
 
 def _class_forced_answers(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
-    """The records of one question with their forced answers classed.
+    """Class the forced answers of one question.
 
-    A forced answer has the class of a final answer that it is equal to (of several the most
-    frequent); those equal to none are classed among themselves, with numbers beyond the final
-    answers'.
+    A forced answer gets the class of the most frequent final answer that it is equal to. The others
+    are classed among themselves, with numbers after those of the final answers.
     """
     given = [p.answer for record in records for p in record.forced_answers if p.answer is not None]
     if not given:
@@ -165,9 +150,9 @@ def _class_forced_answers(records: Sequence[Record], checker: EquivalenceChecker
 
 
 def _judge_forced_answers(records: Sequence[Record], checker: EquivalenceChecker) -> list[Record]:
-    """The records of one question with their forced answers compared with the gold answer.
+    """Compare the forced answers of one question with the gold answer.
 
-    One in the class of a final answer is as right as that; other classes are compared anew.
+    Those in the class of a final answer inherit its correctness.
     """
     known: dict[int, bool | None] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""Readers of the files that traces come in: each yields the same plain records."""
+"""Records of imported traces, and the reader of Parquet files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FORMATS = {
     "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
     "probes": "JSON list of questions: lengths, answers and forced answers of traces, no text",
 }
-"""What can be imported, and how it is recognised."""
+"""Formats that can be imported."""
 
 SUFFIXES = {".parquet": "auto", ".jsonl": "jsonl", ".json": "probes"}
-"""The format that the name of a file stands for; Parquet is recognised by its columns."""
+"""Format of a file by its suffix; ``auto`` detects it from the columns."""
 
 _NORMALISED = {  # its column -> ours
     "dataset": "dataset",
@@ -43,13 +43,13 @@ _NORMALISED = {  # its column -> ours
     "answer_group": "answer_class",
     "finished": "finished",
 }
-_OF_ANSWERS = ("answer_class", "is_correct")  # what is made of an answer where a file lacks it
+_OF_ANSWERS = ("answer_class", "is_correct")  # computed from the answers if missing
 NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A trace as its file has it; ``None`` where the file is silent."""
+    """A trace as its file gives it; ``None`` where a value is missing."""
 
     question: Question
     model: str
@@ -68,14 +68,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
         format: Name of its format.
         records: Its traces, in the order of the file.
-        token_counter: Who counted its tokens; ``None`` where it has no token ends.
-        answers: How its answers came about; ``None`` where it has none.
-        has_classes: Whether it has equivalence classes and correctness, too.
+        token_counter: Tokenizer of its token ends; ``None`` without token ends.
+        answers: Style by which its answers were extracted; ``None`` without answers.
+        has_classes: Whether it has equivalence classes and correctness.
         has_forced_classes: Whether its forced answers have classes in the numbering of its answers.
     """
 
@@ -91,28 +91,28 @@ def read_parquet(path: Path, format: str) -> SourceFile:
     """Read a Parquet file of one of our formats; ``auto`` recognises it by its columns.
 
     Raises:
-        InputError: If it is no Parquet file, or lacks columns.
+        InputError: If it is not a Parquet file, or columns are missing.
     """
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         if format == "auto":
-            format = detect(path, names)
-        require(path, format, names)
+            format = _detect(path, names)
+        _require(path, format, names)
         known = _NORMALISED if format == "normalised" else {n: n for n in SCHEMA.names}
         table = file.read(columns=[name for name in names if name in known])
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{str(path)!r} cannot be read as Parquet: it is truncated, damaged or no Parquet "
-            f"file ({reason})."
+            f"{str(path)!r} cannot be read as Parquet: it is truncated, damaged or of another "
+            f"format ({reason}). Get the file again, or name its format (--format)."
         ) from error
     table = _typed(path, table, known)
     return _normalised(table) if format == "normalised" else _native(path, table)
 
 
 def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
-    """The table with the types of our schema, whatever integers and strings its writer chose."""
+    """Cast the columns to the types of the schema, e.g. other integers and strings."""
     for i, name in enumerate(table.column_names):
         if known[name] not in SCHEMA.names:
             continue
@@ -126,14 +126,15 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
             ) from None
         if known[name] in NATIVE_COLUMNS and column.null_count:
             raise InputError(
-                f"{name} must be filled in every row; {str(path)!r} has {column.null_count} nulls."
+                f"{name} must have a value in every row; {str(path)!r} has {column.null_count} "
+                "nulls."
             )
         table = table.set_column(i, name, column)
     return table
 
 
 def _type_of(name: str, given: pa.DataType) -> pa.DataType:
-    """Our type of a column; forced answers may be without classes and without correctness."""
+    """Return the type of a column; forced answers may lack classes and correctness."""
     type_ = SCHEMA.field(name).type
     if name != "probes":
         return type_
@@ -146,47 +147,39 @@ def _type_of(name: str, given: pa.DataType) -> pa.DataType:
 
 
 def _has(forced: pa.DataType, name: str) -> bool:
-    """Whether the forced answers of a file have a field."""
-    element = getattr(forced, "value_type", None)  # of a list of any kind
+    """Return whether the forced answers of a file have a field."""
+    element = getattr(forced, "value_type", None)  # any kind of list
     return isinstance(element, pa.StructType) and element.get_field_index(name) >= 0
 
 
-def detect(path: Path, names: Sequence[str]) -> str:
-    """The format of a Parquet file with these columns.
-
-    Raises:
-        InputError: If it is none that we know.
-    """
+def _detect(path: Path, names: Sequence[str]) -> str:
+    """Return the format of a Parquet file with these columns."""
     if "trace" in names and "problem_id" in names:
         return "normalised"
     if "text" in names and "question_id" in names:
         return "native"
     known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     raise InputError(
-        f"{str(path)!r} is of an unknown schema, its columns are {', '.join(names)}. Needed are "
-        f"{', '.join(NATIVE_COLUMNS)}. What can be imported: {known}."
+        f"{str(path)!r} has an unknown schema, its columns are {', '.join(names)}. Required are "
+        f"{', '.join(NATIVE_COLUMNS)}. Formats that can be imported: {known}."
     )
 
 
-def require(path: Path, format: str, names: Sequence[str]) -> None:
-    """Hold the columns of a Parquet file against what its format needs.
-
-    Raises:
-        InputError: If columns are missing.
-    """
+def _require(path: Path, format: str, names: Sequence[str]) -> None:
+    """Check that no column of the format is missing."""
     needed = tuple(_NORMALISED) if format == "normalised" else NATIVE_COLUMNS
     if missing := [name for name in needed if name not in names]:
         raise InputError(
-            f"{str(path)!r} lacks {', '.join(missing)} for the format {format!r}; it has "
+            f"{str(path)!r} has no {', '.join(missing)}, required by format {format!r}; it has "
             f"{', '.join(names)}. Other formats: {', '.join(sorted(FORMATS.keys() - {format}))}."
         )
 
 
 def _normalised(table: pa.Table) -> SourceFile:
-    """Keep the file's answers, classes and correctness; number the samples anew.
+    """Read a normalised table: keep answers, classes and correctness, renumber the samples.
 
-    ``finished`` says that an answer was found, not why the trace ended: what is not finished may
-    have hit a limit or never boxed its answer, so its finish reason is unknown.
+    ``finished`` says that an answer was found, not why the trace ended: an unfinished trace may
+    have reached a limit or never boxed its answer, so its finish reason is unknown.
     """
     rows = table.to_pylist()
     seen: set[tuple[Any, ...]] = set()
@@ -219,7 +212,7 @@ def _normalised(table: pa.Table) -> SourceFile:
 
 
 def _native(path: Path, table: pa.Table) -> SourceFile:
-    """Columns under our own names: a part of a store, or a file that a collector wrote."""
+    """Read a table with the columns of a store: one of its parts, or another program's file."""
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
     names = set(table.column_names)
     arrays = {
@@ -229,7 +222,9 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
     }
     ends = arrays.get("token_end")
     if ends is not None and any(one is None for one in ends):
-        raise InputError(f"token_end must be filled in every row or be left out: {str(path)!r}.")
+        raise InputError(
+            f"token_end must have a value in every row of {str(path)!r}, or be missing altogether."
+        )
     has_classes = {"answer", "answer_class", "is_correct"} <= names
     records = []
     for i, row in enumerate(table.drop_columns(list(arrays)).to_pylist()):
@@ -266,18 +261,18 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
 
 
 def question_id_of(text: str) -> str:
-    """The question_id where a file gives none: a hash of the question's text."""
+    """Hash the question's text to a question_id, for files that have none."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def whole(text: str) -> str:
-    """``text`` with lone surrogates replaced by U+FFFD, so that it can be written as UTF-8."""
+    """Replace lone surrogates by U+FFFD, so that the text can be written as UTF-8."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finish_reason(value: object) -> FinishReason:
-    """``stop`` and ``length`` as they are, anything else as unknown."""
+    """Return ``stop`` and ``length`` unchanged, anything else as unknown."""
     known = {FinishReason.STOP.value, FinishReason.LENGTH.value}
     return FinishReason(value) if value in known else FinishReason.UNKNOWN

@@ -1,4 +1,4 @@
-"""Make a trace store out of a file of traces: count its tokens, extract and class its answers."""
+"""Import a file of traces into a store: count tokens, extract answers, assign their classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
 
 IMPORTER_VERSION = 3
-"""Raised when an importer gives other rows for the same file; cached imports are then redone."""
+"""Incremented when an importer gives other rows for the same file, to renew cached imports."""
 
 TOKENIZER = "qwen"
 
@@ -42,17 +42,17 @@ def import_file(
     sampling: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> TraceStore:
-    """Import a file of traces into a new store, which is there as a whole or not at all.
+    """Import a file of traces into a new store, completely or not at all.
 
-    The file is held in memory: answer classes need all traces of a question.
+    The whole file is read into memory: answer classes need all traces of a question.
 
     Args:
         path: A file of one of the `FORMATS`.
         out: Folder of the new store.
         format: One of `FORMATS`, or ``auto``.
-        fields: JSON lines only: our field name -> name in the file.
-        answers: A style of `extract_answer`, or ``source`` to keep the file's own answers; by
-            default the file's own where it has them, else the style ``auto``.
+        fields: JSON lines only: deepprune's field name -> name in the file.
+        answers: A style of `extract_answer`, or ``source`` to keep the file's answers; by default
+            ``source`` if the file has answers, else ``auto``.
         dataset: The dataset of JSON lines that name none, or of a file of forced answers; by
             default the file's name without its suffix.
         model: The model of JSON lines that name none, or of a file of forced answers, where it is
@@ -65,14 +65,15 @@ def import_file(
     """
     path, out = Path(path), Path(out)
     if answers not in (None, SOURCE):
-        extract_answer("", answers)  # an unknown style is refused before the work
+        extract_answer("", answers)  # refuses an unknown style before the file is read
     check_free(out)
     source = _read(path, format, dict(fields or {}), dataset, model)
     if not source.records:
         raise InputError(f"{str(path)!r} has no traces.")
     if answers == SOURCE and source.answers is None:
         raise InputError(
-            f"{str(path)!r} has no answers of its own. Give a style: {', '.join(AnswerStyle)}."
+            f"--answers source needs answers in the file, {str(path)!r} has none: choose a style, "
+            f"{', '.join(AnswerStyle)}."
         )
     report = on_progress or (lambda stage, done, total: None)
     source = _with_tokens(source, report)
@@ -98,7 +99,7 @@ def import_file(
             sampling=sampling,
             provenance=provenance,
         )
-        traces = map(_trace, classed.records)
+        traces = map(_trace, classed.items)
         store.append(traces, conflicts=classed.conflicts, timeouts=classed.timeouts)
     return TraceStore.open(out)
 
@@ -112,8 +113,8 @@ def _read(
         raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}.")
     if format == "auto" and path.suffix not in SUFFIXES:
         raise InputError(
-            f"the format of {str(path)!r} cannot be told from its name ({', '.join(SUFFIXES)}). "
-            f"Name it to 'deepprune traces import --format': {', '.join(FORMATS)}."
+            f"a file of traces must end in {', '.join(SUFFIXES)}, got {str(path)!r}. For another "
+            f"name use 'deepprune traces import --format' with {', '.join(FORMATS)}."
         )
     format = SUFFIXES[path.suffix] if format == "auto" else format
     if format == "jsonl":
@@ -125,8 +126,8 @@ def _read(
     given = {"--dataset": dataset, "--model": model}
     if unused := [option for option, value in given.items() if value]:
         raise InputError(
-            f"{unused[0]} is for JSON lines and probes; {str(path)!r} is Parquet and its columns "
-            "say this."
+            f"{unused[0]} is for JSON lines and probes; leave it out for {str(path)!r}, which has "
+            "a column for it."
         )
     return read_parquet(path, format)
 
@@ -145,7 +146,7 @@ def _extract(path: Path, source: SourceFile, style: str) -> SourceFile:
     if not any(record.text for record in source.records):
         raise InputError(
             f"{str(path)!r} has no texts to extract answers from by the style {style!r}"
-            + (": leave --answers out." if source.answers is not None else ".")
+            + (": leave out --answers." if source.answers is not None else ".")
         )
     records = [replace(r, answer=extract_answer(r.text, style)) for r in source.records]
     return replace(source, records=records, has_classes=False, has_forced_classes=False)
@@ -174,10 +175,10 @@ def _trace(record: Record) -> Trace:
 
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
-    """Give a hidden folder beside ``out`` to fill; at the end it becomes ``out``.
+    """Yield a hidden folder beside ``out`` to write to; rename it to ``out`` at the end.
 
     Raises:
-        InputError: If another process has put a store there meanwhile; that one stays.
+        InputError: If another process has created a store there meanwhile; that one stays.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

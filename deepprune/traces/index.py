@@ -1,4 +1,4 @@
-"""Which rows of which part belong to which question and model."""
+"""Index of a store: the rows of each question and model, over all parts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from typing import NamedTuple
 
 from deepprune.core.errors import InputError
 
-
-class GroupKey(NamedTuple):
-    """The traces that one model generated for one question; the order of a store's groups."""
-
-    dataset: str
-    question_id: str
-    model: str
+GroupKey = tuple[str, str, str]
+"""``(dataset, question_id, model)``; groups are sorted by it."""
 
 
 class IndexRow(NamedTuple):
-    """What the index needs of a row."""
+    """The small columns of a row."""
 
     key: GroupKey
     sample_id: int
@@ -37,14 +32,14 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True)
 class StoreIndex:
-    """Groups and questions over all parts of a store, read from its small columns."""
+    """Groups and questions over all parts of a store."""
 
     groups: dict[GroupKey, list[Rows]] = field(default_factory=dict)
     samples: dict[GroupKey, set[int]] = field(default_factory=dict)
     questions: dict[tuple[str, str], tuple[str, str | None]] = field(default_factory=dict)
 
     def check(self, rows: Iterable[IndexRow]) -> None:
-        """Hold new rows against what is there, and against each other.
+        """Check new rows against the index and each other.
 
         Raises:
             InputError: If a ``(dataset, question_id, model, sample_id)`` appears twice, or a
@@ -60,7 +55,7 @@ class StoreIndex:
                     f"{(*key, row.sample_id)} appears twice."
                 )
             new.add((key, row.sample_id))
-            name = (key.dataset, key.question_id)
+            name = key[:2]
             known = self.questions.get(name) or questions.setdefault(name, (row.text, row.gold))
             if known != (row.text, row.gold):
                 differs = 0 if known[0] != row.text else 1
@@ -72,14 +67,14 @@ class StoreIndex:
                 )
 
     def add(self, part: int, rows: Sequence[IndexRow]) -> None:
-        """Enter the rows of a part; equal keys must stand together, as they do in a sorted part."""
+        """Add the rows of a part, sorted by key."""
         start = 0
         for key, group in groupby(rows, key=lambda row: row.key):
             members = list(group)
             self.groups.setdefault(key, []).append(Rows(part, start, start + len(members)))
             self.samples.setdefault(key, set()).update(row.sample_id for row in members)
             first = members[0]
-            self.questions.setdefault((key.dataset, key.question_id), (first.text, first.gold))
+            self.questions.setdefault(key[:2], (first.text, first.gold))
             start += len(members)
 
     def select(
@@ -89,17 +84,17 @@ class StoreIndex:
         min_traces: int,
         limit_questions: int | None,
     ) -> list[GroupKey]:
-        """Keys of the wanted groups, sorted.
+        """Return the keys of the wanted groups, sorted.
 
         Raises:
             InputError: If a model or dataset is unknown, or nothing is left.
         """
         if not self.groups:
-            raise InputError("the trace store is empty: it has no traces yet.")
+            raise InputError("the trace store is empty: import or collect traces first.")
         keys = sorted(self.groups)
-        wanted_models = _known(models, "model", {key.model for key in keys})
-        wanted_datasets = _known(datasets, "dataset", {key.dataset for key in keys})
-        keys = [k for k in keys if k.model in wanted_models and k.dataset in wanted_datasets]
+        wanted_models = _known(models, "model", {model for _, _, model in keys})
+        wanted_datasets = _known(datasets, "dataset", {dataset for dataset, _, _ in keys})
+        keys = [k for k in keys if k[2] in wanted_models and k[0] in wanted_datasets]
         most = max((len(self.samples[key]) for key in keys), default=0)
         keys = [key for key in keys if len(self.samples[key]) >= min_traces]
         if limit_questions is not None:
@@ -108,8 +103,8 @@ class StoreIndex:
         if not keys:
             raise InputError(
                 f"no question is left: models {sorted(wanted_models)}, datasets "
-                f"{sorted(wanted_datasets)}, min_traces={min_traces} (the most that one has is "
-                f"{most}), limit_questions={limit_questions}."
+                f"{sorted(wanted_datasets)}, min_traces={min_traces} (the largest number of traces "
+                f"is {most}), limit_questions={limit_questions}."
             )
         return keys
 

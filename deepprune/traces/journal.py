@@ -1,4 +1,4 @@
-"""Finished traces on their way to a store: a file of JSON lines that survives a crash."""
+"""Finished traces not yet in a store, in a file of JSON lines that survives a crash."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
 
 
 class TraceJournal:
-    """An append-only file of traces, one a line; what `append` returned from is on disk.
+    """An append-only file with one trace per line, on disk when `append` returns.
 
-    A store's parts are large and written once; a trace must not wait for its part. A line that a
-    crash tore off is cut when the file is opened again.
+    Parts of a store are large and written once; the journal keeps traces safe until then. An
+    incomplete last line, left by a crash, is removed on opening.
 
     Args:
-        path: The file; made where it is missing.
+        path: The file; created if missing.
 
     Raises:
-        InputError: If a line before the last is no trace.
-        OSError: If the file cannot be read or made.
+        InputError: If a complete line is not a trace.
+        OSError: If the file cannot be read or created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,21 +48,21 @@ class TraceJournal:
             return _trace(json.loads(line))
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"line {number} of {str(self.path)!r} is no trace ({error}): the file was edited. "
-                "Remove the line; what it held is generated again."
+                f"line {number} of {str(self.path)!r} is not a trace ({error}): the file was "
+                "edited. Remove the line; its trace is then generated again."
             ) from error
 
     def append(self, traces: Sequence[Trace]) -> None:
-        """Add traces; they are on disk when this returns.
+        """Write traces to disk.
 
         Raises:
-            OSError: If the disk is full, or otherwise refuses; the file is then as it was.
+            OSError: If writing fails, e.g. on a full disk; the file is then unchanged.
         """
         lines = [json.dumps(_record(trace)).encode() + b"\n" for trace in traces]
         left = b"".join(lines)
         before = os.fstat(self._file.fileno()).st_size
         try:
-            while left:  # an unbuffered write may take a part
+            while left:  # an unbuffered write may be partial
                 left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except BaseException:
@@ -72,10 +72,10 @@ class TraceJournal:
         self._lengths.extend(map(len, lines))
 
     def drop(self, traces: Iterable[Trace]) -> None:
-        """Take out what a store now has; other lines are copied as they are.
+        """Remove traces that a store has now; other lines are copied unchanged.
 
         Raises:
-            OSError: If the disk refuses; the file is then as it was.
+            OSError: If writing fails; the file is then unchanged.
         """
         stored = {trace.key for trace in traces}
         is_kept = [trace.key not in stored for trace in self.traces]
@@ -90,14 +90,13 @@ class TraceJournal:
                         new.write(old.read(length))
                     else:
                         old.seek(length, os.SEEK_CUR)
-        finally:  # whichever file has the name now is what is appended to
+        finally:  # append to the file that now has the name
             self._file.close()
             self._file = self.path.open("ab", buffering=0)
         self.traces = list(compress(self.traces, is_kept))
         self._lengths = list(compress(self._lengths, is_kept))
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -108,7 +107,7 @@ class TraceJournal:
 
 
 def _record(trace: Trace) -> dict[str, Any]:
-    """A trace as JSON has it; its answer's class is not known yet."""
+    """Convert a trace to JSON, without its answer class, which is not known yet."""
     question, confidence = trace.question, trace.token_confidence
     return {
         "dataset": question.dataset,
@@ -130,9 +129,7 @@ def _record(trace: Trace) -> dict[str, Any]:
 
 def _trace(record: dict[str, Any]) -> Trace:
     return Trace(
-        question=Question(
-            record["dataset"], record["question_id"], record["question"], record["gold"]
-        ),
+        question=Question(*(record[k] for k in ("dataset", "question_id", "question", "gold"))),
         model=record["model"],
         sample_id=record["sample_id"],
         text=record["text"],

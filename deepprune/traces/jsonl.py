@@ -1,4 +1,4 @@
-"""Reader of JSON lines, whatever their fields are called."""
+"""Reader of JSON lines with configurable field names."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def read_jsonl(
 ) -> SourceFile:
     """Read one trace per line, or a list of traces per line.
 
-    A field is looked up under our own name unless ``fields`` gives another; dots lead into nested
-    objects (``response.choices.0.text``). Where ``text`` is a list, each item is a trace, and other
-    lists of that length go along with it. Without a ``question_id`` a question is known by a hash
-    of its text; without a ``sample_id`` traces are numbered in the order of the file. Half of a
-    surrogate pair, which some servers emit, becomes U+FFFD.
+    ``fields`` gives the names of fields that are called differently in the file; dots separate the
+    keys of nested objects (``response.choices.0.text``). If ``text`` is a list, each item is a
+    trace, and other lists of the same length have one item per trace. Without ``question_id`` it is
+    a hash of the question's text; without ``sample_id`` traces are numbered in the order of the
+    file. Half of a surrogate pair, which some servers emit, becomes U+FFFD.
 
     Args:
         path: The file.
@@ -47,7 +47,8 @@ def read_jsonl(
         model: Name for lines that have none.
 
     Raises:
-        InputError: If a field is unknown or missing, or a line is no JSON object; by line number.
+        InputError: If a field is unknown or missing, or a line is not a JSON object; with the line
+            number.
     """
     if unknown := sorted(fields.keys() - set(FIELDS)):
         raise InputError(f"unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}.")
@@ -65,7 +66,7 @@ def read_jsonl(
             if key in seen:
                 raise InputError(
                     "(dataset, question_id, model, sample_id) must be unique, but "
-                    f"{key} stands on lines {seen[key]} and {number}."
+                    f"{key} is on lines {seen[key]} and {number}."
                 )
             seen[key] = number
             records.append(record)
@@ -73,10 +74,10 @@ def read_jsonl(
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file, one a line, with their line numbers from 1; empty lines are skipped.
+    """Yield line numbers, from 1, and JSON objects; skip empty lines.
 
     Raises:
-        InputError: If a line is no JSON object; by line number.
+        InputError: If a line is not a JSON object; with the line number.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -85,7 +86,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 line = json.loads(raw)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path.name}, line {number} is no JSON: {error}.") from None
+                raise InputError(f"{path.name}, line {number} is not JSON: {error}.") from None
             if not isinstance(line, dict):
                 raise InputError(
                     f"{path.name}, line {number} must be a JSON object, got {str(line)[:40]!r}."
@@ -96,7 +97,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _traces_of(
     line: dict[str, Any], fields: Mapping[str, str], number: int
 ) -> Iterator[dict[str, Any]]:
-    """The traces of one line, under our own field names."""
+    """Yield the traces of one line, with deepprune's field names."""
     row = {}
     for name in FIELDS:
         value, is_there = _lookup(line, fields.get(name, name))
@@ -133,7 +134,7 @@ def _lookup(line: dict[str, Any], path: str) -> tuple[Any, bool]:
 def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Record:
     text, question = (_text(row, name, number) for name in ("text", "question"))
     if row["model"] is None:
-        raise InputError(f"line {number} names no model. Give --model NAME or --field model=NAME.")
+        raise InputError(f"line {number} has no model: add --model NAME or --field model=NAME.")
     question_id = _optional(row, "question_id")
     if question_id is None:
         question_id = question_id_of(question)
@@ -159,7 +160,7 @@ def _text(row: Mapping[str, Any], name: str, number: int) -> str:
     if not isinstance(value, str):
         raise InputError(
             f"line {number}: {name} must be a string, got {str(value)[:40]!r}. "
-            f"Name the right field with --field {name}=NAME (dots lead into nested objects)."
+            f"Name the right field with --field {name}=NAME (dots separate nested keys)."
         )
     return whole(value)
 

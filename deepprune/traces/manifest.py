@@ -1,10 +1,10 @@
-"""The manifest of a trace store: what it holds, where that came from, the hash of every part."""
+"""The manifest of a trace store: counts, provenance and the hash of every part."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ FORMAT = "deepprune-traces"
 MANIFEST = "manifest.json"
 
 GENERATOR = "generator"
-"""The token counter of a store whose token offsets are the generating model's own."""
+"""Token counter of a store whose token offsets come from the generating model."""
 
 SOURCE = "source"
-"""The answer style of a store whose answers were taken from its source as they stood."""
+"""Answer style of a store whose answers were copied from its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What stands in ``manifest.json``.
+    """Contents of ``manifest.json``.
 
     Attributes:
         token_counter: ``generator``, or the name of the tokenizer that counted afterwards.
@@ -45,13 +45,13 @@ class Manifest:
         n_traces: Rows over all parts.
         n_tokens: Tokens over all traces.
         n_without_text: Traces whose text is empty or was not recorded (0 in schema version 1).
-        conflicts: Pairs of distinct final answers in one class that, compared directly, differ.
-        timeouts: Comparisons of answers that were given up and so counted as different.
-        sampling: Sampling parameters, as far as known.
+        conflicts: Pairs of distinct final answers in one class that differ in direct comparison.
+        timeouts: Comparisons of answers that timed out and count as different.
+        sampling: Known sampling parameters.
         provenance: Source file, its SHA-256, importer and options; empty for collected traces.
-        parts: The files that belong to the store, in the order of their appending.
+        parts: The files of the store, in order of their appending.
         created_by: Name and version of the program that created the store.
-        schema_version: Version of the rows' schema, the newest where parts differ.
+        schema_version: Version of the rows' schema; the newest if parts differ.
     """
 
     token_counter: str
@@ -70,8 +70,8 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the hashes of the parts, in their order: the identity of the contents."""
-        return content_hash(self.parts)
+        """SHA-256 over the hashes of the parts, in order: the identity of the contents."""
+        return hashlib.sha256("".join(f"{p.sha256}\n" for p in self.parts).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of ``folder``, atomically."""
@@ -79,24 +79,19 @@ class Manifest:
         write_atomic(folder / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def content_hash(parts: Iterable[Part]) -> str:
-    """SHA-256 over the hashes of ``parts``, in their order."""
-    return hashlib.sha256("".join(f"{part.sha256}\n" for part in parts).encode()).hexdigest()
-
-
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a store.
 
     Raises:
-        InputError: If the folder does not exist, is no store, or was written by a newer version.
+        InputError: If the folder does not exist, is not a store, or a newer version wrote it.
     """
     path = folder / MANIFEST
     if not folder.exists():
         raise InputError(f"a trace store must be a folder that exists, got {str(folder)!r}.")
     if not path.is_file():
         raise InputError(
-            f"{str(folder)!r} is no trace store: it has no {MANIFEST}. "
-            "Make one with 'deepprune traces import FILE --out FOLDER'."
+            f"{str(folder)!r} is not a trace store: it has no {MANIFEST}. "
+            "Create one with 'deepprune traces import FILE --out FOLDER'."
         )
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -104,10 +99,10 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, LookupError, AttributeError, TypeError):
         is_ours = False
     if not is_ours:
-        raise InputError(f"{str(path)!r} is no manifest of a trace store (format {FORMAT!r}).")
+        raise InputError(f"{str(path)!r} is not the manifest of a trace store ({FORMAT}).")
     if (version := record.get("schema_version", 0)) > SCHEMA_VERSION:
         raise InputError(
-            f"{str(folder)!r} has schema version {version}, this deepprune reads up to "
+            f"{str(folder)!r} has schema version {version}, this deepprune reads versions up to "
             f"{SCHEMA_VERSION}. Install a newer deepprune ({record.get('created_by')} wrote it)."
         )
     stated_hash = record.pop("content_hash", None)
@@ -124,25 +119,21 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _is_leftover(name: str) -> bool:
-    """Whether a file is what a crash left of one being written, see `files.replacing`."""
-    return name.startswith(".") and name.endswith(".tmp")
-
-
 def check_free(path: Path) -> None:
-    """Hold a folder that is to become a store against what is there already.
+    """Check that a new store can be created at ``path``.
 
     Raises:
-        InputError: If it is a file, a store, or a folder with other things in it.
+        InputError: If it is a file, a store, or a folder with other contents.
     """
     if not path.exists():
         return
     if path.is_dir() and (path / MANIFEST).exists():
         raise InputError(f"{str(path)!r} is a trace store already. Choose another folder.")
-    names = [p.name for p in path.iterdir()] if path.is_dir() else []
-    others = [name for name in names if name != "README.md" and not _is_leftover(name)]
+    names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    # `files.replacing` may leave ".NAME.tmp" after a crash.
+    others = [n for n in names if n != "README.md" and not (n[0] == "." and n.endswith(".tmp"))]
     if others or not path.is_dir():
         raise InputError(
             f"a new trace store needs a folder of its own, but {str(path)!r} "
-            + (f"holds {sorted(others)[0]!r}." if others else "is a file.")
+            + (f"contains {others[0]!r}." if others else "is a file.")
         )

@@ -1,4 +1,4 @@
-"""Open traces by name: the bundled pool, a store, or a file that is imported once into a cache."""
+"""Open traces by name: the bundled pool, a store, or a file, which is imported into a cache."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ _DAY_S = 86_400
 
 
 def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> TraceStore:
-    """Open the traces that a name or path stands for.
+    """Open traces by name or path.
 
     ``pool`` is the bundled pool (a folder of that name is ``./pool``). A store folder is opened. A
     file (Parquet, JSON lines, or a JSON list of questions with forced answers) is imported with the
-    default options into a cache folder named by its contents, so that the next time is quick; a
-    killed import leaves nothing that would be taken for a store. Whatever needs options is imported
-    with ``deepprune traces import`` first.
+    default options into a cache folder named by its contents, so that it is opened quickly the next
+    time. If it needs other options, import it with ``deepprune traces import`` first.
 
     Args:
         name_or_path: ``pool``, a store folder, or a ``.parquet``, ``.jsonl`` or ``.json`` file.
-        cache_dir: Where imports are kept; by default ``$DEEPPRUNE_CACHE/stores``, else
+        cache_dir: Folder of cached imports; by default ``$DEEPPRUNE_CACHE/stores``, else
             ``deepprune/stores`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``).
 
     Raises:
-        InputError: If there is nothing of that name, or it cannot be used.
+        InputError: If it does not exist or cannot be used.
     """
     path = POOL if str(name_or_path) == "pool" else Path(name_or_path)
     if not path.exists():
@@ -45,12 +44,11 @@ def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> Trac
         )
     store = TraceStore.open(path) if path.is_dir() else _imported(path, cache_dir or cache_folder())
     if not store.models:
-        raise InputError(f"the trace store {str(path)!r} is empty: it has no traces yet.")
+        raise InputError(f"the trace store {str(path)!r} is empty: import or collect traces first.")
     return store
 
 
 def cache_folder() -> Path:
-    """The folder of cached imports."""
     if own := os.environ.get("DEEPPRUNE_CACHE"):
         return Path(own) / "stores"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -60,7 +58,7 @@ def cache_folder() -> Path:
 def _imported(path: Path, cache: Path) -> TraceStore:
     from deepprune.traces.importers import IMPORTER_VERSION, import_file
 
-    # The file's name counts: it is the dataset where the file names none.
+    # The file's name is part of the identity: it is the dataset if the file names none.
     identity = f"{sha256_file(path)} {path.name} {IMPORTER_VERSION} {SCHEMA_VERSION}"
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not (folder / MANIFEST).exists():
@@ -75,7 +73,7 @@ def _imported(path: Path, cache: Path) -> TraceStore:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what killed imports left, once it is a day old."""
+    """Remove temporary folders of killed imports that are older than a day."""
     for left in cache.glob(".*"):
         if time.time() - left.stat().st_mtime > _DAY_S:
             shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The Parquet files of a trace store: writing one, reading its small columns, reading some rows."""
+"""Reading and writing the Parquet files of a trace store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from deepprune.core.errors import InputError
 from deepprune.core.files import replacing, sha256_file
 from deepprune.core.types import Trace
-from deepprune.traces.index import GroupKey, IndexRow
+from deepprune.traces.index import IndexRow
 from deepprune.traces.manifest import Part
 from deepprune.traces.schema import SCHEMA, SCHEMAS, to_table
 
@@ -44,13 +44,13 @@ _DICTIONARY = [  # values that repeat
 def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str]) -> Part:
     """Write one part, atomically.
 
-    A row group ends where a group (question and model) ends, once it holds 64 traces or 4 million
-    characters: reading a question touches one row group, and small questions share one.
+    A row group ends at the end of a group (question and model) once it has 64 traces or 4 million
+    characters: each question is in one row group, and small questions share one.
 
     Args:
-        path: Where to.
+        path: The new file.
         traces: The traces, sorted by group.
-        metadata: Facts about the rows that a reader of the bare file needs.
+        metadata: Facts about the rows that a reader needs without the manifest.
     """
     schema = SCHEMA.with_metadata(dict(metadata))
     with replacing(path) as temporary:
@@ -75,27 +75,21 @@ def _row_groups(traces: Sequence[Trace]) -> Iterator[tuple[int, int]]:
         chars += len(trace.text)
         is_last = i + 1 == len(traces)
         if is_last or (
-            group_key(trace) != group_key(traces[i + 1])
+            trace.key[:3] != traces[i + 1].key[:3]
             and (i + 1 - start >= _ROW_GROUP_TRACES or chars >= _ROW_GROUP_CHARS)
         ):
             yield start, i + 1
             start, chars = i + 1, 0
 
 
-def group_key(trace: Trace) -> GroupKey:
-    """The group that a trace belongs to."""
-    return GroupKey(*trace.key[:3])
-
-
 class PartReader:
-    """Reads one part; only the row groups that are asked for."""
+    """Reads one part, one row group at a time.
+
+    Raises:
+        InputError: If the file is missing, truncated, damaged or of another schema.
+    """
 
     def __init__(self, folder: Path, part: Part) -> None:
-        """Open the part.
-
-        Raises:
-            InputError: If the file is missing, truncated, damaged or of another schema.
-        """
         self._path = folder / part.file
         if not self._path.is_file():
             raise InputError(f"{str(self._path)!r} is missing, but the manifest lists it.")
@@ -108,38 +102,37 @@ class PartReader:
         with self._readable():
             self._file = pq.ParquetFile(self._path)
         if not any(self._file.schema_arrow.equals(known) for known in SCHEMAS.values()):
-            raise InputError(f"{str(self._path)!r} is foreign: it has not the rows of a store.")
+            raise InputError(
+                f"{str(self._path)!r} is not a part of a trace store: its columns are not those of "
+                "a store."
+            )
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts: list[int] = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).tolist()
 
     @property
     def n_row_groups(self) -> int:
-        """Row groups of the part."""
         return len(self._starts) - 1
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows."""
         with self._readable():
             return self._file.read(columns=list(names))
 
     def row_group(self, number: int) -> pa.Table:
-        """One row group, all columns."""
         with self._readable():
             return self._file.read_row_group(number)
 
     def row_group_of(self, row: int) -> tuple[int, int]:
-        """The number of the row group that holds ``row``, and the row at which it starts."""
+        """Return the number and the first row of the row group that contains ``row``."""
         number = bisect_right(self._starts, row) - 1
         return number, self._starts[number]
 
     def index_rows(self) -> list[IndexRow]:
-        """The rows as the index sees them."""
         table = self.columns(["dataset", "question_id", "model", "sample_id", "question", "gold"])
         dataset, question_id, model, sample_id, text, gold = (
             column.to_pylist() for column in table.itercolumns()
         )
-        keys = map(GroupKey, dataset, question_id, model)
+        keys = zip(dataset, question_id, model, strict=True)
         return list(map(IndexRow, keys, sample_id, text, gold))
 
     @contextmanager

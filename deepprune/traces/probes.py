@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,43 +14,40 @@ from deepprune.traces.formats import Record, SourceFile, question_id_of, whole
 from deepprune.traces.manifest import GENERATOR, SOURCE
 
 _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
-_NO_ANSWER = ("", "ERR")  # what stands there for a probe or a trace without an answer
+_NO_ANSWER = ("", "ERR")
 
 
 def read_probes(path: Path, dataset: str | None, model: str | None) -> SourceFile:
-    """Read a JSON list of questions as Parallel-Probe records them.
+    """Read a JSON list of questions in the format of Parallel-Probe.
 
-    A question has ``question``, ``gold_answer``, ``probe_freq`` (tokens) and ``each_branch``: for
-    each trace ``[probe answers, length in tokens, final answer]``. What else it has is not read
-    (``final_answers_trace`` repeats the final answers). ``ERR``, an empty string and null are no
-    answer. A question is known by a hash of its text, a trace by its place in ``each_branch``. A
-    trace without a text has tokens all the same: each ends after 0 characters.
+    A question has ``question``, ``gold_answer``, ``probe_freq`` (tokens) and ``each_branch`` with
+    ``[probe answers, length in tokens, final answer]`` per trace; other fields are ignored. An
+    answer ``ERR``, "" or null is missing. The question_id is a hash of the text, the sample_id
+    the position in ``each_branch``. The traces have tokens but no text: each token ends after 0
+    characters.
 
-    Probe ``i = 1, 2, ...`` was forced after ``i * probe_freq`` tokens. One that would lie beyond
-    the end is put at the end, if the tokens before it begin within the trace, else left out.
+    Probe ``i = 1, 2, ...`` was forced after ``i * probe_freq`` tokens. A probe beyond the end is
+    moved to the end if its interval starts within the trace, else skipped. In the file for Qwen3-8B
+    on AIME 2024 (github.com/zhengkid/Parallel-Probe, 3,840 traces, 106,303 probes):
 
-    What the file for Qwen3-8B on AIME 2024 holds (github.com/zhengkid/Parallel-Probe, 3,840 traces,
-    106,303 probes), so far as its numbers tell:
-
-    * The last probe is no probe: it is the final answer, in all traces, also where that is ``ERR``
-      (the last but one agrees in 94%). It stands for the stretch in which the thinking ended.
-    * Nothing is probed after that, in the written solution, which the length includes. So the last
-      probe lies up to 4,200 tokens before the end. In 805 traces the solution ends in the same
-      stretch; there the last place lies beyond the end, by up to 370 tokens, and is put at the end.
-    * No other place lies beyond the end.
+    * The last probe always equals the final answer, even ``ERR`` (the one before it in 94%). It
+      belongs to the interval in which the thinking ended.
+    * The written solution after it has no probes, but counts in the length: the last probe is up to
+      4,200 tokens before the end. In 805 traces the solution ends in the same interval, and the
+      last probe would be up to 370 tokens beyond the end. No other probe would.
 
     Args:
         path: The file.
         dataset: Name of the dataset; the file's name without its suffix if ``None``.
-        model: Name of the model, which the file does not tell; likewise.
+        model: Name of the model; the file's name without its suffix if ``None``.
 
     Raises:
-        InputError: If the file is no such list; by the position of the question and trace, from 1.
+        InputError: If the file is not such a list; with the number of the question and the trace.
     """
     try:
         questions = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is no JSON: {error}.") from None
+        raise InputError(f"{str(path)!r} is not JSON: {error}.") from None
     if not isinstance(questions, list):
         raise InputError(
             f"{str(path)!r} must be a JSON list of questions with {', '.join(_FIELDS)}, got a JSON "
@@ -66,7 +62,7 @@ def read_probes(path: Path, dataset: str | None, model: str | None) -> SourceFil
 
 
 def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[Record]:
-    """The traces of one question."""
+    """Yield the traces of one question."""
     if not isinstance(fields, dict):
         raise InputError(f"question {number} must be a JSON object, got {str(fields)[:40]!r}.")
     if missing := [name for name in _FIELDS if name not in fields]:
@@ -74,9 +70,15 @@ def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[
             f"question {number} has no {', '.join(missing)}; it has {', '.join(fields)}. "
             "(A .json file is a list of questions with probes; other traces go into .jsonl.)"
         )
-    _hold(fields, "question", str, f"question {number}")
-    _hold(fields, "probe_freq", int, f"question {number}")
-    _hold(fields, "each_branch", list, f"question {number}")
+    for name, type_, words in (
+        ("question", str, "a string"),
+        ("probe_freq", int, "an integer"),
+        ("each_branch", list, "a list"),
+    ):
+        if not isinstance(fields[name], type_) or isinstance(fields[name], bool):
+            raise InputError(
+                f"question {number}: {name} must be {words}, got {str(fields[name])[:40]!r}."
+            )
     every = fields["probe_freq"]
     if every < 1:
         raise InputError(f"question {number}: probe_freq must be at least 1 token, got {every}.")
@@ -108,7 +110,7 @@ def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[
 
 
 def _placed(answers: Sequence[object], every: int, n_tokens: int) -> tuple[ForcedAnswer, ...]:
-    """The forced answers of a trace of ``n_tokens`` tokens, each at the end of its stretch.
+    """Place the forced answers of a trace, each at the end of its interval.
 
     >>> [one.n_tokens for one in _placed(["1", "2", "3"], every=500, n_tokens=900)]
     [500, 900]
@@ -126,10 +128,3 @@ def _answer(value: object) -> str | None:
 
 def _is_length(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _hold(fields: Mapping[str, Any], name: str, type_: type, where: str) -> None:
-    value = fields[name]
-    if not isinstance(value, type_) or isinstance(value, bool):
-        words = {str: "a string", int: "an integer", list: "a list"}
-        raise InputError(f"{where}: {name} must be {words[type_]}, got {str(value)[:40]!r}.")

@@ -1,4 +1,4 @@
-"""A progress bar with an estimate that appears only when the work takes long enough."""
+"""A progress bar for imports that appears only when the work takes long enough."""
 
 from __future__ import annotations
 
@@ -13,60 +13,42 @@ if TYPE_CHECKING:
 _QUIET_S = 2.0
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with a stage (``tokens`` or ``answers``), the traces done and the traces in all."""
-
-
-class SlowProgress:
-    """Progress by stages on stderr; silent for the first two seconds."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._began = time.monotonic()
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Report ``done`` of ``total`` traces of a stage."""
-        if self._bar is None:
-            if time.monotonic() - self._began < _QUIET_S:
-                return
-            self._bar = _bar(self._title)
-            self._bar.start()
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total)
-        self._bar.update(self._tasks[stage], completed=done)
-
-    def stop(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _bar(title: str) -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn(f"{title}: {{task.description}}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+"""Called with a stage (``tokens`` or ``answers``), the traces done and the total."""
 
 
 @contextmanager
-def import_progress(title: str) -> Iterator[SlowProgress]:
-    """Show the progress of an import once it has taken two seconds."""
-    progress = SlowProgress(title)
+def import_progress(title: str) -> Iterator[OnProgress]:
+    """Show the progress of an import on stderr, by stages, once it has taken two seconds."""
+    began = time.monotonic()
+    bars: list[Progress] = []
+    tasks: dict[str, TaskID] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if not bars:
+            if time.monotonic() - began < _QUIET_S:
+                return
+            bars.append(_bar(title))
+            bars[0].start()
+        if stage not in tasks:
+            tasks[stage] = bars[0].add_task(stage, total=total)
+        bars[0].update(tasks[stage], completed=done)
+
     try:
-        yield progress
+        yield report
     finally:
-        progress.stop()
+        for bar in bars:
+            bar.stop()
+
+
+def _bar(title: str) -> Progress:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn(f"{title}: {{task.description}}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,4 +1,4 @@
-"""One row of a trace store: the Arrow schema, and the way from `Trace` to Arrow and back."""
+"""Arrow schema of a trace store, and conversion of `Trace` to Arrow and back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
 
 SCHEMA_VERSION = 2
-"""Version 2: a forced answer has a class, and whether it is right. Version 1 is read as having
-neither."""
+"""Version 2 added class and correctness of forced answers; version 1 is read without them."""
 
 TokenEnds = NDArray[np.int32]
 
@@ -68,39 +67,39 @@ def forced_answer_of(fields: Mapping[str, Any]) -> ForcedAnswer:
 
 
 def check_trace(trace: Trace) -> None:
-    """Hold one trace against the rules of the schema.
+    """Check one trace against the rules of the schema.
 
     Raises:
         InputError: If a field breaks a rule; the message names the trace.
     """
     ends = np.asarray(trace.token_end)
     if trace.n_tokens < 0:
-        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {name_of(trace)}.")
+        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {_name(trace)}.")
     if ends.shape != (trace.n_tokens,):
         raise InputError(
-            f"token_end must have one entry per token: {name_of(trace)} has {trace.n_tokens} "
+            f"token_end must have one entry per token: {_name(trace)} has {trace.n_tokens} "
             f"tokens and {len(ends)} entries."
         )
     if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(trace.text)):
         raise InputError(
             f"token_end must grow from >= 0 to at most the {len(trace.text)} characters of the "
-            f"text, which it does not in {name_of(trace)} (first {ends[0]}, last {ends[-1]})."
+            f"text, which it does not in {_name(trace)} (first {ends[0]}, last {ends[-1]})."
         )
     if trace.token_confidence is not None and len(trace.token_confidence) != trace.n_tokens:
         raise InputError(
-            f"token_confidence must have one entry per token: {name_of(trace)} has "
+            f"token_confidence must have one entry per token: {_name(trace)} has "
             f"{trace.n_tokens} tokens and {len(trace.token_confidence)} entries."
         )
 
 
-def name_of(trace: Trace) -> str:
-    """The trace's key in words, for messages."""
+def _name(trace: Trace) -> str:
+    """Describe a trace in error messages."""
     question = trace.question
     return f"{question.dataset}/{question.question_id}, {trace.model}, sample {trace.sample_id}"
 
 
 def to_table(traces: Sequence[Trace]) -> pa.Table:
-    """Arrow table with one row per trace, in the given order."""
+    """Convert traces to an Arrow table, in the given order."""
     columns: dict[str, Any] = {
         "dataset": [t.question.dataset for t in traces],
         "question_id": [t.question.question_id for t in traces],
@@ -146,9 +145,9 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Trace]:
-    """The traces of a table of one of our schemas.
+    """Convert a table of one of `SCHEMAS` to traces.
 
-    ``token_end`` and ``token_confidence`` are slices of the column's flat values, without a copy.
+    ``token_end`` and ``token_confidence`` are slices of the column's values, without a copy.
     """
     row = {
         name: table.column(name).to_pylist()
@@ -187,7 +186,7 @@ def from_table(table: pa.Table) -> list[Trace]:
 
 
 def list_slices(column: pa.ChunkedArray) -> list[NDArray[Any] | None]:
-    """Each row of a list column as a read-only slice of the flat values; ``None`` where null."""
+    """Return each row of a list column as a read-only slice of its values; ``None`` if null."""
     slices: list[NDArray[Any] | None] = []
     for chunk in column.chunks:
         values = chunk.values.to_numpy(zero_copy_only=True)
@@ -200,7 +199,7 @@ def list_slices(column: pa.ChunkedArray) -> list[NDArray[Any] | None]:
 
 
 def _list_array(rows: Iterable[NDArray[Any] | None], element: pa.DataType) -> pa.Array:
-    """List array of ``element`` over the rows; null where a row is ``None``."""
+    """Return a list array of ``element``; null where a row is ``None``."""
     rows = list(rows)
     offsets = np.zeros(len(rows) + 1, np.int32)
     np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,16 @@ from deepprune.core.files import sha256_file
 from deepprune.core.types import Question, QuestionRef, QuestionTraces, Trace
 from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
-from deepprune.traces.parts import PartReader, group_key, write_part
+from deepprune.traces.parts import PartReader, write_part
 from deepprune.traces.schema import SCHEMA_VERSION, check_trace, from_table
 
 
 class TraceStore:
     """Recorded traces in a folder.
 
-    ``part-NNNNN.parquet`` files are written once and never changed; ``manifest.json`` says which of
-    them belong to the store. A part that a crash left outside the manifest is ignored, and the next
-    append takes its name. One process appends at a time; any number may read.
+    Files ``part-NNNNN.parquet`` are written once and never changed; ``manifest.json`` lists those
+    that belong to the store. A part that is not listed, after a crash, is ignored and overwritten
+    by the next append. One process appends at a time; any number may read.
 
     >>> from deepprune.traces import open_traces
     >>> len(open_traces("pool").load(limit_questions=3))
@@ -48,17 +48,17 @@ class TraceStore:
         sampling: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> TraceStore:
-        """Make an empty store.
+        """Create an empty store.
 
         Args:
-            path: The folder; it may exist if nothing but a README.md is in it.
+            path: The folder; it may exist if it is empty or contains only a README.md.
             token_counter: ``generator``, or the name of the tokenizer that counted afterwards.
             answers: The style by which the answers are extracted, or ``source``.
             sampling: Sampling parameters, for the manifest.
-            provenance: Where the traces come from, for the manifest.
+            provenance: Origin of the traces, for the manifest.
 
         Raises:
-            InputError: If something else is there already.
+            InputError: If the folder has other contents.
         """
         path = Path(path)
         check_free(path)
@@ -74,7 +74,7 @@ class TraceStore:
 
     @classmethod
     def open(cls, path: Path | str) -> TraceStore:
-        """Open the store in a folder; its parts are read when they are first needed.
+        """Open the store in a folder; parts are read on first use.
 
         Raises:
             InputError: If there is no store, or a newer version wrote it.
@@ -83,48 +83,47 @@ class TraceStore:
         return cls(path, read_manifest(path))
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        """Another process opens the folder itself."""
         return TraceStore.open, (self.path.absolute(),)
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the hashes of the parts: the identity of the contents."""
+        """Identity of the contents, see `Manifest.content_hash`."""
         return self.manifest.content_hash
 
     @property
     def models(self) -> list[str]:
-        """The models that generated the traces, sorted."""
-        return sorted({key.model for key in self._index.groups})
+        """Names of the models, sorted."""
+        return sorted({model for _, _, model in self._index.groups})
 
     @property
     def datasets(self) -> list[str]:
-        """The datasets that the questions come from, sorted."""
-        return sorted({key.dataset for key in self._index.groups})
+        """Names of the datasets, sorted."""
+        return sorted({dataset for dataset, _, _ in self._index.groups})
 
     def append(self, traces: Iterable[Trace], *, conflicts: int = 0, timeouts: int = 0) -> None:
-        """Add traces as one new part; afterwards they are on disk, or nothing has changed.
+        """Write traces to disk as one new part, all or none of them.
 
         Args:
-            traces: The traces, in any order. Answer classes are the caller's: those of a question
-                that is in the store already must go on with its numbering.
+            traces: The traces, in any order. For a question already in the store, the caller must
+                continue the numbering of its answer classes.
             conflicts: Conflicts of the answer classes, added to the manifest's count.
             timeouts: Timeouts of the answer comparison, added to the manifest's count.
 
         Raises:
-            InputError: If a trace breaks a rule of the schema, or is there already.
+            InputError: If a trace breaks a rule of the schema, or is already in the store.
         """
-        rows = sorted(traces, key=lambda trace: (group_key(trace), trace.sample_id))
+        rows = sorted(traces, key=lambda trace: trace.key)
         if not rows:
             return
         for trace in rows:
             check_trace(trace)
         index_rows = [
-            IndexRow(group_key(t), t.sample_id, t.question.text, t.question.gold) for t in rows
+            IndexRow(t.key[:3], t.sample_id, t.question.text, t.question.gold) for t in rows
         ]
         self._index.check(index_rows)
         if read_manifest(self.path).content_hash != self.content_hash:
             raise InputError(
-                f"{str(self.path)!r} was appended to by another process. Open it again first."
+                f"{str(self.path)!r} was changed by another process: open it again, then append."
             )
         number = len(self.manifest.parts)
         manifest = self.manifest
@@ -156,57 +155,45 @@ class TraceStore:
         min_traces: int = 1,
         limit_questions: int | None = None,
     ) -> list[QuestionTraces]:
-        """All wanted traces, grouped; see `iterate`."""
-        return list(self.iterate(models, datasets, min_traces, limit_questions))
+        """Read traces, grouped by question and model.
 
-    def iterate(
-        self,
-        models: Iterable[str] | None = None,
-        datasets: Iterable[str] | None = None,
-        min_traces: int = 1,
-        limit_questions: int | None = None,
-    ) -> Iterator[QuestionTraces]:
-        """The wanted traces, one question and model at a time, read as they are asked for.
-
-        The order is that of (dataset, question_id, model), and of sample_id within; it does not
-        depend on how the traces were spread over appends.
+        Sorted by dataset, question_id, model and sample_id, regardless of the order of appends.
 
         Args:
             models: Only these models.
             datasets: Only these datasets.
-            min_traces: Leave out a question of a model with fewer traces.
-            limit_questions: Only the first so many questions of what the other filters leave.
+            min_traces: Exclude groups with fewer traces.
+            limit_questions: Keep the first questions after all other filters.
 
         Raises:
             InputError: If a name is unknown, nothing is left, or a part cannot be read.
         """
         keys = self._index.select(models, datasets, min_traces, limit_questions)
-        return map(self._group, keys)
+        return [self._group(key) for key in keys]
 
     def refs(
         self, models: Iterable[str] | None = None, datasets: Iterable[str] | None = None
     ) -> list[QuestionRef]:
-        """What `iterate` would yield, without reading any traces; `group` reads them."""
+        """Return references to the groups that `load` returns, without reading traces."""
         refs = []
         for key in self._index.select(models, datasets, 1, None):
-            text, gold = self._index.questions[key.dataset, key.question_id]
-            question = Question(key.dataset, key.question_id, text, gold)
-            refs.append(QuestionRef(question, key.model, len(self._index.samples[key])))
+            question = Question(*key[:2], *self._index.questions[key[:2]])
+            refs.append(QuestionRef(question, key[2], len(self._index.samples[key])))
         return refs
 
     def group(self, ref: QuestionRef) -> QuestionTraces:
-        """The traces of one question and model."""
-        return self._group(GroupKey(*ref.key))
+        """Read the traces of one question and model."""
+        return self._group(ref.key)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all traces, for statistics; the order is that of the parts."""
+        """Read columns of all traces, in the order of the parts."""
         return pa.concat_tables(self._reader(i).columns(names) for i in range(self._n_parts))
 
     def check(self) -> list[str]:
         """Read everything and compare it with the manifest.
 
         Returns:
-            What is wrong, one sentence each; empty for a sound store.
+            One sentence per problem; empty for a sound store.
         """
         problems: list[str] = []
         index = StoreIndex()
@@ -215,7 +202,7 @@ class TraceStore:
             try:
                 path = self.path / part.file
                 if path.is_file() and sha256_file(path) != part.sha256:
-                    problems.append(f"{part.file} is changed: its SHA-256 is not the manifest's.")
+                    problems.append(f"{part.file} was changed: its SHA-256 is not the manifest's.")
                 reader = PartReader(self.path, part)
                 rows = reader.index_rows()
                 if len(rows) != part.rows:
@@ -236,7 +223,7 @@ class TraceStore:
         stated = (self.manifest.n_questions, self.manifest.n_traces, self.manifest.n_tokens)
         if found != stated:
             problems.append(
-                "the parts hold {} questions, {} traces, {} tokens, ".format(*found)
+                "the parts contain {} questions, {} traces, {} tokens, ".format(*found)
                 + "the manifest says {}, {}, {}.".format(*stated)
             )
         return problems
@@ -265,10 +252,10 @@ class TraceStore:
             for trace in self._rows(rows.part, rows.start, rows.stop)
         ]
         traces.sort(key=lambda trace: trace.sample_id)
-        return QuestionTraces(traces[0].question, key.model, tuple(traces))
+        return QuestionTraces(traces[0].question, key[2], tuple(traces))
 
     def _rows(self, part: int, start: int, stop: int) -> list[Trace]:
-        """Rows of one row group; of each part the row group read last is kept until its end."""
+        """Read rows of one row group; keep the part's last row group until its end was read."""
         number, first = self._reader(part).row_group_of(start)
         kept, traces = self._row_groups.pop(part, (-1, []))
         if kept != number:

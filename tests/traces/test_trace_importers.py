@@ -103,7 +103,7 @@ def test_native_columns_of_other_types_and_without_token_ends(tmp_path):
 
     nulls = table.set_column(5, "text", pa.array(["a", None]))
     pq.write_table(nulls, tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="text must be filled in every row"):
+    with pytest.raises(InputError, match="text must have a value in every row"):
         import_file(tmp_path / "b.parquet", tmp_path / "out2")
 
 
@@ -153,15 +153,15 @@ GOOD = {"question": "q", "text": "t", "model": "m"}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([GOOD, "{"], "line 2 is no JSON"),
+        ([GOOD, "{"], "line 2 is not JSON"),
         ([GOOD, "[1]"], "line 2 must be a JSON object"),
         ([GOOD, {"question": "q"}], "line 2 has no field 'text' for 'text'; it has question"),
         ([{**GOOD, "text": 5}], "line 1: text must be a string, got '5'"),
-        ([{"question": "q", "text": "t"}], "line 1 names no model. Give --model"),
+        ([{"question": "q", "text": "t"}], "line 1 has no model: add --model"),
         ([{**GOOD, "sample_id": "a"}], "line 1: sample_id must be an integer"),
         (
             [{**GOOD, "sample_id": 1}, GOOD, {**GOOD, "sample_id": 1}],
-            r"\('runs', '\w{12}', 'm', 1\) stands on lines 1 and 3",
+            r"\('runs', '\w{12}', 'm', 1\) is on lines 1 and 3",
         ),
         ([""], "has no traces"),
     ],
@@ -176,20 +176,22 @@ def test_what_cannot_be_imported_is_refused(tmp_path, jsonl):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="unknown field 'txt'; the fields are text, question"):
         import_file(jsonl(GOOD), out, fields={"txt": "a"})
-    with pytest.raises(InputError, match="has no answers of its own"):
+    with pytest.raises(InputError, match="--answers source needs answers in the file"):
         import_file(jsonl(GOOD), out, answers="source")
     with pytest.raises(InputError, match="answer style must be one of"):
         import_file(jsonl(GOOD), out, answers="magic")
     pq.write_table(pa.table({"id": [1], "response": ["x"]}), tmp_path / "foreign.parquet")
-    with pytest.raises(InputError, match=r"columns are id, response. Needed are dataset, .*jsonl:"):
+    with pytest.raises(
+        InputError, match=r"columns are id, response. Required are dataset, .*jsonl:"
+    ):
         open_traces(tmp_path / "foreign.parquet", cache_dir=tmp_path / "cache")
     lacking = normalised().drop_columns(["run", "answer"])
     pq.write_table(lacking, tmp_path / "lacking.parquet")
-    with pytest.raises(InputError, match=r"lacks answer, run for the format 'normalised'"):
+    with pytest.raises(InputError, match=r"has no answer, run, required by format .normalised."):
         import_file(tmp_path / "lacking.parquet", out)
     whole = (tmp_path / "lacking.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[:-9])
-    with pytest.raises(InputError, match="truncated, damaged or no Parquet"):
+    with pytest.raises(InputError, match="truncated, damaged or of another"):
         import_file(tmp_path / "cut.parquet", out)
     with pytest.raises(InputError, match="--model is for JSON lines"):
         import_file(tmp_path / "lacking.parquet", out, model="m")

@@ -195,7 +195,7 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"a": 1}', "must be a JSON list of questions with .* got a JSON dict"),
         ('[{"question": "q", "text": "t"}]', "question 1 has no gold_answer, .*into .jsonl"),
         ([{**QUESTIONS[0], "probe_freq": 0}], "probe_freq must be at least 1 token, got 0"),

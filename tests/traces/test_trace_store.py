@@ -126,7 +126,7 @@ def test_a_part_outside_the_manifest_is_ignored_and_its_name_reused(store, make_
 def test_two_writers_do_not_overwrite_each_other(store, make_trace):
     other = TraceStore.open(store.path)
     store.append([make_trace()])
-    with pytest.raises(InputError, match="appended to by another process"):
+    with pytest.raises(InputError, match="was changed by another process"):
         other.append([make_trace("q2")])
 
 
@@ -143,7 +143,7 @@ def test_damage_is_named(store, make_trace):
     flipped = bytearray(whole)
     flipped[len(whole) // 4] ^= 1
     part.write_bytes(flipped)
-    assert "is changed: its SHA-256" in TraceStore.open(store.path).check()[0]
+    assert "was changed: its SHA-256" in TraceStore.open(store.path).check()[0]
 
     part.write_bytes(b"x" * len(whole))
     assert "damaged and cannot be read" in TraceStore.open(store.path).check()[1]
@@ -159,20 +159,20 @@ def test_a_foreign_part_is_named(store, make_trace, tmp_path):
     size = (store.path / "part-00000.parquet").stat().st_size
     path = store.path / "manifest.json"
     path.write_text(path.read_text().replace(f'"bytes": {manifest.bytes}', f'"bytes": {size}'))
-    with pytest.raises(InputError, match=r"is foreign"):
+    with pytest.raises(InputError, match="is not a part of a trace store"):
         TraceStore.open(store.path).load()
 
 
 def test_what_is_no_store_is_refused(tmp_path, store):
     with pytest.raises(InputError, match="must be a folder that exists"):
         TraceStore.open(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"is no trace store: it has no manifest.json"):
+    with pytest.raises(InputError, match=r"is not a trace store: it has no manifest.json"):
         TraceStore.open(tmp_path)
     with pytest.raises(InputError, match="is empty"):
         store.load()
     with pytest.raises(InputError, match="is a trace store already"):
         TraceStore.create(store.path, token_counter=GENERATOR, answers="boxed")
-    with pytest.raises(InputError, match="holds 'store'"):
+    with pytest.raises(InputError, match="contains 'store'"):
         TraceStore.create(tmp_path, token_counter=GENERATOR, answers="boxed")
 
     path = store.path / "manifest.json"
@@ -187,5 +187,5 @@ def test_what_a_kill_left_of_the_first_manifest_does_not_block_the_folder(tmp_pa
     assert TraceStore.open(tmp_path).manifest == made.manifest
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".mine").write_text("")
-    with pytest.raises(InputError, match=r"holds '\.mine'"):
+    with pytest.raises(InputError, match=r"contains '\.mine'"):
         TraceStore.create(tmp_path / "other", token_counter=GENERATOR, answers="boxed")
