@@ -1,4 +1,4 @@
-"""``deepprune collect``: traces of a model for a set of questions, into a trace store."""
+"""``deepprune collect``: generate traces for a set of questions into a trace store."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _PLAIN_EVERY_S = 30.0
 
 
 def collect(config: DictConfig) -> Run:
-    """Run ``conf/collect.yaml``; in the folder of an interrupted run, do what is missing."""
+    """Run ``conf/collect.yaml``, or resume an interrupted run in its folder."""
     if not is_rank_zero():
         raise InputError(
-            "collect is one process, but a launcher started several: run it once, and give it "
-            "many servers with engine=openai collect.replicas=[URL,...]."
+            "collect must be one process, but a launcher started several: run it once, and use "
+            "several servers with engine=openai collect.replicas=[URL,...]."
         )
     questions = build_live.question_set(config)
     engines = build_live.replicas(config)
@@ -71,7 +71,7 @@ def collect(config: DictConfig) -> Run:
                 _report(collected, len(questions), run)
             except (EngineError, RecordingError, OSError) as error:
                 run.status, stopped = "failed", error
-    except OSError as error:  # not even what a run says of itself could be written
+    except OSError as error:  # the files of the run itself could not be written
         stopped = stopped or recording_error(folder, error) or error
     if isinstance(stopped, EngineError | RecordingError):
         print(f"error: {' '.join(str(stopped).split())}", file=sys.stderr)
@@ -83,19 +83,19 @@ def collect(config: DictConfig) -> Run:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from collecting into ``folder``; a process that dies lets go of it.
+    """Lock ``folder`` against other processes; the lock of a dead process is void.
 
     Raises:
-        InputError: If one does.
+        InputError: If another process has locked it.
     """
     with (folder / LOCK).open("a") as file:
         try:
             _lock(file)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # or else there are no locks here
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # other errors: no locks on this disk
                 raise InputError(
-                    f"another process collects into {folder}: wait for its end, or give another "
-                    "hydra.run.dir."
+                    f"another process collects into {folder}: wait until it ends, or choose "
+                    "another hydra.run.dir."
                 ) from None
         yield
 
@@ -104,11 +104,11 @@ def _lock(file: TextIO) -> None:
     if os.name == "posix":
         import fcntl
 
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not a forked child's
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked children do not inherit it
 
 
 def _report(collected: Collected, n_questions: int, run: Run) -> None:
-    """Print what there is now, and log it."""
+    """Print and log a summary of the collection."""
     progress, failed, store = collected.progress, collected.failed, collected.store
     tokens_per_s = progress.n_tokens / max(progress.seconds, 1e-9)
     logged = {"questions_failed": len(failed), "tokens_per_s": tokens_per_s}
@@ -119,20 +119,20 @@ def _report(collected: Collected, n_questions: int, run: Run) -> None:
             logged |= {f"{row.dataset}/{name}": getattr(row, name) for name in _LOGGED}
     print(
         f"this start: {progress.n_tokens:,} tokens in {progress.seconds:,.0f} s, "
-        f"{tokens_per_s:,.0f} tokens/s; {progress.n_traces:,} of {progress.n_wanted:,} traces are "
-        f"there, {len(failed)} of {n_questions} questions failed"
+        f"{tokens_per_s:,.0f} tokens/s; {progress.n_traces:,} of {progress.n_wanted:,} traces "
+        f"recorded, {len(failed)} of {n_questions} questions failed"
     )
     for failure in failed[:_SHOWN_FAILURES]:
         print(f"  {failure.dataset}/{failure.question_id}: {failure.reason}")
     if failed:
-        print(f"failed: {run.folder / FAILED}; the same command tries them again")
+        print(f"failed: {run.folder / FAILED}; the same command retries them")
         run.status = "failed"
     if run.wandb is not None:
         run.wandb.summary.update({f"collect/{name}": value for name, value in logged.items()})
 
 
 class _Bar:
-    """Progress on stderr: traces recorded, tokens a second, what is left."""
+    """Progress on stderr: traces recorded, tokens per second, estimated remaining time."""
 
     def __enter__(self) -> Self:
         self._bar: tqdm | None = None
@@ -144,7 +144,7 @@ class _Bar:
             self._bar.close()
 
     def show(self, progress: Progress) -> None:
-        """Bring it up to date; the first call draws it."""
+        """Update the bar; the first call draws it."""
         if self._bar is None:
             self._bar = tqdm(
                 total=progress.n_wanted,
@@ -159,9 +159,9 @@ class _Bar:
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         is_due = progress.seconds - self._drawn >= self._bar.mininterval
         if self._bar.update(progress.n_traces - self._bar.n) is None and is_due:
-            self._bar.refresh()  # long traces: minutes without an end
+            self._bar.refresh()  # with long traces, minutes pass until one ends
             self._drawn = progress.seconds
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         tqdm.write(line, file=sys.stderr)

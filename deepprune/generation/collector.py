@@ -1,8 +1,8 @@
-"""Many traces of many questions, from one engine or several, recorded as they finish.
+"""Collection of traces for a set of questions, from one engine or several.
 
-A finished trace is in the journal before it counts. When a question has all its traces, their
-answers are classed and they go to the store, with those of others in one part. What is in the store
-or the journal is never generated again.
+Each finished trace is written to the journal. When a question has all its traces, their answers are
+classed and the traces move to the store, in one part with those of other questions. Traces in the
+store or the journal are not generated again.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RecordingError(RuntimeError):
-    """The disk does not take what is collected. One line, for users."""
+    """Traces cannot be written to disk; the message is one line for users."""
 
 
 def recording_error(folder: Path | str, error: OSError) -> RecordingError | None:
-    """What to tell of a folder that does not take what is written; ``None`` of other errors."""
+    """Explain why ``folder`` cannot be written to; ``None`` for any other error."""
     if error.errno not in (*_FULL, *_FORBIDDEN):
         return None
     cure = "make room there" if error.errno in _FULL else "make it writable"
     return RecordingError(
-        f"{folder} cannot be written to ({error.strerror}): {cure}, then the same command with the "
-        "same hydra.run.dir goes on; what was recorded is kept."
+        f"{folder} cannot be written to ({error.strerror}): {cure}, then resume by the same command "
+        "with the same hydra.run.dir; recorded traces are kept."
     )
 
 
 def generated_store(path: Path, engine: LiveEngine, provenance: Mapping[str, Any]) -> TraceStore:
-    """The store of what ``engine`` generates, made where it is missing."""
+    """Open the store of the traces of ``engine``, or create it."""
     if (path / MANIFEST).exists():
         return TraceStore.open(path)
     return TraceStore.create(
@@ -71,7 +71,7 @@ def generated_store(path: Path, engine: LiveEngine, provenance: Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A question that lacks a trace, and why."""
+    """A question that failed, and why."""
 
     dataset: str
     question_id: str
@@ -81,13 +81,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a collection is.
+    """Progress of a collection.
 
     Attributes:
-        n_traces: Traces recorded, those of earlier starts among them.
-        n_wanted: Traces wanted in all.
-        n_tokens: Tokens generated since this start, also those of traces that still run.
-        seconds: Since the engines were ready.
+        n_traces: Traces recorded, including earlier starts.
+        n_wanted: Total number of traces.
+        n_tokens: Tokens generated in this start, including running traces.
+        seconds: Elapsed since the engines were ready.
     """
 
     n_traces: int
@@ -98,12 +98,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collection came to.
+    """Result of a collection.
 
     Attributes:
-        store: Where the traces are; ``None`` while no question has all of them.
-        progress: At the end.
-        failed: The questions that lack traces; the next start tries them again.
+        store: The traces; ``None`` if no question has all its traces.
+        progress: Progress at the end.
+        failed: Questions that failed; the next start retries them.
     """
 
     store: TraceStore | None
@@ -113,7 +113,7 @@ class Collected:
 
 @dataclass
 class _Question:
-    """A question at work, and its traces so far by sample."""
+    """A question in progress, with its traces so far by sample."""
 
     question: Question
     traces: dict[int, Trace] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class _Job:
 
 @dataclass
 class _Replica:
-    """An engine and what it is doing."""
+    """An engine and its running jobs."""
 
     name: str
     engine: LiveEngine
@@ -137,24 +137,23 @@ class _Replica:
 
 
 class Collector:
-    """Collects into a folder; the same arguments go on with what was interrupted there.
+    """Collects traces into a folder, or resumes an interrupted collection there.
 
-    The folder holds the store ``traces``, ``journal.jsonl`` with finished traces of questions that
-    are not in the store yet, and ``failed.jsonl`` with the questions that failed in the last start.
+    The folder contains the store ``traces``, ``journal.jsonl`` with finished traces that are not in
+    the store yet, and ``failed.jsonl`` with the questions that failed in the last start.
 
     Args:
         engines: Engines of one model, by a name for messages. They are closed at the end.
-        folder: Where to.
-        n: Traces a question, >= 1.
-        concurrency: Most traces that run on an engine at once, >= 1.
-        seed: Of the sampling; the seed of a trace depends on it, the question and the sample alone.
-        provenance: Where the questions come from, for the store's manifest.
-        on_progress: Called about once a second.
-        say: Told what a user should know meanwhile, in one line.
-        held: Entered while something is recorded: a caller that turns signals into interrupts
-            lets them wait meanwhile.
-        part_traces: A part of the store is written once so many traces are complete,
-        part_s: or some are and so many seconds have passed since the last.
+        folder: The folder.
+        n: Traces per question, >= 1.
+        concurrency: Maximum number of running traces per engine, >= 1.
+        seed: Seed of the sampling; that of a trace depends on it, the question and the sample.
+        provenance: Origin of the questions, for the store's manifest.
+        on_progress: Called about once per second.
+        say: Called with messages for the user, one line each.
+        held: Context in which files are written; the caller defers interrupts in it.
+        part_traces: A part of the store is written when this many traces are complete,
+        part_s: or when any are complete this many seconds after the last part.
     """
 
     def __init__(
@@ -185,19 +184,19 @@ class Collector:
         self._part_s = part_s
         self._ended: SimpleQueue[tuple[_Replica, Future[Trace]]] = SimpleQueue()
         self._jobs: deque[_Job] = deque()
-        self._complete: list[_Question] = []  # and not on their way to the store
+        self._complete: list[_Question] = []  # not yet handed to the writer of the store
         self._storing: tuple[Future[None], list[Trace]] | None = None
         self._failed: list[Failure] = []
         self._n_recorded = self._n_wanted = 0
         self._began = self._last_part = time.monotonic()
 
     def run(self, questions: Sequence[Question]) -> Collected:
-        """Collect what is missing of ``questions``; where nothing is, no engine starts.
+        """Collect the missing traces of ``questions``; start no engine if there are none.
 
         Raises:
-            InputError: If the folder holds traces of another model, or an engine cannot be had.
-            EngineError: If no engine is left. What had finished is recorded.
-            RecordingError: If the disk refuses; likewise.
+            InputError: If the folder has traces of another model, or an engine cannot start.
+            EngineError: If no engine is left. Finished traces are recorded.
+            RecordingError: If writing to disk fails. Traces recorded before are kept.
         """
         try:
             if (finished := self._finished(questions)) is not None:
@@ -219,7 +218,7 @@ class Collector:
                 self._close()
 
     def _finished(self, questions: Sequence[Question]) -> Collected | None:
-        """What an earlier start has completed, if it has."""
+        """Return the result of an earlier start that completed all questions, if any."""
         if not (self._folder / STORE / MANIFEST).exists():
             return None
         store = TraceStore.open(self._folder / STORE)
@@ -231,11 +230,11 @@ class Collector:
             journal.drop([trace for trace in journal.traces if trace.question.key in stored])
             write_atomic(self._folder / FAILED, "")
         n_traces = self._n * len(questions)
-        self._say(f"all {n_traces:,} traces are there; no engine is started")
+        self._say(f"all {n_traces:,} traces are recorded already; no engine is started")
         return Collected(store, Progress(n_traces, n_traces, 0, 0.0), [])
 
     def _start(self) -> str:
-        """Start the engines; returns their model."""
+        """Start the engines and return their model."""
         for replica in self._replicas:
             try:
                 replica.engine.start()
@@ -253,16 +252,16 @@ class Collector:
         return [replica for replica in self._replicas if not replica.is_lost]
 
     def _plan(self, questions: Sequence[Question], model: str) -> None:
-        """Find out what is there, and queue the rest."""
+        """Read the recorded traces and queue the missing ones."""
         stored = {ref.key: ref.n_traces for ref in self._store.refs()} if self._store.models else {}
         there = {key[2] for key in stored} | {trace.model for trace in self._journal.traces}
         if others := sorted(there - {model}):
             raise InputError(
-                f"{self._folder} holds traces of {others[0]!r}, but the engine serves {model!r}: "
-                "go on with the same model, or give another hydra.run.dir."
+                f"{self._folder} has traces of {others[0]!r}, but the engine serves {model!r}: "
+                "resume with the same model, or choose another hydra.run.dir."
             )
         works = {question.key: _Question(question) for question in questions}
-        leftover = []  # a crash came between the store and the journal
+        leftover = []  # in the store and the journal, after a crash between the two writes
         for trace in self._journal.traces:
             name = trace.question.key
             if (*name, model) in stored:
@@ -284,7 +283,7 @@ class Collector:
                 self._complete.append(work)
 
     def _work(self) -> None:
-        """Generate and record until nothing is left to do."""
+        """Generate and record all missing traces."""
         try:
             while self._submit():
                 self._take(self._next())
@@ -297,7 +296,7 @@ class Collector:
         self._on_progress(self._progress())
 
     def _submit(self) -> bool:
-        """Fill the engines' seats, the emptier first; whether anything runs."""
+        """Start jobs on the least busy engines; return whether any are running."""
         while self._jobs:
             replica = min(self._alive, key=lambda r: len(r.running))
             if len(replica.running) >= self._concurrency:
@@ -311,26 +310,19 @@ class Collector:
         return any(replica.running for replica in self._replicas)
 
     def _next(self) -> list[tuple[_Replica, Future[Trace]]]:
-        """What has ended, after at most a second."""
+        """Wait up to a second for requests to end, and return those that have."""
         try:
             first = self._ended.get(timeout=_LOOK_S)
         except Empty:
             return []
-        return [first, *self._drained()]
-
-    def _drained(self) -> list[tuple[_Replica, Future[Trace]]]:
-        ended = []
-        with suppress(Empty):
-            while True:
-                ended.append(self._ended.get_nowait())
-        return ended
+        return [first, *(self._ended.get() for _ in range(self._ended.qsize()))]
 
     def _take(self, ended: Sequence[tuple[_Replica, Future[Trace]]]) -> None:
-        """Record what has finished, note what has failed, hand on what an engine lost."""
+        """Record finished traces and failures; requeue the traces of a lost engine."""
         self._record(ended)
         for replica, future in ended:
             job = replica.running.pop(future, None)
-            if job is None:  # finished, or its engine is lost and it is given to another
+            if job is None:  # recorded, or requeued from a lost engine
                 continue
             error = _error(future)
             if isinstance(error, RequestError):
@@ -342,7 +334,7 @@ class Collector:
                 raise error
 
     def _record(self, ended: Sequence[tuple[_Replica, Future[Trace]]]) -> None:
-        """Put the traces that have finished into the journal."""
+        """Write finished traces to the journal."""
         finished = [
             (replica, future, _writable(future.result()))
             for replica, future in ended
@@ -360,7 +352,7 @@ class Collector:
                     self._complete.append(job.question)
 
     def _fail(self, job: _Job, reason: str) -> None:
-        """Note that a question fails; its other traces that run are still wanted."""
+        """Record that a question failed; its running traces continue."""
         if job.question.failure is not None:
             return
         question = job.question.question
@@ -371,10 +363,10 @@ class Collector:
             file.write(json.dumps(asdict(failure)) + "\n")
 
     def _lose(self, replica: _Replica, error: EngineError) -> None:
-        """Give up an engine; what it was doing is for the others.
+        """Stop using an engine and requeue its jobs.
 
         Raises:
-            EngineError: If there is no other.
+            EngineError: If no engine is left.
         """
         replica.is_lost = True
         self._record([(replica, future) for future in replica.running])
@@ -385,16 +377,16 @@ class Collector:
         if not self._alive:
             of = f"{replica.name}: " if len(self._replicas) > 1 else ""
             raise EngineError(f"{of}{error}") from error
-        self._say(f"{replica.name} is lost ({error}); {len(self._alive)} replicas go on")
+        self._say(f"{replica.name} is lost ({error}); {len(self._alive)} replicas continue")
 
     def _store_complete(self, all_of_it: bool = False) -> None:
-        """Class and store complete questions, in a thread: the engines are not kept waiting."""
+        """Class and store complete questions in a thread, so that the engines keep running."""
         while True:
             if self._storing is not None:
                 future, traces = self._storing
                 if not (all_of_it or future.done()):
                     return
-                wait([future])  # here an interrupt is heard
+                wait([future])  # outside _recording(), which defers interrupts
                 with self._recording():
                     future.result()
                     self._storing = None
@@ -415,7 +407,7 @@ class Collector:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        """Of writes to the folder: whole where an interrupt comes, explained where they fail."""
+        """Defer interrupts while writing to the folder, and explain errors of the disk."""
         with self._held():
             try:
                 yield
@@ -424,22 +416,20 @@ class Collector:
                     raise
                 raise refused from error
 
-    def _cancel(self) -> None:
+
+    def _close(self) -> None:
+        """Cancel all requests and close the engines."""
         for replica in self._replicas:
             running, replica.running = replica.running, {}
             for future in running:
                 future.cancel()
-
-    def _close(self) -> None:
-        """End all requests and close the engines; one that is lost may say so again."""
-        self._cancel()
         for replica in self._replicas:
-            with suppress(EngineError):
+            with suppress(EngineError):  # a lost engine may raise it again
                 replica.engine.close()
 
 
 def _error(future: Future[Trace]) -> BaseException | None:
-    if future.cancelled():  # not by us: we forget a future before we cancel it
+    if future.cancelled():  # by the engine: the collector forgets a future before cancelling it
         return EngineError("the engine was closed.")
     return future.exception()
 
@@ -450,7 +440,7 @@ def _store(store: TraceStore, traces: Sequence[Trace]) -> None:
 
 
 def _writable(trace: Trace) -> Trace:
-    """The trace without halves of surrogate pairs, which some servers emit and UTF-8 has not."""
+    """Replace halves of surrogate pairs, which some servers emit: UTF-8 cannot encode them."""
     if trace.text.isascii():
         return trace
     answer = None if trace.answer is None else _no_surrogates(trace.answer)
@@ -464,4 +454,4 @@ def _writable(trace: Trace) -> Trace:
 
 
 def _no_surrogates(text: str) -> str:
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)  # as long as before: token ends stay
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)  # same length: token ends stay valid

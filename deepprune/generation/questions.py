@@ -1,4 +1,4 @@
-"""Where questions come from: files, data sets of the Hugging Face hub, generators, trace stores."""
+"""Question sets: files, data sets of the Hugging Face hub, generators, trace stores."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSource(ABC):
-    """Questions, or some of them.
+    """A set of questions.
 
     Attributes:
         ids: Only the questions with these ids, in this order; ``None`` for all.
-        limit: Only the first so many of what is left, >= 1; ``None`` for all.
+        limit: Only the first ``limit`` questions of these, >= 1; ``None`` for all.
     """
 
     ids: Sequence[str] | None = None
@@ -45,7 +45,7 @@ class QuestionSource(ABC):
             raise ValueError("ids is empty: name at least one question, or give null for all.")
 
     def load(self) -> list[Question]:
-        """The questions.
+        """Read the questions.
 
         Raises:
             InputError: If the source cannot be read, is empty, or has an id twice; if an id is
@@ -56,13 +56,13 @@ class QuestionSource(ABC):
             raise InputError(f"{self._name} has no questions.")
         seen: set[tuple[str, str]] = set()
         for question in questions:
-            key = (question.dataset, question.question_id)
-            if key in seen:
+            if question.key in seen:
                 raise InputError(
-                    f"a question_id must be unique, but {self._name} has {key[1]!r} twice (without "
-                    "a column for it, it is a hash of the text: the same question is there twice)."
+                    f"a question_id must be unique, but {self._name} has {question.question_id!r} "
+                    "twice. Without a question_id column it is a hash of the text: remove the "
+                    "repeated question."
                 )
-            seen.add(key)
+            seen.add(question.key)
         return self._chosen(questions)[: self.limit]
 
     def _chosen(self, questions: list[Question]) -> list[Question]:
@@ -81,23 +81,23 @@ class QuestionSource(ABC):
     @property
     @abstractmethod
     def _name(self) -> str:
-        """The source in words, for messages."""
+        """Description of the source in messages."""
 
     @abstractmethod
     def _read(self) -> Iterator[Question]:
-        """All questions, in the order of the source."""
+        """Yield all questions in the order of the source."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table calls its columns. Those under our own names for gold and id may be missing.
+    """Names of a table's columns. The columns ``gold`` and ``question_id`` may be missing.
 
     Attributes:
-        question: The question's text.
-        gold: The right answer; ``None`` where there is none.
-        question_id: What identifies a question; ``None``: a hash of its text does.
-        wrong: The columns of the wrong choices of a multiple-choice question; ``gold`` is then the
-            right one. The choices are shuffled and lettered, and put below the question.
+        question: Text of the question.
+        gold: The correct answer; ``None`` without one.
+        question_id: Identifier of the question; ``None`` for a hash of its text.
+        wrong: Wrong choices of a multiple-choice question; ``gold`` is then the correct choice. The
+            choices are shuffled, lettered and appended to the question.
     """
 
     question: str = "question"
@@ -107,7 +107,7 @@ class Columns:
 
     @property
     def required(self) -> list[str]:
-        """Those that must be there."""
+        """Columns that must exist."""
         named = [name for name in (self.gold, self.question_id) if name not in (None, *_OWN)]
         right = [self.gold] if self.wrong else []
         return [self.question, *filter(None, [*named, *right]), *self.wrong]
@@ -121,10 +121,10 @@ class _Table(QuestionSource):
     """Questions in the rows of a table.
 
     Attributes:
-        dataset: The name of the data set in records.
-        columns: What its columns are called.
-        where: Only rows whose column contains this text, by column.
-        seed: Decides the order of choices, for each question by itself.
+        dataset: Name of the data set in records.
+        columns: Names of its columns.
+        where: Text that a row must contain, by column.
+        seed: Decides the order of the choices of each question.
     """
 
     dataset: str | None = None
@@ -135,7 +135,7 @@ class _Table(QuestionSource):
     def __post_init__(self) -> None:
         QuestionSource.__post_init__(self)
         if self.columns.wrong and self.columns.gold is None:
-            raise ValueError("columns.wrong needs columns.gold: the right choice.")
+            raise ValueError("columns.wrong needs columns.gold, the correct choice.")
         if len(self.columns.wrong) >= len(ascii_uppercase):
             raise ValueError(
                 f"choices are lettered A to Z, so columns.wrong must be at most "
@@ -143,7 +143,7 @@ class _Table(QuestionSource):
             )
 
     def _questions(self, rows: Iterator[Row], dataset: str) -> Iterator[Question]:
-        """The questions of rows; a row is known by its number, from 1, in messages."""
+        """Yield the questions of rows; messages number the rows from 1."""
         for number, row in enumerate(rows, 1):
             self._check_columns(row)
             if all(text in str(row[name]) for name, text in self.where.items()):
@@ -154,8 +154,8 @@ class _Table(QuestionSource):
             if name not in row:
                 raise InputError(
                     f"{self._name} has no column {name!r}; it has {', '.join(row)}. Name the right "
-                    "one with questions.columns.question=NAME (gold, question_id likewise; null: "
-                    "there is none)."
+                    "one with questions.columns.question=NAME; set questions.columns.gold and "
+                    ".question_id in the same way, to null if there is none."
                 )
 
     def _question(self, row: Row, dataset: str, number: int) -> Question:
@@ -175,8 +175,8 @@ class _Table(QuestionSource):
         return whole(value)
 
     def _choices(self, row: Row, number: int) -> list[str]:
-        """The right choice, then the wrong ones."""
-        choices: dict[str, str] = {}  # and their columns
+        """Return the correct choice, then the wrong ones."""
+        choices: dict[str, str] = {}  # choice -> column
         for name in filter(None, (self.columns.gold, *self.columns.wrong)):
             choice = self._scalar(row, name, number)
             if choice is None:
@@ -188,7 +188,7 @@ class _Table(QuestionSource):
         return list(choices)
 
     def _scalar(self, row: Row, name: str | None, number: int) -> str | None:
-        """A text or number as text; ``None`` where there is none, or it is blank or NaN."""
+        """Return a text or number as text; ``None`` if it is missing, blank or NaN."""
         value = None if name is None else row.get(name)
         if isinstance(value, list | tuple | dict | bytes):
             raise self._unfit(row, str(name), number, "must be a text or a number")
@@ -204,7 +204,7 @@ class _Table(QuestionSource):
 
 
 def lettered(text: str, choices: Sequence[str], seed: int, question_id: str) -> tuple[str, str]:
-    """A multiple-choice question with its choices below it, and the letter of ``choices[0]``.
+    """Append lettered choices to a question; return it with the letter of ``choices[0]``.
 
     The order of the choices depends on the seed and the question alone.
 
@@ -224,9 +224,9 @@ def lettered(text: str, choices: Sequence[str], seed: int, question_id: str) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionFile(_Table):
-    """Questions in a JSON lines or Parquet file, one a row.
+    """Questions in a JSON lines or Parquet file, one per row.
 
-    The data set is named after the file unless ``dataset`` says otherwise.
+    Without ``dataset`` the data set is named after the file.
 
     Attributes:
         path: A ``.jsonl`` or ``.parquet`` file.
@@ -249,7 +249,7 @@ class QuestionFile(_Table):
 
 
 def _json_rows(path: Path) -> list[Row]:
-    """The lines; what one leaves out is null."""
+    """Return the lines with the same columns; missing values are ``None``."""
     rows = [row for _, row in json_lines(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
@@ -268,13 +268,13 @@ def _parquet_rows(path: Path) -> list[Row]:
 class HubQuestions(_Table):
     """Questions of a data set of the Hugging Face hub; needs the package ``datasets``.
 
-    Data sets that are programs are refused (``trust_remote_code`` is never given).
+    Data sets that need ``trust_remote_code`` are refused: they run foreign code.
 
     Attributes:
-        path: Name on the hub, or a local folder of data files of the same columns.
-        name: Configuration of the data set, where it has several.
-        split: Which split.
-        revision: Commit, tag or branch to pin; ``None``: the newest.
+        path: Name on the hub, or a local folder of data files with the same columns.
+        name: Configuration of the data set, if it has several.
+        split: Name of the split.
+        revision: Commit, tag or branch; ``None`` for the newest.
     """
 
     path: str
@@ -299,26 +299,26 @@ class HubQuestions(_Table):
             rows = datasets.load_dataset(
                 self.path, None if is_local else self.name, split=self.split, revision=self.revision
             )
-        except Exception as error:  # the hub's errors are of a dozen classes
+        except Exception as error:  # the hub raises a dozen classes
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"the data set {self._name} cannot be had ({reason}): is the hub reachable, the "
-                "name right, and where it is gated, have its terms been accepted and is HF_TOKEN "
-                "set? questions=file reads a copy of it."
+                f"the data set {self._name} cannot be loaded ({reason}). Check its name and the "
+                "connection to the hub; for a gated data set, accept its terms and set HF_TOKEN. "
+                "questions=file reads a local copy."
             ) from error
         yield from self._questions(iter(rows), self.dataset or self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedQuestions(QuestionSource):
-    """Questions that reasoning-gym generates, with the answers that its entries name.
+    """Questions generated by reasoning-gym, with gold answers.
 
-    Answers are compared as all answers are, not by a task's own scoring: take tasks with one plain
-    answer (numbers, formulas, words).
+    Answers are compared by ``deepprune.answers``, not by a task's own scoring: use tasks with one
+    plain answer (numbers, formulas, words).
 
     Attributes:
-        tasks: Names of tasks of reasoning-gym; each is a data set ``reasoning_gym/TASK``.
-        size: Questions a task, >= 1.
+        tasks: Names of reasoning-gym tasks; each is a data set ``reasoning_gym/TASK``.
+        size: Questions per task, >= 1.
         seed: Decides the questions.
     """
 
@@ -329,7 +329,7 @@ class GeneratedQuestions(QuestionSource):
     def __post_init__(self) -> None:
         QuestionSource.__post_init__(self)
         if self.size < 1:
-            raise ValueError(f"size must be at least 1 question a task, got {self.size}.")
+            raise ValueError(f"size must be at least 1 question per task, got {self.size}.")
 
     @property
     def _name(self) -> str:
@@ -362,10 +362,10 @@ class GeneratedQuestions(QuestionSource):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedQuestions(QuestionSource):
-    """The questions of a store of traces; they keep their data sets, ids and gold answers.
+    """The questions of a trace store, with their data sets, ids and gold answers.
 
     Attributes:
-        traces: ``pool``, a store, or a file: see `open_traces`.
+        traces: ``pool``, a store, or a file, see `open_traces`.
         datasets: Only these data sets of the store; ``None`` for all.
     """
 
@@ -382,6 +382,6 @@ class RecordedQuestions(QuestionSource):
 
 
 def questions_hash(questions: Sequence[Question]) -> str:
-    """SHA-256 of questions and gold answers, in their order: the identity of a question set."""
+    """Hash questions and gold answers, in order, to identify a question set."""
     rows = [[q.dataset, q.question_id, q.text, q.gold] for q in questions]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

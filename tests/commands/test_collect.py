@@ -77,7 +77,7 @@ def whole(tmp_path_factory):
 def test_the_store_is_there_and_evaluate_goes_on_from_it(whole):
     folder, done = whole
     assert done.stdout.splitlines()[-2:] == ["results: r/traces", "run: r"]
-    assert "24 of 24 traces are there, 0 of 6 questions failed" in done.stdout
+    assert "24 of 24 traces recorded, 0 of 6 questions failed" in done.stdout
     assert (folder / "r" / "journal.jsonl").read_bytes() == b""
     manifest = TraceStore.open(folder / "r" / "traces").manifest
     assert manifest.provenance["questions"]["traces"] == "pool"
@@ -104,7 +104,7 @@ def test_runs_that_were_stopped_go_on_to_the_same_traces(tmp_path, whole):
     call([*command, "collect.concurrency=24"], tmp_path)  # who works is not what is done
     assert traces(tmp_path / "r") == traces(whole[0] / "r")
     again = call(command, tmp_path)
-    assert "all 24 traces are there; no engine is started" in again.stderr
+    assert "all 24 traces are recorded already; no engine is started" in again.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file locks")
@@ -150,7 +150,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_it_goes_on(tmp_path, whole):
     assert "Traceback" not in full.stderr
     assert full.stdout.splitlines()[-1] == "run: r"
     again = call(command, tmp_path)
-    assert "24 of 24 traces are there" in again.stdout
+    assert "24 of 24 traces recorded" in again.stdout
     assert traces(tmp_path / "r") == traces(whole[0] / "r")
 
 
@@ -158,9 +158,9 @@ def test_failed_questions_are_named_and_the_exit_code_says_so(tmp_path):
     """The pool has 16 traces a question."""
     command = [*COLLECT, "questions.limit=2", "collect.n=17", "engine.seconds_per_token=0"]
     done = call([*command, "hydra.run.dir=r"], tmp_path, check=1)
-    assert "32 of 34 traces are there, 2 of 2 questions failed" in done.stdout
+    assert "32 of 34 traces recorded, 2 of 2 questions failed" in done.stdout
     assert "the script has 16 traces of" in done.stdout
-    assert "failed: r/failed.jsonl; the same command tries them again" in done.stdout
+    assert "failed: r/failed.jsonl; the same command retries them" in done.stdout
     assert (tmp_path / "r" / "failed.jsonl").read_text().count("\n") == 2
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "failed"
 
@@ -196,7 +196,7 @@ def test_of_two_servers_one_is_killed_in_the_middle(tmp_path):
             out, err = process.communicate(timeout=100)
         assert process.returncode == 0, out + err
         assert f"{urls[0]} is lost" in err
-        assert "32 of 32 traces are there" in out
+        assert "32 of 32 traces recorded" in out
     assert traces(tmp_path / "r") == traces(tmp_path / "alone" / "r")
 
 

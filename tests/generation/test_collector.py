@@ -177,7 +177,7 @@ def test_a_lost_replica_hands_its_traces_to_the_others(tmp_path, whole):
     dying, steady, said = Script(fails=fails), Script(seconds_per_token=0.002), []
     done = collector(tmp_path, dying, steady, say=said.append).run(QUESTIONS)
     assert done.failed == []
-    assert said == ["server 0 is lost (connection refused); 1 replicas go on"]
+    assert said == ["server 0 is lost (connection refused); 1 replicas continue"]
     assert len(dying.asked) >= 6
     assert stored(tmp_path) == whole
 
@@ -199,7 +199,7 @@ def test_other_models_are_refused(tmp_path):
     with pytest.raises(InputError, match="must serve one model, but they serve: server 0 'tiny'"):
         collector(tmp_path, Script(), Script(other)).run(QUESTIONS)
     collector(tmp_path, Script()).run(QUESTIONS[:1])
-    with pytest.raises(InputError, match="holds traces of 'tiny', but the engine serves 'other'"):
+    with pytest.raises(InputError, match="has traces of 'tiny', but the engine serves 'other'"):
         collector(tmp_path, Script(other)).run(QUESTIONS)
 
 
@@ -275,7 +275,7 @@ def test_a_finished_collection_starts_no_engine(tmp_path, whole):
     again, said = Script(), []
     again.open = None  # not to be called
     done = collector(tmp_path, again, say=said.append).run(QUESTIONS)
-    assert said == ["all 24 traces are there; no engine is started"]
+    assert said == ["all 24 traces are recorded already; no engine is started"]
     assert (done.progress.n_traces, done.progress.n_wanted, done.failed) == (24, 24, [])
     assert stored(tmp_path) == whole
     assert (tmp_path / JOURNAL).read_bytes() == b""

@@ -123,7 +123,7 @@ def test_questions_with_choices_need_a_prompt_for_letters(tmp_path, prompt):
     [
         (ROWS, "questions.columns.gold=solution", "has no column 'solution'; it has question"),
         ([*ROWS, ROWS[0]], "", "has '7' twice"),
-        ([ROWS[1]] * 2, "", r"hash of the text: the same question is there twice"),
+        ([ROWS[1]] * 2, "", r"hash of the text: remove the repeated question"),
         ([], "", "has no questions"),
         (ROWS, "+questions.where.gold=x", "has no questions"),
         ([*ROWS, {"question": " ", "gold": 1}], "", "row 3 of .* has ' '"),
@@ -209,7 +209,7 @@ def test_a_data_set_that_cannot_be_had_says_what_to_look_at(tmp_path, monkeypatc
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"'no/such' \(test\) cannot be had .* HF_TOKEN"):
+    with pytest.raises(InputError, match=r"'no/such' \(test\) cannot be loaded .* HF_TOKEN"):
         HubQuestions(path="no/such", split="test").load()
 
 
