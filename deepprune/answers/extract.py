@@ -209,10 +209,7 @@ def _statement_value(rest: str) -> str | None:
             return rest[len(opening) : end].strip(" \t\n.") or None
     end_of_sentence = _LINE_SENTENCE_END.search(rest)
     value = rest[: end_of_sentence.start()] if end_of_sentence else rest
-    value = value.strip(" \t*:").removesuffix(".").replace("**", "").strip()
-    if value.count("$") == 2 and value.startswith("$") and value.endswith("$"):
-        value = value[1:-1].strip()
-    return value or None
+    return value.strip(" \t*:").removesuffix(".").replace("**", "").strip() or None
 
 
 def _choice(text: str) -> str | None:

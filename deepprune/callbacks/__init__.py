@@ -1,1 +1,1 @@
-"""Callbacks of the Trainer, of the evaluator and of Hydra: one thin callback a file."""
+"""Callbacks of the Trainer, the evaluator and Hydra, one per file."""

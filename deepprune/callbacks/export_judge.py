@@ -1,4 +1,4 @@
-"""Lightning callback: after the fit, the best weights are calibrated and exported."""
+"""Lightning callback: calibrate and export the best weights after the fit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from deepprune.judge.network.architecture import Architecture
 class ExportJudge(pl.Callback):
     """Writes the folder that ``load_judge`` reads, from rank 0.
 
-    The weights are those of the best checkpoint where a ``ModelCheckpoint`` monitors one, else the
-    last. The calibration is fitted on the validation pairs.
+    Exports the best checkpoint of a ``ModelCheckpoint`` with a monitored metric, else the last
+    weights. The calibration is fitted on the validation pairs.
 
     Args:
-        folder: Where to; its presence says that the training is done.
-        architecture: Builds the model, and the judge of it.
-        data: Has the validation pairs and the questions that were seen.
-        calibration: How logits become scores, see ``judge.calibration.fit_calibration``.
-        same_share: See there: the share of "same" among pairs of all questions that were seen.
+        folder: Folder of the export; its presence means that the training is complete.
+        architecture: Builds the model and its judge.
+        data: Provides the validation pairs and the seen questions.
+        calibration: Method, see ``judge.calibration.fit_calibration``.
+        same_share: Fraction of "same" among the pairs of all seen questions, see there.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ExportJudge(pl.Callback):
         self._same_share = same_share
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Load the best into a model of its own, whatever the strategy did to ours; export."""
+        """Load the weights into a new model, since a strategy may have changed ours; export it."""
         if trainer.interrupted or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         state = trainer.strategy.lightning_module_state_dict()  # gathered by all ranks
@@ -53,7 +53,7 @@ class ExportJudge(pl.Callback):
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         model = self._architecture.build()
         trained = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-        model.load_state_dict(trained, strict=False)  # a checkpoint leaves frozen weights out
+        model.load_state_dict(trained, strict=False)  # a checkpoint has no frozen weights
         judge = self._architecture.judge(model, self._data.splits.seen_questions())
         if self._data.splits.val:
             judge.calibrate(self._data.pairs("val"), self._calibration, same_share=self._same_share)

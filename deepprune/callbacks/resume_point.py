@@ -1,4 +1,4 @@
-"""Lightning callback: where a killed training goes on."""
+"""Lightning callback: the checkpoint from which a killed training resumes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ LAST = Path("checkpoints") / "last.ckpt"
 
 
 class ResumePoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt`` of the run folder, whole at any moment.
+    """Writes ``checkpoints/last.ckpt`` in the run folder, atomically.
 
-    It is written after every so many optimiser steps and after every epoch, but never between a
-    batch and the validation that is due after it: a training resumed from there would not validate,
-    and could choose another best checkpoint than an uninterrupted one.
+    Saves every ``every_n_train_steps`` optimiser steps and after every epoch, but never between a
+    batch and the validation that follows it: a training resumed from there would skip the
+    validation and could choose another best checkpoint. ``ModelCheckpoint(save_last=True)`` does
+    not serve: it writes only beside another checkpoint.
 
     Args:
-        every_n_train_steps: Optimiser steps that a kill can cost, >= 1.
+        every_n_train_steps: Maximum number of optimiser steps lost by a kill, >= 1.
 
     Raises:
         ValueError: If ``every_n_train_steps`` is below 1.
@@ -36,15 +37,14 @@ class ResumePoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        """Save where the step is due and no validation is."""
+        """Save at the interval, unless a validation follows."""
         step = trainer.global_step
-        is_new = step != self._saved_at  # of the batches that one step accumulates, the last
+        is_new = step != self._saved_at  # with gradient accumulation, several batches per step
         due = trainer.val_check_batch or 1  # batches; infinite without validation
         if is_new and step % self._every == 0 and (i + 1) % due:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, the validation included."""
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
@@ -53,6 +53,6 @@ class ResumePoint(Checkpoint):
         written = path.with_name("last.ckpt.tmp")
         trainer.save_checkpoint(written)
         if trainer.is_global_zero:
-            if path.is_dir():  # of a sharded strategy
+            if path.is_dir():  # sharded strategies save a folder
                 shutil.rmtree(path)
             os.replace(written, path)

@@ -51,8 +51,8 @@ def recording_error(folder: Path | str, error: OSError) -> RecordingError | None
         return None
     cure = "make room there" if error.errno in _FULL else "make it writable"
     return RecordingError(
-        f"{folder} cannot be written to ({error.strerror}): {cure}, then resume by the same command "
-        "with the same hydra.run.dir; recorded traces are kept."
+        f"{folder} cannot be written to ({error.strerror}): {cure}, then repeat the command with "
+        "the same hydra.run.dir; recorded traces are kept."
     )
 
 
@@ -415,7 +415,6 @@ class Collector:
                 if (refused := recording_error(self._folder, error)) is None:
                     raise
                 raise refused from error
-
 
     def _close(self) -> None:
         """Cancel all requests and close the engines."""

@@ -1,4 +1,4 @@
-"""Lightning logger: ``metrics.jsonl``, one line a logged step, on disk as it is logged."""
+"""Lightning logger that appends one line per logged step to ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class MetricsFile(Logger):
-    """Appends metrics to ``folder/metrics.jsonl``; undefined ones are null.
+    """Appends metrics to ``folder/metrics.jsonl``; NaN becomes null.
 
-    A resumed training logs again what follows its checkpoint: the last line of a step counts.
-    Lightning puts ``checkpoints/`` into the first logger's folder, so this one comes first.
+    A resumed training logs the steps after its checkpoint again: the last line of a step counts.
+    Lightning's ``CSVLogger`` does not serve, because it deletes the file of the interrupted run.
+    This logger comes first in the list, since Lightning puts ``checkpoints/`` into the folder of
+    the first logger.
 
     Args:
         folder: The run folder.
@@ -30,25 +32,21 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """No folder of its own."""
-        return ""
+        return ""  # together with version: no subfolder
 
     @property
     def version(self) -> str:
-        """No folder of its own."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run folder."""
         return str(self._folder)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a line."""
         values = {k: None if math.isnan(v) else v for k, v in metrics.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Nothing: ``config.json`` has them."""
+        """Do nothing: ``config.json`` has them."""

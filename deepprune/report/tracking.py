@@ -20,20 +20,20 @@ def start_run(
     tags: Sequence[str] = (),
     job_type: str = "train",
 ) -> Any:
-    """Start a W&B run whose files lie in ``folder/wandb``.
+    """Start a W&B run with its files in ``folder/wandb``.
 
-    Offline unless asked otherwise: no account is needed, and ``wandb sync`` sends it later. A
-    resumed run keeps its id, so that W&B joins both parts.
+    An offline run needs no account; ``wandb sync`` uploads it later. A resumed run keeps its id, so
+    that W&B joins both parts.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
         project: W&B project.
         mode: ``offline``, ``online`` or ``disabled``.
-        entity: W&B team or user; the account's own where ``None``.
-        group: The multirun that this run belongs to.
-        tags: What was varied, e.g. ``loss=bce``.
-        job_type: The command.
+        entity: W&B team or user; ``None`` for the user of the account.
+        group: Name of the multirun, if any.
+        tags: Varied options, e.g. ``loss=bce``.
+        job_type: Name of the command.
 
     Returns:
         The ``wandb.Run``; the caller finishes it.

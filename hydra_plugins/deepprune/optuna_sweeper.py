@@ -1,6 +1,6 @@
-"""Hydra sweeper: Optuna proposes the next runs of a multirun; a killed study goes on.
+"""Hydra sweeper: Optuna proposes the runs of a multirun; a killed study can be resumed.
 
-Hydra's own plugin declares optuna < 3 and repeats the proposals of a seeded study that is resumed.
+Hydra's own plugin requires optuna < 3, and when a seeded study resumes, it repeats its proposals.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ NO_OBJECTIVE = "no validation question has unfinished pairs of both classes: low
 
 
 class OptunaSweeper(Sweeper):
-    """Maximises what a job returns with Optuna's TPE (Watanabe 2023, arXiv:2304.11127).
+    """Maximises the value that a job returns with Optuna's TPE (Watanabe 2023, arXiv:2304.11127).
 
-    The study is a journal of JSON lines in ``hydra.sweep.dir``; trial n is run n. Started again, a
-    killed study gives the runs that were cut short to the launcher again, in their own folders, and
-    then proposes what it would have proposed: a trial's seed depends on its number alone.
+    The study is a journal of JSON lines in ``hydra.sweep.dir``; trial n is run n. When it resumes,
+    interrupted runs are launched again in their folders. The later proposals are the same as
+    without the interruption, because a trial's seed depends on its number alone.
 
     Args:
-        n_trials: How many in all, also of a study that goes on.
-        n_jobs: Trials that are proposed and launched together.
+        n_trials: Total number of trials, including those before an interruption.
+        n_jobs: Number of trials proposed and launched together.
         seed: Seed of the proposals.
-        startup_trials: So many are random.
+        startup_trials: Number of random trials at the start.
         params: Option -> values to search, as on the command line, which takes precedence.
     """
 
@@ -59,18 +59,17 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra before ``sweep``."""
         self._context, self._config = hydra_context, config
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Propose, launch and record until there are ``n_trials``.
+        """Propose, launch and record trials until there are ``n_trials``.
 
         Raises:
-            InputError: If Optuna is missing, nothing is to be searched, a value cannot be, the
-                folder holds a study of something else, or no trial has an objective although none
+            InputError: If Optuna is missing, there is nothing to search, a value cannot be
+                searched, the folder has another study, or no trial has an objective although none
                 failed.
         """
         given = [*(f"{k}={v}" for k, v in self._params.items()), *arguments]
@@ -90,7 +89,7 @@ class OptunaSweeper(Sweeper):
     def _next_batch(
         self, study: Study, space: Mapping[str, BaseDistribution]
     ) -> Sequence[FrozenTrial]:
-        """Trials to launch, of successive numbers: first those that a killed process has left."""
+        """Return trials to launch, with successive numbers; interrupted ones come first."""
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
@@ -112,14 +111,14 @@ class OptunaSweeper(Sweeper):
 def search_space(
     overrides: Sequence[Override],
 ) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """What Optuna searches, and the overrides that all trials share; of a key the last counts.
+    """Return the search space, and the overrides that all trials share; the last of a key counts.
 
-    ``a,b`` and ``choice(a, b)`` are categories, ``range(1, 9, 2)`` numbers at equal steps without
-    the last, ``interval(0, 1)`` any number between; ``int(interval(1, 9))`` whole ones;
-    ``tag(log, interval(1e-5, 1e-3))`` on a logarithmic scale.
+    ``a,b`` and ``choice(a, b)`` are categories, ``range(1, 9, 2)`` equally spaced numbers without
+    the end, ``interval(0, 1)`` any number, ``int(interval(1, 9))`` any integer, ``tag(log,
+    interval(1e-5, 1e-3))`` numbers on a logarithmic scale.
 
     Raises:
-        InputError: If nothing is to be searched, or a value cannot be.
+        InputError: If there is nothing to search, or a value cannot be searched.
     """
     from deepprune.core.errors import InputError
 
@@ -171,7 +170,7 @@ def _numbers(low: Any, high: Any, **how: Any) -> BaseDistribution:
 
 
 def _open_study(path: Path, space: Mapping[str, BaseDistribution], fixed: Sequence[str]) -> Study:
-    """The study of a folder, new or to go on with."""
+    """Open the study of a folder, or create it."""
     import optuna
     from optuna.distributions import distribution_to_json
     from optuna.storages import JournalStorage
@@ -194,15 +193,15 @@ def _open_study(path: Path, space: Mapping[str, BaseDistribution], fixed: Sequen
     if changed := [kind for kind in searched if earlier[kind] != searched[kind]]:
         kind = changed[0]
         raise InputError(
-            f"{path.parent} holds a study of another {kind} ({earlier[kind]}, now "
-            f"{searched[kind]}): go on with the same, or give another hydra.sweep.dir."
+            f"{path.parent} has a study of another {kind} ({earlier[kind]}, now "
+            f"{searched[kind]}): resume with the same, or choose another hydra.sweep.dir."
         )
     study.set_user_attr("searched", searched)
     return study
 
 
 def _overrides(trial: FrozenTrial) -> list[str]:
-    """Numbers to six digits, which is more than a search can tell apart."""
+    """Format the parameters as overrides; six digits are enough for a search."""
     return [
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in trial.params.items()
@@ -210,7 +209,7 @@ def _overrides(trial: FrozenTrial) -> list[str]:
 
 
 def _tell(study: Study, trial: FrozenTrial, job: JobReturn) -> None:
-    """Record what came of a trial; one without an objective counts as failed."""
+    """Record the result of a trial; without an objective it has failed."""
     from optuna.trial import TrialState
 
     from deepprune.judge.measure.comparison import SUMMARY
@@ -220,15 +219,15 @@ def _tell(study: Study, trial: FrozenTrial, job: JobReturn) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
         summary = Path(job.working_dir or "", SUMMARY)
         is_ok = summary.exists() and json.loads(summary.read_text())["status"] == "ok"
-        came = f"has no objective: {NO_OBJECTIVE}" if is_ok else "failed"
-        print(f"trial {trial.number} {came}")
+        outcome = f"has no objective: {NO_OBJECTIVE}" if is_ok else "failed"
+        print(f"trial {trial.number} {outcome}")
     else:
         study.tell(trial.number, value)
         print(f"trial {trial.number}: {value:.4f}; best {study.best_value:.4f}")
 
 
 def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
-    """Write the best trial and say how to run it alone."""
+    """Write the best trial and print the command that runs it."""
     from optuna.trial import TrialState
 
     from deepprune.core.errors import InputError
@@ -247,7 +246,7 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
         print(f"best of {len(trials)} trials: {best.number}, {best.value:.4f} on validation data")
         print(command)
     write_atomic(path, json.dumps(facts, indent=2))
-    if n_failed == len(trials) and not any(path.parent.glob(f"*/{FAILURE}")):  # they have a code
+    if n_failed == len(trials) and not any(path.parent.glob(f"*/{FAILURE}")):  # else: exit code
         raise InputError(f"no trial has an objective: {NO_OBJECTIVE}.")
 
 

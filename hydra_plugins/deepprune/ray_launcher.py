@@ -1,6 +1,6 @@
 """Hydra launcher: the runs of a multirun on a Ray cluster.
 
-Hydra's own plugin wants cloudpickle < 3, which joblib does not.
+Hydra's own plugin requires cloudpickle < 3, which conflicts with joblib.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class RayLauncher(Launcher):
-    """Each run in a Ray process of its own, so that none leaves memory on a GPU to the next.
+    """Runs each job in its own Ray process, which frees its GPU memory at the end.
 
-    The machines must see the working directory and the traces under the same paths.
+    The machines must have the working directory and the traces under the same paths.
 
     Args:
-        n_jobs: Runs at a time on the cluster that is started here; one that is given by
-            ``address`` takes as many as it has cores and GPUs for.
-        address: Of a cluster, e.g. ``auto``; ``None`` starts one on this machine.
-        cpus: Cores of a run.
-        gpus: GPUs of a run, may be a fraction.
+        n_jobs: Number of concurrent runs on a local cluster; a cluster given by ``address`` runs as
+            many as its cores and GPUs allow.
+        address: Address of a cluster, e.g. ``auto``; ``None`` starts a local one.
+        cpus: Cores per run.
+        gpus: GPUs per run, may be a fraction.
     """
 
     def __init__(self, n_jobs: int, address: str | None, cpus: float, gpus: float) -> None:
@@ -41,7 +41,6 @@ class RayLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra before ``launch``."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(
@@ -88,7 +87,7 @@ class RayLauncher(Launcher):
                     ray.shutdown()
 
     def _result(self, reference: Any, overrides: list[str], number: int) -> JobReturn:
-        """What a job returns; one whose process died has failed, and the others go on."""
+        """Return the result of a job; a job whose process died has failed."""
         import ray
 
         try:
@@ -105,7 +104,8 @@ class RayLauncher(Launcher):
             write_atomic(
                 folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task)
             )
-            # As a run that fails by itself: a sweeper raises a FAILED one's error, without a table.
+            # COMPLETED as for a run that fails by itself: for a FAILED one Hydra raises the error
+            # and prints no table.
             result = JobReturn(status=JobStatus.COMPLETED, working_dir=str(folder))
             result.return_value = None
         return result
@@ -114,7 +114,6 @@ class RayLauncher(Launcher):
 def _job_config(
     context: HydraContext, config: DictConfig, overrides: list[str], number: int
 ) -> Any:
-    """The configuration of a job."""
     job = context.config_loader.load_sweep_config(config, overrides)
     with open_dict(job):
         job.hydra.job.id = f"{job.hydra.job.name}_{number}"
@@ -123,7 +122,7 @@ def _job_config(
 
 
 def _run(shared: tuple[Any, ...], overrides: list[str], number: int) -> JobReturn:
-    """A job, in a process of the cluster."""
+    """Run a job in a process of the cluster."""
     context, task, config, singletons = shared
     setup_globals()
     Singleton.set_state(singletons)

@@ -48,6 +48,17 @@ SAME = [
     ("1<x<2", "(1,2)"),
     (r"x \in (1,2)", "(1,2)"),
     (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1)"),
+    ("(5)", "5"),  # one value in parentheses is no tuple
+    ("5 square miles of land", "5"),  # up to four words are a unit
+    ("5 km/h", "5"),
+    (r"3.333333\times10^{-1}", r"\frac13"),  # the mantissa has a decimal point
+    (r"10^3", "1000"),
+    (r"-2\frac{1}{2}", "-5/2"),
+    (r"-\frac{3}{4}", "-0.75"),
+    (r"1.2\overline{34}", r"\frac{611}{495}"),
+    (r"-0.\overline{3}", r"-\frac13"),
+    ("3:2", "3:2."),
+    (r"\text{June 5}", "june  5"),
 ]
 DIFFERENT = [
     ("n=3k", "3"),
@@ -80,6 +91,14 @@ DIFFERENT = [
     (r"\frac{", r"\frac{1}"),
     ("", ")"),
     ("7" * 5000, "x" * 5000),
+    ("5 square miles of fertile land", "5"),  # five words are prose
+    ("0.333333", "0.3333333"),  # two decimals are exact
+    (r"\frac13", "0.33333"),  # relative error 1e-5
+    ("2 1/2", "-2 1/2"),
+    (r"\{1,2\}", "(1,2)"),
+    (r"\{1,2\}", r"\{1,2,3\}"),
+    ("3:2", "2:3"),
+    ("5 thousand", "5"),
 ]
 HUGE = "2003^(2002^2001)"
 
@@ -106,11 +125,8 @@ def test_nothing_timed_out_or_crashed_above(checker):
 
 def test_plain_answers_need_no_worker():
     with EquivalenceChecker() as checker:
-        assert checker.same_many([("0.5", r"\frac12"), ("A", "B"), ("10", "12")]) == [
-            True,
-            False,
-            False,
-        ]
+        pairs = [("0.5", r"\frac12"), ("A", "B"), ("10", "12"), ("(1,2)", r"(1, \frac42)")]
+        assert checker.same_many(pairs) == [True, False, False, True]
         assert checker._worker is None
 
 

@@ -34,6 +34,18 @@ CASES = [
     (r"\boxed{D. 12 apples}", "choice", "D"),
     ("Consider A.\n\n(D)\n", "choice", "D"),
     ("Consider A and B", "choice", None),
+    (r"\boxed{1} and" + " so" * 25 + r" \boxed{2}", "boxed", "1, 2"),  # 79 characters between
+    (r"\boxed{1} and" + " so" * 26 + r" \boxed{2}", "boxed", "2"),  # 82: no longer one statement
+    (r"\boxed{1} = \boxed{1.0}", "boxed", "1.0"),
+    (" ".join(rf"\boxed{{{i}}}," for i in range(20)), "boxed", ", ".join(map(str, range(20)))),
+    (" ".join(rf"\boxed{{{i}}}," for i in range(21)), "boxed", "20"),  # a loop
+    (r"\boxed{" + "1" * 1000 + "}", "boxed", "1" * 1000),
+    (r"\boxed{" + "1" * 1001 + "}", "boxed", None),  # as long as an unclosed box
+    ("#### 5 apples.\nDone", "gsm8k", "5 apples"),
+    ("The answer is 7.\n" + "Answer: .\n" * 19, "answer_is", "7"),
+    ("The answer is 7.\n" + "Answer: .\n" * 20, "answer_is", None),  # only 20 are tried
+    ("Answer:\n\n$$x = 2$$", "answer_is", "x = 2"),
+    ("Final answer: 1. The answer is 2?", "answer_is", "2"),
 ]
 
 

@@ -155,7 +155,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
     assert found[0]["best_value"] == max(run["objective"] for run in runs[0])
     assert "trial 4: " in done.stdout
     done = call([*cut, "model.l2=2"], tmp_path, check=2)
-    assert "holds a study of another overrides" in done.stderr
+    assert "has a study of another overrides" in done.stderr
 
 
 CUTS = ("whole", "cut")
