@@ -124,31 +124,36 @@ def _report_and_rows(folder: Path) -> object:
     }
 
 
-def train_cascade(run: Runner) -> object:
-    cheap = run("cheap", "train", "model=features", "sweep=none", *FIT)
-    expensive = run("expensive", "train", "model=bi_encoder", "sweep=none", *FIT)
-    return _report_and_rows(
-        run(
-            "cascade",
-            "train",
-            "model=cascade",
-            f"model.cheap={cheap}/judge",
-            f"model.expensive={expensive}/judge",
-            *FIT,
-        )
+def cascade(run: Runner) -> object:
+    expensive = run("expensive", "train", "model=linear", "sweep=none", *FIT)
+    folder = run(
+        "cascade", "evaluate", "judge=cascade", f"judge.expensive={expensive}/judge", *SMALL
     )
+    return {
+        "band": json.loads((folder / "band.json").read_text()),
+        "rows": lines(folder / "results.jsonl"),
+    }
 
 
 def train_forced(run: Runner) -> object:
     """A judge of forced answers."""
     traces = forced_answers(run.folder)
     return _report_and_rows(
-        run("probe", "train", "model=probe", f"traces={traces}", SIZE, "prefix.k=1500", *FIT)
+        run(
+            "forced",
+            "train",
+            "model=linear",
+            "model.groups=[forced_answers]",
+            f"traces={traces}",
+            SIZE,
+            "prefix.k=1500",
+            *FIT,
+        )
     )
 
 
 def judge_report(run: Runner) -> object:
-    judge = run("reported", "train", "model=features", "sweep=none", *FIT)
+    judge = run("reported", "train", "model=linear", "sweep=none", *FIT)
     folder = run(
         "report", "judge-report", str(judge), "traces=pool", "data.eval_pairs_per_question=10",
         "baselines=[question_only,length_only,lexical]", "logger=none",
@@ -179,14 +184,13 @@ COMMANDS = {
     "evaluate_forced": evaluate_forced,
     "resumed": resumed,
     "train_minilm": trained("model=minilm"),
-    "train_features": trained("model=features"),
-    "train_bi_encoder": trained("model=bi_encoder", "model.peers=true"),
-    "train_cascade": train_cascade,
+    "train_linear": trained("model=linear", "model.groups=[overlaps,lengths,peers]"),
+    "cascade": cascade,
     "train_forced": train_forced,
     "judge_report": judge_report,
     "live": live,
 }
-TRAINED_WEIGHTS = {"train_minilm", "train_bi_encoder"}
+TRAINED_WEIGHTS = {"train_minilm", "train_linear", "train_forced", "cascade", "judge_report"}
 """Their weights come from torch, whose sums depend on the processor: figures agree to .01."""
 
 

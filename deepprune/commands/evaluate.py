@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from omegaconf import DictConfig
 
 from deepprune.commands.run import SCORES, Run, command_run, finished_run
@@ -14,6 +16,7 @@ from deepprune.commands.sweep import (
 )
 from deepprune.config import build
 from deepprune.config.judges import all_judges, further_judges
+from deepprune.core.files import write_atomic
 from deepprune.evaluation.selection import unseen_questions
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.tables import show, sweep_table
@@ -45,6 +48,10 @@ def evaluate(config: DictConfig) -> Run:
                 f"{', '.join(trained)} and are skipped"
             )
         questions, n_traces = build.questions(config, unseen)
+        chosen = judge.prepare(lambda: build.judge_sample(config, store, questions, sweep.prefixes))
+        if chosen:
+            write_atomic(run.folder / "band.json", json.dumps(chosen))
+            print(f"band of the cascade: {chosen['low']:.3f} to {chosen['high']:.3f}")
         with ScoreCache(run.folder / SCORES) as cache:
             result = run_sweep(config, sweep, questions, n_traces, store, judges, run, cache)
         show(sweep_table(result.rows, f"{', '.join(judges)} on {config.traces}"))

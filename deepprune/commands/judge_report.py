@@ -29,7 +29,7 @@ from deepprune.judge.measure.matrix import (
     write_matrix,
 )
 from deepprune.judge.measure.report import write_json
-from deepprune.judge.saved import needs_of
+from deepprune.judge.saved import read_record
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.figures import drawn, matrix_figure
 from deepprune.report.tables import difference_table, matrix_tables, show
@@ -56,7 +56,7 @@ def judge_report(config: DictConfig) -> Run:
     baselines = build.baselines(config)
     stores = build.stores(config)
     cells = build.report_cells(config, stores)
-    needs = frozenset[Need]().union(*map(needs_of, exports.values()))
+    needs = frozenset[Need]().union(*(read_record(path).needs for path in exports.values()))
     for name, of_store in cells.items():
         for cell in of_store:
             _check_needs(needs, next(cell.groups(stores[name].group)), name)

@@ -73,6 +73,8 @@ def _prune(config: DictConfig) -> Run:
             source.start()
             _check_can_force(source, needs, live.policy.name)
             judge = build.judge(config) if Need.JUDGE in live.policy.needs else None
+            if judge is not None:
+                judge.prepare(None)
             size = build_live.live_generator(config, source.model)
             pruner = LivePruner(
                 source.open,

@@ -23,9 +23,10 @@ from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
+from deepprune.evaluation.selection import check_judge_needs
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
-from deepprune.judge.calibration import Calibration
+from deepprune.judge.calibration import Platt
 from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.bootstrap import QuestionDraws
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
@@ -51,18 +52,18 @@ def train(config: DictConfig) -> Run:
     parts = build.fit_parts(config)
     store = build.store(config)
     further = {} if sweep is None else further_judges(list(config.sweep.judges), config.seed)
-    inputs = {"traces": store.content_hash, **build.learner_hashes(parts)}
+    inputs: dict[str, str | None] = {"traces": store.content_hash}
     inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
     if (finished := finished_run(config, inputs)) is not None:
         return finished
     splits = build.splits(config, build.groups(config, store))
-    build.check_learner(parts, splits)
+    check_judge_needs(parts.architecture.needs, [*splits.train, *splits.val, *splits.test])
     pruning = None if sweep is None else _pruning(config, sweep, parts, store, splits, further)
     with command_run(config, "train", inputs) as run:
         export = run.folder / "judge"
 
         def after_training(judge: Judge) -> None:
-            """What follows once the export is on disk, in this start of the run or another."""
+            """Report and sweep the exported judge: what users load, not the model in memory."""
             with ScoreCache(run.folder / SCORES) as cache:
                 run.objective = _objective(config, parts, splits, judge, cache)
                 reports = _report(config, parts, splits, judge, run, cache)
@@ -75,11 +76,12 @@ def train(config: DictConfig) -> Run:
                     tables.append(sweep_table(result.rows, title))
             show(*tables)
 
-        if export.exists() and is_rank_zero():
+        if not export.exists():
+            fit(config, parts, splits, run, export)
+        elif is_rank_zero():
             print(f"the judge of this run is trained: {export}")
+        if is_rank_zero() and export.exists():  # the other ranks of a training end here
             after_training(load_judge(export))
-        elif not export.exists():
-            fit(config, parts, splits, run, export, after_training)
     return run
 
 
@@ -104,7 +106,7 @@ def _pruning(
     refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
     questions, n_traces = build.questions(config, refs)
     check_unseen(further, questions)
-    needs = {"the trained judge": parts.learner.needs}
+    needs = {"the trained judge": parts.architecture.needs}
     needs |= {name: judge.needs for name, judge in further.items()}
     say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
     check_parts(config, questions)
@@ -173,7 +175,7 @@ def _report(
 
 
 def _show_calibration(
-    calibration: Calibration,
+    calibration: Platt,
     errors: Mapping[str, Mapping[str, Estimate]],
     before: PairScores,
     after: PairScores,

@@ -15,19 +15,20 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from deepprune.answers import AnswerStyle
-from deepprune.config.judges import export_folder, export_hash, run_of, sentence_embedding
+from deepprune.config.judges import export_folder, run_of, sentence_embedding
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.protocols import Need, Policy
+from deepprune.core.seeding import generator as generator_of
 from deepprune.core.types import PrefixRule, QuestionRef, QuestionTraces, TracePair
 from deepprune.data.cells import Cell, cells
-from deepprune.data.pairs import build_part
-from deepprune.data.splits import Splits, question_hash, split_questions
+from deepprune.data.pairs import build_pairs, build_part
+from deepprune.data.splits import Splits, split_questions
 from deepprune.evaluation.distributed import Distributed
 from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.runner import MakeEngine
-from deepprune.evaluation.selection import check_judge_needs, select_questions
+from deepprune.evaluation.selection import select_questions
 from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import (
@@ -35,11 +36,10 @@ from deepprune.judge.baselines import (
     LexicalJudge,
     QuestionOnlyJudge,
 )
-from deepprune.judge.boosting import Boosting
 from deepprune.judge.calibration import METHODS
-from deepprune.judge.cascade import Cascade
-from deepprune.judge.features.forced_answers import LogisticRegression
-from deepprune.judge.saved import RECORD, needs_of, read_record, rule_from_json
+from deepprune.judge.linear import LinearArchitecture
+from deepprune.judge.loading import LEXICAL
+from deepprune.judge.saved import RECORD, read_record
 from deepprune.traces import TraceStore, open_traces
 
 REPLAY = "deepprune.pruning.replay.ReplayEngine"
@@ -227,113 +227,70 @@ def distributed(config: DictConfig) -> Distributed:
 
 
 @dataclass(frozen=True)
-class Network:
-    """What the training of a neural network is made of, before any weights are read."""
-
-    architecture: Any
-    loss: Any
-    sampler: Any
-    optimizer: Any
-    scheduler: Any
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What it reads of the traces."""
-        needs: frozenset[Need] = self.architecture.needs
-        return needs
-
-
-@dataclass(frozen=True)
 class FitParts:
-    """A training: prefixes, how answers are stated, how scores are calibrated, what learns."""
+    """A training, before any weights are read.
+
+    Attributes:
+        rule: Where prefixes end.
+        answer_style: How traces state their answers, by data set.
+        calibration: How logits become scores.
+        architecture: Builds the model and the judge, see ``judge.network.architecture``.
+        loss: Of logits, labels and groups.
+        sampler: Makes the training sampler.
+        optimizer: Makes the optimiser of parameters.
+    """
 
     rule: PrefixRule
     answer_style: dict[str, str]
     calibration: str
-    learner: Network | Boosting | LogisticRegression | Cascade
+    architecture: Any
+    loss: Any
+    sampler: Any
+    optimizer: Any
 
 
 def fit_parts(config: DictConfig) -> FitParts:
     """The cheap objects of a training; constructors check their values here."""
+    from deepprune.data.samplers import BucketBatchSampler
+
     for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
         if config.data[name] is not None and config.data[name] < 1:
             raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
-    learner = instantiated(config.model) if "_target_" in config.model else _network(config)
-    if config.data.soft_labels and not isinstance(learner, Network):
-        raise InputError(
-            "data.soft_labels=true needs a model that is a neural network: features, probe and "
-            "cascade learn from hard labels; leave it out, or take model=bi_encoder."
-        )
     if config.calibration not in METHODS:
         raise InputError(
             f"calibration must be one of {', '.join(METHODS)}, got {config.calibration!r}."
         )
-    return FitParts(prefix_rule(config), answer_style(config), config.calibration, learner)
-
-
-def learner_hashes(parts: FitParts) -> dict[str, str]:
-    """What identifies the judges that a training starts from."""
-    folders = parts.learner.folders if isinstance(parts.learner, Cascade) else {}
-    return {name: export_hash(folder) for name, folder in folders.items()}
-
-
-def check_learner(parts: FitParts, splits: Splits) -> None:
-    """Hold what learns against the traces, before anything is computed.
-
-    Raises:
-        InputError: If they lack what it reads, or its judges know another split of them.
-    """
-    check_judge_needs(parts.learner.needs, [*splits.train, *splits.val, *splits.test])
-    if isinstance(parts.learner, Cascade):
-        tested = frozenset(question_hash(group.question.text) for group in splits.test)
-        parts.learner.check_unseen(splits.seen_questions(), tested)
-
-
-def _network(config: DictConfig) -> Network:
-    from deepprune.data.samplers import BucketBatchSampler
-
     model = config.model
+    if model.scheduler not in (None, "linear", "cosine"):
+        raise InputError(
+            f"model.scheduler must be linear, cosine or null, got {model.scheduler!r}."
+        )
+    if not 0 <= model.warmup < 1:
+        raise InputError(f"model.warmup must be a share of the steps below 1, got {model.warmup}.")
     sampler = instantiated(config.sampler)
     with inputs_of("sampler"):
         BucketBatchSampler(sampler([0, 1], [0, 0], 0), [1, 1], config.data.batch_size)
-    return Network(
+    return FitParts(
+        prefix_rule(config),
+        answer_style(config),
+        config.calibration,
         _architecture(model),
         instantiated(config.loss),
         sampler,
         instantiated(model.optimizer),
-        None if model.scheduler is None else instantiated(model.scheduler),
     )
 
 
 def _architecture(model: DictConfig) -> Any:
-    """The kind of network; its constructor checks its settings."""
-    backbone = instantiated(model.backbone)
-    if "interactions" not in model:
-        from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture
+    """The kind of judge that is trained; its constructor checks its settings."""
+    if "groups" in model:
+        return LinearArchitecture(list(model.groups), model.hidden)
+    from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture
 
-        settings: Any = OmegaConf.to_container(model.encoder)
-        return CrossEncoderArchitecture(backbone, symmetric=model.symmetric, encoder=settings)
-    from deepprune.judge.linear import BiEncoderArchitecture, BiEncoderSettings
-
-    decay, rate = (model.optimizer.get(name, 0) for name in ("weight_decay", "lr"))
-    if not backbone.freeze and model.interactions and decay * rate > 1e-3:
-        raise InputError(
-            "a backbone that is fine-tuned would be lost to "
-            f"model.optimizer.weight_decay={decay:g}, which is made for a head alone: take "
-            "model.optimizer._target_=torch.optim.AdamW, "
-            "lr=2e-4, weight_decay=0.01, ~model.optimizer.momentum."
-        )
-    with inputs_of("model"):
-        return BiEncoderArchitecture(
-            BiEncoderSettings(
-                backbone,
-                model.max_length,
-                list(model.interactions),
-                model.peers,
-                model.probes,
-                model.hidden,
-            )
-        )
+    settings: Any = OmegaConf.to_container(model.encoder)
+    return CrossEncoderArchitecture(
+        instantiated(model.backbone), symmetric=model.symmetric, encoder=settings
+    )
 
 
 def answer_style(config: DictConfig) -> dict[str, str]:
@@ -364,12 +321,6 @@ def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
         )
 
 
-def encoding(network: Network) -> Any:
-    """How pairs become inputs; reads a tokenizer, and a backbone that is frozen."""
-    with inputs_of("model"):
-        return network.architecture.encoding
-
-
 def part_pairs(config: DictConfig, parts: FitParts, splits: Splits, part: str) -> list[TracePair]:
     """The pairs of ``"train"`` or ``"val"``, the same that ``datamodule`` has."""
     data, is_train = config.data, part == "train"
@@ -384,35 +335,37 @@ def part_pairs(config: DictConfig, parts: FitParts, splits: Splits, part: str) -
     )
 
 
-def datamodule(config: DictConfig, parts: FitParts, network: Network, splits: Splits) -> Any:
+def datamodule(config: DictConfig, parts: FitParts, splits: Splits) -> Any:
     """Batches of pairs."""
     from deepprune.data.datamodule import JudgeDataModule
 
     data = config.data
+    with inputs_of("model"):
+        encoding = parts.architecture.encoding  # reads a tokenizer
     return JudgeDataModule(
         splits,
         parts.rule,
-        encoding(network),
-        network.sampler,
+        encoding,
+        parts.sampler,
         batch_size=data.batch_size,
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         only_unfinished=data.only_unfinished,
-        soft_labels=data.soft_labels,
         answer_style=parts.answer_style,
         seed=config.seed,
     )
 
 
-def module(config: DictConfig, network: Network, data: Any) -> Any:
+def module(config: DictConfig, parts: FitParts, data: Any) -> Any:
     """The LightningModule; the model's weights are read when the fit begins."""
     from deepprune.judge.network.module import JudgeModule
 
     return JudgeModule(
-        lambda: network.architecture.build(data.encoded("train").inputs),
-        network.loss,
-        network.optimizer,
-        network.scheduler,
+        lambda: parts.architecture.build(data.encoded("train").inputs),
+        parts.loss,
+        parts.optimizer,
+        config.model.scheduler,
+        warmup=config.model.warmup,
         seed=config.seed,
     )
 
@@ -455,24 +408,44 @@ def judge(config: DictConfig) -> Judge:
 
 def judge_needs(config: DictConfig) -> frozenset[Need]:
     """What the judge of an evaluation reads of the traces, without loading it."""
-    path = config.judge.get("path")
-    if path is not None:
-        return needs_of(Path(path))
+    folders = _judge_folders(config)
+    if folders:
+        return frozenset[Need]().union(*(read_record(folder).needs for folder in folders))
     needs: frozenset[Need] = getattr(get_object(config.judge._target_), "needs", Judge.needs)
     return needs
 
 
 def judge_hash(config: DictConfig) -> str | None:
-    """What identifies a trained judge without loading it: its ``judge.json`` names its weights."""
-    path = config.judge.get("path")
-    if path is None:
-        return None
-    if not (record := Path(path) / RECORD).is_file():
-        raise InputError(
-            f"judge.path must be a folder that train.py has exported, got {path!r} without "
-            f"{RECORD}: give the folder `judge` of its run."
-        )
-    return sha256_file(record)
+    """Identify trained judges without loading them: each ``judge.json`` names its weights."""
+    hashes = []
+    for folder in _judge_folders(config):
+        if not (folder / RECORD).is_file():
+            raise InputError(
+                f"judge.path must be a folder that train.py has exported, got {str(folder)!r} "
+                f"without {RECORD}: give the folder `judge` of its run."
+            )
+        hashes.append(sha256_file(folder / RECORD))
+    return " ".join(hashes) or None
+
+
+def _judge_folders(config: DictConfig) -> list[Path]:
+    """The exports that ``judge`` names: of one judge, or the two of a cascade."""
+    names = [config.judge.get(option) for option in ("path", "cheap", "expensive")]
+    return [Path(name) for name in names if name not in (None, LEXICAL)]
+
+
+def judge_sample(
+    config: DictConfig, store: TraceStore, questions: Sequence[QuestionRef], rules: Sequence[Any]
+) -> list[TracePair]:
+    """Pairs of up to 64 questions of a run, up to 50 of each and every prefix rule."""
+    order = generator_of(config.seed, "judge sample").permutation(len(questions))[:64]
+    groups = [store.group(questions[i]) for i in sorted(order.tolist())]
+    return [
+        pair
+        for group in groups
+        for rule in rules
+        for pair in build_pairs(group, rule, max_pairs=50, seed=config.seed)
+    ]
 
 
 def exports(config: DictConfig) -> dict[str, Path]:
@@ -487,7 +460,7 @@ def exports(config: DictConfig) -> dict[str, Path]:
             f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "
             "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
         )
-    names = [str(read_record(folder)["name"]) for folder in folders]
+    names = [read_record(folder).name for folder in folders]
     runs = [f"{name} {run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
     paths = [f"{name} {folder}" for name, folder in zip(names, folders, strict=True)]
     shortest = [
@@ -509,7 +482,7 @@ def export_rule(config: DictConfig, export: Path) -> PrefixRule:
     """
     if config.prefix is not None:
         return prefix_rule(config)
-    if (rule := rule_from_json(read_record(export)["prefix_rule"])) is None:
+    if (rule := read_record(export).prefix_rule) is None:
         raise InputError(
             f"the judge in {export} does not say on which prefixes it was trained: give them, as "
             "prefix=first_tokens prefix.k=500."

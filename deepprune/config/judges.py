@@ -15,7 +15,7 @@ from deepprune.data.splits import question_hash
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import CoinJudge, LengthOnlyJudge, LexicalJudge, OracleJudge
 from deepprune.judge.loading import load_judge
-from deepprune.judge.saved import RECORD, needs_of, read_record
+from deepprune.judge.saved import RECORD, read_record
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def further_judges(entries: Sequence[str], seed: int) -> dict[str, FurtherJudge]
             found[entry] = FurtherJudge(Judge.needs, named[entry])
         elif (folder := export_folder(entry)) is not None:
             found[entry] = FurtherJudge(
-                needs_of(folder),
+                read_record(folder).needs,
                 partial(load_judge, folder),
                 export_hash(folder),
-                frozenset(read_record(folder)["seen_questions"]),
+                read_record(folder).seen_questions,
             )
         else:
             raise InputError(

@@ -24,7 +24,6 @@ class DataConf:
     pairs_per_question: int | None = MISSING
     eval_pairs_per_question: int | None = MISSING
     only_unfinished: bool = MISSING
-    soft_labels: bool = MISSING
     answer_style: dict[str, str] = MISSING
     batch_size: int = MISSING
 
@@ -107,46 +106,17 @@ class ModelConf:
     encoder: EncoderConf = field(default_factory=EncoderConf)
     symmetric: bool = MISSING
     optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] | None = None
+    scheduler: str | None = None
+    warmup: float = MISSING
 
 
 @dataclass
-class BiEncoderConf:
-    backbone: BackboneConf = field(default_factory=BackboneConf)
-    max_length: int = MISSING
-    interactions: list[str] = MISSING
-    peers: bool = MISSING
-    probes: bool = MISSING
+class LinearConf:
+    groups: list[str] = MISSING
     hidden: int = MISSING
     optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] | None = None
-
-
-@dataclass
-class FeaturesConf:
-    _target_: str = "deepprune.judge.boosting.Boosting"
-    trees: int = MISSING
-    leaves: int = MISSING
-    learning_rate: float = MISSING
-    l2: float = MISSING
-    min_leaf: int = MISSING
-    question_balanced: bool = MISSING
-
-
-@dataclass
-class ProbeConf:
-    _target_: str = "deepprune.judge.features.forced_answers.LogisticRegression"
-    l2: float = MISSING
-    question_balanced: bool = MISSING
-
-
-@dataclass
-class CascadeConf:
-    _target_: str = "deepprune.judge.cascade.Cascade"
-    cheap: str = MISSING
-    expensive: str = MISSING
-    tolerance: float = MISSING
-    device: str = MISSING
+    scheduler: str | None = None
+    warmup: float = MISSING
 
 
 @dataclass
@@ -514,6 +484,17 @@ class TrainedConf:
 
 
 @dataclass
+class CascadeConf:
+    _target_: str = "deepprune.judge.loading.load_cascade"
+    cheap: str = MISSING
+    expensive: str = MISSING
+    low: float | None = None
+    high: float | None = None
+    share: float | None = None
+    device: str = MISSING
+
+
+@dataclass
 class ZeroShotConf:
     _target_: str = "deepprune.judge.network.zero_shot.zero_shot_judge"
     source: str = MISSING
@@ -646,10 +627,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     },
     "model": {
         "model": ModelConf,
-        "bi_encoder": BiEncoderConf,
-        "features": FeaturesConf,
-        "probe": ProbeConf,
-        "cascade": CascadeConf,
+        "linear": LinearConf,
     },
     "loss": {
         "focal": FocalConf,
@@ -687,6 +665,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "coin": CoinConf,
         "noisy_oracle": NoisyOracleConf,
         "trained": TrainedConf,
+        "cascade": CascadeConf,
         "zero_shot": ZeroShotConf,
     },
     "logger": {"wandb": WandbConf},

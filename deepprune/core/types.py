@@ -199,15 +199,10 @@ def among_peers(prefixes: Sequence[Prefix]) -> list[Prefix]:
 
 @dataclass(frozen=True, slots=True)
 class TracePair:
-    """Two prefixes of one question; the representative first, the candidate second.
-
-    ``agreement`` is its soft label, where one was asked for: of all continuations of the two
-    prefixes, the share of those pairs that end in the same answer.
-    """
+    """Two prefixes of one question; the representative first, the candidate second."""
 
     first: Prefix
     second: Prefix
-    agreement: float | None = field(default=None, compare=False)
 
     @property
     def label(self) -> int | None:

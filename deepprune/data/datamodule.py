@@ -42,7 +42,6 @@ class JudgeDataModule(pl.LightningDataModule):
         eval_pairs_per_question: The same for validation and test.
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
             Validation and test keep all pairs, and mark them.
-        soft_labels: Whether a loss learns from soft labels, see ``build_pairs``.
         answer_style: How a trace states its answer, see ``build_pairs``.
         bucket_batches: Batches that are sorted by length together.
         seed: Decides the sample of pairs, their orientation and their order.
@@ -64,7 +63,6 @@ class JudgeDataModule(pl.LightningDataModule):
         pairs_per_question: int | None = None,
         eval_pairs_per_question: int | None = None,
         only_unfinished: bool = True,
-        soft_labels: bool = False,
         answer_style: str | Mapping[str, str] = "auto",
         bucket_batches: int = 8,
         seed: int = 0,
@@ -77,7 +75,6 @@ class JudgeDataModule(pl.LightningDataModule):
         self._max_pairs = pairs_per_question
         self._max_eval_pairs = eval_pairs_per_question
         self._only_unfinished = only_unfinished
-        self._soft_labels = soft_labels
         self._answer_style = answer_style
         self._bucket_batches = bucket_batches
         self._seed = seed
@@ -100,15 +97,11 @@ class JudgeDataModule(pl.LightningDataModule):
         return self._encoded[part]
 
     def facts(self, part: str) -> dict[str, int]:
-        """Counts for the log: ``pairs``, those ``truncated`` to the window, those ``soft``.
-
-        Soft are pairs whose target is neither 0 nor 1.
-        """
+        """Counts for the log: ``pairs``, and those ``truncated`` to the window."""
         encoded = self.encoded(part)
         return {
             "pairs": len(encoded),
             "truncated": int(encoded.inputs.is_truncated.sum()),
-            "soft": int(((encoded.targets > 0) & (encoded.targets < 1)).sum()),
         }
 
     def setup(self, stage: str) -> None:
@@ -172,7 +165,6 @@ class JudgeDataModule(pl.LightningDataModule):
             self.rule,
             max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
             only_unfinished=is_train and self._only_unfinished,
-            soft_labels=self._soft_labels,
             answer_style=self._answer_style,
             seed=self._seed,
         )

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepprune.core.protocols import BoolArray, FloatArray, IntArray
+from deepprune.core.protocols import BoolArray, IntArray
 from deepprune.core.types import TracePair
+from deepprune.data.pairs import labels_of
 from deepprune.data.samplers import BatchState, BucketBatchSampler
 
 
@@ -64,13 +65,11 @@ class PairMeta(TypedDict):
 class PairBatch(TypedDict):
     """A batch: ``model(**batch["inputs"])`` gives the logits of ``batch["labels"]``.
 
-    ``labels`` are 1 or 0, what metrics ask for; ``targets`` in [0, 1] what a loss is given: the
-    soft labels where there are any. Both float32 of shape ``(B,)``.
+    Labels are 1 or 0, float32, shape ``(B,)``.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    targets: Tensor
     meta: PairMeta
 
 
@@ -83,7 +82,6 @@ class EncodedPairs:
 
     Attributes:
         labels: 1 or 0, shape ``(P,)``.
-        targets: In [0, 1]: a pair's ``agreement`` where it has one, else its label; ``(P,)``.
         group: Index of question and model of each pair, shape ``(P,)``.
         inputs: What the model reads.
     """
@@ -91,11 +89,7 @@ class EncodedPairs:
     def __init__(self, pairs: Sequence[TracePair], encoding: PairEncoding) -> None:
         self.pairs = list(pairs)
         self.inputs = encoding.encode(self.pairs)
-        self.labels: IntArray = np.array([_label(pair) for pair in self.pairs], dtype=np.int64)
-        self.targets: FloatArray = np.array(
-            [pair.label if pair.agreement is None else pair.agreement for pair in self.pairs],
-            dtype=np.float64,
-        )
+        self.labels: IntArray = labels_of(self.pairs)
         self.is_unfinished: BoolArray = np.array([pair.is_unfinished for pair in self.pairs], bool)
 
         questions = [pair.first.trace.question for pair in self.pairs]
@@ -115,7 +109,6 @@ class EncodedPairs:
         return PairBatch(
             inputs=self.inputs.batch(rows),
             labels=torch.from_numpy(self.labels[rows].astype(np.float32)),
-            targets=torch.from_numpy(self.targets[rows].astype(np.float32)),
             meta=PairMeta(
                 pair=torch.from_numpy(rows),
                 question=torch.from_numpy(self.question[rows]),
@@ -155,12 +148,6 @@ class PairLoader:
     def load_state_dict(self, state: BatchState) -> None:
         """Go on where ``state`` was taken."""
         self.batch_sampler.load_state_dict(state)
-
-
-def _label(pair: TracePair) -> int:
-    if pair.label is None:
-        raise ValueError("a pair needs a label, got one with a trace that has no answer.")
-    return pair.label
 
 
 def _numbers(names: Sequence[object]) -> IntArray:

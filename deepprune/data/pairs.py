@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import comb
 
 import numpy as np
@@ -13,7 +13,6 @@ from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import generator
 from deepprune.core.types import (
     NO_ANSWER,
-    Prefix,
     PrefixRule,
     QuestionTraces,
     TracePair,
@@ -28,7 +27,6 @@ def build_pairs(
     *,
     max_pairs: int | None = None,
     only_unfinished: bool = False,
-    soft_labels: bool = False,
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
@@ -42,10 +40,6 @@ def build_pairs(
         rule: Where their prefixes end.
         max_pairs: Draw at most this many, without replacement; ``None`` keeps all.
         only_unfinished: Keep only pairs where neither prefix has reached its answer.
-        soft_labels: Fill ``TracePair.agreement``. Traces whose prefixes have the same text are
-            continuations of one prefix; the soft label is the share of (a continuation of the
-            first, another of the second) that end in the same answer. Where every prefix is
-            unique, it is the label.
         answer_style: One of ``answers.extract.AnswerStyle``, or one per data set with ``default``
             for all others.
         seed: Decides the sample and the order within a pair.
@@ -64,7 +58,6 @@ def build_pairs(
         answer_style = answer_style.get(question.dataset, answer_style["default"])
     peers = among_peers([make_prefix(trace, rule, answer_style) for trace in group.traces])
     prefixes = [prefix for prefix in peers if prefix.trace.answer_class != NO_ANSWER]
-    agreement = _agreement(prefixes) if soft_labels else None
     if only_unfinished:
         prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
     first, second = np.triu_indices(len(prefixes), k=1)
@@ -76,24 +69,8 @@ def build_pairs(
     pairs = []
     for i, j, swap in zip(first.tolist(), second.tolist(), swapped.tolist(), strict=True):
         a, b = (prefixes[j], prefixes[i]) if swap else (prefixes[i], prefixes[j])
-        pairs.append(TracePair(a, b, agreement(a, b) if agreement else None))
+        pairs.append(TracePair(a, b))
     return pairs
-
-
-def _agreement(prefixes: Sequence[Prefix]) -> Callable[[Prefix, Prefix], float]:
-    """The share of continuations of two of these prefixes that end in the same answer."""
-    classes: dict[str, Counter[int]] = defaultdict(Counter)
-    for prefix in prefixes:
-        classes[prefix.text][prefix.trace.answer_class] += 1
-
-    def share(first: Prefix, second: Prefix) -> float:
-        a, b = classes[first.text], classes[second.text]
-        same, all_ = sum(n * b[answer] for answer, n in a.items()), a.total() * b.total()
-        if first.text == second.text:  # a trace is not compared with itself
-            same, all_ = same - a.total(), all_ - a.total()
-        return same / all_
-
-    return share
 
 
 def build_part(
@@ -103,7 +80,6 @@ def build_part(
     *,
     max_pairs: int | None = None,
     only_unfinished: bool = False,
-    soft_labels: bool = False,
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
 ) -> list[TracePair]:
@@ -120,7 +96,6 @@ def build_part(
             rule,
             max_pairs=max_pairs,
             only_unfinished=only_unfinished,
-            soft_labels=soft_labels,
             answer_style=answer_style,
             seed=seed,
         )

@@ -1,9 +1,9 @@
-"""What a judge is: scores for pairs of prefixes, their cost, and a fingerprint."""
+"""The judge: scores for pairs of prefixes, what they cost, and a fingerprint."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,29 +14,15 @@ from deepprune.core.protocols import TEXT_ALONE, FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeCost:
-    """What scoring some pairs costs from scratch: pairs, tokens read, FLOPs."""
-
-    calls: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-
-    def __add__(self, other: JudgeCost) -> JudgeCost:
-        return JudgeCost(
-            self.calls + other.calls, self.tokens + other.tokens, self.flops + other.flops
-        )
-
-
 class Prices(NamedTuple):
-    """What each of n things costs on its own, shapes ``(n,)``."""
+    """Cost of each of n pairs or prefixes on its own, shapes ``(n,)``."""
 
     tokens: FloatArray
     flops: FloatArray
 
     @classmethod
     def none(cls, n: int) -> Prices:
-        """Nothing, n times."""
+        """Zero tokens and FLOPs for each of n things."""
         return cls(np.zeros(n), np.zeros(n))
 
 
@@ -101,19 +87,16 @@ class Judge(ABC):
         """What each prefix costs, once, however many pairs it is in; by default nothing."""
         return Prices.none(len(prefixes))
 
-    def cost(self, pairs: Sequence[TracePair]) -> JudgeCost:
-        """What ``score`` costs on these pairs when nothing is cached, without scoring them."""
-        prefixes = {p.key: p for pair in pairs for p in (pair.first, pair.second)}
-        names = [[pair.first.key, pair.second.key] for pair in pairs]
-        if self.is_symmetric:
-            names = [sorted(name) for name in names]
-        distinct = {tuple(name): pair for name, pair in zip(names, pairs, strict=True)}
-        prices = (
-            self.pair_prices(list(distinct.values())),
-            self.prefix_prices(list(prefixes.values())),
-        )
-        return JudgeCost(
-            len(distinct),
-            int(sum(p.tokens.sum() for p in prices)),
-            float(sum(p.flops.sum() for p in prices)),
-        )
+    def prepare(self, sample: Callable[[], Sequence[TracePair]] | None) -> dict[str, float]:
+        """Fit the judge to the run before it scores; most judges need not.
+
+        Args:
+            sample: Makes a seeded sample of the run's pairs; ``None`` where traces are generated.
+
+        Returns:
+            What was chosen, for the record of the run.
+
+        Raises:
+            InputError: If a sample is needed and there is none.
+        """
+        return {}

@@ -1,23 +1,23 @@
-"""Logits to probabilities, fitted on validation pairs: Platt scaling, temperature, isotonic.
+"""Logits to probabilities by Platt scaling, fitted on validation pairs.
 
-P: pairs, K: knots.
+P: pairs.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit, logit
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.core.errors import InputError
+from deepprune.core.protocols import FloatArray
 
-METHODS = ("platt", "temperature", "isotonic", "none")
+METHODS = ("platt", "none")
 PRIOR_SD = 0.5
 """Of the log scale: with few questions the scale stays within a factor of about e of 1."""
 
@@ -27,28 +27,11 @@ FLAT_SPREAD = 0.05
 _MIN_LOG_SCALE, _MAX_LOG_SCALE = -7.0, 5.0
 
 
-class Calibration(ABC):
-    """A strictly increasing map from logits to scores: it keeps the order of pairs."""
-
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def log_odds(self, logits: FloatArray) -> FloatArray:
-        """Calibrated logits, float64, same shape."""
-
-    def __call__(self, logits: ArrayLike) -> FloatArray:
-        """Scores in [0, 1] of logits, float64, same shape."""
-        return np.asarray(expit(self.log_odds(np.asarray(logits, dtype=np.float64))))
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``calibration_from_json`` reads back, exactly."""
-        values: Any = self
-        return {"kind": self.kind, **asdict(values)}
-
-
 @dataclass(frozen=True, slots=True)
-class Platt(Calibration):
+class Platt:
     """``score = sigmoid(scale * logit + bias)``; the identity by default.
+
+    Strictly increasing, so that it keeps the order of pairs.
 
     Raises:
         ValueError: If ``scale`` is not positive.
@@ -60,58 +43,30 @@ class Platt(Calibration):
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise ValueError(f"scale must be > 0, got {self.scale}: it would turn the order round.")
+            raise ValueError(f"scale must be > 0, got {self.scale}: it would reverse the order.")
 
-    def log_odds(self, logits: FloatArray) -> FloatArray:
-        """Calibrated logits."""
-        return self.scale * logits + self.bias
+    def __call__(self, logits: ArrayLike) -> FloatArray:
+        """Scores in [0, 1] of logits, float64, same shape."""
+        return np.asarray(expit(self.scale * np.asarray(logits, dtype=np.float64) + self.bias))
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back, exactly."""
+        return {"kind": self.kind, **asdict(self)}
 
-@dataclass(frozen=True, slots=True)
-class Isotonic(Calibration):
-    """Piecewise linear from logits to log-odds, with slope 1 beyond the outermost knots.
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The calibration of an export.
 
-    Attributes:
-        logits: Where the knots are, increasing, shape ``(K,)``, K >= 1.
-        scores: Their scores, increasing, in (0, 1), shape ``(K,)``.
-
-    Raises:
-        ValueError: If they are anything else.
-    """
-
-    kind: ClassVar[str] = "isotonic"
-    logits: tuple[float, ...]
-    scores: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        x, y = np.array(self.logits), np.array(self.scores)
-        rises = x.shape == y.shape and x.size and (np.diff(x) > 0).all() and (np.diff(y) > 0).all()
-        if not rises or not 0 < y[0] <= y[-1] < 1:
-            raise ValueError(f"knots must rise, with scores in (0, 1), got {x} and {y}.")
-
-    def log_odds(self, logits: FloatArray) -> FloatArray:
-        """Calibrated logits."""
-        first, last = self.logits[0], self.logits[-1]
-        inside = np.interp(logits, self.logits, logit(self.scores))
-        return np.asarray(inside + np.minimum(logits - first, 0) + np.maximum(logits - last, 0))
+        Raises:
+            InputError: If it is of a kind that has ended.
+        """
+        fields = dict(values)
+        if (kind := fields.pop("kind", cls.kind)) != cls.kind:
+            raise InputError(f"calibration {kind} ended with 0.2: train with calibration=platt.")
+        return cls(**fields)
 
 
 IDENTITY = Platt()
-
-
-def calibration_from_json(values: Mapping[str, Any]) -> Calibration:
-    """The calibration of an export; without a ``kind`` it is of the time when there was one.
-
-    Raises:
-        ValueError: If the kind is unknown, or the values make no calibration.
-    """
-    fields = dict(values)
-    kind = fields.pop("kind", Platt.kind)
-    if kind == Platt.kind:
-        return Platt(**fields)
-    if kind == Isotonic.kind:
-        return Isotonic(**{name: tuple(knots) for name, knots in fields.items()})
-    raise ValueError(f"calibration must be {Platt.kind} or {Isotonic.kind}, got {kind!r}.")
 
 
 def fit_calibration(
@@ -121,15 +76,11 @@ def fit_calibration(
     *,
     method: str = "platt",
     same_share: float | None = None,
-) -> Calibration:
+) -> Platt:
     """Fit a calibration on labelled pairs.
 
-    - ``platt`` (Platt 1999): scale and bias with the least negative log-likelihood.
-    - ``temperature`` (Guo et al. 2017, https://arxiv.org/abs/1706.04599): the scale alone.
-    - ``isotonic`` (Zadrozny & Elkan 2002): the best increasing step function (pool adjacent
-      violators); its steps become knots at their mean logits, so that no two logits tie. Scores
-      stay half a pair away from 0 and 1.
-    - ``none``: the identity, as for every method where there are fewer than two classes.
+    ``platt`` (Platt 1999) takes scale and bias with the least negative log-likelihood; ``none``,
+    and pairs of one class alone, give the identity.
 
     Pairs of a question are not independent, so the likelihood counts questions, not pairs: it is
     the mean over the pairs times the number of questions. Against it stands a prior, ``log scale ~
@@ -163,12 +114,10 @@ def fit_calibration(
     weights = np.full(z.size, 1 / z.size)
     if same_share is not None and 0 < same_share < 1:
         weights *= np.where(y == 1, same_share / y.mean(), (1 - same_share) / (1 - y.mean()))
-    if method == "isotonic":
-        return _isotonic(z, y, weights)
-    return _platt(z, y, len(np.unique(names)) * weights, has_bias=method == "platt")
+    return _platt(z, y, len(np.unique(names)) * weights)
 
 
-def _platt(z: FloatArray, y: FloatArray, weights: FloatArray, *, has_bias: bool) -> Platt:
+def _platt(z: FloatArray, y: FloatArray, weights: FloatArray) -> Platt:
     """By L-BFGS over (log scale, bias); the weights sum to the number of questions."""
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
@@ -179,30 +128,9 @@ def _platt(z: FloatArray, y: FloatArray, weights: FloatArray, *, has_bias: bool)
         gradient = [residual @ z * scale + log_scale / PRIOR_SD**2, residual.sum()]
         return float(value + (log_scale / PRIOR_SD) ** 2 / 2), np.array(gradient)
 
-    bounds = [(_MIN_LOG_SCALE, _MAX_LOG_SCALE), (None, None) if has_bias else (0, 0)]
+    bounds = [(_MIN_LOG_SCALE, _MAX_LOG_SCALE), (None, None)]
     found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds)
     return Platt(float(np.exp(found.x[0])), float(found.x[1]))
-
-
-def _isotonic(z: FloatArray, y: FloatArray, weights: FloatArray) -> Isotonic:
-    """Equal logits are one before they are pooled; a block's knot is its mean logit and share."""
-    x, at = np.unique(z, return_inverse=True)
-    weight = np.bincount(at, weights)
-    share = np.bincount(at, weights * y) / weight
-    blocks: IntArray = isotonic_regression(share, weights=weight).blocks[:-1]
-    size = np.add.reduceat(weight, blocks)
-    knots = np.add.reduceat(weight * x, blocks) / size
-    scores = np.clip(np.add.reduceat(weight * share, blocks) / size, 0.5 / len(z), 1 - 0.5 / len(z))
-    rises = np.concatenate([[True], np.diff(scores) > 0])  # two blocks may have been clipped alike
-    return Isotonic(tuple(knots[rises].tolist()), tuple(scores[rises].tolist()))
-
-
-def negative_log_likelihood(
-    logits: ArrayLike, labels: ArrayLike, calibration: Calibration = IDENTITY
-) -> float:
-    """Mean ``-log p(label)`` of calibrated logits, natural logarithm."""
-    z = calibration.log_odds(np.asarray(logits, dtype=np.float64))
-    return float(np.mean(np.logaddexp(0.0, -(2 * np.asarray(labels) - 1) * z)))
 
 
 def is_flat(scores: FloatArray) -> bool:

@@ -8,23 +8,17 @@ from typing import Any
 
 from deepprune.core.errors import InputError
 from deepprune.judge.base import Judge
-from deepprune.judge.saved import (
-    BI_ENCODER,
-    CASCADE,
-    CROSS_ENCODER,
-    FEATURES,
-    PROBE,
-    read_record,
-)
+from deepprune.judge.baselines import LexicalJudge
+from deepprune.judge.cascade import CascadeJudge
+from deepprune.judge.saved import CROSS_ENCODER, LINEAR, read_record
 
-_KINDS = {  # imported when one is read: some need torch, others load without it
+_KINDS = {  # imported when one is read: only the cross-encoder needs torch
     CROSS_ENCODER: "deepprune.judge.network.cross_encoder.CrossEncoderJudge",
-    BI_ENCODER: "deepprune.judge.linear.BiEncoderJudge",
-    FEATURES: "deepprune.judge.features.overlaps.FeaturesJudge",
-    PROBE: "deepprune.judge.features.forced_answers.ProbeJudge",
-    CASCADE: "deepprune.judge.cascade.CascadeJudge",
+    LINEAR: "deepprune.judge.linear.LinearJudge",
 }
 _BACKENDS = ("transformers", "vllm")
+LEXICAL = "lexical"
+"""A judge of a cascade that is no folder: the overlap of numbers."""
 
 
 def load_judge(
@@ -49,11 +43,11 @@ def load_judge(
     """
     if backend not in _BACKENDS:
         raise InputError(f"judge.backend must be {' or '.join(_BACKENDS)}, got {backend!r}.")
-    kind = read_record(Path(path)).get("kind", CROSS_ENCODER)
+    kind = read_record(Path(path)).kind
     if kind not in _KINDS:
         raise InputError(
-            f"the judge in {path} must be of a kind that this version knows, got {kind!r}: it "
-            "needs another version of deepprune."
+            f"the judge in {path} must be of kind {' or '.join(_KINDS)}, got {kind!r}: it needs "
+            "another version of deepprune."
         )
     if backend == "transformers":
         module, _, name = _KINDS[kind].rpartition(".")
@@ -68,3 +62,31 @@ def load_judge(
     from deepprune.judge.network.vllm_scoring import VllmJudge
 
     return VllmJudge.load(path, device, backbone, gpu_memory_utilization=gpu_memory_utilization)
+
+
+def load_cascade(
+    cheap: str,
+    expensive: str,
+    low: float | None = None,
+    high: float | None = None,
+    share: float | None = None,
+    device: str = "auto",
+) -> CascadeJudge:
+    """Build a cascade of two judges, see ``CascadeJudge``.
+
+    Args:
+        cheap: The folder of a trained judge, or ``lexical``.
+        expensive: The folder of a trained judge.
+        low: Where the band begins, a score of the cheap judge.
+        high: Where it ends.
+        share: Share of the pairs that the band holds, without ``low`` and ``high``.
+        device: Where neural networks compute: ``auto`` or a torch device.
+
+    Raises:
+        InputError: If a folder is no export, or the band is not given.
+    """
+    first, second = (
+        LexicalJudge() if path == LEXICAL else load_judge(path, device)
+        for path in (cheap, expensive)
+    )
+    return CascadeJudge(first, second, low=low, high=high, share=share)

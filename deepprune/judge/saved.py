@@ -1,4 +1,4 @@
-"""What the folders of all trained judges share: ``judge.json``, and writing a folder whole."""
+"""The folder of a trained judge: ``judge.json`` beside its weights, written and read here alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,63 @@ from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.protocols import TEXT_ALONE, Need
 from deepprune.core.types import PrefixRule
-from deepprune.data import prefixes
+from deepprune.data.prefixes import FirstTokens, Fraction, ReasoningWords
+from deepprune.judge.calibration import Platt
 
-FORMAT = 1
-RECORD = "judge.json"
-CROSS_ENCODER, BI_ENCODER = "cross_encoder", "bi_encoder"
-FEATURES, PROBE, CASCADE = "features", "probe", "cascade"
-"""What ``kind`` says of a judge; a record without it is a cross-encoder's."""
+FORMAT = 2
+RECORD, WEIGHTS = "judge.json", "weights.safetensors"
+CROSS_ENCODER, LINEAR = "cross_encoder", "linear"
+"""Values of ``SavedJudge.kind``."""
 
-CPU_KINDS = frozenset({FEATURES, PROBE})
-"""Judges without a neural network."""
+_ENDED = {
+    "features": "train model=linear",
+    "bi_encoder": "train model=linear",
+    "probe": "train model=linear model.groups=[forced_answers]",
+    "cascade": "give both of its judges to judge=cascade",
+}
+"""Kinds that older versions wrote, and what to do instead."""
+
+_RULES: dict[str, Callable[..., PrefixRule]] = {
+    rule.__name__: rule for rule in (FirstTokens, ReasoningWords, Fraction)
+}
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` write into a folder beside its place, sync it, then rename it into place.
+@dataclass(frozen=True, slots=True)
+class SavedJudge:
+    """What ``judge.json`` says.
+
+    Attributes:
+        kind: ``cross_encoder`` or ``linear``.
+        name: Short name for tables.
+        needs: What the judge reads of the traces.
+        settings: JSON values from which the kind builds its model.
+        calibration: Logits to scores.
+        prefix_rule: The prefixes it was trained on, where known.
+        seen_questions: Hashes of the training and validation questions.
+        training: JSON values about the training.
+        fingerprint: Identifies the scoring function.
+        files: sha256 of the other files of the folder, by their paths in it.
+    """
+
+    kind: str
+    name: str
+    needs: frozenset[Need]
+    settings: Mapping[str, Any]
+    calibration: Platt
+    prefix_rule: PrefixRule | None
+    seen_questions: frozenset[str]
+    training: Mapping[str, Any]
+    fingerprint: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_judge(folder: Path, record: SavedJudge, write_files: Callable[[Path], None]) -> Path:
+    """Write a judge's folder beside its place, sync it, then rename it into place.
+
+    Args:
+        folder: Where to; it must not exist.
+        record: What to say of the judge; its ``files`` are filled in.
+        write_files: Writes weights, and whatever else the kind needs, into the folder it is given.
 
     Raises:
         InputError: If the folder exists.
@@ -40,8 +83,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        fill(temporary)
-        for file in filter(Path.is_file, temporary.rglob("*")):
+        write_files(temporary)
+        files = sorted(filter(Path.is_file, temporary.rglob("*")))
+        hashes = {str(file.relative_to(temporary)): sha256_file(file) for file in files}
+        values = _to_json(replace(record, files=hashes))
+        (temporary / RECORD).write_text(json.dumps(values, indent=1) + "\n")
+        for file in (*files, temporary / RECORD):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         temporary.chmod(0o755)
@@ -52,11 +99,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """``judge.json`` of an export.
+def read_record(folder: Path) -> SavedJudge:
+    """Read ``judge.json``; weights stay unread.
 
     Raises:
-        InputError: If it is missing, damaged or of another format.
+        InputError: If it is missing, damaged, of another format, or of a kind that has ended.
     """
     try:
         values = json.loads((folder / RECORD).read_text())
@@ -67,90 +114,86 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise damaged(folder, error) from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
+    found = values.get("format") if isinstance(values, dict) else None
+    if found not in (1, FORMAT):
         raise InputError(
             f"{folder / RECORD} must have format {FORMAT}, got {found}: export again with this "
             "version."
         )
-    return values
-
-
-def needs_of(folder: Path) -> frozenset[Need]:
-    """What the judge of an export reads of the traces, without loading it.
-
-    Raises:
-        InputError: If it is no export.
-    """
-    values = read_record(folder)
+    if (kind := values.get("kind")) in _ENDED:
+        raise InputError(
+            f"the judge in {folder} cannot be read: kind {kind} ended with 0.2: {_ENDED[kind]}."
+        )
     try:
-        return frozenset(map(Need, values.get("needs", TEXT_ALONE)))
-    except (TypeError, ValueError) as error:
+        return _from_json(_of_format_1(values) if found == 1 else values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder, error) from error
 
 
-def check_runs_on_cpu(folder: Path, device: str, backbone: str | None) -> None:
-    """Refuse what a judge without a neural network cannot be given.
+def check_files(folder: Path, record: SavedJudge) -> None:
+    """Check that the files of an export are as they were written.
 
     Raises:
-        InputError: If the device is not ``auto`` or ``cpu``, or a backbone is asked for.
+        InputError: If one is missing or has changed.
     """
-    if backbone is not None or device not in ("auto", "cpu"):
-        raise InputError(
-            f"the judge in {folder} has no backbone and runs on the CPU, got backbone "
-            f"{backbone!r} and device {device!r}: leave them null and auto."
-        )
-
-
-def checked_file(folder: Path, name: str, sha256: str, what: str = "weights") -> Path:
-    """A file of an export, as it was written; ``what`` it holds is for the error.
-
-    Raises:
-        InputError: If it is missing or has changed.
-    """
-    if not (file := folder / name).is_file():
-        raise InputError(f"an export needs {name}, missing in {folder}: export again.")
-    if (found := sha256_file(file)) != sha256:
-        raise InputError(
-            f"{file} must have sha256 {sha256}, got {found}: the {what} changed after the "
-            "export; export again."
-        )
-    return file
-
-
-def check_backbone(folder: Path, source: str, asked: str | None) -> None:
-    """Refuse a judge that was trained from another backbone than the one asked for.
-
-    Raises:
-        InputError: If it was; ``None`` takes any.
-    """
-    if asked is not None and asked != source:
-        raise InputError(
-            f"the judge in {folder} was trained from {source!r}, got backbone {asked!r}: set it to "
-            f"{source!r}, or load another export."
-        )
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON as exports have it."""
-    path.write_text(json.dumps(values, indent=1, default=list) + "\n")
+    for name, sha256 in record.files.items():
+        if not (file := folder / name).is_file():
+            raise InputError(f"an export needs {name}, missing in {folder}: export again.")
+        if (found := sha256_file(file)) != sha256:
+            raise InputError(
+                f"{file} must have sha256 {sha256}, got {found}: it changed after the export; "
+                "export again."
+            )
 
 
 def damaged(folder: Path, error: Exception) -> InputError:
-    """What to raise where ``judge.json`` is not as it was written."""
+    """The error to raise where ``judge.json`` has missing or wrong values."""
     return InputError(f"{folder / RECORD} is damaged ({error!r}): export again.")
 
 
-def rule_to_json(rule: PrefixRule | None) -> dict[str, Any] | None:
-    """A prefix rule by the name of its class and its fields."""
-    dataclass: Any = rule
-    return None if rule is None else {"rule": type(rule).__name__, **asdict(dataclass)}
+def _to_json(record: SavedJudge) -> dict[str, Any]:
+    rule: Any = record.prefix_rule
+    return {
+        "format": FORMAT,
+        "kind": record.kind,
+        "name": record.name,
+        "needs": sorted(record.needs),
+        "settings": dict(record.settings),
+        "calibration": record.calibration.to_json(),
+        "prefix_rule": None if rule is None else {"rule": type(rule).__name__, **asdict(rule)},
+        "seen_questions": sorted(record.seen_questions),
+        "training": dict(record.training),
+        "fingerprint": record.fingerprint,
+        "files": dict(record.files),
+    }
 
 
-def rule_from_json(values: Mapping[str, Any] | None) -> PrefixRule | None:
-    """The rule that ``rule_to_json`` wrote."""
-    if values is None:
-        return None
-    fields = dict(values)
-    rule: PrefixRule = getattr(prefixes, fields.pop("rule"))(**fields)
-    return rule
+def _from_json(values: Mapping[str, Any]) -> SavedJudge:
+    rule = values["prefix_rule"]
+    if rule is not None:
+        fields = dict(rule)
+        rule = _RULES[fields.pop("rule")](**fields)
+    return SavedJudge(
+        kind=values["kind"],
+        name=values["name"],
+        needs=frozenset(map(Need, values["needs"])),
+        settings=values["settings"],
+        calibration=Platt.from_json(values["calibration"]),
+        prefix_rule=rule,
+        seen_questions=frozenset(values["seen_questions"]),
+        training=values["training"],
+        fingerprint=values["fingerprint"],
+        files=dict(values["files"]),
+    )
+
+
+def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A cross-encoder's record as 0.1 wrote it, in today's shape."""
+    settings = {k: values[k] for k in ("backbone", "encoder", "symmetric", "frozen_digest")}
+    return {
+        **values,
+        "kind": CROSS_ENCODER,
+        "needs": sorted(TEXT_ALONE),
+        "settings": settings,
+        "files": {WEIGHTS: values["weights_sha256"]},
+    }

@@ -1,18 +1,22 @@
-"""What all trained judges share: logits, a calibration of them, where they were read from."""
+"""What all trained judges share: logits, their calibration, export and reading back."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
-from deepprune.judge.base import Judge
-from deepprune.judge.calibration import IDENTITY, Calibration, fit_calibration, is_flat
+from deepprune.judge.base import Judge, JudgeProvenance
+from deepprune.judge.calibration import IDENTITY, Platt, fit_calibration, is_flat
+from deepprune.judge.saved import SavedJudge, check_files, damaged, read_record, write_judge
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +30,11 @@ class TrainedJudge(Judge):
         seen_questions: Hashes of the questions used for fitting it.
     """
 
+    kind: ClassVar[str]
+
     def __init__(
         self,
-        calibration: Calibration | None = None,
+        calibration: Platt | None = None,
         *,
         name: str,
         seen_questions: frozenset[str] = frozenset(),
@@ -41,15 +47,30 @@ class TrainedJudge(Judge):
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Uncalibrated logits, shape ``(len(pairs),)``."""
 
+    @property
     @abstractmethod
-    def export(
-        self,
-        folder: Path | str,
-        *,
-        prefix_rule: PrefixRule | None = None,
-        training: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Write the folder that ``load_judge`` reads."""
+    def settings(self) -> dict[str, Any]:
+        """JSON values from which ``_from_record`` builds the model."""
+
+    @abstractmethod
+    def _identity(self) -> str:
+        """Everything that logits depend on."""
+
+    @abstractmethod
+    def _write_files(self, folder: Path) -> None:
+        """Write weights, and what else reading back needs."""
+
+    @classmethod
+    @abstractmethod
+    def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:
+        """Build the judge of a record whose files have been checked."""
+
+    @property
+    def provenance(self) -> JudgeProvenance:
+        """Its fingerprint follows from what logits depend on and the calibration."""
+        state = f"{self._identity()}{json.dumps(self.calibration.to_json())}"
+        fingerprint = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
+        return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
@@ -61,7 +82,7 @@ class TrainedJudge(Judge):
         method: str = "platt",
         *,
         same_share: float | None = None,
-    ) -> Calibration:
+    ) -> Platt:
         """Fit the calibration on labelled pairs (validation, never test) and use it from now on.
 
         Args:
@@ -74,7 +95,7 @@ class TrainedJudge(Judge):
         self.calibration = fit_calibration(
             logits, labels_of(pairs), questions, method=method, same_share=same_share
         )
-        self._path = None  # it is no longer what lies there
+        self._path = None  # the folder holds another calibration
         if is_flat(self.calibration(logits)):
             _log.warning(
                 "the scores of %s are nearly all alike on the validation pairs (%d questions): "
@@ -84,3 +105,71 @@ class TrainedJudge(Judge):
                 len(set(questions)),
             )
         return self.calibration
+
+    def export(
+        self,
+        folder: Path | str,
+        *,
+        prefix_rule: PrefixRule | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the folder that ``load`` reads, atomically; nothing in it refers to Lightning.
+
+        Args:
+            folder: Where to; it must not exist.
+            prefix_rule: The prefixes it was trained on, for whoever loads it.
+            training: JSON values to keep with it: configuration, commit, metrics.
+
+        Raises:
+            InputError: If the folder exists.
+        """
+        provenance = self.provenance
+        record = SavedJudge(
+            kind=self.kind,
+            name=self._name,
+            needs=self.needs,
+            settings=self.settings,
+            calibration=self.calibration,
+            prefix_rule=prefix_rule,
+            seen_questions=self._seen,
+            training=dict(training or {}),
+            fingerprint=str(provenance.fingerprint),
+        )
+        return write_judge(Path(folder), record, self._write_files)
+
+    @classmethod
+    def load(
+        cls, path: Path | str, device: str = "auto", backbone: str | None = None, **settings: Any
+    ) -> Self:
+        """Read an export of this kind; ``loading.load_judge`` reads any.
+
+        Args:
+            path: What ``export`` wrote.
+            device: Where a neural network computes: ``auto`` or a torch device.
+            backbone: The source that it must have been trained from; ``None`` for any.
+            settings: Further arguments of the class.
+
+        Raises:
+            InputError: If files are missing or changed, the backbone is another one, or the device
+                is not there.
+        """
+        folder = Path(path)
+        record = read_record(folder)
+        if record.kind != cls.kind:
+            raise InputError(f"{folder} must hold a judge of kind {cls.kind}, got {record.kind}.")
+        try:
+            source = record.settings.get("backbone", {}).get("source")
+            if backbone is not None and backbone != source:
+                raise InputError(
+                    f"the judge in {folder} was trained from {source!r}, got backbone "
+                    f"{backbone!r}: set it to {source!r}, or load another export."
+                )
+            check_files(folder, record)
+            judge = cls._from_record(folder, record, device, **settings)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(folder, error) from error
+        judge.calibration, judge._path = record.calibration, folder
+        judge._name, judge._seen = record.name, record.seen_questions
+        return judge

@@ -85,7 +85,9 @@ def cost(export: Path, group, k: int) -> dict[str, float]:
     start = time.perf_counter()
     judge.score(some)
     seconds = time.perf_counter() - start
-    return {"flops": judge.cost(pairs).flops, "pairs_per_second": len(some) / seconds}
+    prices = judge.pair_prices(pairs), judge.prefix_prices(prefixes)
+    flops = float(sum(part.flops.sum() for part in prices))
+    return {"flops": flops, "pairs_per_second": len(some) / seconds}
 
 
 def firsts(group, rule) -> list[TracePair]:

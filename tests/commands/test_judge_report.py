@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue
 
@@ -16,11 +17,9 @@ from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_part
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
-from deepprune.judge.boosting import Boosting
-from deepprune.judge.features.overlaps import FeaturesJudge
+from deepprune.judge.linear import LinearArchitecture
 from deepprune.traces import open_traces
 
-SETTINGS = Boosting(trees=5, leaves=4, learning_rate=0.3, l2=1.0, min_leaf=5)
 DATASET = "reasoning_gym/chain_sum"
 SMALL = [
     "baselines=[question_only,lexical]", "data.eval_pairs_per_question=10", "logger=none",
@@ -36,7 +35,10 @@ def runs(tmp_path_factory):
     seen = frozenset(question_hash(g.question.text) for g in groups)
     for name, rule in (("short", FirstTokens(32)), ("long", FirstTokens(64))):
         pairs = build_part("train", groups, rule, max_pairs=20)
-        judge = FeaturesJudge.fit(pairs, SETTINGS, seen_questions=seen)
+        architecture = LinearArchitecture()
+        model = architecture.build(architecture.encoding.encode(pairs))
+        torch.nn.init.normal_(model.layers[0].weight, std=0.1)
+        judge = architecture.judge(model, seen)
         judge.export(folder / name / "judge", prefix_rule=rule)
     judge.export(folder / "unknown_rule")
     return folder
@@ -64,14 +66,14 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
     whole = matrix.read_text()
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [(r["judge"], r["prefix_len"]) for r in rows] == [
-        *[("features short", 32), ("question_only", 32), ("lexical", 32)],
-        *[("features long", 64), ("question_only", 64), ("lexical", 64)],
+        *[("linear short", 32), ("question_only", 32), ("lexical", 32)],
+        *[("linear long", 64), ("question_only", 64), ("lexical", 64)],
     ]
     n_questions = len(open_traces("pool").refs(datasets=[DATASET]))
     assert {(r["n_questions"], r["n_questions_seen"]) for r in rows} == {(n_questions - 8, 8)}
     assert rows[0]["minus"].keys() == {"question_only", "lexical"}
     judges = json.loads((runs / "report" / "judges.json").read_text())
-    assert judges["features short"]["path"] == "short/judge"
+    assert judges["linear short"]["path"] == "short/judge"
 
     matrix.write_text("".join(line + "\n" for line in whole.splitlines()[:3]))
     with pytest.raises(SystemExit, match="0"):

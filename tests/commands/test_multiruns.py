@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(300)  # a process or more for every run
 
 TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
 TREES = [
-    "model=features", "model.trees=10", "prefix.k=32", "data.pairs_per_question=8",
+    "model=linear", "trainer.max_steps=4", "prefix.k=32", "data.pairs_per_question=8",
     "data.eval_pairs_per_question=12", "data.datasets=[reasoning_gym/chain_sum]", "sweep=none",
     "logger=none",
 ]  # fmt: skip

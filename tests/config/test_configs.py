@@ -194,7 +194,9 @@ def test_who_works_and_what_serves_is_checked(override, said):
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         ("data.pairs_per_question=0", "data.pairs_per_question must be at least 1, got 0"),
         ("sampler.ratio=0.5", "sampler: .*got 0.5"),
-        ("model=features data.soft_labels=true", "data.soft_labels=true needs a model that is a"),
+        ("model=linear model.groups=[bigrams]", "model.groups must be some of overlaps"),
+        ("model.warmup=1", "model.warmup must be a share of the steps below 1, got 1"),
+        ("model.scheduler=step", "model.scheduler must be linear, cosine or null, got 'step'"),
     ],
 )
 def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, said):

@@ -1,7 +1,5 @@
 """The data module under a real Trainer, with an encoding of words and a model of one weight."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -104,23 +102,6 @@ def test_batches_say_what_metrics_need():
     assert batch["meta"]["question"].tolist() == batch["meta"]["group"].tolist() == [0, 3]
     assert batch["inputs"]["input_ids"].shape == (2, encoded.inputs.lengths[[0, 23]].max())
     assert encoded.inputs.lengths.tolist() == [11] * 24
-
-
-def test_a_loss_is_given_soft_labels_and_metrics_hard_ones():
-    """Two of the four unfinished traces of a question begin with the same text; one of their pairs
-    with each other, four with the others."""
-    module = data(soft_labels=True)
-    q = module.splits.train[0]
-    texts = [f"{name} " * 20 for name in "XYXZ"]
-    traces = [replace(t, text=x + t.text[len(x) :]) for t, x in zip(q.traces, texts, strict=False)]
-    question = replace(q, traces=tuple(traces))
-    module.splits = Splits((question,), module.splits.val, module.splits.test)
-    batch = module.encoded("train").batch(range(6))
-    assert set(batch["labels"].tolist()) == {0, 1}
-    # Classes a, a, b, b: X goes on to a and b, so agrees with Y (a) and Z (b) in half the cases.
-    assert sorted(batch["targets"].tolist()) == [0, 0, 0.5, 0.5, 0.5, 0.5]
-    assert module.facts("train") == {"pairs": 6, "truncated": 6, "soft": 4}
-    assert data().facts("val") == {"pairs": 10, "truncated": 10, "soft": 0}
 
 
 def test_each_prefix_is_tokenised_once():

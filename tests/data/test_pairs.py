@@ -66,25 +66,6 @@ def with_texts(question, texts):
     return replace(question, traces=tuple(traces))
 
 
-def test_soft_labels_are_shares_of_agreeing_continuations():
-    """Prefix X goes on to a, a, b and prefix Y to a, b: of the 6 pairs across, 2 + 1 agree. Within
-    X 1 of 3 pairs agree, within Y none; a lone prefix has its hard label."""
-    question = group(["a", "a", "b", "a", "b", "a", None])
-    same_start = with_texts(question, ["X " * 14] * 3 + ["Y " * 14] * 2 + ["Z " * 14] * 2)
-    rule = FirstTokens(4)
-    assert all(p.agreement is None for p in build_pairs(same_start, rule))
-    shares = {"XY": 3 / 6, "XX": 1 / 3, "YY": 0, "XZ": 2 / 3, "YZ": 1 / 2}
-    pairs = build_pairs(same_start, rule, soft_labels=True)
-    assert len(pairs) == 15
-    for pair in pairs:
-        name = "".join(sorted(pair.first.text[0] + pair.second.text[0]))
-        assert pair.agreement == pytest.approx(shares[name])
-    sample = build_pairs(same_start, rule, soft_labels=True, max_pairs=4)
-    assert {p.agreement for p in sample} <= {p.agreement for p in pairs}
-    unique = build_pairs(question, RULE, soft_labels=True)
-    assert [p.agreement for p in unique] == [p.label for p in unique]
-
-
 def test_a_cap_needs_room():
     with pytest.raises(ValueError, match="got 0"):
         build_pairs(group(["a", "a"]), RULE, max_pairs=0)

@@ -69,7 +69,9 @@ class Named(Sociable):
         return JudgeProvenance("named", "named v1")
 
 
-@pytest.mark.parametrize("judge", [Noisy(), Sociable(), CascadeJudge(Named(), Noisy(), 0.3, 0.7)])
+@pytest.mark.parametrize(
+    "judge", [Noisy(), Sociable(), CascadeJudge(Named(), Noisy(), low=0.3, high=0.7)]
+)
 @pytest.mark.parametrize("clustering", ["greedy", "posterior", "average"])
 @pytest.mark.parametrize(
     "rule",

@@ -1,7 +1,9 @@
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
+import transformers
 from tiny_models import (
     save_tiny_bert,
     save_tiny_qwen3,
@@ -22,8 +24,6 @@ from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
     Pooling,
-    build_on_meta,
-    count_parameters,
     load_model,
     load_tokenizer,
     model_size,
@@ -120,6 +120,18 @@ def test_a_generative_head_gives_the_log_odds_of_the_answer_words(chat_template,
     assert text.endswith("AnswerYesorNo.\nassistant:" if chat_template else "AnswerYesorNo.\n")
 
 
+class Count(NamedTuple):
+    total: int
+    trainable: int
+
+
+def count_parameters(model):
+    return Count(
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
 def test_a_generative_head_is_not_trained(tmp_path):
     source = save_tiny_qwen3_lm(tmp_path / "tiny")
     generative = {"source": source, "head": "generative", **LAST}
@@ -172,6 +184,12 @@ def test_the_papers_judge_on_the_meta_device():
     size = model_size(model)
     assert size.n_params == count.total - 151936 * 2560
     assert (size.n_layers, size.hidden) == (36, 4096)
+
+
+def build_on_meta(config, backbone):
+    """The model of a configuration without its weights, to count parameters of any size."""
+    with torch.device("meta"):
+        return backbones.build_classifier(transformers.AutoModel.from_config(config), backbone)
 
 
 def kept_for_backward(n_layers, checkpointing, batch, length):

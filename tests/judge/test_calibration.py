@@ -1,22 +1,13 @@
-"""Calibrations: what they fit, that they keep the order, that few questions do not flatten them."""
+"""Platt scaling: fitted values, order of scores, and few questions that do not flatten them."""
 
 import json
 
 import numpy as np
 import pytest
-from scipy.special import expit, logit
+from scipy.special import expit
 
-from deepprune.judge.calibration import (
-    IDENTITY,
-    METHODS,
-    Isotonic,
-    Platt,
-    calibration_from_json,
-    fit_calibration,
-    is_flat,
-    negative_log_likelihood,
-)
-from deepprune.judge.measure.metrics import expected_calibration_error
+from deepprune.core.errors import InputError
+from deepprune.judge.calibration import IDENTITY, METHODS, Platt, fit_calibration, is_flat
 
 
 def drawn(n, scale, bias, seed=0):
@@ -31,56 +22,19 @@ def test_platt_finds_the_scale_and_bias_that_made_the_labels():
     assert fitted.bias == pytest.approx(-1, abs=0.06)
 
 
-def test_temperature_has_no_bias():
-    fitted = fit_calibration(*drawn(20_000, 0.5, 0), method="temperature")
-    assert fitted.scale == pytest.approx(0.5, abs=0.05)
-    assert fitted.bias == 0
-
-
-def test_isotonic_fits_what_no_sigmoid_does():
-    """Labels that follow a step of the logits: .2 below 0, .9 above."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, 20_000)
-    labels = rng.random(20_000) < np.where(logits < 0, 0.2, 0.9)
-    isotonic, platt = (
-        fit_calibration(logits, labels, method=method) for method in ("isotonic", "platt")
-    )
-    errors = [expected_calibration_error(c(logits), labels) for c in (isotonic, platt)]
-    assert errors[0] < 0.02 < errors[1]
-
-
-def test_isotonic_by_hand():
-    """Labels 0 1 0 1 1 1 at logits 0 .. 5: pooled to 0 | 1/2 at 1.5 | 1 at 4; ends half a pair in.
-
-    Between knots the log-odds are linear, beyond them they rise by 1 for each 1 of the logits.
-    """
-    fitted = fit_calibration(range(6), [0, 1, 0, 1, 1, 1], method="isotonic")
-    assert fitted.logits == (0, 1.5, 4)
-    assert fitted.scores == pytest.approx((1 / 12, 1 / 2, 11 / 12))
-    assert logit(fitted([-1.0, 0.75, 5.0])) == pytest.approx(
-        [logit(1 / 12) - 1, logit(1 / 12) / 2, logit(11 / 12) + 1]
-    )
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_order_and_is_read_back_exactly(method):
+def test_it_keeps_the_order_and_is_read_back_exactly():
     logits, labels = drawn(300, 0.3, 1, seed=1)
-    fitted = fit_calibration(logits, labels, method=method)
-    scores = fitted(np.sort(logits))
-    assert (np.diff(scores) > 0).all()
-    assert ((scores > 0) & (scores < 1)).all()
-    if method != "none":
-        before = negative_log_likelihood(logits, labels)
-        assert negative_log_likelihood(logits, labels, fitted) < before
-    read = calibration_from_json(json.loads(json.dumps(fitted.to_json())))
+    fitted = fit_calibration(logits, labels)
+    assert (np.diff(fitted(np.sort(logits))) > 0).all()
+    read = Platt.from_json(json.loads(json.dumps(fitted.to_json())))
     assert read == fitted
     assert (read(logits) == fitted(logits)).all()
 
 
-def test_exports_of_the_time_before_kinds_are_read():
-    assert calibration_from_json({"scale": 2.0, "bias": -1.0}) == Platt(2.0, -1.0)
-    with pytest.raises(ValueError, match="got 'spline'"):
-        calibration_from_json({"kind": "spline"})
+def test_older_calibrations_are_read_or_refused_by_name():
+    assert Platt.from_json({"scale": 2.0, "bias": -1.0}) == Platt(2.0, -1.0)
+    with pytest.raises(InputError, match=r"isotonic ended with 0\.2: train with calibration=platt"):
+        Platt.from_json({"kind": "isotonic", "logits": [0.0], "scores": [0.5]})
 
 
 def test_few_questions_do_not_flatten_the_scores():
@@ -94,13 +48,12 @@ def test_few_questions_do_not_flatten_the_scores():
     assert is_flat(Platt(0.01)(logits))
 
 
-@pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_a_known_share_of_same_is_met(method):
+def test_a_known_share_of_same_is_met():
     """Validation has 50 % same, all questions 70 %: classes are weighed, so scores rise to it."""
     rng = np.random.default_rng(0)
     labels = np.arange(4000) % 2
     logits = rng.normal(labels, 1)
-    fitted = fit_calibration(logits, labels, method=method, same_share=0.7)
+    fitted = fit_calibration(logits, labels, same_share=0.7)
     weights = np.where(labels == 1, 0.7, 0.3)
     assert np.average(fitted(logits), weights=weights) == pytest.approx(0.7, abs=0.01)
     assert fitted(logits).mean() > 0.55
@@ -124,7 +77,5 @@ def test_one_class_leaves_logits_alone():
 def test_what_would_turn_the_order_round_is_refused():
     with pytest.raises(ValueError, match="got -1"):
         Platt(scale=-1)
-    with pytest.raises(ValueError, match="must rise"):
-        Isotonic((0.0, 1.0), (0.6, 0.4))
-    with pytest.raises(ValueError, match="one of platt, temperature, isotonic, none, got 'beta'"):
+    with pytest.raises(ValueError, match="one of platt, none, got 'beta'"):
         fit_calibration([0.0], [1], method="beta")

@@ -10,7 +10,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.flops import transformer_flops
 from deepprune.core.types import TracePair
 from deepprune.data.pairs import build_pairs
-from deepprune.data.prefixes import FirstTokens, ReasoningWords
+from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
 from deepprune.judge.calibration import IDENTITY, Platt
 from deepprune.judge.features.embeddings import SentenceEmbeddingJudge
@@ -76,19 +76,19 @@ def test_both_orders_average_to_a_symmetric_score(sources):
     assert np.allclose(both.logits(some), mean, atol=1e-5)
     assert (both.score(some) == both.score(swapped)).all()
     assert both.is_symmetric
-    assert both.cost(some).flops == pytest.approx(2 * one_way.cost(some).flops)
+    assert both.pair_prices(some).flops == pytest.approx(2 * one_way.pair_prices(some).flops)
 
 
-def test_cost_counts_each_distinct_pair_once(sources):
+def test_a_pair_costs_one_pass_over_its_sequence(sources):
     scorer, (pair, *_) = judge(sources), pairs()
     texts = [pair.first.text, pair.second.text]
     length = 3 + sum(map(len, scorer.encoder.tokenise(texts)))
-    cost = scorer.cost([pair, pair])
+    prices = scorer.pair_prices([pair])
     # BERT's 2 layers: 4 matrices 16x16 with biases and a norm, 16x32 and 32x16, another norm.
     layer = 4 * (16 * 16 + 16) + 2 * 16 + (16 * 32 + 32) + (32 * 16 + 16) + 2 * 16
     n_params = 2 * layer + 2 * 16 + (48 + 1)  # and the embeddings' norm, the head
-    assert (cost.calls, cost.tokens) == (1, length)
-    assert cost.flops == transformer_flops(n_params, 2, 16, length, causal=False)
+    assert prices.tokens.tolist() == [length]
+    assert prices.flops[0] == transformer_flops(n_params, 2, 16, length, causal=False)
 
 
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
@@ -138,7 +138,7 @@ def test_a_changed_export_is_refused(sources, tmp_path):
     weights = folder / "weights.safetensors"
     intact = weights.read_bytes()
     weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
-    with pytest.raises(InputError, match="weights changed"):
+    with pytest.raises(InputError, match="it changed after the export"):
         load_judge(folder)
     weights.unlink()
     with pytest.raises(InputError, match=r"missing in .*judge"):
@@ -168,18 +168,10 @@ def test_adapters_refuse_another_backbone(sources, tmp_path):
     with torch.no_grad():
         model.embed_tokens.weight += 0.01
     model.save_pretrained(other)
-    config["backbone"]["source"] = other
+    config["settings"]["backbone"]["source"] = other
     (folder / "judge.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="other weights"):
         load_judge(folder)
-
-
-def test_an_export_keeps_any_prefix_rule(sources, tmp_path):
-    rule = ReasoningWords(3, ("wait", "thus"))
-    folder = judge(sources).export(tmp_path / "judge", prefix_rule=rule)
-    from deepprune.judge.export import read_export
-
-    assert read_export(folder).record.prefix_rule == rule
 
 
 @pytest.mark.parametrize(
@@ -206,12 +198,9 @@ def test_sentence_embeddings():
     assert np.allclose(scores, swapped)
     prefix = some[0].first
     assert scorer.score([TracePair(prefix, prefix)])[0] == pytest.approx(1, abs=1e-6)
-    cost = scorer.cost(some)  # four prefixes in six pairs
-    assert cost.calls == 6
-    assert cost.flops > 0
-    assert cost.tokens == sum(
-        len(ids)
-        for ids in scorer._tokenise(
-            sorted({p.text for pair in some for p in (pair.first, pair.second)})
-        )
-    )
+    prefixes = [some[0].first, some[0].second]
+    prices = scorer.prefix_prices(prefixes)
+    assert (prices.flops > 0).all()
+    assert prices.tokens.tolist() == [
+        len(ids) for ids in scorer._tokenise([p.text for p in prefixes])
+    ]

@@ -23,7 +23,6 @@ from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_t
 from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.losses import FocalLoss, RankingLoss
 from deepprune.judge.network.module import JudgeModule
-from deepprune.judge.network.schedules import cosine_schedule, linear_schedule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
@@ -61,7 +60,7 @@ def data(source, sampler=None, **settings):
     )
 
 
-def module(source, *, lora=True, schedule=linear_schedule, loss=None):
+def module(source, *, lora=True, schedule="linear", loss=None):
     torch.manual_seed(1)
     return JudgeModule(
         load_model(backbone(source, lora)),
@@ -162,8 +161,6 @@ def test_validation_logs_pooled_and_within_question_metrics(source):
     for name, value in expected.items():
         assert logged[f"judge/val/{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
     assert {"judge/train/loss", "judge/val/loss", "judge/val/auroc_within"} <= set(logged)
-    trainer.test(judge, pairs, verbose=False)
-    assert "judge/test/auroc_within_unfinished" in trainer.callback_metrics
 
 
 def test_an_undefined_checkpoint_metric_is_said_and_harmless(source, tmp_path, caplog):
@@ -205,20 +202,3 @@ def test_the_model_may_be_built_under_the_strategy(source):
     assert judge.model is None
     pl.Trainer(max_steps=1, enable_checkpointing=False, **QUIET).fit(judge, data(source))
     assert judge.model is not None
-
-
-@pytest.mark.parametrize(("schedule", "halfway"), [(linear_schedule, 0.5), (cosine_schedule, 0.5)])
-def test_schedules_rise_and_fall(schedule, halfway):
-    """Ten steps, two of warm-up: 1/3, 2/3, then from 1 down to 0, half of it at step six."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = schedule(optimizer, 10, warmup=0.2)
-    rates = []
-    for _ in range(11):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert rates[6] == pytest.approx(halfway)
-    assert rates[10] == pytest.approx(0)
-    with pytest.raises(ValueError, match="got 1"):
-        schedule(optimizer, 10, warmup=1)

@@ -10,7 +10,7 @@ from builders import group, trace
 from deepprune.core.types import Prefix, Question, TracePair, among_peers
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
-from deepprune.judge.features.peers import PEER_NAMES, peer_features
+from deepprune.judge.features.peers import NAMES, columns
 
 TEXTS = ["the 1 2", "the 1 2", "the 9", "the 8"]
 
@@ -21,10 +21,10 @@ def prefixes(texts=TEXTS):
 
 
 def feature(name, pair):
-    return peer_features([pair])[0, PEER_NAMES.index(name)]
+    return columns([pair])[0, NAMES.index(name)]
 
 
-def test_peer_features_by_hand():
+def test_columns_by_hand():
     """Numbers {1, 2}, {1, 2}, {9}, {8}: two peers of four have 1 and 2, one has 9 and 8."""
     a, b, c, d = prefixes()
     assert feature("numbers_rarity_jaccard", TracePair(a, b)) == pytest.approx(1)
@@ -43,10 +43,10 @@ def test_order_changes_nothing_and_peers_are_needed():
     a, b, c, _ = prefixes()
     pairs = [TracePair(a, b), TracePair(b, c)]
     swapped = [TracePair(p.second, p.first) for p in pairs]
-    assert (peer_features(pairs) == peer_features(swapped)).all()
-    assert (peer_features(pairs[::-1]) == peer_features(pairs)[::-1]).all()
+    assert (columns(pairs) == columns(swapped)).all()
+    assert (columns(pairs[::-1]) == columns(pairs)[::-1]).all()
     with pytest.raises(ValueError, match="a pair must have peers"):
-        peer_features([TracePair(replace(a, peers=None), replace(b, peers=None))])
+        columns([TracePair(replace(a, peers=None), replace(b, peers=None))])
 
 
 def test_the_peers_of_a_pair_are_all_traces_of_its_question_answered_or_not():
@@ -57,4 +57,4 @@ def test_the_peers_of_a_pair_are_all_traces_of_its_question_answered_or_not():
         found = [p.trace.sample_id for p in pair.first.peers.prefixes]
         assert found == [0, 1, 2, 3]
         assert {p.n_tokens for p in pair.second.peers.prefixes} == {5}
-    assert np.isfinite(peer_features(pairs)).all()
+    assert np.isfinite(columns(pairs)).all()

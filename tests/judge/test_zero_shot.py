@@ -38,7 +38,7 @@ def test_a_zero_shot_judge_has_seen_nothing(source):
     assert scores.std() > 1e-5
     assert judge.provenance.seen_questions == frozenset()
     assert judge.provenance.name == "zero-shot qwen3"
-    assert judge.cost(PAIRS).flops > 0
+    assert (judge.pair_prices(PAIRS).flops > 0).all()
 
 
 def test_its_fingerprint_follows_from_weights_and_prompt(source, tmp_path):
@@ -93,7 +93,7 @@ def test_an_export_of_a_generative_judge_reproduces_its_scores(lora, source, tmp
     assert np.allclose(read.score(PAIRS), judge.score(PAIRS), atol=1e-6)
     assert read.provenance.fingerprint == judge.provenance.fingerprint
     values = json.loads((folder / "judge.json").read_text())
-    assert values["encoder"]["template"][-1].endswith("Answer Yes or No.\nassistant: ")
+    assert values["settings"]["encoder"]["template"][-1].endswith("Answer Yes or No.\nassistant: ")
 
 
 def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
@@ -104,6 +104,6 @@ def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
     values = json.loads((folder / "judge.json").read_text())
     del values["backbone"]["head"]
     for name in ("chat_template", "generative", "template"):
-        del values["encoder"][name]
+        del values["settings"]["encoder"][name]
     (folder / "judge.json").write_text(json.dumps(values))
     assert np.allclose(load_judge(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)

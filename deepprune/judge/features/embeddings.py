@@ -132,5 +132,16 @@ class SentenceEmbeddingJudge(Judge):
             self._vectors.update(zip(batch, vectors.double().numpy(), strict=True))
 
 
+@functools.cache
+def embedder() -> SentenceEmbeddingJudge:
+    """The embeddings that ``cosine`` compares."""
+    return SentenceEmbeddingJudge()
+
+
+def cosine(pairs: Sequence[TracePair]) -> FloatArray:
+    """Cosine of the embeddings of two prefixes, in [-1, 1], shape ``(P,)``."""
+    return 2 * embedder().score(pairs) - 1
+
+
 def _texts(pairs: Sequence[TracePair]) -> list[str]:
     return list(dict.fromkeys(p.text for pair in pairs for p in (pair.first, pair.second)))

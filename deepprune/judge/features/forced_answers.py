@@ -1,69 +1,42 @@
-"""Forced answers as evidence: how far two traces' histories of them agree; no text, no torch.
+"""How far the forced answers of two traces agree; reads no text.
 
-P: pairs, F: features, n: distinct prefixes, M: the most checkpoints of a prefix.
+P: pairs, F: columns, n: distinct prefixes, M: the most checkpoints of a prefix.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from deepprune.core.errors import InputError
-from deepprune.core.protocols import FloatArray, IntArray, Need
-from deepprune.core.types import NO_ANSWER, Prefix, PrefixRule, TracePair
-from deepprune.data.pairs import groups_of, labels_of
-from deepprune.judge.base import JudgeProvenance
-from deepprune.judge.boosting import question_balanced_weights
-from deepprune.judge.calibration import Calibration, calibration_from_json
-from deepprune.judge.saved import (
-    FORMAT,
-    PROBE,
-    RECORD,
-    check_runs_on_cpu,
-    damaged,
-    read_record,
-    rule_from_json,
-    rule_to_json,
-    write_folder,
-    write_json,
-)
-from deepprune.judge.trained import TrainedJudge
+from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.core.types import NO_ANSWER, Prefix, TracePair
+from deepprune.judge.features.overlaps import distinct_prefixes
 
-VERSION = 1
-"""Of the features: weights are read back only by the version that they were fitted with."""
-
-PROBE_NAMES = (
-    "probe_latest_agree",
-    "probe_latest_differ",
-    "probe_agreement_last_3",
-    "probe_agreement_all",
-    "probe_similarity",
+NAMES = (
+    "forced_latest_agree",
+    "forced_latest_differ",
+    "forced_agreement_last_3",
+    "forced_agreement_all",
+    "forced_similarity",
     *(
-        f"probe_{fact}_{measure}"
+        f"forced_{fact}_{measure}"
         for fact in ("latest_in_other", "latest_run", "answered", "checkpoints")
         for measure in ("low", "high")
     ),
 )
-"""Columns of ``probe_features``; of what either prefix has, the lower and the higher."""
+"""Names of the columns; ``low`` and ``high`` are the lower and the higher of the two prefixes."""
 
 _PAIRS = 8192  # compared together, which bounds the memory
 
 
-def probe_features(pairs: Sequence[TracePair]) -> FloatArray:
-    """Agreement of forced answers by `PROBE_NAMES`, finite, shape ``(P, F)``; symmetric.
+def columns(pairs: Sequence[TracePair]) -> FloatArray:
+    """Agreement of forced answers, finite, shape ``(P, F)``; symmetric.
 
     A checkpoint is the i-th forced answer of either trace. Only those up to the end of a prefix
-    count, never the final answer, and an answer stands until the trace gives another: so one
-    without an answer repeats the last, and so does a trace whose forced answers end before the
-    other's.
+    count, never the final answer, and an answer stands until the trace gives another: an attempt
+    without an answer repeats the last one, and so does a trace whose attempts end earlier.
 
     - ``latest_agree`` and ``latest_differ``: 1 or 0; both 0 where a trace has no answer yet.
     - ``agreement``: share of the checkpoints, the last 3 or all, at which the answers are equal.
@@ -73,205 +46,10 @@ def probe_features(pairs: Sequence[TracePair]) -> FloatArray:
     - ``answered``: share of the checkpoints with an answer of their own.
     - ``checkpoints``: how many. Where there are none, all is 0.
     """
-    position: dict[int, int] = {}  # by identity: a prefix is in many pairs
-    prefixes = [p for pair in pairs for p in (pair.first, pair.second)]
-    ends = np.array([position.setdefault(id(p), len(position)) for p in prefixes], dtype=np.int64)
-    distinct = list({id(p): p for p in prefixes}.values())
+    distinct, ends = distinct_prefixes(pairs)
     histories = _Histories(distinct)
-    chunks = np.split(ends.reshape(-1, 2), range(_PAIRS, len(pairs), _PAIRS))
+    chunks = np.split(ends, range(_PAIRS, len(pairs), _PAIRS))
     return np.concatenate([histories.compare(chunk) for chunk in chunks])
-
-
-@dataclass(frozen=True, slots=True)
-class LogisticRegression:
-    """How the weights of the features are fitted: mean log loss plus ``l2 / 2 |w|^2``.
-
-    ``w`` weighs standardised features. Many pairs of thirty questions are little evidence: on them
-    boosted trees did no better.
-
-    Args:
-        l2: Regularisation, above 0.
-        question_balanced: Every question, and either class within it, weighs alike, see
-            ``question_balanced_weights``; else every pair.
-
-    Raises:
-        InputError: If ``l2`` is out of range.
-    """
-
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
-    l2: float
-    question_balanced: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.l2 > 0:
-            raise InputError(f"model.l2 must be above 0, got {self.l2}.")
-
-    def fit(
-        self, features: FloatArray, labels: IntArray, questions: ArrayLike
-    ) -> tuple[FloatArray, float]:
-        """Fit on pairs of several questions.
-
-        Args:
-            features: Finite, shape ``(P, F)``.
-            labels: 1 or 0, both present, shape ``(P,)``.
-            questions: The question of each pair, shape ``(P,)``.
-
-        Returns:
-            Weights of the features as they are, shape ``(F,)``, and the bias.
-        """
-        from sklearn.linear_model import LogisticRegression as Solver
-        from threadpoolctl import threadpool_limits  # a requirement of scikit-learn
-
-        weights = question_balanced_weights(labels, questions) if self.question_balanced else None
-        mean, scale = features.mean(0), features.std(0)
-        scale[scale == 0] = 1.0
-        solver = Solver(C=1 / (self.l2 * len(labels)), max_iter=1000, tol=1e-8)
-        with threadpool_limits(limits=1):  # sums have one order
-            solver.fit((features - mean) / scale, labels, sample_weight=weights)
-        w = np.asarray(solver.coef_[0], dtype=np.float64) / scale
-        return w, float(solver.intercept_[0] - w @ mean)
-
-
-class ProbeJudge(TrainedJudge):
-    """Logistic regression on how far the forced answers of two traces agree.
-
-    It reads no text. It costs calls only: some twenty sums a pair, counted as no FLOPs. What the
-    answers took to be forced is the generator's bill, see ``Session.read_forced_answers``.
-
-    On 30 AIME 2024 questions of Qwen3-8B, answers forced every 500 tokens, in 5 folds, its
-    within-question AUROC is .53, .53, .61, .60 at 2,000, 4,000, 8,000 and 12,000 tokens, on pairs
-    of which neither has ended its thinking; that both latest answers agree has .53, .53, .60, .60.
-
-    Args:
-        weights: Of `PROBE_NAMES`, shape ``(F,)``.
-        bias: Added to the weighted sum.
-        calibration: Logits to scores.
-        name: Short name for tables.
-        seen_questions: Hashes of the questions used for fitting it.
-    """
-
-    is_symmetric = True
-    needs = LogisticRegression.needs
-
-    def __init__(
-        self,
-        weights: FloatArray,
-        bias: float,
-        *,
-        calibration: Calibration | None = None,
-        name: str = "probe",
-        seen_questions: frozenset[str] = frozenset(),
-    ) -> None:
-        if weights.shape != (len(PROBE_NAMES),) or not np.isfinite([*weights, bias]).all():
-            raise ValueError(f"weights must be {len(PROBE_NAMES)} numbers, got {weights}, {bias}.")
-        super().__init__(calibration, name=name, seen_questions=seen_questions)
-        self.weights, self.bias = weights, bias
-
-    @classmethod
-    def fit(
-        cls,
-        pairs: Sequence[TracePair],
-        settings: LogisticRegression,
-        *,
-        seen_questions: frozenset[str] = frozenset(),
-    ) -> ProbeJudge:
-        """Fit weights on labelled pairs of both classes.
-
-        Args:
-            pairs: Training pairs.
-            settings: How.
-            seen_questions: Hashes of the questions of these and of the validation pairs.
-        """
-        weights, bias = settings.fit(probe_features(pairs), labels_of(pairs), groups_of(pairs))
-        return cls(weights, bias, seen_questions=seen_questions)
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        """Its fingerprint follows from features, weights and calibration."""
-        settings = json.dumps([VERSION, self._weights(), self.bias, self.calibration.to_json()])
-        fingerprint = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
-        return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
-
-    def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uncalibrated logits, shape ``(len(pairs),)``."""
-        logits: FloatArray = probe_features(pairs) @ self.weights + self.bias
-        return logits
-
-    def export(
-        self,
-        folder: Path | str,
-        *,
-        prefix_rule: PrefixRule | None = None,
-        training: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Write the folder that ``load`` reads, atomically: ``judge.json``, which holds it all.
-
-        Args:
-            folder: Where to; it must not exist.
-            prefix_rule: The prefixes it was trained on, for whoever loads it.
-            training: JSON values to keep with it: settings, numbers of pairs.
-
-        Raises:
-            InputError: If the folder exists.
-        """
-        record = {
-            "format": FORMAT,
-            "kind": PROBE,
-            "name": self._name,
-            "needs": sorted(self.needs),
-            "features": VERSION,
-            "weights": self._weights(),
-            "bias": self.bias,
-            "calibration": self.calibration.to_json(),
-            "prefix_rule": rule_to_json(prefix_rule),
-            "seen_questions": sorted(self._seen),
-            "training": dict(training or {}),
-            "fingerprint": self.provenance.fingerprint,
-        }
-        return write_folder(Path(folder), lambda at: write_json(at / RECORD, record))
-
-    @classmethod
-    def load(
-        cls, path: Path | str, device: str = "auto", backbone: str | None = None
-    ) -> ProbeJudge:
-        """Read an export; needs neither scikit-learn nor torch.
-
-        Args:
-            path: What ``export`` wrote.
-            device: ``auto`` or ``cpu``.
-            backbone: ``None``: it has none.
-
-        Raises:
-            InputError: If the record is damaged, it has other features, or another device or a
-                backbone was asked for.
-        """
-        folder = Path(path)
-        check_runs_on_cpu(folder, device, backbone)
-        values = read_record(folder)
-        try:
-            weights = dict(values["weights"])
-            if values["features"] != VERSION or tuple(weights) != PROBE_NAMES:
-                raise InputError(
-                    f"the judge in {folder} was trained on other features than this version has: "
-                    "train it again."
-                )
-            rule_from_json(values["prefix_rule"])
-            judge = cls(
-                np.array(list(weights.values()), dtype=np.float64),
-                float(values["bias"]),
-                calibration=calibration_from_json(values["calibration"]),
-                name=values["name"],
-                seen_questions=frozenset(values["seen_questions"]),
-            )
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(folder, error) from error
-        judge._path = folder
-        return judge
-
-    def _weights(self) -> dict[str, float]:
-        return dict(zip(PROBE_NAMES, self.weights.tolist(), strict=True))
 
 
 class _Histories:

@@ -1,51 +1,25 @@
-"""The cheapest trained judge: what two prefixes share, weighed by boosted trees; no torch.
+"""What two prefixes share: Jaccard index and containment of numbers, equations, words, ...
 
-P: pairs, F: features, K: kinds of sets.
+P: pairs, F: columns, K: kinds of sets.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from deepprune.core.errors import InputError
-from deepprune.core.files import sha256_file
 from deepprune.core.protocols import FloatArray, IntArray
-from deepprune.core.types import Prefix, PrefixRule, TracePair
-from deepprune.data.pairs import groups_of, labels_of
-from deepprune.judge.base import JudgeProvenance
+from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.baselines import NUMBER, find_equations, find_numbers, without_thousands
-from deepprune.judge.boosting import Boosting, Trees
-from deepprune.judge.calibration import Calibration, calibration_from_json
-from deepprune.judge.saved import (
-    FEATURES,
-    FORMAT,
-    RECORD,
-    check_runs_on_cpu,
-    checked_file,
-    damaged,
-    read_record,
-    rule_from_json,
-    rule_to_json,
-    write_folder,
-    write_json,
-)
-from deepprune.judge.trained import TrainedJudge
-
-VERSION = 2
-"""Of the features: trees are read back only by the version that they were fitted with."""
 
 KINDS = (
     "numbers",
@@ -72,9 +46,12 @@ COUNTED_WORDS = (
     *("wait", "hmm", "but", "alternatively", "maybe", "check"),  # hesitation
     *("so", "let", "therefore", "answer"),  # progress
 )
+COUNTED_WORDS = (
+    *("wait", "hmm", "but", "alternatively", "maybe", "check"),  # hesitation
+    *("so", "let", "therefore", "answer"),  # progress
+)
 COUNTS = (
     "characters",
-    "tokens",
     "words",
     "numbers",
     "distinct_numbers",
@@ -85,13 +62,10 @@ COUNTS = (
     "fractions",
     *COUNTED_WORDS,
 )
-"""Counts of a prefix of which a pair has the lower, the higher and the difference."""
+"""Counts of a text, see ``lengths``: one pass over a text gives its sets and its counts."""
 
-NAMES = (
-    *(f"{kind}_{measure}" for kind in KINDS for measure in ("jaccard", "containment")),
-    *(f"{count}_{measure}" for measure in ("low", "high", "difference") for count in COUNTS),
-)
-"""Columns of ``pair_features``."""
+NAMES = tuple(f"{kind}_{measure}" for kind in KINDS for measure in ("jaccard", "containment"))
+"""Names of the columns."""
 
 _WORD = re.compile(rf"\\?[^\W\d_]+|{NUMBER}|[^\w\s]")
 _IDENTIFIER = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
@@ -101,46 +75,38 @@ _SKIP = 3
 _TAILS = (64, 200)  # words
 _CACHED_PREFIXES = 16_384  # some kB each at 500 tokens
 _PAIRS = 8192  # whose shared elements are counted together, which bounds the memory
-_TREES = "trees.safetensors"
 
 
 class _PrefixFeatures(NamedTuple):
     sets: tuple[NDArray[np.uint32], ...]  # hashes without duplicates, by kind
-    counts: tuple[int, ...]  # of COUNTS, those of the text
+    counts: tuple[int, ...]  # by COUNTS
 
 
-def pair_features(pairs: Sequence[TracePair]) -> FloatArray:
-    """Features of pairs by `NAMES`, finite, shape ``(P, F)``; swapping a pair changes nothing.
-
-    They follow from the prefixes' texts, their numbers of tokens, and the question.
-    """
-    position: dict[int, int] = {}  # by identity: a prefix is in many pairs
-    prefixes = [p for pair in pairs for p in (pair.first, pair.second)]
-    ends = np.array([position.setdefault(id(p), len(position)) for p in prefixes], dtype=np.int64)
-    distinct = list({id(p): p for p in prefixes}.values())
+def columns(pairs: Sequence[TracePair]) -> FloatArray:
+    """Overlaps of pairs, finite, shape ``(P, F)``; swapping a pair changes nothing."""
+    prefixes, ends = distinct_prefixes(pairs)
     found = [
-        _prefix_features(p.text, p.trace.question.text)
-        for p in tqdm(distinct, desc="features", unit="prefix", delay=2, leave=False)
+        prefix_sets(prefix)
+        for prefix in tqdm(prefixes, desc="features", unit="prefix", delay=2, leave=False)
     ]
-    ends = ends.reshape(-1, 2)
-    columns: list[FloatArray] = []
+    made: list[FloatArray] = []
     for kind in range(len(KINDS)):
-        sets = [f.sets[kind] for f in found]
+        sets = [of_prefix[kind] for of_prefix in found]
         sizes = np.array([len(s) for s in sets], dtype=np.float64)[ends]
         shared = _shared(sets, ends)
-        columns += [
+        made += [
             _ratio(shared, sizes.sum(1) - shared),
             _ratio(shared, sizes.min(1, initial=np.inf)),
         ]
-    counts = np.array(
-        [
-            (c[0], p.n_tokens, *c[1:])
-            for p, c in zip(distinct, (f.counts for f in found), strict=True)
-        ],
-        dtype=np.float64,
-    ).reshape(-1, len(COUNTS))
-    a, b = counts[ends[:, 0]], counts[ends[:, 1]]
-    return np.column_stack([*columns, np.minimum(a, b), np.maximum(a, b), np.abs(a - b)])
+    return np.column_stack(made)
+
+
+def distinct_prefixes(pairs: Sequence[TracePair]) -> tuple[list[Prefix], IntArray]:
+    """The prefixes of pairs, each once, and the positions of each pair's two, shape ``(P, 2)``."""
+    position: dict[int, int] = {}  # by identity: a prefix is in many pairs
+    prefixes = [p for pair in pairs for p in (pair.first, pair.second)]
+    ends = np.array([position.setdefault(id(p), len(position)) for p in prefixes], dtype=np.int64)
+    return list({id(p): p for p in prefixes}.values()), ends.reshape(-1, 2)
 
 
 def prefix_sets(prefix: Prefix) -> tuple[NDArray[np.uint32], ...]:
@@ -148,142 +114,9 @@ def prefix_sets(prefix: Prefix) -> tuple[NDArray[np.uint32], ...]:
     return _prefix_features(prefix.text, prefix.trace.question.text).sets
 
 
-class FeaturesJudge(TrainedJudge):
-    """Boosted trees on what two prefixes share: numbers, equations, words, lengths, hesitations.
-
-    It costs calls only: 80 trees of 6 leaves take some 400 comparisons a pair, and what makes the
-    features some 100 microseconds, against 10^10 FLOPs of MiniLM. They are counted as no FLOPs.
-
-    Args:
-        trees: Fitted on `pair_features`.
-        calibration: Logits to scores.
-        name: Short name for tables.
-        seen_questions: Hashes of the questions used for fitting it.
-    """
-
-    is_symmetric = True
-
-    def __init__(
-        self,
-        trees: Trees,
-        *,
-        calibration: Calibration | None = None,
-        name: str = "features",
-        seen_questions: frozenset[str] = frozenset(),
-    ) -> None:
-        if trees.n_features > len(NAMES):
-            raise ValueError(f"there are {len(NAMES)} features, the trees ask for more.")
-        super().__init__(calibration, name=name, seen_questions=seen_questions)
-        self.trees = trees
-
-    @classmethod
-    def fit(
-        cls,
-        pairs: Sequence[TracePair],
-        settings: Boosting,
-        *,
-        seed: int = 0,
-        seen_questions: frozenset[str] = frozenset(),
-    ) -> FeaturesJudge:
-        """Fit trees on labelled pairs of both classes.
-
-        Args:
-            pairs: Training pairs.
-            settings: How.
-            seed: See ``Boosting.fit``.
-            seen_questions: Hashes of the questions of these and of the validation pairs.
-        """
-        trees = settings.fit(pair_features(pairs), labels_of(pairs), groups_of(pairs), seed)
-        return cls(trees, seen_questions=seen_questions)
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        """Its fingerprint follows from features, trees and calibration."""
-        settings = json.dumps(
-            [VERSION, NAMES, self.calibration.to_json(), self.trees.digest], sort_keys=True
-        )
-        fingerprint = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
-        return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
-
-    def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uncalibrated logits, shape ``(len(pairs),)``."""
-        return self.trees.logits(pair_features(pairs))
-
-    def export(
-        self,
-        folder: Path | str,
-        *,
-        prefix_rule: PrefixRule | None = None,
-        training: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Write the folder that ``load`` reads, atomically: ``judge.json`` and the trees' arrays.
-
-        Args:
-            folder: Where to; it must not exist.
-            prefix_rule: The prefixes it was trained on, for whoever loads it.
-            training: JSON values to keep with it: settings, numbers of pairs.
-
-        Raises:
-            InputError: If the folder exists.
-        """
-
-        def fill(temporary: Path) -> None:
-            self.trees.save(temporary / _TREES)
-            write_json(
-                temporary / RECORD,
-                {
-                    "format": FORMAT,
-                    "kind": FEATURES,
-                    "name": self._name,
-                    "features": {"version": VERSION, "names": NAMES},
-                    "calibration": self.calibration.to_json(),
-                    "prefix_rule": rule_to_json(prefix_rule),
-                    "seen_questions": sorted(self._seen),
-                    "training": dict(training or {}),
-                    "trees_sha256": sha256_file(temporary / _TREES),
-                    "fingerprint": self.provenance.fingerprint,
-                },
-            )
-
-        return write_folder(Path(folder), fill)
-
-    @classmethod
-    def load(
-        cls, path: Path | str, device: str = "auto", backbone: str | None = None
-    ) -> FeaturesJudge:
-        """Read an export; needs neither scikit-learn nor torch, and unpickles nothing.
-
-        Args:
-            path: What ``export`` wrote.
-            device: ``auto`` or ``cpu``.
-            backbone: ``None``: it has none.
-
-        Raises:
-            InputError: If files are missing or changed, it has other features, or another device or
-                a backbone was asked for.
-        """
-        folder = Path(path)
-        check_runs_on_cpu(folder, device, backbone)
-        values = read_record(folder)
-        if values.get("features") != {"version": VERSION, "names": list(NAMES)}:
-            raise InputError(
-                f"the judge in {folder} was trained on other features than this version has: "
-                "train it again."
-            )
-        try:
-            rule_from_json(values["prefix_rule"])
-            judge = cls(
-                Trees.load(checked_file(folder, _TREES, values["trees_sha256"], "trees")),
-                calibration=calibration_from_json(values["calibration"]),
-                name=values["name"],
-                seen_questions=frozenset(values["seen_questions"]),
-            )
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(folder, error) from error
-        judge._path = folder
-        return judge
+def text_counts(prefix: Prefix) -> tuple[int, ...]:
+    """Counts of a prefix's text by `COUNTS`."""
+    return _prefix_features(prefix.text, prefix.trace.question.text).counts
 
 
 def _shared(sets: Sequence[NDArray[np.uint32]], ends: IntArray) -> FloatArray:

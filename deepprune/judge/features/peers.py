@@ -1,6 +1,6 @@
-"""What the other prefixes of a question tell about a pair: what is rare among them, who is apart.
+"""A pair among the other prefixes of its question: rare overlaps, and how common each one is.
 
-P: pairs, n: peers, K: kinds of sets of ``features.KINDS``.
+P: pairs, n: peers, K: kinds of sets, see ``overlaps.KINDS``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from deepprune.core.protocols import FloatArray, IntArray
 from deepprune.core.types import Peers, Prefix, TracePair
 from deepprune.judge.features.overlaps import KINDS, prefix_sets
 
-VERSION = 1
-"""Of the features: weights are read back only by the version that they were fitted with."""
-
-PEER_NAMES = tuple(
+NAMES = tuple(
     f"{kind}_{measure}"
     for kind in KINDS
     for measure in (
@@ -31,7 +28,7 @@ PEER_NAMES = tuple(
         "rarity_mean_high",
     )
 )
-"""Columns of ``peer_features``."""
+"""Names of the columns."""
 
 
 class _Tables(NamedTuple):
@@ -43,20 +40,19 @@ class _Tables(NamedTuple):
 _known: WeakKeyDictionary[Peers, _Tables] = WeakKeyDictionary()
 
 
-def peer_features(pairs: Sequence[TracePair]) -> FloatArray:
-    """Features of pairs among their peers by `PEER_NAMES`, finite, shape ``(P, 5 K)``; symmetric.
+def columns(pairs: Sequence[TracePair]) -> FloatArray:
+    """Columns of pairs among their peers, finite, shape ``(P, 5 K)``; symmetric.
 
-    Of each kind of set the Jaccard index weighed by rarity, ``log((n + 1) / (m + 1/2))`` for what m
-    of the n peers have; and of each of the two prefixes its mean index with all other
-    peers, plain and weighed, the lower and the higher. The first says whether two traces share what
-    others lack, the others how common the way is that each has taken, and how far the question's
-    traces go together at all. Peers may have finished, and then show their answers, as they do to
-    a policy.
+    For each kind of set: the Jaccard index weighed by rarity, ``log((n + 1) / (m + 1/2))`` for what
+    m of the n peers have; and the mean index, plain and weighed, of each of the two prefixes with
+    all other peers, the lower and the higher. The first measures what two traces share that others
+    lack, the others how common the approach of each is. Peers may have finished, and then show
+    their answers, as they do to a policy.
 
     Raises:
         ValueError: If a pair does not say who its peers are.
     """
-    features = np.zeros((len(pairs), len(PEER_NAMES)))
+    features = np.zeros((len(pairs), len(NAMES)))
     rows: dict[int, list[int]] = {}
     for number, pair in enumerate(pairs):
         if pair.first.peers is None or pair.first.peers is not pair.second.peers:

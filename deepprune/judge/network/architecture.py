@@ -1,4 +1,4 @@
-"""What a training asks of the kind of network that it trains."""
+"""The protocol of a judge that ``train.py`` trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepprune.judge.trained import TrainedJudge
 
 
 class Architecture(Protocol):
-    """A kind of network over pairs; ``cross_encoder`` and ``bi_encoder`` have one each."""
+    """A kind of judge over pairs: the cross-encoder and the linear judge."""
 
     @property
     def name(self) -> str:

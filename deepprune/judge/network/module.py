@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
 
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray
 from deepprune.core.seeding import derive
@@ -22,9 +23,6 @@ from deepprune.judge.measure.metrics import judge_metrics
 from deepprune.judge.network.backbones import shard
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
-"""Makes a schedule of an optimiser and the number of its steps, e.g. ``schedules.linear_schedule``.
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +34,21 @@ class PairOutputs:
     Attributes:
         logits: Uncalibrated, float32.
         labels: 1 or 0.
-        targets: What the loss is given, in [0, 1].
         group: Index of question and model together: within it the within-question AUROC compares.
         is_unfinished: Neither prefix has reached its answer.
     """
 
     logits: FloatArray
     labels: IntArray
-    targets: FloatArray
     group: IntArray
     is_unfinished: BoolArray
 
 
 class JudgeModule(pl.LightningModule):
-    """Trains a pair classifier and measures it on validation and test pairs.
+    """Trains a pair classifier and measures it on validation pairs.
 
-    Logs ``judge/train/loss`` and, for ``val`` and ``test``, ``loss`` and all of ``judge_metrics``
-    on all pairs (``judge/val/auroc``) and on those of which neither prefix is finished
+    Logs ``judge/train/loss``, ``judge/val/loss`` and all of ``judge_metrics``, on all pairs
+    (``judge/val/auroc``) and on those of which neither prefix is finished
     (``judge/val/auroc_unfinished``). Checkpoints are chosen by
     ``judge/val/auroc_within_unfinished``. It is ``nan`` where no question has unfinished pairs of
     both classes; that is logged as a warning, and ``ModelCheckpoint`` ranks ``nan`` below all
@@ -65,9 +61,11 @@ class JudgeModule(pl.LightningModule):
     Args:
         model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
             called under the strategy (sharded strategies build large models so).
-        loss: Scalar loss of logits, labels (hard or soft) and groups, see ``judge.losses``.
+        loss: Scalar loss of logits, labels and groups, see ``judge.losses``.
         optimizer: Makes the optimiser of the trainable parameters.
-        scheduler: Makes the schedule of the optimiser and the number of optimiser steps.
+        scheduler: Shape of the learning rate after the warm-up, ``linear`` or ``cosine`` (see
+            ``transformers.get_scheduler``); ``None`` for a constant rate without warm-up.
+        warmup: Share of the optimiser steps over which the rate rises from 0, in [0, 1).
         seed: Decides dropout.
     """
 
@@ -76,15 +74,17 @@ class JudgeModule(pl.LightningModule):
         model: nn.Module | Callable[[], nn.Module],
         loss: nn.Module,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None = None,
+        scheduler: str | None = None,
         *,
+        warmup: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self._build_model = None if isinstance(model, nn.Module) else model
         self.loss = loss
-        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._make_optimizer = optimizer
+        self._scheduler, self._warmup = scheduler, warmup
         self._seed = seed
         self.strict_loading = (
             False  # frozen weights are not in a checkpoint; see on_load_checkpoint
@@ -109,9 +109,12 @@ class JudgeModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, stepping its schedule with every step."""
         optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self._make_scheduler is None:
+        if self._scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(
+            self._scheduler, optimizer, math.ceil(self._warmup * n_steps), n_steps
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -125,7 +128,7 @@ class JudgeModule(pl.LightningModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         logits = self(**batch["inputs"])
-        loss: Tensor = self.loss(logits, batch["targets"], batch["meta"]["group"])
+        loss: Tensor = self.loss(logits, batch["labels"], batch["meta"]["group"])
         self.log("judge/train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
@@ -133,28 +136,16 @@ class JudgeModule(pl.LightningModule):
         """Collect a batch."""
         self._collect(batch)
 
-    def test_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Collect a batch."""
-        self._collect(batch)
-
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted validation collected."""
         self._steps.clear()
 
-    def on_test_epoch_start(self) -> None:
-        """Forget what an interrupted test collected."""
-        self._steps.clear()
-
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of validation."""
-        self._finish("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test."""
-        self._finish("test")
+        """Log the metrics of all ranks' outputs."""
+        self._log_metrics()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave frozen weights out."""
+        """Drop frozen weights."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
@@ -180,29 +171,28 @@ class JudgeModule(pl.LightningModule):
         kept = {
             "logits": logits,
             "labels": batch["labels"],
-            "targets": batch["targets"],
             **cast(dict[str, Tensor], meta),
         }
         self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
-    def _finish(self, part: str) -> None:
+    def _log_metrics(self) -> None:
         outputs = _gathered(self._steps)
         self._steps.clear()
         if outputs is None:
             return
         with torch.no_grad():
-            facts = (outputs.logits, outputs.targets, outputs.group)
+            labels = outputs.labels.astype(np.float32)
+            facts = (outputs.logits, labels, outputs.group)
             values = {"loss": float(self.loss(*map(torch.from_numpy, facts)))}
         values |= _metrics(outputs, np.ones_like(outputs.is_unfinished), "")
         values |= _metrics(outputs, outputs.is_unfinished, "_unfinished")
         if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
             _log.warning(
-                "judge/%s/auroc_within_unfinished is undefined (nan): no question has unfinished "
-                "pairs of both classes. Take shorter prefixes or more questions.",
-                part,
+                "judge/val/auroc_within_unfinished is undefined (nan): no question has unfinished "
+                "pairs of both classes. Take shorter prefixes or more questions."
             )
         # All ranks have gathered the same outputs, so the mean over ranks is each one's value.
-        logged = {f"judge/{part}/{name}": value for name, value in values.items()}
+        logged = {f"judge/val/{name}": value for name, value in values.items()}
         self.log_dict(logged, sync_dist=True, batch_size=len(outputs.labels))
 
 
@@ -231,7 +221,6 @@ def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
     return PairOutputs(
         logits=found["logits"],
         labels=found["labels"].astype(np.int64),
-        targets=found["targets"],
         group=found["group"],
         is_unfinished=found["is_unfinished"].astype(bool),
     )

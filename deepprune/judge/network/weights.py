@@ -1,0 +1,143 @@
+"""Weights of a cross-encoder on disk: all of them, or with LoRA the adapters and the head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from deepprune.core.errors import InputError
+from deepprune.judge.network.backbones import (
+    Backbone,
+    Lora,
+    PairClassifier,
+    build_classifier,
+    load_model,
+)
+from deepprune.judge.saved import WEIGHTS
+
+_CONFIG = "config.json"
+_SCORED = ("source", "revision", "pooling", "head", "dtype", "lora")  # of a backbone's settings
+_SAMPLED = 64  # values of each frozen tensor that identify a backbone
+
+
+class ReadModel(NamedTuple):
+    """A classifier read back."""
+
+    model: PairClassifier
+    tokenizer: Any
+
+
+def write_model(folder: Path, model: PairClassifier, backbone: Backbone, tokenizer: Any) -> None:
+    """Write weights, tokenizer, and the configuration where the weights are whole."""
+    tensors = {  # contiguous CPU copies that share no memory
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in _own_tensors(model, backbone).items()
+    }
+    save_file(tensors, folder / WEIGHTS)
+    tokenizer.save_pretrained(folder)
+    if backbone.lora is None:
+        config: Any = model.encoder.config
+        values = json.loads(config.to_json_string(use_diff=False))
+        values.pop("_name_or_path", None)
+        (folder / _CONFIG).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> ReadModel:
+    """Read what ``write_model`` wrote.
+
+    Args:
+        folder: The export.
+        backbone: What the model was built from.
+        frozen: ``frozen_digest`` of the model where it was trained with LoRA.
+
+    Raises:
+        InputError: If a file is missing or does not fit, or the backbone has other weights.
+    """
+    if backbone.lora is None:
+        if not (folder / _CONFIG).is_file():
+            raise InputError(f"an export needs {_CONFIG}, missing in {folder}: export again.")
+        encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.from_pretrained(folder)
+        ).to(getattr(torch, backbone.dtype))
+        model = build_classifier(encoder, backbone)
+    else:
+        model = load_model(backbone)
+        if frozen_digest(model) != frozen:
+            raise InputError(
+                f"the adapters in {folder} were trained on other weights than {backbone.source!r} "
+                "now has: pin backbone.revision, or restore the folder they were trained from."
+            )
+    _load_tensors(model, folder / WEIGHTS, partial=backbone.lora is not None)
+    return ReadModel(model, AutoTokenizer.from_pretrained(folder))
+
+
+def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
+    """The backbone of an export; code from the hub runs only where the user says so."""
+    lora = None if values["lora"] is None else Lora(**values["lora"])
+    return replace(Backbone(**{**values, "lora": lora}), trust_remote_code=False)
+
+
+def model_identity(model: PairClassifier, backbone: Backbone) -> str:
+    """What logits depend on, of backbone and weights to the last value, 32 hexadecimal digits."""
+    settings = asdict(backbone)
+    scored = json.dumps({name: settings[name] for name in _SCORED}, sort_keys=True, default=list)
+    digest = hashlib.blake2b(scored.encode(), digest_size=16)
+    if backbone.lora is not None:
+        digest.update(frozen_digest(model).encode())
+    for name, tensor in sorted(_own_tensors(model, backbone).items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor.detach().cpu()))
+    return digest.hexdigest()
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """Identify frozen weights by a few values of each tensor: enough to tell two models apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, p in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if not p.requires_grad:
+            flat = p.detach().flatten()
+            stride = max(1, flat.numel() // _SAMPLED)
+            digest.update(f"{name}{p.dtype}{tuple(p.shape)}".encode())
+            digest.update(_bytes(flat[::stride][:_SAMPLED].cpu()))
+    return digest.hexdigest()
+
+
+def _own_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]:
+    """Everything, or with LoRA the trained part."""
+    state: dict[str, Tensor] = model.state_dict()
+    if backbone.lora is None:
+        return state
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: tensor for name, tensor in state.items() if name in trained}
+
+
+def _load_tensors(model: PairClassifier, path: Path, *, partial: bool) -> None:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} must be a safetensors file ({error}): export again.") from error
+    state = model.state_dict()
+    expected = {name for name, p in model.named_parameters() if p.requires_grad or not partial}
+    wrong = sorted(expected - set(tensors)) or sorted(
+        name for name, t in tensors.items() if name not in state or state[name].shape != t.shape
+    )
+    if wrong:
+        raise InputError(
+            f"{path} must fit the model that judge.json describes; {wrong[0]!r} is missing or has "
+            "another shape."
+        )
+    model.load_state_dict(tensors, strict=False)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
