@@ -34,7 +34,7 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
         return f"{unknown[1]} takes keys of your own with a plus: +{added[1]}=VALUE"
     if unknown:
         return _unknown_key(unknown[1], application, config_folder)
-    missing_choice = re.search(r"Could not find '([^']+)'", text)
+    missing_choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing_choice:
         return _unknown_choice(missing_choice[1], config_folder)
     call = re.search(r"Error (?:in call to target|instantiating|locating target) '([^']+)'", text)
@@ -64,10 +64,18 @@ def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
     return f"there is no option {key!r}; {hint}"
 
 
+_REMOVED_POLICIES = {"oracle_prune": "oracle", "random_prune": "coin"}
+"""Policies of 0.1 that differed from ``deepprune`` in their judge only."""
+
+
 def _unknown_choice(name: str, config_folder: Path) -> str:
     group, _, choice = name.rpartition("/")
     if group == "hydra/launcher" and choice.startswith(("joblib", "submitit")):
         return f"hydra/launcher={choice} is a plugin of Hydra: pip install 'deepprune[sweeps]'."
+    if group == "pruning" and (judge := _REMOVED_POLICIES.get(choice)):
+        return (
+            f"pruning={choice} is pruning=deepprune with sweep.judges=[{judge}] (or judge={judge})."
+        )
     there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
     near = get_close_matches(choice, there, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -96,8 +96,8 @@ def _greedy(
     For trace t and cluster c, ``sim(t, c)`` is the mean score over ``min(max_members, |c|)`` of its
     members, drawn without replacement. The trace joins the most similar cluster when that
     similarity exceeds the threshold; else it opens a new one while fewer than ``max_clusters``
-    exist, and at the cap it joins the most similar. The members drawn are a reservoir sample: at
-    any time a uniform one, which a member leaves or enters when another joins.
+    exist, and at the cap it joins the most similar. The members drawn are a reservoir sample, which
+    is uniform at any time.
 
     Thresholds that have made the same decisions so far share a row; a similarity between two of
     them splits it. So a further threshold costs only the decisions that it changes.

@@ -24,6 +24,7 @@ COLOURS = (
     "#e07a9b", "#4fb3bf", "#b07d2b", "#3b6b4c", "#c3a5cc", "#7a8ea3",
 )  # fmt: skip
 FEW_POINTS = 12
+SMALL_LABEL = {"textcoords": "offset points", "fontsize": 7}
 """Up to so many points beside cons@k are drawn one by one."""
 
 NEEDS_MATPLOTLIB = "figures need matplotlib: pip install 'deepprune[report]'"
@@ -72,14 +73,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     for row in curve:
         if row.axes["k"].bit_count() == 1 or row is curve[-1]:
             place = (net_tokens(row), _points(row))
-            axes.annotate(
-                str(row.axes["k"]),
-                place,
-                (0, -11),
-                textcoords="offset points",
-                fontsize=7,
-                color="0.4",
-            )
+            axes.annotate(str(row.axes["k"]), place, (0, -11), color="0.4", **SMALL_LABEL)
     others = [r for r in ok if r.policy != "consensus"]
     if len(others) <= FEW_POINTS:
         _every_point(axes, others)
@@ -167,9 +161,8 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
                     f"{row.axes['threshold']:g}",
                     (net_tokens(row), value),
                     (5, 4),
-                    textcoords="offset points",
-                    fontsize=7,
                     color=colour,
+                    **SMALL_LABEL,
                 )
 
 

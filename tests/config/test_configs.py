@@ -112,6 +112,10 @@ def test_every_file_is_reachable():
         ("los=bce", "did you mean loss?"),
         ("engine.tokens_per_probe=5", "renamed: use engine.tokens_per_forced_answer."),
         ("loss.gama=3", "did you mean loss.gamma?"),
+        (
+            "pruning=[oracle_prune]",
+            "is pruning=deepprune with sweep.judges=[oracle]",
+        ),
         ("loss=focl", "did you mean focal? Those that exist: bce, focal, ranking, weighted_bce."),
         ("loss.gamma=high", "loss.gamma: Value 'high' of type 'str' could not be converted"),
     ],
