@@ -101,8 +101,7 @@ def _parse(text: str, depth: int = 0) -> Answer:
         return Answer(Kind.TEXT, text)
     if whole := _TEXT.fullmatch(text):  # \text{Monday}, \text{C}, \text{5}
         text = whole[1].strip().rstrip(".")
-    if depth == 0 or not outer_brackets(text):
-        text = _join_thousands(text)
+    text = _join_thousands(text)
     if _TEXT_NUMBER.fullmatch(text):
         return Answer(Kind.TEXT, _squeeze(tight(text)))
     if (words := _words(text)) is not None:

@@ -25,10 +25,11 @@ def test_classes_are_numbered_by_frequency_then_first_appearance():
 
 
 def test_conflicts_are_the_pairs_that_only_a_chain_connects():
-    """1 ~ 2 ~ 3 ~ 4 by steps of one: 1-3, 1-4 and 2-4 are called different."""
+    """1 ~ 2 ~ 3 ~ 4 by steps of one: 1-3, 1-4 and 2-4 are called different. Of 1, 2, 3: 1-3."""
     classes = answer_classes(["1", "2", "4", "3", "9"], Within(1))
     assert classes.class_ids == (0, 0, 0, 0, 1)
     assert classes.conflicts == 3
+    assert answer_classes(["1", "2", "3", "9"], Within(1)).conflicts == 1
 
 
 def test_only_distinct_strings_are_compared_and_in_one_batch():

@@ -49,6 +49,7 @@ SAME = [
     (r"x \in (1,2)", "(1,2)"),
     (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1)"),
     ("(5)", "5"),  # one value in parentheses is no tuple
+    ("{5}", "5"),
     ("5 square miles of land", "5"),  # up to four words are a unit
     ("5 km/h", "5"),
     (r"3.333333\times10^{-1}", r"\frac13"),  # the mantissa has a decimal point
