@@ -7,15 +7,13 @@ with EquivalenceChecker() as checker:
     classes = answer_classes(answers, checker).class_ids    # (0, 0, -1, ...)
 """
 
-from deepprune.answers.classes import AnswerClasses, answer_classes
-from deepprune.answers.equivalence import EquivalenceChecker, WorkerError
+from deepprune.answers.classes import answer_classes
+from deepprune.answers.equivalence import EquivalenceChecker
 from deepprune.answers.extract import AnswerStyle, contains_answer, extract_answer
 
 __all__ = [
-    "AnswerClasses",
     "AnswerStyle",
     "EquivalenceChecker",
-    "WorkerError",
     "answer_classes",
     "contains_answer",
     "extract_answer",

@@ -8,25 +8,18 @@ for group in store.load(min_traces=16):     # the traces of one question and mod
 print(summarise(store))
 """
 
-from deepprune.traces.manifest import GENERATOR, SOURCE, Manifest, Part
+from deepprune.traces.manifest import GENERATOR, Manifest, Part
 from deepprune.traces.opening import cache_folder, open_traces
-from deepprune.traces.schema import SCHEMA, SCHEMA_VERSION
 from deepprune.traces.store import TraceStore
-from deepprune.traces.summary import TraceSummary, plurality_accuracy, summarise
-from deepprune.traces.tokens import token_ends
+from deepprune.traces.summary import plurality_accuracy, summarise
 
 __all__ = [
     "GENERATOR",
-    "SCHEMA",
-    "SCHEMA_VERSION",
-    "SOURCE",
     "Manifest",
     "Part",
     "TraceStore",
-    "TraceSummary",
     "cache_folder",
     "open_traces",
     "plurality_accuracy",
     "summarise",
-    "token_ends",
 ]
