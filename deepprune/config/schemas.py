@@ -97,7 +97,6 @@ class EncoderConf:
     max_length: int = MISSING
     with_question: bool = MISSING
     chat_template: bool = MISSING
-    padding_side: str = MISSING
 
 
 @dataclass

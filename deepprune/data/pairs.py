@@ -144,9 +144,3 @@ def questions_of(pairs: Sequence[TracePair]) -> list[str]:
     """Return a name of each pair's question, unique in the store."""
     questions = (pair.first.trace.question for pair in pairs)
     return [f"{question.dataset}\n{question.question_id}" for question in questions]
-
-
-def groups_of(pairs: Sequence[TracePair]) -> list[str]:
-    """Return a name of each pair's question and model, unique in the store."""
-    named = zip(questions_of(pairs), pairs, strict=True)
-    return [f"{question}\n{pair.first.trace.model}" for question, pair in named]

@@ -185,9 +185,9 @@ class QuestionBalancedSampler(PairSampler):
 
     A question is one model's traces of it, a group. An epoch is made of blocks: ``block`` pairs of
     one question in a row, its classes in turn. So a ranking loss finds in a batch what it compares,
-    and ``block=1`` is the weighing alone. A question with one class counts as much as the others,
-    as in ``boosting.question_balanced_weights``. Of each question and class no pair comes twice
-    in an epoch before all have come once. The natural length is the number of pairs.
+    and ``block=1`` is the weighing alone. A question with one class counts as much as the others.
+    Of each question and class no pair comes twice in an epoch before all have come once. The
+    natural length is the number of pairs.
 
     Args:
         labels: See ``PairSampler``.

@@ -129,7 +129,7 @@ def test_a_killed_training_goes_on_to_the_same_judge_and_rows(tmp_path):
     process.wait()
     assert not (tmp_path / "cut" / "judge").exists(), "killed too late to show anything"
     done = call([*fit, "hydra.run.dir=cut"], tmp_path)
-    assert "going on from cut/checkpoints/last.ckpt" in done.stdout
+    assert "resuming from cut/checkpoints/last.ckpt" in done.stdout
     exports = [json.loads((tmp_path / d / "judge" / "judge.json").read_text()) for d in RUNS]
     assert exports[0] == exports[1]
     assert rows(tmp_path / "whole" / "results.jsonl") == rows(tmp_path / "cut" / "results.jsonl")

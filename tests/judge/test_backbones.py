@@ -55,18 +55,16 @@ PAIRS = [([7, 8, 9], [10]), ([11], [12, 13, 14, 15, 16]), ([20, 21], [22])]
 
 
 @pytest.mark.parametrize("pooling", list(Pooling))
-def test_padding_on_either_side_gives_the_same_logits(pooling, tmp_path):
+def test_padding_changes_no_logit(pooling, tmp_path):
     causal = pooling is Pooling.LAST
     source = (save_tiny_qwen3 if causal else save_tiny_bert)(tmp_path / "tiny")
     backbone = Backbone(source=source, pooling=pooling)
     model, tokenizer = load_model(backbone), load_tokenizer(backbone)
     settings = {"layout": backbone.layout, "with_question": True}
-    right = logits(model, PairEncoder(tokenizer, **settings), PAIRS)
+    padded = logits(model, PairEncoder(tokenizer, **settings), PAIRS)
     alone = [logits(model, PairEncoder(tokenizer, **settings), [pair]) for pair in PAIRS]
-    assert torch.allclose(right, torch.cat(alone), atol=1e-5)
-    assert right.std() > 1e-4
-    left = logits(model, PairEncoder(tokenizer, padding_side="left", **settings), PAIRS)
-    assert torch.allclose(right, left, atol=1e-5)
+    assert torch.allclose(padded, torch.cat(alone), atol=1e-5)
+    assert padded.std() > 1e-4
 
 
 def test_a_text_that_ends_in_the_pad_token_is_pooled_at_its_end(tmp_path):

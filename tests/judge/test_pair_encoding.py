@@ -70,26 +70,24 @@ def test_no_window_is_ever_exceeded():
                 assert len(tokens.input_ids) == encoder.length(q, a, b) <= 13
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_batches_are_padded_to_their_longest(side):
-    encoder = bert(padding_side=side)
+def test_batches_are_padded_to_their_longest():
+    encoder = bert()
     inputs = encoder.collate([encoder.join([], [9], [9]), encoder.join([], [9, 9], [9, 9])])
     assert inputs["input_ids"].shape == (2, 7)
-    padding = slice(5, 7) if side == "right" else slice(0, 2)
-    assert (inputs["attention_mask"][0, padding] == 0).all()
+    assert (inputs["attention_mask"][0, 5:] == 0).all()
+    assert (inputs["input_ids"][0, 5:] == encoder.tokenizer.pad_token_id).all()
     assert inputs["attention_mask"].sum() == 12
     assert inputs["token_type_ids"].sum() == 2 + 3
 
 
 def test_it_is_a_small_dictionary():
-    encoder = bert(with_question=True, padding_side="left")
+    encoder = bert(with_question=True)
     again = PairEncoder.from_dict(encoder.to_dict(), encoder.tokenizer)
     assert again.to_dict() == encoder.to_dict()
     assert again.to_dict() == {
         "layout": "bert",
         "max_length": 20,
         "with_question": True,
-        "padding_side": "left",
         "chat_template": False,
         "generative": False,
         "template": [],
@@ -139,7 +137,6 @@ def test_texts_are_tokenised_whole():
     ("settings", "match"),
     [
         ({"max_length": 4}, "got 4"),
-        ({"padding_side": "top"}, "got 'top'"),
         ({"layout": "prose"}, "prose"),
     ],
 )

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deepprune.core.errors import InputError
@@ -47,7 +46,6 @@ class PairEncoderConfig:
         max_length: Longest sequence the model reads, in tokens, special tokens and template
             included.
         with_question: Whether the question stands before the prefixes.
-        padding_side: ``right`` or ``left``; both give the same logits.
         chat_template: Whether the text is a user's message in the tokenizer's chat template, with
             the assistant's turn opened; ``causal`` only.
         generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
@@ -60,7 +58,6 @@ class PairEncoderConfig:
     layout: Layout = Layout.BERT
     max_length: int = 512
     with_question: bool = False
-    padding_side: str = "right"
     chat_template: bool = False
     generative: bool = False
     template: Sequence[str] = ()
@@ -72,8 +69,6 @@ class PairEncoderConfig:
                 "chat_template and generative need the causal layout, that is a causal backbone "
                 "with pooling=last, got layout bert."
             )
-        if self.padding_side not in ("right", "left"):
-            raise ValueError(f"padding_side must be right or left, got {self.padding_side!r}.")
         if self.max_length < 1:
             raise ValueError(f"max_length must be >= 1 token, got {self.max_length}.")
 
@@ -103,7 +98,6 @@ class PairEncoder:
         layout: See ``PairEncoderConfig``.
         max_length: See ``PairEncoderConfig``.
         with_question: See ``PairEncoderConfig``.
-        padding_side: See ``PairEncoderConfig``.
         chat_template: See ``PairEncoderConfig``.
         generative: See ``PairEncoderConfig``.
         template: See ``PairEncoderConfig``.
@@ -120,7 +114,6 @@ class PairEncoder:
         layout: Layout | str = Layout.BERT,
         max_length: int = 512,
         with_question: bool = False,
-        padding_side: str = "right",
         chat_template: bool = False,
         generative: bool = False,
         template: Sequence[str] = (),
@@ -132,7 +125,6 @@ class PairEncoder:
             Layout(layout),
             max_length,
             with_question,
-            padding_side,
             chat_template,
             generative,
             tuple(template),
@@ -208,26 +200,22 @@ class PairEncoder:
         return PairTokens(head + tail, [0] * len(head) + [1] * len(tail))
 
     def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``.
+        """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``, padded on the right.
 
-        The bert layout adds ``token_type_ids``; the causal layout, and padding on the left, add
-        ``position_ids``, so that padding moves no token.
+        The bert layout adds ``token_type_ids``, the causal layout ``position_ids``.
         """
-        longest = max(len(sequence.input_ids) for sequence in sequences)
-        shape = (len(sequences), longest)
-        input_ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.int64)
-        mask, segments = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
-        for row, sequence in enumerate(sequences):
-            n = len(sequence.input_ids)
-            at = slice(0, n) if self.config.padding_side == "right" else slice(longest - n, longest)
-            input_ids[row, at] = torch.tensor(sequence.input_ids)
-            segments[row, at] = torch.tensor(sequence.segments)
-            mask[row, at] = 1
-        inputs = {"input_ids": input_ids, "attention_mask": mask}
-        if self.config.layout is Layout.BERT:
-            inputs["token_type_ids"] = segments
-        if self.config.layout is Layout.CAUSAL or self.config.padding_side == "left":
-            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        inputs: dict[str, Tensor] = self.tokenizer.pad(
+            {
+                "input_ids": [sequence.input_ids for sequence in sequences],
+                "token_type_ids": [sequence.segments for sequence in sequences],
+            },
+            padding_side="right",
+            return_tensors="pt",
+            verbose=False,
+        ).data
+        if self.config.layout is Layout.CAUSAL:
+            del inputs["token_type_ids"]
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,7 +226,8 @@ class PairEncoder:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tokenizer: Any) -> Self:
         """What ``to_dict`` gave, with its tokenizer."""
-        return cls(tokenizer, **values)
+        known = {k: v for k, v in values.items() if k != "padding_side"}  # 0.1 had a choice
+        return cls(tokenizer, **known)
 
     def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
         """Tokens kept of each."""
