@@ -49,7 +49,7 @@ def serve(texts=TEXTS, **settings):
 
 @asynccontextmanager
 async def opened(server, format=CHAT, sampling=SAMPLING, **settings):
-    settings = {"timeout_s": 5.0, "max_retries": 2, **settings}
+    settings = {"timeout_s": 120.0, "max_retries": 2, **settings}
     backend = OpenAIBackend(server.url, **settings)
     try:
         await backend.open(format, sampling)
@@ -304,8 +304,8 @@ def test_outlives_faults(name):
     async def run():
         with serve(chat=False) as server:
             is_silent = name in ("hang", "stall")
-            timeout_s = 0.5 if is_silent else 5.0
-            async with opened(server, PLAIN, timeout_s=timeout_s, max_retries=5) as backend:
+            limits = {"timeout_s": 0.5, "max_retries": 20} if is_silent else {"max_retries": 5}
+            async with opened(server, PLAIN, **limits) as backend:
                 server.fault(times=2, **MENDED[name])
                 chunks = await play(backend, request(PLAIN))
                 assert text_of(chunks) == TEXTS[0]

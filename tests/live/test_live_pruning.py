@@ -69,7 +69,7 @@ def scripted(traces, kind=ScriptedBackend, **settings):
     return LiveEngine(backend, PromptFormat(), Sampling(max_tokens=1000))
 
 
-def pruner(open_session, judge, policy=REPRESENTATIVES, n=6, timeout_s=5.0, size=SIZE):
+def pruner(open_session, judge, policy=REPRESENTATIVES, n=6, timeout_s=120.0, size=SIZE):
     worker = JudgeWorker(timeout_s)
     return LivePruner(open_session, "tiny", policy, judge, worker, n, 0, size)
 
@@ -251,11 +251,12 @@ def test_the_seconds_are_the_engine_s_at_the_vote(traces):
         session.traces = slow
         return session
 
+    began = time.monotonic()
     try:
         row = pruner(open_session, Told(parity)).prune(traces.question).row
     finally:
         engine.close()
-    assert 0 < row["seconds"] < 0.4
+    assert 0 < row["seconds"] < time.monotonic() - began - 0.5
 
 
 def hangs(_):
@@ -278,7 +279,8 @@ def raises(_):
 def test_a_judge_that_fails_leaves_all_traces_to_vote(tell, said, traces):
     engine = scripted(traces)
     try:
-        done = pruner(engine.open, Told(tell), timeout_s=0.2).prune(traces.question)
+        timeout_s = 0.2 if tell is hangs else 120
+        done = pruner(engine.open, Told(tell), timeout_s=timeout_s).prune(traces.question)
         assert engine.backend.n_running == 0
     finally:
         engine.close()
@@ -300,6 +302,7 @@ def test_a_judge_that_hangs_fails_at_once_the_next_time_and_comes_back():
     gate.set()
     while not worker._last.done():
         time.sleep(0.01)
+    worker.timeout_s = 120
     assert worker.call(lambda: 1) == 1
 
 
