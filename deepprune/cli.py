@@ -160,7 +160,6 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
         return
     import hydra
 
-    from deepprune.callbacks.multirun_table import show_interrupted
     from deepprune.config.schemas import register
 
     register()
@@ -189,6 +188,8 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
             try:
                 application()
             except KeyboardInterrupt:
+                from deepprune.callbacks.multirun_table import show_interrupted
+
                 show_interrupted()
                 raise
         if raised:
@@ -208,14 +209,16 @@ def run_job(name: str, config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from deepprune.config.schemas import check_ranges
     from deepprune.core.files import write_atomic
-    from deepprune.judge.measure.comparison import FAILURE
+    from deepprune.core.provenance import FAILURE
 
     hydra = HydraConfig.get()
     is_multirun = hydra.mode == RunMode.MULTIRUN
     failure = Path(hydra.runtime.output_dir) / FAILURE
     failure.unlink(missing_ok=True)
     try:
+        check_ranges(config)
         run = getattr(import_module(f"deepprune.commands.{name}"), name)(config)
     except Exception as error:
         if not is_multirun:

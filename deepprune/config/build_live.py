@@ -15,8 +15,6 @@ from deepprune.data.splits import question_hash
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.generation.live import LiveEngine
 from deepprune.generation.questions import QuestionSource, RecordedQuestions
-from deepprune.generation.scripted import ScriptedBackend
-from deepprune.traces import open_traces
 
 
 def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
@@ -44,12 +42,6 @@ def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
             instantiated(config.sampling),
             **config.live,
         )
-
-
-def scripted(traces: str, model: str | None, seconds_per_token: float) -> ScriptedBackend:
-    """Plays ``traces`` (the pool, a store or a file), of one model, as if they were generated."""
-    groups = open_traces(traces).load(models=None if model is None else [model])
-    return ScriptedBackend(groups, seconds_per_token)
 
 
 def is_replay(config: DictConfig) -> bool:

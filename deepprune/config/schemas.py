@@ -1,533 +1,158 @@
-"""Types of every option. The values, with units and ranges, are in `conf/`.
+"""Types and ranges of every option, and the check of a composed configuration.
 
-A misspelt key or a wrong type stops at composition. Fields without a value (`MISSING`) get theirs
-from the YAML file, which is the one place where a default lives.
+A misspelt key or a wrong type stops at composition, a value out of range right after it: neither
+imports torch, transformers or Lightning. What has a constructor is in `options_table.py`, which
+`config.generate` writes; here is the rest. Fields without a value (`MISSING`) get theirs from
+`conf/`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from deepprune.config.options_table import TABLE
+from deepprune.core.errors import InputError
+from deepprune.core.options import Count, Ge, Gt, Le, Lt, Share, check, choices, parts
+
+RULES: dict[type, Mapping[str, Any]] = {}
+"""The annotations of each schema's options."""
+
+PARTIAL = ("sampler/", "engine/replay")
+"""Constructors that get further arguments from code."""
+
+PLAIN = ("model/encoder", "live/")
+"""Options that code passes on; the node has no `_target_`."""
+
+
+def _schema(key: str) -> type:
+    """Make the dataclass of a choice from its row of the table."""
+    target, options = TABLE[key]
+    fields: list[Any] = []
+    if not key.startswith(PLAIN):
+        fields.append(("_target_", str, target))
+        if key.startswith(PARTIAL):
+            fields.append(("_partial_", bool, True))
+        if any(isinstance(default, list | dict) for _, default in options.values()):
+            fields.append(("_convert_", str, "all"))
+    for name, (annotation, default) in options.items():
+        kind, made = _omega(annotation), field(default=default)
+        if default == {} and isinstance(kind, type):
+            made = field(default_factory=kind)
+        elif isinstance(default, list | dict):
+            made = field(default_factory=partial(type(default), default))
+        fields.append((name, kind, made))
+    name = "".join(word.capitalize() for word in key.replace("/", "_").split("_"))
+    schema = make_dataclass(name, fields, namespace={"__module__": __name__})
+    globals()[name] = schema  # a launcher pickles the configuration
+    RULES[schema] = {name: annotation for name, (annotation, _) in options.items()}
+    return schema
+
+
+def _omega(annotation: Any) -> Any:
+    """Return the type that OmegaConf checks: without bounds, choices as texts."""
+    kind, _, is_optional = parts(annotation)
+    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], str):
+        kind = SCHEMAS[get_args(annotation)[1]]
+    elif is_optional and kind is Any:
+        (inner,) = (a for a in get_args(annotation) if a is not type(None))
+        kind = _omega(inner)
+    elif choices(kind):
+        kind = str
+    elif get_origin(kind) is list:
+        kind = list[_omega(get_args(kind)[0])]  # type: ignore[misc]
+    return kind | None if is_optional else kind
+
+
+SCHEMAS: dict[str, type] = {}
+for _key in TABLE:
+    SCHEMAS[_key] = _schema(_key)
+
+
+GeneratorsSize: Any = SCHEMAS["generators/size"]
+Seed = Annotated[int, Ge(0), Le(4294967295)]  # what Lightning, torch and NumPy all take
+
+
+Baseline = Annotated[str, Literal["question_only", "length_only", "lexical", "sentence_embedding"]]
 
 
 @dataclass
 class DataConf:
-    fractions: list[float] = MISSING
-    split_seed: int = MISSING
-    fold: int = MISSING
+    fractions: list[Share] = MISSING
+    split_seed: Seed = MISSING
+    fold: Annotated[int, Ge(0)] = MISSING
     models: list[str] | None = None
     datasets: list[str] | None = None
     holdout_models: list[str] = MISSING
-    pairs_per_question: int | None = MISSING
-    eval_pairs_per_question: int | None = MISSING
+    pairs_per_question: Count | None = MISSING
+    eval_pairs_per_question: Count | None = MISSING
     only_unfinished: bool = MISSING
     answer_style: dict[str, str] = MISSING
-    batch_size: int = MISSING
+    batch_size: Count = MISSING
 
 
 @dataclass
 class SweepConf:
-    thresholds: list[float] = MISSING
+    thresholds: list[Share] = MISSING
     prefix_lens: list[float] = MISSING
-    ks: list[int] = MISSING
+    ks: list[Count] = MISSING
     ns: list[int] = MISSING
     axes: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     judges: list[str] = field(default_factory=list)
     skip_unmet: bool = False
     baseline: str = MISSING
-    margin: float = MISSING
+    margin: Annotated[float, Gt(0), Lt(1)] = MISSING
     usd_judge: float | None = None
-    questions: int | None = None
+    questions: Annotated[int, Ge(0)] | None = None
     traces: int | None = None
-    resamples: int = MISSING
+    resamples: Count = MISSING
     skip_short: bool = MISSING
 
 
 @dataclass
-class FirstTokensConf:
-    _target_: str = "deepprune.data.prefixes.FirstTokens"
-    k: int = MISSING
-
-
-@dataclass
-class ReasoningWordsConf:
-    _target_: str = "deepprune.data.prefixes.ReasoningWords"
-    k: int = MISSING
-    words: list[str] = MISSING
-    _convert_: str = "all"
-
-
-@dataclass
-class FractionConf:
-    _target_: str = "deepprune.data.prefixes.Fraction"
-    k: float = MISSING
-
-
-@dataclass
-class LoraConf:
-    _target_: str = "deepprune.judge.network.backbones.Lora"
-    _convert_: str = "all"
-    r: int = MISSING
-    alpha: float = MISSING
-    dropout: float = MISSING
-    target_modules: list[str] = MISSING
-
-
-@dataclass
-class BackboneConf:
-    _target_: str = "deepprune.judge.network.backbones.Backbone"
-    source: str = MISSING
-    revision: str | None = None
-    pooling: str = MISSING
-    head: str = MISSING
-    lora: LoraConf | None = None
-    freeze: bool = MISSING
-    dropout: float = MISSING
-    dtype: str = MISSING
-    attention: str = MISSING
-    gradient_checkpointing: bool = MISSING
-    trust_remote_code: bool = MISSING
-
-
-@dataclass
-class EncoderConf:
-    max_length: int = MISSING
-    with_question: bool = MISSING
-    chat_template: bool = MISSING
-
-
-@dataclass
 class ModelConf:
-    backbone: BackboneConf = field(default_factory=BackboneConf)
-    encoder: EncoderConf = field(default_factory=EncoderConf)
+    backbone: Any = field(default_factory=SCHEMAS["model/backbone"])
+    encoder: Any = field(default_factory=SCHEMAS["model/encoder"])
     symmetric: bool = MISSING
     optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: str | None = None
-    warmup: float = MISSING
+    scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
+    warmup: Annotated[float, Ge(0), Lt(1)] = MISSING
 
 
 @dataclass
 class LinearConf:
     groups: list[str] = MISSING
-    hidden: int = MISSING
+    hidden: Annotated[int, Ge(0)] = MISSING
     optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: str | None = None
-    warmup: float = MISSING
-
-
-@dataclass
-class FocalConf:
-    _target_: str = "deepprune.judge.network.losses.FocalLoss"
-    gamma: float = MISSING
-    alpha: float | None = MISSING
-
-
-@dataclass
-class BCEConf:
-    _target_: str = "deepprune.judge.network.losses.BCELoss"
-
-
-@dataclass
-class WeightedBCEConf:
-    _target_: str = "deepprune.judge.network.losses.WeightedBCELoss"
-    positive_weight: float = MISSING
-
-
-@dataclass
-class RankingConf:
-    _target_: str = "deepprune.judge.network.losses.RankingLoss"
-    bce_weight: float = MISSING
-
-
-@dataclass
-class NaturalConf:
-    _target_: str = "deepprune.data.samplers.NaturalSampler"
-    _partial_: bool = True
-    epoch_length: int | None = MISSING
-
-
-@dataclass
-class OversampleConf:
-    _target_: str = "deepprune.data.samplers.OversampleSampler"
-    _partial_: bool = True
-    ratio: float = MISSING
-    epoch_length: int | None = MISSING
-
-
-@dataclass
-class BalancedConf:
-    _target_: str = "deepprune.data.samplers.BalancedSampler"
-    _partial_: bool = True
-    epoch_length: int | None = MISSING
-
-
-@dataclass
-class QuestionBalancedConf:
-    _target_: str = "deepprune.data.samplers.QuestionBalancedSampler"
-    _partial_: bool = True
-    block: int = MISSING
-    epoch_length: int | None = MISSING
-
-
-@dataclass
-class DeepPruneConf:
-    _target_: str = "deepprune.pruning.policies.deepprune.DeepPrune"
-    prefix: Any = "${prefix}"
-    threshold: float = 0.5
-    clustering: str = "greedy"
-    max_clusters: int = 32
-    max_members: int = 10
-    finish: str = MISSING
-    max_finishers: int = 20
-    singleton_finishers: int = 20
-    vote: str = "plain"
-    wave: int | None = None
-    stop_confidence: float | None = None
-    check_every: int = 500
-    name: str = "deepprune"
-
-
-@dataclass
-class RepresentativesConf(DeepPruneConf):
-    name: str = "representatives"
-
-
-@dataclass
-class DeepConfConf:
-    _target_: str = "deepprune.pruning.policies.deepconf.DeepConf"
-    keep: float = MISSING
-    warmup: int = MISSING
-    window: int = MISSING
-    consensus: float | None = MISSING
-    check_every: int = MISSING
-    parallel: int = MISSING
-
-
-@dataclass
-class DeepConfOfflineConf:
-    _target_: str = "deepprune.pruning.policies.deepconf_offline.DeepConfOffline"
-    k: int | None = MISSING
-    measure: str = MISSING
-    keep: float = MISSING
-    window: int = MISSING
-
-
-@dataclass
-class SlimSCConf:
-    _target_: str = "deepprune.pruning.policies.slim_sc.SlimSC"
-    similarity: float = MISSING
-    variant: str = MISSING
-    warmup: int = MISSING
-    check_every: int = MISSING
-
-
-@dataclass
-class AdaptiveConsistencyConf:
-    _target_: str = "deepprune.pruning.policies.adaptive_consistency.AdaptiveConsistency"
-    stop_confidence: float = MISSING
-    cap: int | None = MISSING
-    wave: int = MISSING
-    rule: str = MISSING
-    budget: int | None = MISSING
-    name: str = "adaptive_consistency"
-
-
-@dataclass
-class ESCConf:
-    _target_: str = "deepprune.pruning.policies.esc.ESC"
-    window: int = MISSING
-    cap: int | None = MISSING
-
-
-@dataclass
-class EarlyExitConf:
-    _target_: str = "deepprune.pruning.policies.early_exit.EarlyExit"
-    force_every: int = MISSING
-    agreeing: int = MISSING
-    k: int | None = MISSING
-
-
-@dataclass
-class ParallelProbeConf:
-    _target_: str = "deepprune.pruning.policies.parallel_probe.ParallelProbe"
-    force_every: int = MISSING
-    stable: int = MISSING
-    warmup: int = MISSING
-    prune_share: float = MISSING
-    prune_after: int = MISSING
-    min_active: int = MISSING
-    k: int | None = MISSING
-
-
-@dataclass
-class MARSConf:
-    _target_: str = "deepprune.pruning.policies.mars.MARS"
-    force_every: int = MISSING
-    warmup: int = MISSING
-    gamma: float = MISSING
-
-
-@dataclass
-class ReplayConf:
-    _target_: str = "deepprune.pruning.replay.ReplayEngine"
-    _partial_: bool = True
-    seconds_per_token: float = MISSING
-    tokens_per_forced_answer: int = MISSING
-    shuffle: bool = MISSING
-
-
-@dataclass
-class VllmConf:
-    _target_: str = "deepprune.generation.vllm.VllmBackend"
-    model: str = MISSING
-    name: str | None = MISSING
-    revision: str | None = MISSING
-    tokenizer: str | None = MISSING
-    dtype: str = MISSING
-    max_model_len: int | None = MISSING
-    gpu_memory_utilization: float = MISSING
-    tensor_parallel_size: int = MISSING
-    max_num_seqs: int | None = MISSING
-    enforce_eager: bool = MISSING
-    trust_remote_code: bool = MISSING
-    extra: dict[str, Any] = MISSING
-    _convert_: str = "all"
-
-
-@dataclass
-class ScriptedConf:
-    _target_: str = "deepprune.config.build_live.scripted"
-    traces: str = MISSING
-    model: str | None = MISSING
-    seconds_per_token: float = MISSING
-
-
-@dataclass
-class OpenAIConf:
-    _target_: str = "deepprune.generation.openai.client.OpenAIBackend"
-    _convert_: str = "all"
-    base_url: str = MISSING
-    model: str | None = None
-    name: str | None = None
-    api: str = MISSING
-    tokenizer: str | None = None
-    api_key_env: str = MISSING
-    timeout_s: float = MISSING
-    max_retries: int = MISSING
-    max_concurrent: int = MISSING
-    extra_body: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class PromptConf:
-    _target_: str = "deepprune.generation.backend.PromptFormat"
-    _convert_: str = "all"
-    template: str = MISSING
-    system: str | None = None
-    chat: bool = MISSING
-    chat_arguments: dict[str, Any] = field(default_factory=dict)
-    think_end: str = MISSING
-    force: str = MISSING
-    answer_style: str = MISSING
-
-
-@dataclass
-class SamplingConf:
-    _target_: str = "deepprune.generation.backend.Sampling"
-    _convert_: str = "all"
-    max_tokens: int = MISSING
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
-    stop: list[str] = MISSING
-    logprobs: int = MISSING
-
-
-@dataclass
-class ColumnsConf:
-    _target_: str = "deepprune.generation.questions.Columns"
-    _convert_: str = "all"
-    question: str = MISSING
-    gold: str | None = MISSING
-    question_id: str | None = MISSING
-    wrong: list[str] = MISSING
-
-
-@dataclass
-class QuestionsConf:
-    """What all sources of questions have."""
-
-    _target_: str = MISSING
-    _convert_: str = "all"
-    ids: list[str] | None = None
-    limit: int | None = None
-
-
-@dataclass
-class TableConf(QuestionsConf):
-    path: str = MISSING
-    dataset: str | None = None
-    columns: ColumnsConf = field(default_factory=ColumnsConf)
-    where: dict[str, str] = field(default_factory=dict)
-    seed: int = MISSING
-
-
-@dataclass
-class QuestionFileConf(TableConf):
-    _target_: str = "deepprune.generation.questions.QuestionFile"
-
-
-@dataclass
-class HubQuestionsConf(TableConf):
-    _target_: str = "deepprune.generation.questions.HubQuestions"
-    name: str | None = None
-    split: str = MISSING
-    revision: str | None = None
-
-
-@dataclass
-class GeneratedQuestionsConf(QuestionsConf):
-    _target_: str = "deepprune.generation.questions.GeneratedQuestions"
-    tasks: list[str] = MISSING
-    size: int = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class RecordedQuestionsConf(QuestionsConf):
-    _target_: str = "deepprune.generation.questions.RecordedQuestions"
-    traces: str = MISSING
-    datasets: list[str] | None = None
-
-
-@dataclass
-class LiveConf:
-    """How traces are generated, whatever generates them; for `collect` and `prune`."""
-
-    mode: str = "stream"
-    force_every: int | None = None
-    force_tokens: int = 20
-    stall_s: float = 300.0
-
-
-@dataclass
-class GeneratorConf:
-    _target_: str = "deepprune.evaluation.ledger.GeneratorSize"
-    params: float = MISSING
-    layers: int = MISSING
-    hidden: int = MISSING
-    usd_prompt: float | None = None
-    usd_generated: float | None = None
-
-
-@dataclass
-class ProcessesConf:
-    _target_: str = "deepprune.evaluation.distributed.Processes"
-    n: int | None = MISSING
-
-
-@dataclass
-class RayConf:
-    _target_: str = "deepprune.evaluation.distributed.Ray"
-    n: int = MISSING
-    address: str | None = MISSING
-    cpus: float = MISSING
-    gpus: float = MISSING
-
-
-@dataclass
-class LexicalConf:
-    _target_: str = "deepprune.judge.baselines.LexicalJudge"
-
-
-@dataclass
-class SentenceEmbeddingConf:
-    _target_: str = "deepprune.judge.features.embeddings.SentenceEmbeddingJudge"
-    max_length: int = MISSING
-
-
-@dataclass
-class LengthOnlyConf:
-    _target_: str = "deepprune.judge.baselines.LengthOnlyJudge"
-
-
-@dataclass
-class OracleConf:
-    _target_: str = "deepprune.judge.baselines.OracleJudge"
-
-
-@dataclass
-class CoinConf:
-    _target_: str = "deepprune.judge.baselines.CoinJudge"
-    seed: int = MISSING
-
-
-@dataclass
-class NoisyOracleConf:
-    _target_: str = "deepprune.judge.baselines.NoisyOracleJudge"
-    auroc: float = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class TrainedConf:
-    _target_: str = "deepprune.judge.loading.load_judge"
-    path: str = MISSING
-    device: str = MISSING
-    backbone: str | None = None
-    backend: str = MISSING
-    gpu_memory_utilization: float = MISSING
-
-
-@dataclass
-class CascadeConf:
-    _target_: str = "deepprune.judge.loading.load_cascade"
-    cheap: str = MISSING
-    expensive: str = MISSING
-    low: float | None = None
-    high: float | None = None
-    share: float | None = None
-    device: str = MISSING
-
-
-@dataclass
-class ZeroShotConf:
-    _target_: str = "deepprune.judge.network.zero_shot.zero_shot_judge"
-    source: str = MISSING
-    revision: str | None = None
-    max_length: int = MISSING
-    with_question: bool = MISSING
-    chat_template: bool = MISSING
-    symmetric: bool = MISSING
-    dtype: str = MISSING
-    attention: str = MISSING
-    device: str = MISSING
-    trust_remote_code: bool = MISSING
+    scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
+    warmup: Annotated[float, Ge(0), Lt(1)] = MISSING
 
 
 @dataclass
 class WandbConf:
     project: str | None = MISSING
     entity: str | None = None
-    mode: str = MISSING
+    mode: Annotated[str, Literal["offline", "online", "disabled"]] = MISSING
 
 
 @dataclass
 class SweepingConf:
-    """What both commands have."""
+    """What `train` and `evaluate` share."""
 
     traces: str = MISSING
-    seed: int = MISSING
+    seed: Seed = MISSING
     data: DataConf = field(default_factory=DataConf)
     prefix: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
     sweep: SweepConf = field(default_factory=SweepConf)
     engine: Any = MISSING
     distributed: Any = MISSING
-    generators: dict[str, GeneratorConf] = field(default_factory=dict)
+    generators: dict[str, GeneratorsSize] = field(default_factory=dict)
     generator: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: Any = None
@@ -535,54 +160,46 @@ class SweepingConf:
 
 @dataclass
 class EvaluateConf(SweepingConf):
-    """`deepprune evaluate`."""
-
     judge: Any = MISSING
 
 
 @dataclass
 class TrainConf(SweepingConf):
-    """`train.py`."""
-
     model: Any = MISSING
     loss: Any = MISSING
     sampler: Any = MISSING
     trainer: Any = MISSING
-    calibration: str = MISSING
+    calibration: Annotated[str, Literal["platt", "none"]] = MISSING
 
 
 @dataclass
 class CollectingConf:
-    n: int = MISSING
-    concurrency: int = MISSING
+    n: Count = MISSING
+    concurrency: Count = MISSING
     replicas: list[str] | None = None
 
 
 @dataclass
 class CollectConf:
-    """`deepprune collect`."""
-
     questions: Any = MISSING
     engine: Any = MISSING
-    prompt: PromptConf = field(default_factory=PromptConf)
-    sampling: SamplingConf = field(default_factory=SamplingConf)
-    live: LiveConf = field(default_factory=LiveConf)
+    prompt: Any = field(default_factory=SCHEMAS["prompt/prompt"])
+    sampling: Any = field(default_factory=SCHEMAS["sampling/sampling"])
+    live: Any = field(default_factory=SCHEMAS["live/live"])
     collect: CollectingConf = field(default_factory=CollectingConf)
-    seed: int = MISSING
+    seed: Seed = MISSING
     logger: Any = None
 
 
 @dataclass
 class JudgeReportConf:
-    """`deepprune judge-report`."""
-
     traces: list[str] = MISSING
     judges: list[str] = MISSING
-    baselines: list[str] = MISSING
-    pairs: str = MISSING
+    baselines: list[Baseline] = MISSING
+    pairs: Annotated[str, Literal["auto", "within_model", "cross_model"]] = MISSING
     leave_out_seen: bool = MISSING
     device: str = MISSING
-    seed: int = MISSING
+    seed: Seed = MISSING
     data: DataConf = field(default_factory=DataConf)
     prefix: Any = None
     logger: Any = None
@@ -590,112 +207,80 @@ class JudgeReportConf:
 
 @dataclass
 class PruneQuestionConf:
-    traces: int = MISSING
-    judge_timeout_s: float = MISSING
+    traces: Annotated[int, Ge(2)] = MISSING
+    judge_timeout_s: Annotated[float, Gt(0)] = MISSING
 
 
 @dataclass
 class PruneConf:
-    """`deepprune prune`."""
-
     traces: str = MISSING
     question: str | None = None
     questions: Any = None
     engine: Any = MISSING
-    prompt: PromptConf = field(default_factory=PromptConf)
-    sampling: SamplingConf = field(default_factory=SamplingConf)
-    live: LiveConf = field(default_factory=LiveConf)
+    prompt: Any = field(default_factory=SCHEMAS["prompt/prompt"])
+    sampling: Any = field(default_factory=SCHEMAS["sampling/sampling"])
+    live: Any = field(default_factory=SCHEMAS["live/live"])
     prefix: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
+    threshold: Share | None = None
     judge: Any = MISSING
     prune: PruneQuestionConf = field(default_factory=PruneQuestionConf)
-    view: str = MISSING
-    seed: int = MISSING
-    generators: dict[str, GeneratorConf] = field(default_factory=dict)
+    view: Annotated[str, Literal["live", "json", "none"]] = MISSING
+    seed: Seed = MISSING
+    generators: dict[str, GeneratorsSize] = field(default_factory=dict)
     generator: Any = None
     logger: Any = None
 
 
-GROUPS: dict[str, dict[str, Any]] = {
-    "data": {"data": DataConf},
-    "prefix": {
-        "first_tokens": FirstTokensConf,
-        "reasoning_words": ReasoningWordsConf,
-        "fraction": FractionConf,
-    },
-    "model": {
-        "model": ModelConf,
-        "linear": LinearConf,
-    },
-    "loss": {
-        "focal": FocalConf,
-        "bce": BCEConf,
-        "weighted_bce": WeightedBCEConf,
-        "ranking": RankingConf,
-    },
-    "sampler": {
-        "natural": NaturalConf,
-        "oversample": OversampleConf,
-        "balanced": BalancedConf,
-        "question_balanced": QuestionBalancedConf,
-    },
-    "sweep": {"sweep": SweepConf},
-    "engine": {
-        "replay": ReplayConf,
-        "scripted": ScriptedConf,
-        "vllm": VllmConf,
-        "openai": OpenAIConf,
-    },
-    "questions": {
-        "question_file": QuestionFileConf,
-        "hub_questions": HubQuestionsConf,
-        "generated_questions": GeneratedQuestionsConf,
-        "recorded_questions": RecordedQuestionsConf,
-    },
-    "prompt": {"prompt": PromptConf},
-    "sampling": {"sampling": SamplingConf},
-    "distributed": {"processes": ProcessesConf, "ray": RayConf},
-    "judge": {
-        "lexical": LexicalConf,
-        "length_only": LengthOnlyConf,
-        "sentence_embedding": SentenceEmbeddingConf,
-        "oracle": OracleConf,
-        "coin": CoinConf,
-        "noisy_oracle": NoisyOracleConf,
-        "trained": TrainedConf,
-        "cascade": CascadeConf,
-        "zero_shot": ZeroShotConf,
-    },
-    "logger": {"wandb": WandbConf},
+COMMANDS = {
+    "train": TrainConf,
+    "evaluate": EvaluateConf,
+    "judge_report": JudgeReportConf,
+    "collect": CollectConf,
+    "prune": PruneConf,
 }
-
-
-POLICIES: dict[str, Any] = {
-    "deepprune": DeepPruneConf,
-    "representatives": RepresentativesConf,
-    "deepconf": DeepConfConf,
-    "deepconf_offline": DeepConfOfflineConf,
-    "slim_sc": SlimSCConf,
-    "adaptive_consistency": AdaptiveConsistencyConf,
-    "adaptive_budget": AdaptiveConsistencyConf,
-    "esc": ESCConf,
-    "early_exit": EarlyExitConf,
-    "parallel_probe": ParallelProbeConf,
-    "mars": MARSConf,
+GROUPS = {
+    "data/data": DataConf,
+    "sweep/sweep": SweepConf,
+    "model/model": ModelConf,
+    "model/linear": LinearConf,
+    "logger/wandb": WandbConf,
 }
+"""Choices without a row in the table."""
+
+for _schema_class in (*COMMANDS.values(), *GROUPS.values(), CollectingConf, PruneQuestionConf):
+    RULES[_schema_class] = get_type_hints(_schema_class, include_extras=True)
 
 
 def register() -> None:
     """Make the schemas known to Hydra as ``base_NAME``, each in its group."""
     store = ConfigStore.instance()
-    store.store(name="base_train", node=TrainConf)
-    store.store(name="base_evaluate", node=EvaluateConf)
-    store.store(name="base_judge_report", node=JudgeReportConf)
-    store.store(name="base_collect", node=CollectConf)
-    store.store(name="base_prune", node=PruneConf)
-    for group, schemas in GROUPS.items():
-        for name, schema in schemas.items():
-            store.store(group=group, name=f"base_{name}", node=schema)
-    for name, policy in POLICIES.items():  # a policy adds itself, so that several can be chosen
-        store.store(group="pruning", name=f"base_{name}", node=policy, package=f"pruning.{name}")
+    for name, schema in COMMANDS.items():
+        store.store(name=f"base_{name}", node=schema)
+    for key, schema in {**SCHEMAS, **GROUPS}.items():
+        group, name = key.split("/")
+        # a policy adds itself, so that several can be chosen
+        package = f"pruning.{name}" if group == "pruning" else None
+        store.store(group=group, name=f"base_{name}", node=schema, package=package)
+
+
+def check_ranges(config: DictConfig, prefix: str = "") -> None:
+    """Check every option of a composed configuration against its range and choices.
+
+    Raises:
+        InputError: If a value is out of range or none of the choices; it names the option.
+    """
+    rules = RULES.get(OmegaConf.get_type(config) or dict, {})
+    for key in map(str, config):
+        if OmegaConf.is_missing(config, key):
+            continue
+        value, is_copy = config[key], OmegaConf.is_interpolation(config, key)
+        if isinstance(value, DictConfig):
+            if not is_copy:
+                check_ranges(value, f"{prefix}{key}.")
+        elif key in rules:
+            value = list(value) if isinstance(value, ListConfig) else value
+            try:
+                check(f"{prefix}{key}", rules[key], value)
+            except ValueError as error:
+                raise InputError(f"{error}.") from None

@@ -116,7 +116,8 @@ def parts(annotation: Any) -> tuple[Any, tuple[Bound, ...], bool]:
         (annotation,) = members
     if get_origin(annotation) is Annotated:
         kind, *bounds = get_args(annotation)
-        return kind, tuple(bounds), is_optional
+        kind = next((b for b in bounds if get_origin(b) is Literal), kind)  # for schemas
+        return kind, tuple(b for b in bounds if isinstance(b, Bound)), is_optional
     return annotation, (), is_optional
 
 
@@ -140,7 +141,7 @@ def range_of(annotation: Any) -> str:
 
 def _said(bounds: Sequence[Bound]) -> str:
     if len(bounds) == 1:
-        return f"be {bounds[0].relation} {bounds[0].limit:g}"
+        return f"be {bounds[0].relation} {bounds[0].limit}"
     (low, least), (high, most) = bounds
     opening, closing = "[" if low == ">=" else "(", "]" if high == "<=" else ")"
-    return f"lie in {opening}{least:g}, {most:g}{closing}"
+    return f"lie in {opening}{least}, {most}{closing}"

@@ -15,6 +15,7 @@ from typing import Any
 from deepprune.core.errors import InputError
 from deepprune.core.files import write_atomic
 
+FAILURE = "failure.json"  # why a run of a multirun failed
 PACKAGES = (
     "deepprune",
     "torch",

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Count, Ge, checked
 from deepprune.evaluation.outcomes import QuestionOutcomes
 from deepprune.evaluation.runner import QuestionRunner, Task
 
@@ -35,20 +36,16 @@ class Distributed(Protocol):
         ...
 
 
+@checked
 class Processes:
     """Processes of this machine.
 
     Args:
         n: How many; ``None`` for one a core, and one alone for a judge that is a neural network
             (it uses the cores or the GPU itself) or for few questions. 1 is this process.
-
-    Raises:
-        InputError: If ``n`` is below 1.
     """
 
-    def __init__(self, n: int | None = None) -> None:
-        if n is not None and n < 1:
-            raise InputError(f"distributed.n must be at least 1 process, or null, got {n}.")
+    def __init__(self, n: Count | None = None) -> None:
         self.n = n
 
     @contextmanager
@@ -110,6 +107,7 @@ def _do(task: Task) -> QuestionOutcomes:
     return _runner(task)
 
 
+@checked
 class Ray:
     """A Ray cluster; its machines must see the trace store under the same path.
 
@@ -120,14 +118,16 @@ class Ray:
         gpus: GPUs of an actor, for a judge that is a neural network; may be a fraction.
 
     Raises:
-        InputError: If ``n`` is below 1, or Ray is missing.
+        InputError: If Ray is missing.
     """
 
     def __init__(
-        self, n: int = 2, address: str | None = None, cpus: float = 1, gpus: float = 0
+        self,
+        n: Count = 2,
+        address: str | None = None,
+        cpus: float = 1,
+        gpus: Annotated[float, Ge(0)] = 0,
     ) -> None:
-        if n < 1:
-            raise InputError(f"distributed.n must be at least 1 actor, got {n}.")
         if find_spec("ray") is None:
             raise InputError("distributed=ray needs Ray: pip install 'deepprune[ray]'.")
         self.n, self.address, self.cpus, self.gpus = n, address, cpus, gpus

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from deepprune.core.errors import InputError
 from deepprune.core.flops import transformer_flops
+from deepprune.core.options import Count, Gt, checked
 from deepprune.core.protocols import FloatArray
 from deepprune.pruning.controller import Outcome
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class GeneratorSize:
     """The size of a generator, for its FLOPs, and its prices.
@@ -26,9 +29,9 @@ class GeneratorSize:
         usd_generated: Price of a million generated tokens.
     """
 
-    params: float
-    layers: int
-    hidden: int
+    params: Annotated[float, Gt(0)]
+    layers: Count
+    hidden: Count
     usd_prompt: float | None = None
     usd_generated: float | None = None
 

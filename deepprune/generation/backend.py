@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from deepprune.answers.extract import AnswerStyle
+from deepprune.core.options import Count, Ge, Gt, Le, checked
 from deepprune.core.types import FinishReason, Question
 
 
@@ -23,6 +24,7 @@ class RequestError(RuntimeError):
     """One request failed for good; others may go on. One line, for users."""
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
     r"""How a question becomes a prompt, and how an answer is forced out of a trace.
@@ -47,18 +49,13 @@ class PromptFormat:
     chat_arguments: Mapping[str, Any] = field(default_factory=dict)
     think_end: str = ""
     force: str = "\n\nThe final answer is \\boxed{"
-    answer_style: str = AnswerStyle.AUTO
+    answer_style: AnswerStyle = AnswerStyle.BOXED
 
     def __post_init__(self) -> None:
         if "{question}" not in self.template:
             raise ValueError(
                 "prompt.template must say where the question goes: {question} is missing in "
                 f"{self.template!r}."
-            )
-        if self.answer_style not in list(AnswerStyle):
-            raise ValueError(
-                f"prompt.answer_style must be one of {', '.join(AnswerStyle)}, "
-                f"got {self.answer_style!r}."
             )
 
     def messages(self, question: Question) -> list[dict[str, str]]:
@@ -76,39 +73,27 @@ class PromptFormat:
         return f"\n{self.think_end}{self.force}" if is_open else self.force
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How traces are sampled.
 
     Attributes:
-        max_tokens: Most tokens of a trace, thoughts and answer, >= 1.
-        temperature: >= 0; 0 is greedy, and all traces of a question are then alike.
-        top_p: In (0, 1].
-        top_k: Of so many tokens; 0 for all.
+        max_tokens: Most tokens of a trace, thoughts and answer.
+        temperature: 0 is greedy, and all traces of a question are then alike.
+        top_p: Share of the probability mass that is sampled from.
+        top_k: Number of tokens that are sampled from; 0 for all.
         stop: Texts that end a trace; they stay in it.
         logprobs: k of the top-k log-probabilities whose negative mean is a token's confidence; 0
             for no confidences.
     """
 
-    max_tokens: int
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 0
+    max_tokens: Count = 32768
+    temperature: Annotated[float, Ge(0)] = 0.6
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.95
+    top_k: Annotated[int, Ge(0)] = 0
     stop: Sequence[str] = ()
-    logprobs: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}.")
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature must be at least 0, got {self.temperature:g}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p:g}.")
-        for name in ("top_k", "logprobs"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"sampling.{name} must be at least 0, got {getattr(self, name)}; 0 is off."
-                )
+    logprobs: Annotated[int, Ge(0)] = 0
 
 
 @dataclass(frozen=True, slots=True)

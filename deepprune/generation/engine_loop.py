@@ -10,16 +10,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from deepprune.answers import EquivalenceChecker
 from deepprune.core.errors import InputError
+from deepprune.core.options import Count, Gt, checked
 from deepprune.generation.backend import Backend, PromptFormat, Sampling
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 Mode = Literal["stream", "resubmit"]
-MODES = ("stream", "resubmit")
 
 CLOSE_S = 30.0
 """Longest wait for requests to end, in seconds."""
@@ -28,6 +28,7 @@ TASK = "deepprune-trace"
 """Name of the event loop's tasks that hold a request."""
 
 
+@checked
 class EngineLoop:
     """A backend in an event loop of its own; `LiveEngine` opens sessions on it.
 
@@ -40,9 +41,6 @@ class EngineLoop:
             answers and for recordings; ``None``: only when a policy asks.
         force_tokens: Maximum number of tokens of a forced answer.
         stall_s: Give up the engine when no token has come for this many seconds.
-
-    Raises:
-        ValueError: If an argument is out of its range.
     """
 
     def __init__(
@@ -52,20 +50,10 @@ class EngineLoop:
         sampling: Sampling,
         *,
         mode: Mode = "stream",
-        force_every: int | None = None,
-        force_tokens: int = 20,
-        stall_s: float = 300.0,
+        force_every: Count | None = None,
+        force_tokens: Count = 20,
+        stall_s: Annotated[float, Gt(0)] = 300.0,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"live.mode must be one of {', '.join(MODES)}, got {mode!r}.")
-        if force_every is not None and force_every < 1:
-            raise ValueError(
-                f"live.force_every must be at least 1 token, or null, got {force_every}."
-            )
-        if force_tokens < 1:
-            raise ValueError(f"live.force_tokens must be at least 1, got {force_tokens}.")
-        if stall_s <= 0:
-            raise ValueError(f"live.stall_s must be positive, got {stall_s:g}.")
         self.backend = backend
         self.prompt = prompt
         self.sampling = sampling

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable
+from typing import Annotated
 
+from deepprune.core.options import Ge, checked
 from deepprune.core.types import FinishReason, ForcedAnswer, QuestionTraces, Trace
 from deepprune.generation.backend import Chunk, PromptFormat, Request, RequestError, Sampling
+from deepprune.traces import open_traces
 
 
 class ScriptedBackend:
@@ -110,3 +113,20 @@ def _forced(trace: Trace, n_tokens: int) -> Chunk:
 
 def _place(forced: ForcedAnswer) -> int:
     return forced.n_tokens
+
+
+@checked
+def scripted(
+    traces: str = "pool",
+    model: str | None = None,
+    seconds_per_token: Annotated[float, Ge(0)] = 0.02,
+) -> ScriptedBackend:
+    """Play recorded traces of one model as if they were generated.
+
+    Args:
+        traces: What is played: ``pool``, a store, or a file.
+        model: Whose traces, if they are of several models.
+        seconds_per_token: Real time between two tokens of a trace, in seconds.
+    """
+    groups = open_traces(traces).load(models=None if model is None else [model])
+    return ScriptedBackend(groups, seconds_per_token)

@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Count, Gt, Le, checked
 from deepprune.core.types import FinishReason, Question
 from deepprune.generation.backend import (
     Chunk,
@@ -46,6 +47,7 @@ _CONTEXT = 16  # tokens before new ones that decide how these decode; a characte
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
+@checked
 class VllmBackend:
     """Traces as requests of one ``AsyncLLM`` each; vLLM runs in processes of its own.
 
@@ -72,16 +74,16 @@ class VllmBackend:
 
     def __init__(
         self,
-        model: str,
+        model: str = "Qwen/Qwen3-8B",
         *,
         name: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.7,
-        tensor_parallel_size: int = 1,
-        max_num_seqs: int | None = None,
+        dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto",
+        max_model_len: Count | None = None,
+        gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.7,
+        tensor_parallel_size: Count = 1,
+        max_num_seqs: Count | None = None,
         enforce_eager: bool = False,
         trust_remote_code: bool = False,
         extra: Mapping[str, Any] | None = None,

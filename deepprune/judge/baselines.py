@@ -8,11 +8,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from scipy.special import expit, ndtri
 
+from deepprune.core.options import Gt, Lt, checked
 from deepprune.core.protocols import FloatArray, Need
 from deepprune.core.types import NO_ANSWER, Question, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance
@@ -170,6 +171,7 @@ class CoinJudge(Judge):
         return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 11) / 2**53
 
 
+@checked
 class NoisyOracleJudge(CoinJudge):
     """The true label with Gaussian noise: a judge of any AUROC, to measure what accuracy gains.
 
@@ -179,18 +181,11 @@ class NoisyOracleJudge(CoinJudge):
     decrease with longer prefixes. Unlike that of a real judge, it is independent between pairs.
 
     Args:
-        auroc: Area under its ROC curve, in (0.5, 1).
+        auroc: Area under its ROC curve, within and across questions.
         seed: Decides all noise.
-
-    Raises:
-        ValueError: If ``auroc`` is out of range.
     """
 
-    def __init__(self, auroc: float, seed: int = 0) -> None:
-        if not 0.5 < auroc < 1:
-            raise ValueError(
-                f"auroc must lie between 0.5 and 1, got {auroc}: judge=coin is 0.5, oracle is 1."
-            )
+    def __init__(self, auroc: Annotated[float, Gt(0.5), Lt(1)] = 0.7, seed: int = 0) -> None:
         super().__init__(seed)
         self.auroc = auroc
         self._shift = 2**0.5 * NormalDist().inv_cdf(auroc)

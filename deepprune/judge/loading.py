@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Gt, Le, Share, checked
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.cascade import CascadeJudge
@@ -16,17 +17,17 @@ _KINDS = {  # imported when one is read: only the cross-encoder needs torch
     CROSS_ENCODER: "deepprune.judge.network.cross_encoder.CrossEncoderJudge",
     LINEAR: "deepprune.judge.linear.LinearJudge",
 }
-_BACKENDS = ("transformers", "vllm")
 LEXICAL = "lexical"
 """A judge of a cascade that is no folder: the overlap of numbers."""
 
 
+@checked
 def load_judge(
     path: Path | str,
     device: str = "auto",
     backbone: str | None = None,
-    backend: str = "transformers",
-    gpu_memory_utilization: float = 0.9,
+    backend: Literal["transformers", "vllm"] = "transformers",
+    gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9,
 ) -> Judge:
     """Read a trained judge from the folder that training exported; needs no Lightning.
 
@@ -35,14 +36,12 @@ def load_judge(
         device: Where a neural network computes: ``auto`` or, with transformers, a torch device.
         backbone: The source that it must have been trained from; ``None`` for any.
         backend: ``transformers``, or ``vllm`` for a causal cross-encoder (``VllmJudge``).
-        gpu_memory_utilization: The share of the GPU's memory that vLLM takes, in (0, 1].
+        gpu_memory_utilization: The share of the GPU's memory that vLLM takes.
 
     Raises:
         InputError: If the folder is no export, the backend is missing, or device, backbone and
             backend do not fit the judge.
     """
-    if backend not in _BACKENDS:
-        raise InputError(f"judge.backend must be {' or '.join(_BACKENDS)}, got {backend!r}.")
     kind = read_record(Path(path)).kind
     if kind not in _KINDS:
         raise InputError(
@@ -64,12 +63,13 @@ def load_judge(
     return VllmJudge.load(path, device, backbone, gpu_memory_utilization=gpu_memory_utilization)
 
 
+@checked
 def load_cascade(
     cheap: str,
     expensive: str,
-    low: float | None = None,
-    high: float | None = None,
-    share: float | None = None,
+    low: Share | None = None,
+    high: Share | None = None,
+    share: Annotated[float, Gt(0), Le(1)] | None = None,
     device: str = "auto",
 ) -> CascadeJudge:
     """Build a cascade of two judges, see ``CascadeJudge``.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 
+from deepprune.core.options import Ge, Gt, checked
 from deepprune.core.protocols import (
     BoolArray,
     FloatArray,
@@ -32,6 +34,7 @@ TAIL = 100
 """Characters of a trace's text that views show."""
 
 
+@checked
 class ReplayEngine:
     """Replays recorded traces.
 
@@ -48,8 +51,8 @@ class ReplayEngine:
     def __init__(
         self,
         groups: Iterable[QuestionTraces],
-        seconds_per_token: float = 0.02,
-        tokens_per_forced_answer: int = 20,
+        seconds_per_token: Annotated[float, Gt(0)] = 0.02,
+        tokens_per_forced_answer: Annotated[int, Ge(0)] = 20,
         shuffle: bool = True,
     ) -> None:
         """Serve ``groups``.
@@ -58,18 +61,8 @@ class ReplayEngine:
             groups: The traces of each question.
             seconds_per_token: Virtual decoding time of a token, in seconds.
             tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
-            shuffle: Whether the order of the traces is drawn.
-
-        Raises:
-            ValueError: If ``seconds_per_token`` is not positive or ``tokens_per_forced_answer``
-            negative.
+            shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
         """
-        if seconds_per_token <= 0:
-            raise ValueError(f"seconds_per_token must be positive, got {seconds_per_token}.")
-        if tokens_per_forced_answer < 0:
-            raise ValueError(
-                f"tokens_per_forced_answer must not be negative, got {tokens_per_forced_answer}."
-            )
         self.seconds_per_token = seconds_per_token
         self.tokens_per_forced_answer = tokens_per_forced_answer
         self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}

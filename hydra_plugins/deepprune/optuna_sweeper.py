@@ -232,7 +232,7 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
 
     from deepprune.core.errors import InputError
     from deepprune.core.files import write_atomic
-    from deepprune.judge.measure.comparison import FAILURE
+    from deepprune.core.provenance import FAILURE
 
     trials = study.get_trials()
     n_failed = sum(t.state == TrialState.FAIL for t in trials)

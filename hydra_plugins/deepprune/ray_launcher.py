@@ -94,7 +94,7 @@ class RayLauncher(Launcher):
             result: JobReturn = ray.get(reference)
         except ray.exceptions.RayError as error:
             from deepprune.core.files import write_atomic
-            from deepprune.judge.measure.comparison import FAILURE
+            from deepprune.core.provenance import FAILURE
 
             job = _job_config(self._context, self._config, overrides, number)
             folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)

@@ -19,6 +19,7 @@ from deepprune.commands.collect import LOCK
 from deepprune.config import build_live
 from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
+from deepprune.generation.scripted import scripted
 from deepprune.traces import TraceStore
 
 COLLECT = [
@@ -122,7 +123,7 @@ def test_no_second_process_collects_into_the_folder(tmp_path):
 
 def test_an_engines_own_oserror_is_not_called_a_full_disk(tmp_path):
     (tmp_path / "engines.py").write_text(
-        "from deepprune.config.build_live import scripted\n"
+        "from deepprune.generation.scripted import scripted\n"
         "def unable(**options):\n"
         "    backend = scripted(**options)\n"
         "    async def open(format, sampling):\n"
@@ -207,10 +208,10 @@ def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
     store.append([*one.traces, *other.traces])
     named = {"traces": str(store.path), "seconds_per_token": 0.0}
     with pytest.raises(ValueError, match=r"one model, got b, tiny: choose it with engine\.model="):
-        build_live.scripted(model=None, **named)
-    assert build_live.scripted(model="b", **named).model == "b"
+        scripted(model=None, **named)
+    assert scripted(model="b", **named).model == "b"
     with pytest.raises(InputError, match="c"):
-        build_live.scripted(model="c", **named)
+        scripted(model="c", **named)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Ge, Gt, Le, checked
 from deepprune.core.types import FinishReason, Question
 from deepprune.generation.backend import (
     Chunk,
@@ -29,7 +30,7 @@ from deepprune.generation.backend import (
 )
 from deepprune.generation.openai.faults import Faults, Refused
 from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
-from deepprune.generation.openai.settings import check_settings
+from deepprune.generation.openai.settings import MOST_CONNECTIONS, check_settings
 from deepprune.generation.openai.stream import Done, Reader, think_start
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Continuation(StrEnum):
     NOTHING = "nothing"
 
 
+@checked
 class OpenAIBackend:
     """Requests to a server; its model, capabilities and faults are found out or outlived.
 
@@ -76,7 +78,7 @@ class OpenAIBackend:
         api_key_env: Environment variable with the key; none is needed where it is unset.
         timeout_s: Longest wait for a connection or for the next byte, in seconds.
         max_retries: Failures in a row that a request survives.
-        max_concurrent: Requests at a time, in [1, 1000]; the others wait here.
+        max_concurrent: Requests at a time; the others wait here.
         extra_body: Further fields of every request, e.g. ``{"min_p": 0.05}``.
 
     Raises:
@@ -85,19 +87,19 @@ class OpenAIBackend:
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str = "http://localhost:8000/v1",
         model: str | None = None,
         *,
         name: str | None = None,
-        api: str = "auto",
+        api: Literal["auto", "completions", "chat"] = "auto",
         tokenizer: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        timeout_s: float = 120.0,
-        max_retries: int = 5,
-        max_concurrent: int = 256,
+        timeout_s: Annotated[float, Gt(0)] = 120.0,
+        max_retries: Annotated[int, Ge(0)] = 5,
+        max_concurrent: Annotated[int, Ge(1), Le(MOST_CONNECTIONS)] = 256,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        check_settings(base_url, api, api_key_env, timeout_s, max_retries, max_concurrent)
+        check_settings(base_url, api_key_env)
         self.base_url = base_url.rstrip("/")
         self.continuation = Continuation.NOTHING
         self._model, self._name = model, name

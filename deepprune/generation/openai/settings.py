@@ -7,18 +7,10 @@ from urllib.parse import urlsplit
 
 from deepprune.core.errors import InputError
 
-APIS = ("auto", "completions", "chat")
 MOST_CONNECTIONS = 1000  # of the openai client's pool
 
 
-def check_settings(
-    base_url: str,
-    api: str,
-    api_key_env: str,
-    timeout_s: float,
-    max_retries: int,
-    max_concurrent: int,
-) -> None:
+def check_settings(base_url: str, api_key_env: str) -> None:
     """Check the arguments of `OpenAIBackend`; no message shows what could be a key.
 
     Raises:
@@ -35,18 +27,8 @@ def check_settings(
         raise InputError(
             f"engine.base_url must be like http://localhost:8000/v1, got {base_url!r}."
         )
-    if api not in APIS:
-        raise InputError(f"engine.api must be one of {', '.join(APIS)}, got {api!r}.")
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", api_key_env):
         raise InputError(
             "engine.api_key_env must be the name of an environment variable, in capitals; what it "
             "got is not shown, since it could be a key."
-        )
-    if timeout_s <= 0:
-        raise InputError(f"engine.timeout_s must be positive, got {timeout_s:g}.")
-    if max_retries < 0:
-        raise InputError(f"engine.max_retries must be at least 0, got {max_retries}.")
-    if not 1 <= max_concurrent <= MOST_CONNECTIONS:
-        raise InputError(
-            f"engine.max_concurrent must lie in [1, {MOST_CONNECTIONS}], got {max_concurrent}."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from deepprune.core.errors import InputError
 from deepprune.core.flops import transformer_flops
+from deepprune.core.options import Ge, Le, checked
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
@@ -21,6 +22,7 @@ _CACHED_TEXTS = 65_536
 _BATCH = 64
 
 
+@checked
 class SentenceEmbeddingJudge(Judge):
     """Cosine of the mean-pooled MiniLM embeddings of the last tokens of two prefixes.
 
@@ -30,17 +32,12 @@ class SentenceEmbeddingJudge(Judge):
 
     Args:
         max_length: Tokens at the end of a prefix that are read, special tokens included.
-
-    Raises:
-        ValueError: If ``max_length`` leaves no room for text.
     """
 
     is_symmetric = True
     is_model = True
 
-    def __init__(self, max_length: int = 256) -> None:
-        if not 3 <= max_length <= 512:
-            raise ValueError(f"max_length must lie in [3, 512] tokens, got {max_length}.")
+    def __init__(self, max_length: Annotated[int, Ge(3), Le(512)] = 256) -> None:
         self.max_length = max_length
         self._vectors: dict[str, FloatArray] = {}
 

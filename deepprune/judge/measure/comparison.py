@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from deepprune.core.protocols import FloatArray
+from deepprune.core.provenance import FAILURE
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
@@ -25,7 +26,7 @@ from deepprune.judge.measure.metrics import METRICS, current_name
 from deepprune.judge.measure.report import as_json
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
-SUMMARY, FAILURE, TEST_SCORES = "summary.json", "failure.json", "test_scores.npz"
+SUMMARY, TEST_SCORES = "summary.json", "test_scores.npz"
 SEEDS = ("seed", "data.split_seed")
 """Overrides in which the runs of a row may differ."""
 

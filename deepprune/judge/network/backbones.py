@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -28,6 +28,7 @@ from transformers import (
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
+from deepprune.core.options import Count, Ge, Lt, checked
 from deepprune.judge.network.encoding import Layout, answer_ids
 
 _log = python_logging.getLogger(__name__)
@@ -54,24 +55,26 @@ class Head(StrEnum):
     GENERATIVE = "generative"  # the language model's own logits of "Yes" minus "No", not trained
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Low-rank adapters on some linear layers; the rest of the backbone is frozen.
 
     Attributes:
-        r: Rank, >= 1.
+        r: Rank.
         alpha: Scale; an adapter's product is multiplied by ``alpha / r``.
-        dropout: Dropout on an adapter's input, in [0, 1).
+        dropout: Dropout on an adapter's input.
         target_modules: Ends of names of the linear layers to adapt; for BERT ``query``, ``key``,
             ``value``.
     """
 
-    r: int = 16
+    r: Count = 16
     alpha: int = 32
-    dropout: float = 0.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     target_modules: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Backbone:
     """Which pretrained transformer, and what of it is trained.
@@ -100,9 +103,9 @@ class Backbone:
     head: Head = Head.CLASSIFICATION
     lora: Lora | None = None
     freeze: bool = False
-    dropout: float = 0.0
-    dtype: str = "float32"
-    attention: str = "sdpa"
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
@@ -118,10 +121,6 @@ class Backbone:
             )
         if self.freeze and self.lora is not None:
             raise ValueError("freeze=True trains the head alone; set lora=None, got an adapter.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}.")
 
     @property
     def layout(self) -> Layout:

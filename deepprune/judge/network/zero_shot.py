@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Count, checked
 from deepprune.judge.network.backbones import Backbone, Head, Pooling, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
 
 
+@checked
 def zero_shot_judge(
-    source: str,
+    source: str = "Qwen/Qwen3-4B-Instruct-2507",
     *,
     revision: str | None = None,
-    max_length: int = 2048,
+    max_length: Count = 2048,
     with_question: bool = True,
     chat_template: bool = True,
     symmetric: bool = False,
-    dtype: str = "bfloat16",
-    attention: str = "sdpa",
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> CrossEncoderJudge:
