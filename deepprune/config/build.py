@@ -36,7 +36,6 @@ from deepprune.judge.baselines import (
     LexicalJudge,
     QuestionOnlyJudge,
 )
-from deepprune.judge.calibration import METHODS
 from deepprune.judge.linear import LinearArchitecture
 from deepprune.judge.loading import LEXICAL
 from deepprune.judge.saved import RECORD, read_record
@@ -92,16 +91,6 @@ def sweep(config: DictConfig) -> Sweep:
     for name in ("thresholds", "prefix_lens"):
         if not len(axes[name]):
             raise InputError(f"sweep.{name} is empty: give at least one value.")
-    for threshold in axes.thresholds:
-        if not 0 <= threshold <= 1:
-            raise InputError(
-                f"thresholds must lie in [0, 1], got {threshold:g}. A judge score is a "
-                "probability; did you pass a percentage?"
-            )
-    if min(axes.ks, default=1) < 1:
-        raise InputError(f"sweep.ks must be numbers of traces >= 1, got {list(axes.ks)}.")
-    if axes.resamples < 1:
-        raise InputError(f"sweep.resamples must be at least 1, got {axes.resamples}.")
     rule: Any = prefix_rule(config)
     policies: dict[str, Policy] = {}
     for name, policy in config.pruning.items():
@@ -110,10 +99,6 @@ def sweep(config: DictConfig) -> Sweep:
     if rule.kind == "fraction":
         print("no policy knows a trace's length in time: prefix=fraction sweeps no prefix policies")
         policies = {name: p for name, p in policies.items() if not hasattr(p, "prefix")}
-    if not 0 < axes.margin < 1:
-        raise InputError(
-            f"sweep.margin must be a share of the questions between 0 and 1, got {axes.margin:g}."
-        )
     return Sweep(
         policies,
         list(axes.thresholds),
@@ -253,13 +238,6 @@ def fit_parts(config: DictConfig) -> FitParts:
     """The cheap objects of a training; constructors check their values here."""
     from deepprune.data.samplers import BucketBatchSampler
 
-    for name in ("pairs_per_question", "eval_pairs_per_question", "batch_size"):
-        if config.data[name] is not None and config.data[name] < 1:
-            raise InputError(f"data.{name} must be at least 1, got {config.data[name]}.")
-    if config.calibration not in METHODS:
-        raise InputError(
-            f"calibration must be one of {', '.join(METHODS)}, got {config.calibration!r}."
-        )
     model = config.model
     if model.scheduler not in (None, "linear", "cosine"):
         raise InputError(

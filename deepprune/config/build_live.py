@@ -74,9 +74,6 @@ class Live:
     seed: int
 
 
-VIEWS = ("live", "json", "none")
-
-
 def live(config: DictConfig) -> Live:
     """The policy and settings of ``deepprune prune``.
 
@@ -97,19 +94,8 @@ def live(config: DictConfig) -> Live:
     if config.threshold is not None:
         if not hasattr(policy, "threshold"):
             raise InputError(f"{policy.name} has no threshold: leave threshold out.")
-        if not 0 <= config.threshold <= 1:
-            raise InputError(
-                f"threshold must lie in [0, 1], got {config.threshold:g}. A judge score is a "
-                "probability; did you pass a percentage?"
-            )
         policy = replace(policy, threshold=config.threshold)
     chosen = config.prune
-    if chosen.traces < 2:
-        raise InputError(f"a vote needs at least 2 traces, got prune.traces={chosen.traces}.")
-    if chosen.judge_timeout_s <= 0:
-        raise InputError(f"prune.judge_timeout_s must be positive, got {chosen.judge_timeout_s:g}.")
-    if config.view not in VIEWS:
-        raise InputError(f"view must be one of {', '.join(VIEWS)}, got {config.view!r}.")
     asks = Need.JUDGE in policy.needs
     if not is_replay(config) and asks and config.judge._target_ in ORACLES:
         raise InputError(
@@ -218,9 +204,6 @@ def replicas(config: DictConfig) -> dict[str, LiveEngine]:
     Raises:
         InputError: If a value is out of its range, or the engine has no replicas.
     """
-    for name in ("n", "concurrency"):
-        if config.collect[name] < 1:
-            raise InputError(f"collect.{name} must be at least 1, got {config.collect[name]}.")
     urls = config.collect.replicas
     if urls is None:
         return {"the engine": live_engine(config)}

@@ -217,13 +217,10 @@ def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ("collect.n=0", "collect.n must be at least 1, got 0"),
-        ("collect.concurrency=0", "collect.concurrency must be at least 1"),
         ("engine=replay", "engine=replay generates nothing"),
         ("collect.replicas=[http://a/v1]", "only engine=openai has replicas"),
         ("engine=openai collect.replicas=[]", "must be servers, each once"),
         ("engine=openai collect.replicas=[http://a/v1,http://a/v1]", "each once"),
-        ("live.force_every=0", "force_every must be at least 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_engine_starts(overrides, said):

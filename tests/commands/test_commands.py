@@ -149,7 +149,7 @@ def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
     ("arguments", "said"),
     [
         (["sweep.thresholds=[50]"], "thresholds must lie in [0, 1], got 50"),
-        (["prefix.k=0"], "prefix: k must be >= 1, got 0"),
+        (["prefix.k=0"], "prefix.k must be >= 1, got 0"),
         (["judge=lexicl"], "did you mean lexical?"),
         (["sweeep.traces=4"], "did you mean sweep.traces?"),
         (["traces=nowhere"], "got 'nowhere'"),

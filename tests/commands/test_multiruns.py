@@ -125,7 +125,7 @@ def test_a_launcher_does_the_same_runs_and_tells_of_failures(launcher, tmp_path,
     *ok, failed = rows(tmp_path / "r" / "comparison.jsonl")
     assert [row["metrics"] for row in ok] == [row["metrics"] for row in in_this_process]
     assert (failed["runs"], failed["missing"]) == ([], ["2"])
-    assert "run 2 failed: prefix: k must be >= 1, got 0" in done.stdout
+    assert "run 2 failed: prefix.k must be >= 1, got 0" in done.stdout
 
 
 OPTUNA = [

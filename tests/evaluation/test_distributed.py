@@ -7,7 +7,6 @@ import sweeps
 from sweeps import RIVALS, evaluate, points, questions, with_silent, write_store
 
 from deepprune.callbacks.drop_dominated import DropDominated
-from deepprune.core.errors import InputError
 from deepprune.evaluation.distributed import Processes, Ray
 
 N_QUESTIONS = 18
@@ -44,5 +43,5 @@ def test_a_ray_cluster_gives_the_rows_of_one_process(store, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("kind", [Processes, Ray])
 def test_no_fewer_than_one(kind):
-    with pytest.raises(InputError, match=r"distributed.n must be at least 1 .*, got 0"):
+    with pytest.raises(ValueError, match=r"n must be >= 1.*, got 0"):
         kind(0)

@@ -273,12 +273,12 @@ def test_what_is_asked_for_and_cannot_be_had():
         ({"base_url": "localhost:8000"}, "must be like http://"),
         ({"api": "chats"}, "auto, completions, chat, got 'chats'"),
         ({"api_key_env": "sk-secret"}, "is not shown"),
-        ({"timeout_s": 0}, "must be positive, got 0"),
+        ({"timeout_s": 0}, "must be > 0, got 0"),
         ({"max_concurrent": 0}, r"\[1, 1000\], got 0"),
     ],
 )
 def test_checks_arguments(settings, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         OpenAIBackend(**{"base_url": "http://localhost/v1", **settings})
     assert "secret" not in str(caught.value)
 

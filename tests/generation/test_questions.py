@@ -129,7 +129,7 @@ def test_questions_with_choices_need_a_prompt_for_letters(tmp_path, prompt):
         ([*ROWS, {"question": " ", "gold": 1}], "", "row 3 of .* has ' '"),
         (["1+1?"], "", "line 1 must be a JSON object"),
         (ROWS, "questions.ids=[70]", "has no question '70'; did you mean 7"),
-        (ROWS, "questions.limit=0", "limit must be at least 1 question"),
+        (ROWS, "questions.limit=0", "limit must be >= 1 or null, got 0"),
         (ROWS, "questions.path=no.jsonl", "file that exists, got 'no.jsonl'"),
         ([{"question": "?", "gold": [1, 2]}], "", "gold must be a text or a number, but row 1 of"),
         ([*ROWS, {"question": "?", "gold": {"x": 1}}], "", "gold must be .*, but row 3 of"),
