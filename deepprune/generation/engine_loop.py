@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from deepprune.answers import EquivalenceChecker
@@ -78,22 +79,15 @@ class EngineLoop:
 
     def facts(self) -> dict[str, Any]:
         """Sampling and prompt, for the manifest of a store."""
+        prompt = asdict(self.prompt)
+        del prompt["answer_style"]  # `generated_store` records it by itself
         return {
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "top_k": self.sampling.top_k,
-            "max_tokens": self.sampling.max_tokens,
+            **asdict(self.sampling),
             "stop": list(self.sampling.stop),
-            "logprobs": self.sampling.logprobs,
             "mode": self.mode,
             "force_every": self.force_every,
             "force_tokens": self.force_tokens,
-            "template": self.prompt.template,
-            "system": self.prompt.system,
-            "chat": self.prompt.chat,
-            "chat_arguments": dict(self.prompt.chat_arguments),
-            "think_end": self.prompt.think_end,
-            "force": self.prompt.force,
+            **prompt,
         }
 
     def start(self) -> None:

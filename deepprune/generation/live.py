@@ -19,7 +19,7 @@ import logging
 from concurrent.futures import Future
 
 from deepprune.core.types import Question, Trace
-from deepprune.generation.engine_loop import TASK, EngineLoop
+from deepprune.generation.engine_loop import EngineLoop
 from deepprune.generation.live_session import LiveSession
 
 _log = logging.getLogger(__name__)
@@ -55,19 +55,5 @@ class LiveEngine(EngineLoop):
         """
         self.start()
         assert self._loop is not None
-        coroutine = _whole_trace(self, question, sample_id, seed)
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-
-async def _whole_trace(engine: LiveEngine, question: Question, sample_id: int, seed: int) -> Trace:
-    session = LiveSession(engine, question, 1, seed, first_sample=sample_id)
-    task = asyncio.current_task()
-    assert task is not None
-    task.set_name(TASK)
-    try:
-        await session.start_requests(1)
-        await session.reach(None, force=False)
-        (trace,) = session.records()
-        return trace
-    finally:
-        await session.end_requests()
+        session = LiveSession(self, question, 1, seed, first_sample=sample_id)
+        return asyncio.run_coroutine_threadsafe(session.whole_trace(), self._loop)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,12 @@ from deepprune.core.types import (
     FinishReason,
     ForcedAnswer,
     Prefix,
-    PrefixRule,
     Question,
     Trace,
 )
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
-from deepprune.generation.live_trace import Forced, LiveTrace, state_of, wanted_tokens
+from deepprune.generation.live_trace import Forced, LiveTrace, Until
 
 _log = logging.getLogger(__name__)
 
@@ -49,16 +49,16 @@ class LiveSession:
         self._first_sample = first_sample
         self._traces: list[LiveTrace] = []
         self._numbers = AnswerNumbers(engine.checker)
-        self._until: PrefixRule | int | None = None
+        self._until: Until = None
         self._is_waiting = False
         self._changed = asyncio.Event()
         self._lost: EngineError | None = None
         self._is_closed = False
         self._began = self._last_token = time.monotonic()
         self._sequential = self._peak = 0
-        self._ending: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # all requests that have not ended
 
-    # What a policy asks for, from the caller's thread.
+    # Called from the thread of the policy
 
     def start(self, n: int) -> None:
         """Start ``n`` more traces; with ``stream`` they generate at once."""
@@ -67,60 +67,54 @@ class LiveSession:
                 f"the question has {self._n_traces} traces, {len(self._traces)} are started, "
                 f"so {n} more cannot be."
             )
-        self._engine.call(self.start_requests(n))
+        self._engine.call(self._start(n))
 
     def stop(self, traces: Sequence[int]) -> None:
-        """Stop traces by index; their requests are aborted, what they generated stays."""
+        """Stop traces by index and abort their requests; what they generated stays."""
         self._engine.call(self._stop(traces))
 
-    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
-        """Wait until every running trace has come to ``until``, and show them there.
+    def advance(self, until: Until, force: bool = False) -> Observation:
+        """Wait until every running trace has come to ``until``, and show the traces there.
 
         Raises:
             EngineError: If the engine is lost, or no token has come for ``stall_s``.
             RequestError: If all traces failed.
         """
-        self._engine.call(self.reach(until, force))
+        self._engine.call(self._reach(until, force))
         for trace in self._traces:
             for n_tokens, forced in sorted(trace.forced.items()):
                 if n_tokens <= trace.shown and forced.is_done and forced.answer_class is None:
                     forced.answer_class = self._numbers.number(forced.answer)
-        finished = np.array([t.is_seen_finished and not t.is_stopped for t in self._traces], bool)
-        answers = np.array(
-            [
-                self._numbers.number(self._answer(t)) if is_finished else NO_ANSWER
-                for t, is_finished in zip(self._traces, finished, strict=True)
-            ],
-            dtype=np.int64,
-        )
+        stopped = np.array([t.is_stopped for t in self._traces], bool)
+        finished = np.array([t.is_seen_finished for t in self._traces], bool) & ~stopped
+        answers = np.full(len(self._traces), NO_ANSWER)
+        for i in finished.nonzero()[0].tolist():
+            answers[i] = self._numbers.number(self._answer(self._traces[i]))
         forced_class = np.full(len(self._traces), NO_ANSWER)
         if force:
-            for i, trace in enumerate(self._traces):
-                at_place = trace.forced.get(trace.shown)
-                forced_class[i] = answers[i]
-                if not finished[i] and not trace.is_stopped and at_place is not None:
+            forced_class[:] = answers
+            for i in (~finished & ~stopped).nonzero()[0].tolist():
+                at_place = self._traces[i].forced.get(self._traces[i].shown)
+                if at_place is not None:
                     assert at_place.answer_class is not None
                     forced_class[i] = at_place.answer_class
-        stopped = np.array([t.is_stopped for t in self._traces], bool)
         return Observation(self._n_tokens(), finished, stopped, answers, forced_class)
 
     @property
     def n_started(self) -> int:
-        """Traces that have been started."""
         return len(self._traces)
 
     def prefix(self, trace: int) -> Prefix:
-        """What trace ``trace`` had generated at the last checkpoint."""
+        """Return what a trace had generated at the last checkpoint."""
         live = self._traces[trace]
         shown = live.shown
         n_forced = sum(f.answer_class is not None for f in list(live.forced.values()))
         if live.snapshot is None or live.snapshot[:2] != (shown, n_forced):
             live.snapshot = shown, n_forced, self._record(live, shown)
-        is_finished = live.has_ended and shown >= len(live.token_end)
-        return Prefix(live.snapshot[2], shown, is_finished=is_finished)
+        return Prefix(live.snapshot[2], shown, is_finished=live.is_seen_finished)
 
     def confidence(self, trace: int) -> FloatArray:
-        """Token confidences of trace ``trace`` up to the last checkpoint, shape ``(n_tokens,)``.
+        """Return the token confidences of a trace up to the last checkpoint, ``(n_tokens,)``.
 
         Raises:
             ValueError: If none were asked for.
@@ -135,11 +129,11 @@ class LiveSession:
         return np.array(live.confidence[:n], dtype=np.float64)
 
     def read_forced_answers(self, traces: Sequence[int]) -> None:
-        """Nothing to add: forced answers are in ``usage`` as they are generated."""
+        """Do nothing: forced answers are in ``usage`` as they are generated."""
 
     @property
     def usage(self) -> Usage:
-        """What has been generated: of stopped traces all, of others up to the last checkpoint."""
+        """Cost so far: all tokens of stopped traces, of others those up to the last checkpoint."""
         forced = [(n, f.n_tokens) for t in self._traces for n, f in list(t.forced.items())]
         return Usage(
             tokens=int(self._n_tokens().sum()),
@@ -151,54 +145,63 @@ class LiveSession:
         )
 
     def close(self) -> None:
-        """Abort what still runs, and wait until it is; no request of this question is left."""
+        """Abort all requests of this question and wait until they have ended."""
         if not self._is_closed:
-            self._engine.call(self.end_requests())
+            self._engine.call(self._end_requests())
 
     def states(self) -> list[TraceState]:
-        """All started traces at this moment; from any thread."""
-        return [state_of(trace) for trace in list(self._traces)]
+        """Return the states of all started traces; callable from any thread."""
+        return [trace.state() for trace in list(self._traces)]
 
     def answer(self, trace: int) -> str | None:
-        """The answer of a finished trace, even if no checkpoint has counted it yet."""
+        """Return the answer of a finished trace, even if no checkpoint has counted it yet."""
         return self._answer(self._traces[trace])
 
     def answers(self) -> dict[int, str]:
-        """Of each class of answers so far the one that came first; from any thread."""
+        """Return the first answer of each class so far; callable from any thread."""
         return dict(self._numbers.first)
 
     def traces(self) -> tuple[Trace, ...]:
-        """All started traces for the record, whole, answers classed and compared with the gold.
+        """Return all started traces, whole, with their answers classed and graded.
 
         Raises:
             WorkerError: If answers cannot be compared.
         """
-        records = [
-            replace(record, answer_class=self._numbers.number(record.answer))
-            for record in self.records()
-        ]
-        gold = self.question.gold
-        if gold is None:
-            return tuple(records)
-        is_same = self._engine.checker.same
-        return tuple(
-            replace(r, is_correct=r.answer is not None and is_same(r.answer, gold)) for r in records
-        )
+        number, is_same = self._numbers.number, self._engine.checker.same
+        traces = [replace(r, answer_class=number(r.answer)) for r in self.records()]
+        if (gold := self.question.gold) is not None:
+            traces = [
+                replace(t, is_correct=t.answer is not None and is_same(t.answer, gold))
+                for t in traces
+            ]
+        return tuple(traces)
 
-    # What goes on in the engine's loop.
+    # Run in the engine's event loop
 
-    async def start_requests(self, n: int) -> None:
-        """Make ``n`` traces; with ``stream``, or where a trace is wanted whole, they begin."""
+    async def _start(self, n: int) -> None:
+        """Add ``n`` traces; with ``stream`` they generate at once."""
         first = self._first_sample + len(self._traces)
         names = (*self.question.key, "trace")
         new = [LiveTrace(i, derive(self._seed, *names, i) % 2**31) for i in range(first, first + n)]
         self._traces += new
         if self._engine.mode == "stream":
             for trace in new:
-                self._let_go(trace, self._engine.sampling.max_tokens)
+                self._request(trace, self._engine.sampling.max_tokens)
 
-    async def reach(self, until: PrefixRule | int | None, force: bool) -> None:
-        """Let all running traces come to ``until`` and move what is shown there."""
+    async def whole_trace(self) -> Trace:
+        """Generate one trace to its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name(TASK)
+        try:
+            await self._start(1)
+            await self._reach(None, force=False)
+            return self.records()[0]
+        finally:
+            await self._end_requests()
+
+    async def _reach(self, until: Until, force: bool) -> None:
+        """Wait until all running traces have come to ``until``, and show them there."""
         if self._lost is not None:
             raise self._lost
         running = [t for t in self._traces if not t.is_stopped and not t.is_seen_finished]
@@ -206,32 +209,31 @@ class LiveSession:
         self._peak = max(self._peak, len(running))
         self._until = until
         for trace in running:
-            trace.found, trace.looked = None, 0
+            trace.found, trace.look_at = None, 0
             if trace.task is None and not trace.has_ended:
-                wanted = None if until is None else wanted_tokens(until, trace.shown)
-                limit = self._engine.sampling.max_tokens
+                limit, wanted = self._engine.sampling.max_tokens, trace.wanted(until)
                 limit = limit if wanted is None else min(limit, wanted)
                 n = len(trace.token_end)
                 if limit > n and trace.place(until) == n:
-                    self._let_go(trace, limit)
+                    self._request(trace, limit)
         self._is_waiting = True
         try:
             await self._wait(lambda: all(trace.arrives(until) for trace in running))
         finally:
             self._is_waiting = False
-        before = [trace.shown for trace in running]
+        stretch = 0
         for trace in running:
             assert trace.found is not None
+            stretch = max(stretch, trace.found - trace.shown)
             trace.shown = trace.found
-        stretch = [trace.shown - old for trace, old in zip(running, before, strict=True)]
-        self._sequential += max(stretch, default=0)
+        self._sequential += stretch
         if self._traces and all(trace.error for trace in self._traces):
             all_of = f"all {len(self._traces)} traces failed: " if len(self._traces) > 1 else ""
             raise RequestError(f"{all_of}{self._traces[0].error}")
         await self._await_forced(running, force)
 
     async def _await_forced(self, running: Sequence[LiveTrace], force: bool) -> None:
-        """Wait for the forced answers up to what is shown; with ``force`` there is one there."""
+        """Wait for the forced answers up to the checkpoint; ``force`` asks for them there."""
         if force:
             for trace in running:
                 if trace.shown not in trace.forced and not trace.is_seen_finished:
@@ -245,46 +247,38 @@ class LiveSession:
         await self._wait(lambda: all(forced.task is None for forced in waited))
         self._sequential += max((forced.n_tokens for forced in waited), default=0)
 
-    async def end_requests(self) -> None:
+    async def _end_requests(self) -> None:
         """Cancel all requests and wait until the backend has ended them."""
         self._is_closed = True
         for trace in self._traces:
-            self._cancel(trace)
-        tasks = set(self._ending)
-        tasks |= {f.task for t in self._traces for f in t.forced.values() if f.task is not None}
-        for task in tasks:
+            trace.task = None
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_S)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
 
     async def _stop(self, traces: Sequence[int]) -> None:
         for i in traces:
             trace = self._traces[i]
             if not trace.is_seen_finished and not trace.is_stopped:
                 trace.is_stopped = True
-                self._cancel(trace)
-                for forced in trace.forced.values():
-                    if forced.task is not None:
-                        forced.task.cancel()
+                for task in (trace.task, *(forced.task for forced in trace.forced.values())):
+                    if task is not None:
+                        task.cancel()
+                trace.task = None
 
-    def _cancel(self, trace: LiveTrace) -> None:
-        if (task := self._let_end(trace)) is not None:
-            task.cancel()
-
-    def _let_end(self, trace: LiveTrace) -> asyncio.Task[None] | None:
-        """Take no more of a trace's request, which ends by itself or by cancelling."""
-        task, trace.task = trace.task, None
-        if task is not None:
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=TASK)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
-    def _let_go(self, trace: LiveTrace, limit: int) -> None:
-        """Let a trace generate up to ``limit`` tokens in all."""
-        trace.task = asyncio.create_task(self._generate(trace, limit), name=TASK)
+    def _request(self, trace: LiveTrace, limit: int) -> None:
+        """Request the rest of a trace, up to ``limit`` tokens in all."""
+        trace.task = self._spawn(self._generate(trace, limit))
 
     async def _generate(self, trace: LiveTrace, limit: int) -> None:
-        """One request of a trace; ends where the trace does, or where it is to pause."""
+        """Run one request of a trace, until the trace ends or pauses."""
         engine, n = self._engine, len(trace.token_end)
         request = Request(
             self.question,
@@ -306,7 +300,7 @@ class LiveSession:
                     self._take(trace, chunk, limit)
                     if self._is_waiting and trace.arrives(self._until):
                         if pauses and not trace.has_ended:
-                            self._let_end(trace)
+                            trace.task = None
                         self._changed.set()
             if not trace.has_ended and len(trace.token_end) < limit:
                 trace.fail("the engine ended the request without saying why")
@@ -320,10 +314,13 @@ class LiveSession:
             self._changed.set()
 
     def _take(self, trace: LiveTrace, chunk: Chunk, limit: int) -> None:
-        """Add what has come to a trace, and note its end; ``limit`` alone is the request's."""
+        """Add a chunk to a trace; the end of a request at ``limit`` is not the trace's end."""
         before = len(trace.token_end)
         if not chunk.token_end and chunk.finish_reason and 0 < before == trace.shown:
-            chunk = _end_token(trace, chunk)
+            # The trace was shown as unfinished here, so that its end needs a token, which not every
+            # server counts: a recording without it would have ended at the checkpoint already.
+            last = tuple(trace.confidence[-1:])
+            chunk = replace(chunk, token_end=(len(chunk.text),), confidence=last)
         trace.add(chunk)
         n = len(trace.token_end)
         self._last_token = time.monotonic()
@@ -340,14 +337,14 @@ class LiveSession:
                 self._force(trace, place)
 
     def _force(self, trace: LiveTrace, place: int) -> None:
-        """Ask for the answer after ``place`` tokens; the trace goes on meanwhile."""
+        """Force an answer out after ``place`` tokens, while the trace goes on."""
         if place not in trace.forced:
             forced = trace.forced[place] = Forced()
-            forced.task = asyncio.create_task(self._force_answer(trace, place, forced), name=TASK)
+            forced.task = self._spawn(self._force_answer(trace, place, forced))
 
     async def _force_answer(self, trace: LiveTrace, place: int, forced: Forced) -> None:
         engine, format = self._engine, self._engine.prompt
-        text = trace.text[: trace.token_end[place - 1]] if place else ""
+        text = trace.text_at(place)
         request = Request(
             self.question,
             format,
@@ -372,8 +369,7 @@ class LiveSession:
             forced.is_done = True
         except RequestError as error:
             _log.warning("an answer could not be forced out, it counts as none: %s", error)
-            forced.is_done = True
-            forced.answer = None
+            forced.is_done, forced.answer = True, None
         except Exception as error:
             self._lose(error)
         finally:
@@ -381,12 +377,11 @@ class LiveSession:
             self._changed.set()
 
     def _lose(self, error: Exception) -> None:
-        """The engine is lost; any error but its own two is a defect of the backend."""
-        if isinstance(error, EngineError):
-            self._lost = error
-        else:
-            self._lost = EngineError(f"{type(error).__name__}: {error}")
-            self._lost.__cause__ = error
+        """Give the engine up; an error that is none of its own is a defect of the backend."""
+        if not isinstance(error, EngineError):
+            cause, error = error, EngineError(f"{type(error).__name__}: {error}")
+            error.__cause__ = cause
+        self._lost = error
 
     async def _wait(self, is_done: Callable[[], bool]) -> None:
         """Wait for ``is_done``, which can only change when ``_changed`` is set."""
@@ -405,10 +400,10 @@ class LiveSession:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
-    # What is told of the traces.
+    # Records
 
     def _n_tokens(self) -> IntArray:
-        """Tokens of each trace: of stopped ones all, of others what is shown, shape ``(N,)``."""
+        """Tokens per trace, ``(N,)``: all of stopped traces, of others those that are shown."""
         counts = [len(t.token_end) if t.is_stopped else t.shown for t in self._traces]
         return np.array(counts, dtype=np.int64)
 
@@ -417,16 +412,13 @@ class LiveSession:
         return extract_answer(trace.text, self._engine.prompt.answer_style) if is_whole else None
 
     def records(self) -> list[Trace]:
-        """All started traces with all that they generated; answers are extracted, not classed."""
-        return [self._record(trace, len(trace.token_end), whole=True) for trace in self._traces]
+        """Return all started traces, whole; answers are extracted, not classed."""
+        return [self._record(trace) for trace in self._traces]
 
-    def _record(self, live: LiveTrace, n_tokens: int, whole: bool = False) -> Trace:
-        """A trace, or its first ``n_tokens`` tokens as they were shown."""
-        text = live.text
-        if not whole:
-            text = text[: live.token_end[n_tokens - 1]] if n_tokens else ""
-            if live.has_ended and n_tokens >= len(live.token_end):
-                text = live.text
+    def _record(self, live: LiveTrace, shown: int | None = None) -> Trace:
+        """Return a trace: whole, or its first ``shown`` tokens."""
+        n_tokens = len(live.token_end) if shown is None else shown
+        is_whole = shown is None or live.is_seen_finished
         reason = live.finish_reason
         if reason is None:
             reason = FinishReason.PRUNED if live.is_stopped else FinishReason.CUT
@@ -440,20 +432,12 @@ class LiveSession:
             question=self.question,
             model=self._engine.model,
             sample_id=live.sample_id,
-            text=text,
+            text=live.text if is_whole else live.text_at(n_tokens),
             n_tokens=n_tokens,
             token_end=live.token_end[:n_tokens],
             finish_reason=reason,
-            answer=self._answer(live) if whole else None,
+            answer=self._answer(live) if shown is None else None,
             seed=live.seed,
             token_confidence=confidence or None,
             forced_answers=tuple(forced_answers),
         )
-
-
-def _end_token(trace: LiveTrace, chunk: Chunk) -> Chunk:
-    """The end of a trace that was shown as unfinished right before: the token that ended it.
-
-    Not every server counts it. Without it a recording would have ended at the checkpoint already.
-    """
-    return replace(chunk, token_end=(len(chunk.text),), confidence=tuple(trace.confidence[-1:]))
