@@ -1,7 +1,7 @@
 """The command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces>``.
 
-All but ``traces`` are Hydra applications; ``train.py`` at the top of the repository is the first. A
-bad input ends in one line and exit code 2, whatever else goes wrong in a traceback and 1.
+``train.py`` at the top of the repository is the second. A bad input ends in one line and exit code
+2, whatever else goes wrong in a traceback and 1.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from deepprune import __version__
 from deepprune.commands.interrupts import Interrupts, exit_code
 from deepprune.core.errors import InputError
 
@@ -27,16 +29,10 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune collect       generate traces of a model for a set of questions
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
+  deepprune completion    tab completion: eval "$(deepprune completion bash)" (or zsh, fish)
 
-Each has --help; all but traces take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
+Each has --help; the first five take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
 """
-
-VALUED_FLAGS = {
-    *("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"),
-    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
-}
-"""Hydra's flags that another argument follows."""
-
 
 SINGLE_RUNS = {
     "collect": "collect fills one store",
@@ -52,74 +48,150 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = arguments.pop(0) if arguments else "--help"
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
+    elif command in ("-V", "--version", "version"):
+        print(f"deepprune {__version__}")
     elif command == "traces":
         from deepprune.commands.traces import main as traces
 
         sys.exit(_guarded(lambda: traces(arguments)))
-    elif command in SINGLE_RUNS and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
-        sys.exit(_fail(f"{SINGLE_RUNS[command]}: leave -m out."))
-    elif command in ("train", "evaluate", "collect"):
-        sys.argv = [f"deepprune {command}", *arguments]
-        run_application(command)
-    elif command == "judge-report":
-        sys.argv = [f"deepprune {command}", *_as_overrides(arguments)]
-        run_application("judge_report")
-    elif command == "prune":
-        sys.exit(_guarded(lambda: _prune(arguments)))
+    elif command == "completion":
+        sys.exit(_guarded(lambda: _completion(arguments)))
+    elif command in ("train", "evaluate"):
+        run_hydra(command, arguments, f"deepprune {command}")
+    elif command in SINGLE_RUNS:
+        name = command.replace("-", "_")
+        sys.exit(_guarded(lambda: _run_once(command, name, arguments), name))
     else:
-        known = ("collect", "train", "evaluate", "prune", "judge-report", "traces")
-        near = get_close_matches(command, known, 1)
+        from deepprune.config.completion import COMMANDS
+
+        near = get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        message = f"unknown command {command!r}; {hint}The commands are {', '.join(known)}."
+        message = f"unknown command {command!r}; {hint}The commands are {', '.join(COMMANDS)}."
         sys.exit(_fail(message))
 
 
-def _as_overrides(arguments: Sequence[str]) -> list[str]:
-    """The arguments of ``judge-report`` as Hydra takes them: paths are judges, traces a list."""
-    judges: list[str] = []
-    others: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_option = before in VALUED_FLAGS or argument.startswith(("-", "~"))
-        is_path = "=" not in argument or Path(argument).is_dir()
-        (judges if is_path and not is_option else others).append(argument)
-    for i, argument in enumerate(others):
-        name, _, value = argument.partition("=")
+def _completion(arguments: Sequence[str]) -> None:
+    """Print a shell's script, or for that script the words that can follow."""
+    from deepprune.config.completion import SCRIPTS, complete, script
+    from deepprune.config.schemas import register
+
+    if len(arguments) == 2 and arguments[0] == "--line":
+        register()
+        print(*complete(arguments[1], config_folder()), sep="\n")
+    elif len(arguments) == 1 and arguments[0] in SCRIPTS:
+        print(script(arguments[0]), end="")
+    else:
+        raise InputError(
+            f"completion needs a shell ({', '.join(SCRIPTS)}), as in "
+            'eval "$(deepprune completion bash)".'
+        )
+
+
+def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
+    """Run a command that has no multirun, composed by Hydra's compose API."""
+    if {"-h", "--help"} & set(arguments):
+        _print_help(name, f"deepprune {command}")
+        return
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--cfg", "-c", choices=("job",))
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("words", nargs="*")
+    try:
+        given, unknown = parser.parse_known_intermixed_args(arguments)
+    except ArgumentError as error:
+        raise InputError(f"{error}.") from None
+    if given.multirun or "hydra.mode=MULTIRUN" in given.words:
+        raise InputError(f"{SINGLE_RUNS[command]}: leave -m out.")
+    if unknown:
+        raise InputError(f"{unknown[0]} is no flag of deepprune {command}: see --help.")
+    words, question = given.words, None
+    if command == "judge-report":
+        words = _judge_overrides(words)
+    elif command == "prune":
+        words, question = _question_apart(words)
+    config = _composed(name, words)
+    if question is not None:
+        config.question = _literal(question)  # free text, which Hydra's grammar need not read
+    if given.cfg:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config, resolve=given.resolve), end="")
+        return
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import configure_log
+
+    from deepprune.config.schemas import check_ranges
+
+    check_ranges(config)
+    hydra: Any = HydraConfig.get()
+    Path(hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
+    configure_log(hydra.job_logging)
+    with Interrupts():
+        run_job(name, config)
+
+
+def _composed(name: str, overrides: Sequence[str]) -> Any:
+    """Compose the configuration of a single run, and tell Hydra's parts of it as `hydra.main` does.
+
+    `HydraConfig` then has the run folder.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
+
+    from deepprune.config.schemas import register
+
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=name):
+        config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    with open_dict(config):
+        folder = Path(config.hydra.run.dir).absolute()
+        config.hydra.runtime.output_dir = str(folder)
+        OmegaConf.resolve(config.hydra)  # the job's log is named after the folder
+        HydraConfig.instance().set_config(config)
+        del config["hydra"]
+    return config
+
+
+def _judge_overrides(words: Sequence[str]) -> list[str]:
+    """Return the words of ``judge-report`` as overrides: paths are judges, traces a list."""
+    judges = [w for w in words if not w.startswith("~") and ("=" not in w or Path(w).is_dir())]
+    others = [word for word in words if word not in judges]
+    for i, word in enumerate(others):
+        name, _, value = word.partition("=")
         if name == "traces" and not value.startswith("["):
             others[i] = f"traces={_list(value.split(','))}"
     return [*others, f"judges={_list(judges)}"] if judges else others
 
 
-def _prune(arguments: Sequence[str]) -> None:
-    """Run ``prune``; an argument that is no option is the question, a file of it, or ``-``."""
-    questions: list[str] = []
-    others: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_option = before in VALUED_FLAGS or _is_option(argument)
-        (others if is_option else questions).append(argument)
+def _question_apart(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the overrides of ``prune``, and the question that its other word stands for.
+
+    Raises:
+        InputError: If there are several, or the question cannot be read.
+    """
+    questions = [word for word in words if not _is_option(word)]
     if len(questions) > 1:
         raise InputError(
             f"prune takes one question, got {len(questions)} arguments ({questions[0]!r}, "
             f"{questions[1]!r}): put it in quotes, or give a set with questions=NAME."
         )
-    sys.argv = ["deepprune prune", *others]
-    texts = {"question": _read_question(questions[0])} if questions else {}
-    run_application("prune", texts)
+    question = _read_question(questions[0]) if questions else None
+    return [word for word in words if word not in questions], question
 
 
-def _is_option(argument: str) -> bool:
-    """Whether an argument is a flag or an override of Hydra: not ``-3 + 5`` nor ``x=3, find 2x``.
+def _is_option(word: str) -> bool:
+    """Return whether a word is an override of Hydra: not ``-3 + 5`` nor ``x=3, find 2x``.
 
-    A misspelt override is one as well, as long as there is no space in it.
+    A misspelt override is one as well, if there is no space in it.
     """
-    if re.match(r"-[a-z]|--", argument):
-        return True
-    override = re.match(r"(?:[+]{1,2}|~)?(\w+)[\w./@:-]*(=|$)", argument)
-    if override is None or not (override[2] or argument.startswith("~")):
+    override = re.match(r"(?:[+]{1,2}|~)?(\w+)[\w./@:-]*(=|$)", word)
+    if override is None or not (override[2] or word.startswith("~")):
         return False
-    if " " not in argument:
-        return True
-    text = (config_folder() / "prune.yaml").read_text()
-    return override[1] in {"hydra", *re.findall(r"^(?:  - )?(\w+):", text, flags=re.MULTILINE)}
+    from deepprune.config.schemas import RULES, PruneConf
+
+    return " " not in word or override[1] in {"hydra", *RULES[PruneConf]}
 
 
 def _read_question(argument: str) -> str:
@@ -145,18 +217,19 @@ def _list(values: Sequence[str]) -> str:
     return json.dumps(list(values), ensure_ascii=False)
 
 
-def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
-    """Run the Hydra application ``name`` on ``sys.argv`` and exit.
+def _print_help(name: str, usage: str) -> None:
+    from deepprune.config.help import help_text
 
-    Args:
-        name: Of the application.
-        texts: Options that are free text, which Hydra's grammar need not read.
+    print(help_text(name, usage, config_folder()), end="")
+
+
+def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
+    """Run ``train`` or ``evaluate`` by `hydra.main`, and exit.
+
+    Multiruns, launchers, sweepers and Hydra's callbacks exist only there.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        from deepprune.config.help import help_text
-
-        usage = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
-        print(help_text(name, usage, config_folder()), end="")
+    if {"-h", "--help"} & set(arguments):
+        _print_help(name, usage)
         return
     import hydra
 
@@ -164,6 +237,7 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
+    sys.argv = [usage, *arguments]  # where `hydra.main` reads them
 
     raised: list[Exception] = []
 
@@ -171,8 +245,6 @@ def run_application(name: str, texts: Mapping[str, str] | None = None) -> None:
         from deepprune.cli import run_job  # a launcher may call this in another process
 
         try:
-            for option, text in (texts or {}).items():
-                config[option] = _literal(text)
             return run_job(name, config)
         except Exception as error:  # of a single run; Hydra would print its own lines first
             raised.append(error)
@@ -247,7 +319,9 @@ def config_folder() -> Path:
 def _guarded(action: Callable[[], int | None], application: str | None = None) -> int:
     """Run; turn what the user can mend into one line and exit code 2."""
     try:
-        return action() or 0
+        code = action() or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or (
             "interrupted; the same command with the same hydra.run.dir (of a multirun: "
@@ -255,6 +329,9 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
         )
         print(f"\n{said}", file=sys.stderr)
         return exit_code(interrupt)
+    except BrokenPipeError:  # the reader has gone, as in `| head -1`: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if (line := _mendable(error, application)) is None:
             raise
@@ -282,7 +359,7 @@ def _fail(message: str) -> int:
 
 def train() -> None:
     """Entry point of ``train.py``."""
-    run_application("train")
+    run_hydra("train", sys.argv[1:], "python train.py")
 
 
 if __name__ == "__main__":

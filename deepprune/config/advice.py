@@ -43,6 +43,8 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
         return f"{f'{key[1]}: ' if key else ''}{cause}"
     if word := re.match(r"Error parsing override '([^'=]+)'", text):
         return f"{word[1]!r} is no option: options are OPTION=VALUE, see --help."
+    if value := re.match(r"Error parsing override '([^'=]+)=(.*)'", text):
+        return f"{value[1]} has a value that must be quoted: '{value[1]}=\"{value[2]}\"'."
     if cause is not None:
         key = re.search(r"full_key: (\S+)", str(cause))
         first = str(cause).splitlines()[0]
@@ -54,7 +56,7 @@ def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
     group, _, name = key.rpartition(".")
     if name in RENAMED:
         return f"{key} has been renamed: use {group}.{RENAMED[name]}."
-    keys = _keys(application, config_folder) if application else []
+    keys = option_names(application, config_folder) if application else []
     near = get_close_matches(key, keys, n=1) or get_close_matches(
         key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys], n=1
     )
@@ -82,7 +84,7 @@ def _unknown_choice(name: str, config_folder: Path) -> str:
     return f"there is no {group} {choice!r}; {hint}Those that exist: {', '.join(there)}."
 
 
-def _keys(application: str | None, config_folder: Path) -> list[str]:
+def option_names(application: str, config_folder: Path) -> list[str]:
     """All keys of the application's default configuration."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

@@ -350,9 +350,9 @@ def module(config: DictConfig, parts: FitParts, data: Any) -> Any:
 
 def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
     """Lightning's Trainer, with the configured callbacks before ``callbacks``."""
-    from pytorch_lightning.callbacks import Checkpoint
+    from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 
-    configured = [instantiated(c) for c in (config.callbacks.get("training") or {}).values()]
+    configured = _callbacks(config, "training")
     has_checkpoints = any(isinstance(c, Checkpoint) for c in configured)
     precision = config.trainer.precision
     return instantiated(
@@ -362,6 +362,7 @@ def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: lis
         logger=loggers,
         callbacks=[*configured, *callbacks],
         enable_checkpointing=has_checkpoints,
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in configured),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the samplers know their rank
@@ -514,7 +515,13 @@ def report_cells(config: DictConfig, stores: Mapping[str, TraceStore]) -> dict[s
 
 def sweep_callbacks(config: DictConfig) -> list[Watcher]:
     """Who watches the sweep."""
-    return [instantiated(c) for c in (config.callbacks.get("sweep") or {}).values()]
+    return _callbacks(config, "sweep")
+
+
+def _callbacks(config: DictConfig, part: str) -> list[Any]:
+    """Make the callbacks of a part; one that is ``null`` is switched off."""
+    nodes = (config.callbacks.get(part) or {}).values()
+    return [instantiated(node) for node in nodes if node is not None]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue
 
-from deepprune.cli import _as_overrides, config_folder, main
+from deepprune.cli import _judge_overrides, config_folder, main
 from deepprune.config import build
 from deepprune.config.advice import advise
 from deepprune.config.help import help_text
@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
 def composed(*arguments):
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("judge_report", overrides=_as_overrides(arguments))
+        return compose("judge_report", overrides=_judge_overrides(arguments))
 
 
 def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
@@ -113,12 +113,11 @@ def test_paths_are_taken_as_they_are():
         build.baselines(composed("j", "traces=a", "baselines=[oracle]"))
 
 
-def test_flags_keep_their_values_and_a_folder_may_have_an_equals_sign(tmp_path):
+def test_a_folder_may_have_an_equals_sign(tmp_path):
     folder = tmp_path / "lr=1e-3"
     folder.mkdir()
-    given = ["--cfg", "job", "job", "--info", "all", str(folder), "-cd", "more", "~logger", "a=b"]
-    *others, judges = _as_overrides(given)
-    assert others == ["--cfg", "job", "--info", "all", "-cd", "more", "~logger", "a=b"]
+    *others, judges = _judge_overrides(["job", str(folder), "~logger", "a=b"])
+    assert others == ["~logger", "a=b"]
     assert json.loads(judges.removeprefix("judges=")) == ["job", str(folder)]
 
 

@@ -104,6 +104,13 @@ def test_the_parts_of_a_sweep_are_made(application):
     assert build.sweep_callbacks(composed(application, looks))[-1].look_every == 20
 
 
+def test_a_callback_that_is_null_is_switched_off(tmp_path):
+    config = composed("train", "callbacks.training.progress=null", "callbacks.sweep.figure=null")
+    trainer = build.trainer(config, tmp_path, [], [])
+    assert trainer.progress_bar_callback is None
+    assert len(build.sweep_callbacks(config)) == 1
+
+
 def test_every_file_is_reachable():
     """No shipped YAML is left that no application composes."""
     composed_files = {c.split("=")[0] + "/" + c.split("=")[1].strip("[]") for _, c in CHOICES}
