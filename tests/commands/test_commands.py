@@ -1,35 +1,18 @@
-"""The commands as a user calls them: in a process of their own, offline, in an empty folder."""
+"""`deepprune train` and `evaluate` as a user calls them, offline, in an empty folder."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from commandline import call, killed_at, rows, run, started
 from tiny_models import save_tiny_bert
 
 from deepprune.cli import config_folder
 
-TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
-EVALUATE = [sys.executable, "-m", "deepprune.cli", "evaluate"]
-RUNS = ("whole", "cut")
+RESULTS = "results.jsonl"
 SMALL = ["sweep.questions=6", "sweep.traces=6", "sweep.resamples=2", "logger=none"]
-
-
-def call(arguments, folder, check=0):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == check, done.stdout + done.stderr
-    return done
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def children(pid):
@@ -47,8 +30,9 @@ def is_alive(pid):
 
 
 def test_evaluate_writes_its_rows_and_says_where(tmp_path):
+    """In a process of its own, as the console script starts it, with W&B offline."""
     wandb = [*SMALL[:-1], "sweep.thresholds=[0.3,0.7]"]
-    done = call([*EVALUATE, *wandb, "hydra.run.dir=r"], tmp_path)
+    done = call("evaluate", *wandb, "hydra.run.dir=r", folder=tmp_path)
     last = ["figure: r/accuracy_tokens.png", "results: r/results.jsonl", "run: r"]
     assert done.stdout.splitlines()[-3:] == last
     written = rows(tmp_path / "r" / "results.jsonl")
@@ -65,82 +49,118 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     assert len(json.loads(logged.read_text())["data"]) == 7
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks its workers up in /proc")
-def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
-    """Its two worker processes do not outlive it."""
-    large = ["sweep.questions=30", "sweep.resamples=20", "distributed.n=2"]
-    command = [*EVALUATE, *SMALL, *large]
-    call([*command, "hydra.run.dir=whole"], tmp_path)
-    process = subprocess.Popen(
-        [*command, "hydra.run.dir=cut"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def test_a_killed_sweep_resumes_to_the_same_rows(tmp_path):
+    """Killed at its first question, at its fourth, at its fifth, and at its rows."""
+    command = ["evaluate", *SMALL, "distributed.n=1"]
+    run(*command, "hydra.run.dir=whole", folder=tmp_path)
     outcomes = tmp_path / "cut" / "outcomes"
-    while process.poll() is None and not list(outcomes.glob("*.npz")):
-        time.sleep(0.02)
-    workers = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for file, n, n_stored in (("*.npz", 1, 0), ("*.npz", 4, 3), ("*.npz", 2, 4), (RESULTS, 1, 6)):
+        with killed_at(file, n):
+            run(*command, "hydra.run.dir=cut", folder=tmp_path)
+        recorded = {f: f.stat().st_mtime_ns for f in outcomes.glob("*.npz")}
+        assert len(recorded) == n_stored
+        assert not (tmp_path / "cut" / RESULTS).exists()
+    run(*command, "hydra.run.dir=cut", folder=tmp_path)
+    assert recorded == {f: f.stat().st_mtime_ns for f in recorded}, "what stood was done again"
+    same = [(tmp_path / d / RESULTS).read_bytes() for d in ("whole", "cut")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks its workers up in /proc")
+def test_a_sweep_that_gets_sigkill_leaves_no_worker_and_resumes(tmp_path):
+    command = [
+        "evaluate", *SMALL, "sweep.questions=30", "sweep.resamples=20", "distributed.n=2"
+    ]  # fmt: skip
+    call(*command, "hydra.run.dir=whole", folder=tmp_path)
+    outcomes = tmp_path / "cut" / "outcomes"
+    is_under_way = lambda: list(outcomes.glob("*.npz"))  # noqa: E731
+    with started(*command, "hydra.run.dir=cut", folder=tmp_path, until=is_under_way) as process:
+        workers = children(process.pid)
     assert len(workers) >= 2
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(is_alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker waits for ever"
         time.sleep(0.05)
-    recorded = {f: f.stat().st_mtime_ns for f in outcomes.glob("*.npz")}
-    assert 0 < len(recorded) < 30, "killed too late to show anything"
-    call([*command, "hydra.run.dir=cut"], tmp_path)
-    assert len(list(outcomes.iterdir())) == 30
-    assert recorded == {f: f.stat().st_mtime_ns for f in recorded}, "what stood was done again"
-    same = [(tmp_path / d / "results.jsonl").read_bytes() for d in ("whole", "cut")]
+    assert 0 < len(list(outcomes.glob("*.npz"))) < 30, "killed too late to show anything"
+    call(*command, "hydra.run.dir=cut", folder=tmp_path)
+    same = [(tmp_path / d / RESULTS).read_bytes() for d in ("whole", "cut")]
     assert same[0] == same[1]
 
 
 def test_other_traces_are_refused_in_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
     trace = {"question": "1+1?", "gold": "2", "model": "m", "text": r"so \boxed{2}"}
-    command = [*EVALUATE, "traces=t.jsonl", "generator={params: 1e6, layers: 2, hidden: 8}"]
+    command = ["evaluate", "traces=t.jsonl", "generator={params: 1e6, layers: 2, hidden: 8}"]
     for text, code in (("one", 0), ("two", 2)):
         lines = [json.dumps(trace | {"text": f"{text} {i} {trace['text']}"}) for i in range(3)]
         (tmp_path / "t.jsonl").write_text("\n".join(lines))
-        done = call([*command, "logger=none", "hydra.run.dir=r"], tmp_path, check=code)
+        done = run(*command, "logger=none", "hydra.run.dir=r", folder=tmp_path, code=code)
     assert "inputs.traces" in done.stderr
 
 
 TINY_FIT = [
-    "data.pairs_per_question=6", "data.eval_pairs_per_question=8", "prefix.k=16",
+    "train", "data.pairs_per_question=2", "data.eval_pairs_per_question=8", "prefix.k=16",
     "trainer.max_epochs=2", "callbacks.training.last.every_n_train_steps=1", "sweep.questions=2",
     "sweep.traces=4", "sweep.resamples=1", "logger=none",
 ]  # fmt: skip
 
 
-@pytest.mark.timeout(300)  # four processes that each import torch
-def test_a_killed_training_goes_on_to_the_same_judge_and_rows(tmp_path):
-    """Killed in mid-epoch by SIGKILL, a training ends in the same weights, step and results."""
-    fit = [*TRAIN, *TINY_FIT, f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
-    call([*fit, "hydra.run.dir=whole"], tmp_path)
-    process = subprocess.Popen(
-        [*fit, "hydra.run.dir=cut"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    while process.poll() is None and not last.exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "cut" / "judge").exists(), "killed too late to show anything"
-    done = call([*fit, "hydra.run.dir=cut"], tmp_path)
-    assert "resuming from cut/checkpoints/last.ckpt" in done.stdout
-    exports = [json.loads((tmp_path / d / "judge" / "judge.json").read_text()) for d in RUNS]
+def same_judges_and_rows(folder, *names):
+    exports = [json.loads((folder / d / "judge" / "judge.json").read_text()) for d in names]
     assert exports[0] == exports[1]
-    assert rows(tmp_path / "whole" / "results.jsonl") == rows(tmp_path / "cut" / "results.jsonl")
-    done = call([*fit, "hydra.run.dir=cut"], tmp_path)
+    results = [folder / d / "results.jsonl" for d in names]
+    assert rows(results[0]) == rows(results[1])
+
+
+def test_a_killed_training_resumes_to_the_same_judge_and_rows(tmp_path):
+    """Killed in its second epoch, again while the judge is exported, again in the sweep."""
+    fit = [*TINY_FIT, f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
+    run(*fit, "hydra.run.dir=whole", folder=tmp_path)
+    cut = tmp_path / "cut"
+    with killed_at("last.ckpt", 12):
+        run(*fit, "hydra.run.dir=cut", folder=tmp_path)
+    with killed_at("weights.safetensors"):
+        done = run(*fit, "hydra.run.dir=cut", folder=tmp_path)
+    assert not (cut / "judge").exists()
+    with killed_at("*.npz", 3):  # after the scores of the report and the first question
+        run(*fit, "hydra.run.dir=cut", folder=tmp_path)
+    assert len(list((cut / "outcomes").glob("*.npz"))) == 1
+    done = run(*fit, "hydra.run.dir=cut", folder=tmp_path)
+    assert "the judge of this run is trained" in done.stdout
+    same_judges_and_rows(tmp_path, "whole", "cut")
+
+
+@pytest.mark.slow
+def test_a_training_that_gets_sigkill_resumes_to_the_same_judge_and_rows(tmp_path):
+    fit = [*TINY_FIT, f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
+    call(*fit, "hydra.run.dir=whole", folder=tmp_path)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    with started(*fit, "hydra.run.dir=cut", folder=tmp_path, until=last.exists):
+        pass
+    assert not (tmp_path / "cut" / "judge").exists(), "killed too late to show anything"
+    done = call(*fit, "hydra.run.dir=cut", folder=tmp_path)
+    assert "resuming from cut/checkpoints/last.ckpt" in done.stdout
+    same_judges_and_rows(tmp_path, "whole", "cut")
+    done = call(*fit, "hydra.run.dir=cut", folder=tmp_path)
     assert "the judge of this run is trained" in done.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+def test_two_ddp_processes_train_one_judge(tmp_path):
+    tiny = save_tiny_bert(tmp_path / "tiny")
+    ddp = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    call(
+        *TINY_FIT[1:], *ddp, f"model.backbone.source={tiny}", "hydra.run.dir=r",
+        folder=tmp_path, program=(sys.executable, config_folder().parent / "train.py"),
+    )  # fmt: skip
+    assert (tmp_path / "r" / "judge" / "judge.json").exists()
+    assert rows(tmp_path / "r" / RESULTS)
+
+
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
-    call([*EVALUATE, *SMALL, "hydra.run.dir=r"], tmp_path)
-    done = call([*EVALUATE, *SMALL, "seed=1", "hydra.run.dir=r"], tmp_path, check=2)
+    run("evaluate", *SMALL, "hydra.run.dir=r", folder=tmp_path)
+    done = run("evaluate", *SMALL, "seed=1", "hydra.run.dir=r", folder=tmp_path, code=2)
     assert done.stderr.startswith("error: r holds a run of another configuration (")
     assert "seed: 0 -> 1" in done.stderr
 
@@ -174,7 +194,7 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path, mon
     )
     monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
     size = "generator={params: 1e6, layers: 2, hidden: 8}"
-    done = call([*EVALUATE, size, "logger=none", *arguments], tmp_path, check=2)
+    done = run("evaluate", size, "logger=none", *arguments, folder=tmp_path, code=2)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
@@ -188,6 +208,6 @@ def test_help_is_quick_and_loads_no_torch(tmp_path):
         "from deepprune.cli import train; train()\n"
         "assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
     )
-    done = call([sys.executable, "-c", code], tmp_path)
+    done = call(folder=tmp_path, program=(sys.executable, "-c", code))
     assert "loss        focal | bce" in done.stdout
     assert config_folder().is_dir()

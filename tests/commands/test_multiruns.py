@@ -2,16 +2,12 @@
 
 import inspect
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from commandline import call, killed_at, rows, run, started
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -23,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from deepprune.callbacks.multirun_table import MultirunTable
-from deepprune.cli import config_folder, main
+from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
@@ -33,69 +29,50 @@ from deepprune.judge.measure.comparison import read_runs
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report import figures
 
-pytestmark = pytest.mark.timeout(300)  # a process or more for every run
-
-TRAIN = [sys.executable, "-m", "deepprune.cli", "train"]
-TREES = [
+LINEAR = [
     "model=linear", "trainer.max_steps=4", "prefix.k=32", "data.pairs_per_question=8",
     "data.eval_pairs_per_question=12", "data.datasets=[reasoning_gym/chain_sum]", "sweep=none",
     "logger=none",
 ]  # fmt: skip
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+ABLATION = [
+    "train", "experiment=ablate_prefix", *LINEAR[:2], *LINEAR[3:-2], "logger=none",
+    "prefix=first_tokens,fraction", "seed=0",
+    "hydra.callbacks.comparison.baseline.prefix=first_tokens",
+]  # fmt: skip
 
 
-def call(arguments, folder, check=0):
-    done = subprocess.run(
-        arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == check, done.stdout + done.stderr
-    return done
-
-
-def call_and_kill(arguments, folder, when):
-    """Start, and kill the process as soon as the file ``when`` is there."""
-    process = subprocess.Popen(
-        arguments, cwd=folder, env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while process.poll() is None and not when.exists():
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it was killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.mark.slow
-def test_a_killed_ablation_goes_on_to_the_same_table(tmp_path):
-    """One command without -m; what was finished is not done again."""
-    ablation = [
-        *TRAIN, "experiment=ablate_prefix", *TREES[:2], *TREES[3:],
-        "prefix=first_tokens,fraction", "seed=0,1",
-        "hydra.callbacks.comparison.baseline.prefix=first_tokens",
-    ]  # fmt: skip
-    ablation.remove("sweep=none")  # the experiment has it
-    call([*ablation, "hydra.sweep.dir=whole"], tmp_path)
-    cut = [*ablation, "hydra.sweep.dir=cut"]
-    call_and_kill(cut, tmp_path, tmp_path / "cut" / "1" / "summary.json")
-    finished = [tmp_path / "cut" / n / f for n in "01" for f in ("summary.json", "judge")]
+def test_a_killed_ablation_resumes_to_the_same_table(tmp_path):
+    """One command without -m, killed in its second run; what was finished is not done again."""
+    run(*ABLATION, "hydra.sweep.dir=whole", folder=tmp_path)
+    cut = [*ABLATION, "hydra.sweep.dir=cut"]
+    with killed_at("judge.json", 2):
+        run(*cut, folder=tmp_path)
+    finished = [tmp_path / "cut" / "0" / name for name in ("summary.json", "judge")]
     before = [f.stat().st_mtime_ns for f in finished]
-    done = call(cut, tmp_path)
+    assert not (tmp_path / "cut" / "1" / "judge").exists()
+    done = run(*cut, folder=tmp_path)
     assert [f.stat().st_mtime_ns for f in finished] == before
-    assert "finished before: cut/1" in done.stdout
+    assert "finished before: cut/0" in done.stdout
     tables = [rows(tmp_path / name / "comparison.jsonl") for name in ("whole", "cut")]
     assert tables[0] == tables[1]
     assert [(row["overrides"]["prefix"], row["runs"]) for row in tables[0]] == [
-        ("first_tokens", ["0", "1"]),
-        ("fraction", ["2", "3"]),
+        ("first_tokens", ["0"]),
+        ("fraction", ["1"]),
     ]
     assert tables[0][1]["baseline"]["prefix"] == "first_tokens"
     low, high = tables[0][1]["differences"]["auroc_within_unfinished"][1:]
     assert low < high
     assert (tmp_path / "cut" / "comparison.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_an_ablation_that_gets_sigkill_resumes(tmp_path):
+    cut = [*ABLATION, "hydra.sweep.dir=cut"]
+    first = tmp_path / "cut" / "0" / "summary.json"
+    with started(*cut, folder=tmp_path, until=first.exists):
+        pass
+    assert "finished before: cut/0" in call(*cut, folder=tmp_path).stdout
+    assert [row["missing"] for row in rows(tmp_path / "cut" / "comparison.jsonl")] == [[], []]
 
 
 LAUNCHERS = [
@@ -112,7 +89,7 @@ LAUNCHERS = [
 def in_this_process(tmp_path_factory):
     """The comparison that Hydra's own launcher leads to."""
     folder = tmp_path_factory.mktemp("basic")
-    call([*TRAIN, "-m", *TREES, "prefix.k=32,48", "hydra.sweep.dir=r"], folder)
+    run("train", "-m", *LINEAR, "prefix.k=32,48", "hydra.sweep.dir=r", folder=folder)
     return rows(folder / "r" / "comparison.jsonl")
 
 
@@ -120,8 +97,8 @@ def in_this_process(tmp_path_factory):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_does_the_same_runs_and_tells_of_failures(launcher, tmp_path, in_this_process):
     """The third run has a bad value: the others are done, the exit code is its own."""
-    command = [*TRAIN, "-m", *TREES, "prefix.k=32,48,0", f"hydra/launcher={launcher}"]
-    done = call([*command, "hydra.sweep.dir=r"], tmp_path, check=2)
+    command = ["train", "-m", *LINEAR, "prefix.k=32,48,0", f"hydra/launcher={launcher}"]
+    done = call(*command, "hydra.sweep.dir=r", folder=tmp_path, code=2)
     *ok, failed = rows(tmp_path / "r" / "comparison.jsonl")
     assert [row["metrics"] for row in ok] == [row["metrics"] for row in in_this_process]
     assert (failed["runs"], failed["missing"]) == ([], ["2"])
@@ -129,21 +106,23 @@ def test_a_launcher_does_the_same_runs_and_tells_of_failures(launcher, tmp_path,
 
 
 OPTUNA = [
-    *TRAIN, "-m", "hydra/sweeper=optuna", *TREES, "hydra.sweeper.n_trials=5",
-    "hydra.sweeper.startup_trials=2", "hydra.sweeper.n_jobs=2", "model.leaves=range(2,9,2)",
-    "model.learning_rate=tag(log,interval(0.01,0.3))", "data.only_unfinished=true,false",
+    "train", "-m", "hydra/sweeper=optuna", *LINEAR, "hydra.sweeper.n_trials=5",
+    "hydra.sweeper.startup_trials=2", "hydra.sweeper.n_jobs=2", "model.hidden=range(0,9,4)",
+    "model.optimizer.lr=tag(log,interval(0.001,0.1))", "data.only_unfinished=true,false",
 ]  # fmt: skip
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="no optuna")
 
 
 @pytest.mark.slow
 @needs_optuna
-def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
+def test_a_killed_search_resumes_to_the_same_trials(tmp_path):
     """Also the trial that was running when it was killed, in its own folder."""
-    call([*OPTUNA, "hydra.sweep.dir=whole"], tmp_path)
+    call(*OPTUNA, "hydra.sweep.dir=whole", folder=tmp_path)
     cut = [*OPTUNA, "hydra.sweep.dir=cut"]
-    call_and_kill(cut, tmp_path, tmp_path / "cut" / "3" / "config.json")
-    done = call(cut, tmp_path)
+    fourth = tmp_path / "cut" / "3" / "config.json"
+    with started(*cut, folder=tmp_path, until=fourth.exists):
+        pass
+    done = call(*cut, folder=tmp_path)
     found = [json.loads((tmp_path / d / "optimization_results.json").read_text()) for d in CUTS]
     assert found[0].pop("command").split() == found[1].pop("command").split()
     assert found[0] == found[1]
@@ -151,24 +130,23 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path):
     runs = [[json.loads((tmp_path / d / str(n) / "summary.json").read_text()) for n in range(5)]
             for d in CUTS]  # fmt: skip
     assert runs[0] == runs[1]
-    assert len({run["overrides"]["model.learning_rate"] for run in runs[0]}) == 5
+    assert len({run["overrides"]["model.optimizer.lr"] for run in runs[0]}) == 5
     assert found[0]["best_value"] == max(run["objective"] for run in runs[0])
     assert "trial 4: " in done.stdout
-    done = call([*cut, "model.l2=2"], tmp_path, check=2)
+    done = call(*cut, "model.warmup=0.2", folder=tmp_path, code=2)
     assert "has a study of another overrides" in done.stderr
 
 
 CUTS = ("whole", "cut")
 
 
-@pytest.mark.slow
 @needs_optuna
 def test_a_search_tells_what_it_cannot_do(tmp_path):
-    search = [*TRAIN, "-m", "hydra/sweeper=optuna", *TREES, "hydra.sweep.dir=r"]
-    assert "needs options to search" in call(search, tmp_path, check=2).stderr
+    search = ["train", "-m", "hydra/sweeper=optuna", *LINEAR, "hydra.sweep.dir=r"]
+    assert "needs options to search" in run(*search, folder=tmp_path, code=2).stderr
     # Trials that fail are trials, and the search ends with their exit code.
-    failing = [*search, "hydra.sweeper.n_trials=2", "model.leaves=0,1", "hydra.sweep.dir=f"]
-    call(failing, tmp_path, check=2)
+    failing = [*search, "hydra.sweeper.n_trials=2", "model.hidden=-1,-2", "hydra.sweep.dir=f"]
+    run(*failing, folder=tmp_path, code=2)
     found = json.loads((tmp_path / "f" / "optimization_results.json").read_text())
     assert found == {"trials": 2, "failed": 2}
 
@@ -235,6 +213,7 @@ def test_a_trial_without_an_objective_has_not_failed(tmp_path, capsys):
     assert command[-3:] == ["loss=bce", "a=choice(x, y)", "hydra.mode=RUN"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="no ray")
 def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
     import ray
@@ -261,14 +240,12 @@ def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
     assert run.overrides == {"seed": "1"}
 
 
-def test_a_run_hands_sweepers_its_validation_auroc(tmp_path, monkeypatch):
+def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):
     """And never a figure of the test part."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="0"):
-        main(["train", *TREES, "hydra.run.dir=r"])
+    run("train", *LINEAR, "hydra.run.dir=r", folder=tmp_path)
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=TREES)
+        config = compose("train", overrides=LINEAR)
     splits = build.splits(config, build.groups(config, build.store(config)))
     pairs = build.part_pairs(config, build.fit_parts(config), splits, "val")
     scores = PairScores.of(pairs, load_judge(tmp_path / "r" / "judge").score(pairs))

@@ -1,11 +1,9 @@
 """`experiment=paper_qwen3_4b` as it is, on a model of the same architecture with two layers."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from commandline import run
 from tiny_models import save_tiny_qwen3_lm
 
 from deepprune.core.errors import InputError
@@ -22,21 +20,16 @@ SMALL = [
 
 def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     save_tiny_qwen3_lm(tmp_path / "tiny")
-    done = subprocess.run(
-        [sys.executable, "-m", "deepprune.cli", "train", *EXPERIMENT, *SMALL],
-        cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("train", *EXPERIMENT, *SMALL, folder=tmp_path)
     record = json.loads((tmp_path / "r" / "judge" / "judge.json").read_text())
-    assert record["backbone"]["head"] == "generative"
-    assert record["backbone"]["lora"]["r"] == 16
-    assert record["encoder"]["template"][0].startswith("user: Below are")
+    assert record["settings"]["backbone"]["head"] == "generative"
+    assert record["settings"]["backbone"]["lora"]["r"] == 16
+    assert record["settings"]["encoder"]["template"][0].startswith("user: Below are")
     assert record["training"]["steps"] == 1
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
     facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train/")}
-    assert set(facts) == {f"data/train/{name}" for name in ("pairs", "truncated", "soft")}
+    assert set(facts) == {f"data/train/{name}" for name in ("pairs", "truncated")}
     monkeypatch.chdir(tmp_path)  # the adapters name their backbone as it was given
     assert load_judge("r/judge").provenance.seen_questions
     with pytest.raises(InputError, match="was trained from 'tiny'"):

@@ -4,16 +4,16 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from importlib.util import find_spec
 
 import pytest
 from builders import group, with_forced_answers
+from commandline import call, killed_at, rows, run, started
 from hydra import compose, initialize_config_dir
 
-from deepprune.cli import _literal, _read_question, config_folder, main
+from deepprune.cli import _literal, _read_question, config_folder
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.prune import _prune_all
 from deepprune.commands.run import _identity
@@ -28,30 +28,24 @@ from deepprune.live.record import LiveRecord
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.traces import TraceStore
 
-PRUNE = [sys.executable, "-m", "deepprune.cli", "prune"]
 ONE = "basic_arithmetic-11-0"
 """A question of the bundled pool."""
 
+FAULTY = {"PYTHONPATH": os.pathsep.join(sys.path)}
+"""For a process that imports `faulty`."""
+
 FAST = ["engine.seconds_per_token=0", "logger=none", "prefix.k=32"]
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
-def call(*arguments, folder, check=0, stdin=None, **settings):
-    done = subprocess.run(
-        [*PRUNE, *arguments], cwd=folder, env=ENVIRONMENT | settings.pop("env", {}),
-        input=stdin, capture_output=True, text=True, timeout=100, **settings,
-    )  # fmt: skip
-    assert done.returncode == check, done.stdout + done.stderr
-    return done
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+def decided(folder):
+    """Whether anything was decided."""
+    events = folder / "r" / "events.jsonl"
+    return lambda: events.exists() and "decision" in events.read_text()
 
 
 def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
     """Its recording replays to the same decisions and the same vote."""
-    done = call(ONE, *FAST, "hydra.run.dir=r", folder=tmp_path)
+    done = call("prune", ONE, *FAST, "hydra.run.dir=r", folder=tmp_path)
     lines = done.stdout.splitlines()
     assert lines[-3:-1] == ["results: r/results.jsonl", "run: r"]
     (row,) = rows(tmp_path / "r" / "results.jsonl")
@@ -65,7 +59,7 @@ def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
     assert (events[0]["event"], events[-1]["event"]) == ("start", "answer")
     replay = ["engine=replay", "engine.shuffle=false", "traces=r/traces", "view=json"]
     settings = ["prefix.k=32", "logger=none", "hydra.run.dir=again"]
-    told = call(*replay, *settings, folder=tmp_path).stdout.splitlines()
+    told = run("prune", *replay, *settings, folder=tmp_path).stdout.splitlines()
     again = json.loads(told[-1])
     same = ("answer", "weights", "voters", "decisions", "is_correct")
     assert {k: row[k] for k in same} == {k: again[k] for k in same}
@@ -74,7 +68,7 @@ def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
 
 def test_a_set_is_summed_up_tracked_and_gone_on_with(tmp_path):
     settings = ["questions=traces", "engine.seconds_per_token=0", "prefix.k=32", "view=none"]
-    done = call(*settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
+    done = call("prune", *settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
     assert (done.stdout, done.stderr) == ("", "")
     folder = tmp_path / "r"
     assert [row["status"] for row in rows(folder / "results.jsonl")] == ["ok", "ok"]
@@ -89,9 +83,9 @@ def test_a_set_is_summed_up_tracked_and_gone_on_with(tmp_path):
     assert {"answer", "tokens", "saving_estimated"} <= set(table["columns"])
     assert [p.suffix for p in (media / "images" / "prune").iterdir()] == [".png"]
     before = (folder / "results.jsonl").read_bytes()
-    call(*settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
+    run("prune", *settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
     assert (folder / "results.jsonl").read_bytes() == before
-    done = call(*settings, "questions.limit=3", "hydra.run.dir=r", folder=tmp_path, check=2)
+    done = run("prune", *settings, "questions.limit=3", "hydra.run.dir=r", folder=tmp_path, code=2)
     assert "another configuration" in done.stderr
 
 
@@ -104,7 +98,7 @@ def test_a_failed_question_is_recorded_and_the_set_goes_on(tmp_path):
     (tmp_path / "toy.jsonl").write_text("\n".join(map(json.dumps, lines)))
     questions = ["questions=file", "questions.path=toy.jsonl", "prune.traces=3"]
     settings = [*questions, *FAST[:2], "prefix.k=2", "engine.traces=two", "hydra.run.dir=r"]
-    done = call(*settings, folder=tmp_path, check=1)
+    done = run("prune", *settings, folder=tmp_path, code=1)
     assert "1 of 3 questions failed: all 3 traces failed: the script has 0 traces" in done.stderr
     assert "no net saving is claimed: the size of 'tiny' is not known" in done.stdout
     found = rows(tmp_path / "r" / "results.jsonl")
@@ -116,17 +110,14 @@ def test_a_failed_question_is_recorded_and_the_set_goes_on(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_path):
     slow = [ONE, "engine.seconds_per_token=0.02", "logger=none", "hydra.run.dir=r"]
-    process = subprocess.Popen(
-        [*PRUNE, *slow], cwd=tmp_path, env=ENVIRONMENT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for(process, lambda: "decision" in read(tmp_path / "r" / "events.jsonl"))
-    for _ in range(3):  # an impatient user
-        process.send_signal(number)
-    output, said = process.communicate(timeout=30)
+    with started("prune", *slow, folder=tmp_path, until=decided(tmp_path)) as process:
+        for _ in range(3):  # an impatient user
+            process.send_signal(number)
+        output, said = process.communicate(timeout=200)
     assert process.returncode == 128 + number, output + said
     assert said.strip() == (
         f"interrupted; 16 traces of {ONE} are in r/undecided; the same command with "
@@ -139,133 +130,42 @@ def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_
     assert all(t.n_tokens >= 64 for t in cut.traces)
     (row,) = rows(tmp_path / "r" / "results.jsonl")
     assert (row["status"], row["n_started"]) == ("interrupted", 16)
-    done = call(*slow, folder=tmp_path)
+    done = run("prune", *slow, folder=tmp_path)
     assert done.stdout.splitlines()[-1] == "-11"
     (row,) = rows(tmp_path / "r" / "results.jsonl")
     assert row["status"] == "ok"
 
 
-JUDGES = """
-import asyncio
-import time
-from pathlib import Path
-from deepprune.generation.backend import EngineError
-from deepprune.generation.scripted import ScriptedBackend
-from deepprune.judge.baselines import LexicalJudge
-from deepprune.traces import open_traces
-
-class Hanging(LexicalJudge):
-    def score(self, pairs):
-        time.sleep(3600)
-
-class Dying(ScriptedBackend):
-    async def stream(self, request):
-        n = 0
-        async for chunk in super().stream(request):
-            n += 1
-            if n == 50:
-                raise EngineError("its process was killed")
-            yield chunk
-
-class Slow(ScriptedBackend):
-    async def close(self):
-        Path("closing").touch()
-        await asyncio.sleep(2)
-        Path("closed").touch()
-
-def slow(traces, seconds_per_token, model):
-    return Slow(open_traces(traces).load(), seconds_per_token)
-
-class Unable(ScriptedBackend):
-    can_continue = False
-
-def dying(traces, seconds_per_token, model):
-    return Dying(open_traces(traces).load(), seconds_per_token)
-
-def unable(traces, seconds_per_token, model):
-    return Unable(open_traces(traces).load(), seconds_per_token)
-"""
-
-
-@pytest.fixture
-def faults(tmp_path):
-    (tmp_path / "faults.py").write_text(JUDGES)
-    return {"env": {"PYTHONPATH": str(tmp_path)}, "folder": tmp_path}
-
-
-def test_an_impatient_user_does_not_disturb_the_end_of_the_engine(faults, tmp_path):
+@pytest.mark.slow
+def test_an_impatient_user_does_not_disturb_the_end_of_the_engine(tmp_path):
     """A second Ctrl-C and a SIGTERM come while the engine takes 2 s to close."""
-    slow = ["engine._target_=faults.slow", "engine.seconds_per_token=0.02", "logger=none"]
-    process = subprocess.Popen(
-        [*PRUNE, ONE, *slow, "hydra.run.dir=r"], cwd=tmp_path, env=ENVIRONMENT | faults["env"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for(process, lambda: "decision" in read(tmp_path / "r" / "events.jsonl"))
-    process.send_signal(signal.SIGINT)
-    wait_for(process, (tmp_path / "closing").exists)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    slow = ["engine._target_=faulty.slow", "engine.seconds_per_token=0.02", "logger=none"]
+    arguments = ("prune", ONE, *slow, "hydra.run.dir=r")
+    with started(*arguments, folder=tmp_path, until=decided(tmp_path), **FAULTY) as process:
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "closing").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=200)
     assert process.returncode == 130, said
     assert said.strip().startswith(f"interrupted; 16 traces of {ONE} are in r/undecided")
     assert said.strip().count("\n") == 0
     assert (tmp_path / "closed").exists()
 
 
-def read(path):
-    return path.read_text() if path.exists() else ""
-
-
-def wait_for(process, is_there):
-    deadline = time.monotonic() + 60
-    while not is_there():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-KILLED = """
-import os, signal, sys
-from deepprune.cli import main
-from deepprune.live import record as live_record
-from deepprune.traces import TraceStore
-
-where, write_atomic, n = sys.argv[1], live_record.write_atomic, 0
-
-def kill(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def write(path, data):
-    global n
-    n += path.name == "results.jsonl"
-    write_atomic(path, data)
-    if n == 1:  # with the second question
-        if where == "append":
-            TraceStore.append = kill
-        else:
-            live_record.write_atomic = lambda path, data: (
-                kill() if path.name == "results.jsonl" else write_atomic(path, data)
-            )
-
-live_record.write_atomic = write
-main(["prune", *sys.argv[2:]])
-"""
-
-
-@pytest.mark.parametrize("where", ["append", "row"])
-def test_a_kill_while_a_question_is_stored_neither_loses_nor_doubles_it(where, tmp_path):
-    """Right before its traces are in the store, and right before its row is on record."""
-    (tmp_path / "killed.py").write_text(KILLED)
+@pytest.mark.parametrize(("file", "n_stored"), [("*.parquet", 1), ("results.jsonl", 2)])
+def test_a_kill_while_a_question_is_stored_neither_loses_nor_doubles_it(file, n_stored, tmp_path):
+    """Killed right before the second question is stored, and right before its row is on record."""
     settings = ["questions=traces", "questions.limit=3", *FAST, "view=none", "hydra.run.dir=r"]
-    killed = subprocess.run(
-        [sys.executable, "killed.py", where, *settings], cwd=tmp_path, env=ENVIRONMENT,
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with killed_at(file, 2):
+        run("prune", *settings, folder=tmp_path)
     folder = tmp_path / "r"
     assert len(rows(folder / "results.jsonl")) == 1
-    assert len(TraceStore.open(folder / "traces").refs()) == (1 if where == "append" else 2)
-    call(*settings, folder=tmp_path)
+    assert len(TraceStore.open(folder / "traces").refs()) == n_stored
+    run("prune", *settings, folder=tmp_path)
     found = rows(folder / "results.jsonl")
     assert [row["status"] for row in found] == ["ok"] * 3
     groups = TraceStore.open(folder / "traces").load()
@@ -273,7 +173,7 @@ def test_a_kill_while_a_question_is_stored_neither_loses_nor_doubles_it(where, t
     tokens = {each.question.question_id: sum(t.n_tokens for t in each.traces) for each in groups}
     assert tokens == {row["question_id"]: row["tokens"] for row in found}
     asked = [e["question_id"] for e in rows(folder / "events.jsonl") if e["event"] == "start"]
-    assert len(asked) == (4 if where == "append" else 3), "what is stored is not asked again"
+    assert len(asked) == 5 - n_stored, "what is stored is not asked again"
     assert not (folder / "pending.json").exists()
 
 
@@ -294,7 +194,7 @@ def test_an_interrupt_after_the_vote_waits_until_the_question_is_on_record(tmp_p
         return session
 
     policy = Consensus()
-    pruner = LivePruner(open_session, "tiny", policy, None, JudgeWorker(5), 3, 0, None, "boxed")
+    pruner = LivePruner(open_session, "tiny", policy, None, JudgeWorker(120), 3, 0, None)
     record = LiveRecord(tmp_path, engine, [played.question])
     try:
         with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
@@ -337,10 +237,11 @@ def test_a_run_goes_on_with_another_timeout_or_server():
     assert identity("engine=vllm", *more) == vllm
 
 
-def test_a_judge_that_hangs_keeps_nobody(faults, tmp_path):
+@pytest.mark.slow
+def test_a_judge_that_hangs_keeps_nobody(tmp_path):
     """The process exits, the result says that nothing was pruned."""
-    judge = ["judge._target_=faults.Hanging", "prune.judge_timeout_s=0.5", "hydra.run.dir=r"]
-    done = call(ONE, *FAST, *judge, "view=none", **faults)
+    judge = ["judge._target_=faulty.Hanging", "prune.judge_timeout_s=0.5", "hydra.run.dir=r"]
+    done = call("prune", ONE, *FAST, *judge, "view=none", folder=tmp_path, **FAULTY)
     assert done.stdout == "-11\n"
     assert "took longer than prune.judge_timeout_s=0.5 seconds" in done.stderr
     (row,) = rows(tmp_path / "r" / "results.jsonl")
@@ -348,9 +249,9 @@ def test_a_judge_that_hangs_keeps_nobody(faults, tmp_path):
     assert "took longer" in row["fallback"]
 
 
-def test_a_lost_engine_ends_the_run_in_one_line_with_all_stored(faults, tmp_path):
-    dying = ["engine._target_=faults.dying", "questions=traces", "questions.limit=2"]
-    done = call(*dying, *FAST, "view=json", "hydra.run.dir=r", **faults, check=1)
+def test_a_lost_engine_ends_the_run_in_one_line_with_all_stored(tmp_path):
+    dying = ["engine._target_=faulty.dying", "questions=traces", "questions.limit=2"]
+    done = run("prune", *dying, *FAST, "view=json", "hydra.run.dir=r", folder=tmp_path, code=1)
     assert "error: the engine is lost: its process was killed" in done.stderr
     assert "Traceback" not in done.stderr
     (row,) = rows(tmp_path / "r" / "results.jsonl")
@@ -359,19 +260,21 @@ def test_a_lost_engine_ends_the_run_in_one_line_with_all_stored(faults, tmp_path
     assert len(cut.traces) == 16
 
 
-def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path, monkeypatch):
     """Once a question is on record files may not grow beyond 2 KB, as if the disk were full."""
-    settings = ["questions=traces", "engine.seconds_per_token=0.001", "logger=none", "view=none"]
-    process = subprocess.Popen(
-        [*PRUNE, *settings, "hydra.run.dir=r"], cwd=tmp_path, env=ENVIRONMENT,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not (tmp_path / "r" / "results.jsonl").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+    settings = ["questions=traces", *FAST, "view=none", "hydra.run.dir=r"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = LiveRecord.write
+
+    def write_and_fill_the_disk(record, done):
+        write(record, done)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+    monkeypatch.setattr(LiveRecord, "write", write_and_fill_the_disk)
+    try:
+        said = run("prune", *settings, folder=tmp_path, code=2).stderr
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert said.count("\n") == 1, said
     assert said.startswith("error: the disk is full")
     stored = TraceStore.open(tmp_path / "r" / "traces")
@@ -405,30 +308,26 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path):
         (["1+1?", "pruning=mars", "engine=replay", "questions=traces"], "not both"),
     ],
 )
-def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [])
-    with pytest.raises(SystemExit) as exit_:
-        main(["prune", *arguments, "logger=none"])
-    assert exit_.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path):
+    lines = run("prune", *arguments, "logger=none", folder=tmp_path, code=2).stderr.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert said in lines[0]
     assert not list(tmp_path.glob("runs/*/config.json")), "no run was claimed"
 
 
-def test_a_policy_that_forces_answers_needs_an_engine_that_continues(faults):
-    store = TraceStore.create(faults["folder"] / "p", token_counter="generator", answers="boxed")
+def test_a_policy_that_forces_answers_needs_an_engine_that_continues(tmp_path):
+    store = TraceStore.create(tmp_path / "p", token_counter="generator", answers="boxed")
     store.append(with_forced_answers(group(["a", "b"], 8), [[0], [0]], every=4).traces)
-    settings = ["q", "engine._target_=faults.unable", "engine.traces=p", "pruning=early_exit"]
-    done = call(*settings, "logger=none", **faults, check=2)
+    settings = ["q", "engine._target_=faulty.unable", "engine.traces=p", "pruning=early_exit"]
+    done = run("prune", *settings, "logger=none", folder=tmp_path, code=2)
     assert "early_exit forces answers out of prefixes" in done.stderr
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
 def test_vllm_that_is_missing_is_said(tmp_path):
-    done = call("1+1?", "engine=vllm", "engine.model=m", "logger=none", folder=tmp_path, check=2)
+    settings = ["engine=vllm", "engine.model=m", "logger=none"]
+    done = run("prune", "1+1?", *settings, folder=tmp_path, code=2)
     assert "pip install 'deepprune[vllm]'" in done.stderr
 
 
@@ -438,7 +337,7 @@ def test_a_question_comes_from_an_argument_a_file_or_standard_input(tmp_path):
     assert _read_question(str(tmp_path / "q.txt")) == f"{text}\n"
     assert _read_question(f"@{tmp_path / 'q.txt'}") == f"{text}\n"
     assert _read_question(text) == text
-    done = call("-", *FAST, "view=none", folder=tmp_path, stdin=text)
+    done = run("prune", "-", *FAST, "view=none", folder=tmp_path, stdin=text)
     assert done.stdout == "-11\n"
 
 

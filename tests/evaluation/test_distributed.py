@@ -33,6 +33,7 @@ def test_two_processes_give_the_rows_of_one(store, tmp_path):
     assert sweep(store, tmp_path / "two", Processes(2), [DropDominated(N_QUESTIONS // 2)]) == one
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_gives_the_rows_of_one_process(store, tmp_path, monkeypatch):
     """Its processes find the judge and the policies of `sweeps` on the PYTHONPATH."""
     pytest.importorskip("ray")
