@@ -133,7 +133,9 @@ def main(traces: str = "pool", k: str = "128", n_pairs: str = "192") -> None:
         for pair in build_pairs(group, FirstTokens(int(k)))
     ]
     chosen = np.random.default_rng(0).choice(len(every), int(n_pairs), replace=False)
-    pairs = EncodedPairs([every[i] for i in chosen], PairEncoder(tokenizer, max_length=WINDOW))
+    pairs = EncodedPairs(
+        [every[i] for i in chosen], PairEncoder(tokenizer, max_length=WINDOW).encode
+    )
     is_bfloat16 = has_fast_bfloat16("cpu")
     contenders: dict[str, Callable[[], float]] = {
         "JudgeModule, PairLoader": lambda: lightning(pairs, is_bfloat16),

@@ -25,7 +25,7 @@ SamplerFactory = Callable[[IntArray, IntArray, int], PairSampler]
 
 
 class JudgeDataModule(pl.LightningDataModule):
-    """Token batches of labelled pairs for training, validation and test.
+    """Token batches of labelled pairs for training and validation.
 
     Samplers know their rank, and ``PairLoader`` is left alone by Lightning's own splitting. The
     train loader's place in its epoch is part of a checkpoint: a run resumed in mid-epoch sees
@@ -37,11 +37,11 @@ class JudgeDataModule(pl.LightningDataModule):
         encoding: How pairs become model inputs.
         sampler: Makes the training sampler, e.g. ``functools.partial(OversampleSampler, ratio=2)``.
         batch_size: Training pairs of a batch on each rank.
-        eval_batch_size: The same for validation and test.
+        eval_batch_size: The same for validation.
         pairs_per_question: At most so many training pairs of a group; ``None`` for all.
-        eval_pairs_per_question: The same for validation and test.
+        eval_pairs_per_question: The same for validation.
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
-            Validation and test keep all pairs, and mark them.
+            Validation keeps all pairs, and marks them.
         answer_style: How a trace states its answer, see ``build_pairs``.
         bucket_batches: Batches that are sorted by length together.
         seed: Decides the sample of pairs, their orientation and their order.
@@ -83,7 +83,7 @@ class JudgeDataModule(pl.LightningDataModule):
         self._resume: BatchState | None = None
 
     def pairs(self, part: str) -> list[TracePair]:
-        """The pairs of ``"train"``, ``"val"`` or ``"test"``.
+        """The pairs of ``"train"`` or ``"val"``.
 
         Raises:
             InputError: If the part has none, or training lacks a class.
@@ -93,7 +93,17 @@ class JudgeDataModule(pl.LightningDataModule):
     def encoded(self, part: str) -> EncodedPairs:
         """The pairs of a part with their tokens; built once."""
         if part not in self._encoded:
-            self._encoded[part] = EncodedPairs(self._build(part), self.encoding)
+            is_train = part == "train"
+            pairs = build_part(
+                part,
+                getattr(self.splits, part),
+                self.rule,
+                max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
+                only_unfinished=is_train and self._only_unfinished,
+                answer_style=self._answer_style,
+                seed=self._seed,
+            )
+            self._encoded[part] = EncodedPairs(pairs, self.encoding)
         return self._encoded[part]
 
     def facts(self, part: str) -> dict[str, int]:
@@ -105,13 +115,11 @@ class JudgeDataModule(pl.LightningDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Build the pairs of a stage, so that whatever is wrong with them shows early."""
-        for part in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
-            if part != "val" or self.splits.val:
-                self.encoded(part)
+        """Build all pairs, so that errors in them show before the model is loaded."""
+        for part in ("train", "val") if self.splits.val else ("train",):
+            self.encoded(part)
 
     def train_dataloader(self) -> PairLoader:
-        """Training batches, drawn by the sampler."""
         encoded = self.encoded("train")
         sampler = self._make_sampler(encoded.labels, encoded.group, self._seed)
         batches = BucketBatchSampler(
@@ -129,42 +137,23 @@ class JudgeDataModule(pl.LightningDataModule):
         Lightning keeps the state of a loader as well, but loads it only while it makes the loader,
         which ``Trainer.estimated_stepping_batches`` (a schedule asks for it) does too early.
         """
-        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+        return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next train loader go on from there; other stages start afresh."""
         if state_dict and self.trainer is not None and self.trainer.state.fn == "fit":
-            self._resume = BatchState(
-                epoch=state_dict["epoch"], batches_yielded=state_dict["batches_yielded"]
-            )
+            self._resume = dict(state_dict)
 
     def val_dataloader(self) -> PairLoader | list[PairLoader]:
         """Validation batches; none where the split has no validation part."""
-        return self._eval_loader("val") if self.splits.val else []
-
-    def test_dataloader(self) -> PairLoader:
-        """Test batches."""
-        return self._eval_loader("test")
-
-    def _eval_loader(self, part: str) -> PairLoader:
-        encoded = self.encoded(part)
+        if not self.splits.val:
+            return []
+        encoded = self.encoded("val")
         # Sorting all pairs by length at once wastes the least padding; order is free here.
         batches = BucketBatchSampler(
             OrderedSampler(encoded.labels, encoded.group),
             encoded.inputs.lengths,
             self._eval_batch_size,
-            bucket_batches=max(1, len(encoded)),
+            bucket_batches=len(encoded),
         )
         return PairLoader(encoded, batches)
-
-    def _build(self, part: str) -> list[TracePair]:
-        is_train = part == "train"
-        return build_part(
-            part,
-            getattr(self.splits, part),
-            self.rule,
-            max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
-            only_unfinished=is_train and self._only_unfinished,
-            answer_style=self._answer_style,
-            seed=self._seed,
-        )

@@ -5,8 +5,8 @@ Tensor names: B pairs of a batch, P pairs of a part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -21,56 +21,32 @@ from deepprune.data.samplers import BatchState, BucketBatchSampler
 class PairInputs(Protocol):
     """What a model reads of some pairs."""
 
-    @property
-    def lengths(self) -> IntArray:
-        """Tokens of each pair as the model reads it, shape ``(P,)``."""
-        ...
+    lengths: IntArray
+    """Tokens of each pair as the model reads it, shape ``(P,)``."""
 
-    @property
-    def is_truncated(self) -> BoolArray:
-        """Whether the window is too short for the pair, shape ``(P,)``."""
-        ...
+    is_truncated: BoolArray
+    """Whether the window is too short for the pair, shape ``(P,)``."""
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
         """Model inputs of the pairs at ``rows``."""
         ...
 
 
-class PairEncoding(Protocol):
-    """How pairs become model inputs; ``judge.encoding.PairEncoder`` is one."""
-
-    def encode(self, pairs: Sequence[TracePair]) -> PairInputs:
-        """The inputs of all pairs of a part; each text is read once."""
-        ...
-
-
-class PairMeta(TypedDict):
-    """What metrics need to know of each pair of a batch; all of shape ``(B,)``.
-
-    Attributes:
-        pair: Index into the pairs of this part; a rank's filled-up pairs repeat one.
-        question: Index of the question, the same for all models.
-        group: Index of question and model together: pairs of a group compare the same traces.
-        dataset: Index of the dataset.
-        is_unfinished: Neither prefix has reached its answer.
-    """
-
-    pair: Tensor
-    question: Tensor
-    group: Tensor
-    dataset: Tensor
-    is_unfinished: Tensor
+PairEncoding: TypeAlias = Callable[[Sequence[TracePair]], PairInputs]
+"""Makes the inputs of all pairs of a part; each text is read once."""
 
 
 class PairBatch(TypedDict):
     """A batch: ``model(**batch["inputs"])`` gives the logits of ``batch["labels"]``.
 
-    Labels are 1 or 0, float32, shape ``(B,)``.
+    Labels are 1 or 0, float32. ``meta`` says of each pair which one of the part it is (``pair``; a
+    rank's filled-up pairs repeat one), the number of its question and model (``group``), and
+    whether neither prefix has reached its answer (``is_unfinished``). All have shape ``(B,)``.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    meta: PairMeta
+    meta: dict[str, Tensor]
 
 
 class EncodedPairs:
@@ -88,17 +64,15 @@ class EncodedPairs:
 
     def __init__(self, pairs: Sequence[TracePair], encoding: PairEncoding) -> None:
         self.pairs = list(pairs)
-        self.inputs = encoding.encode(self.pairs)
+        self.inputs = encoding(self.pairs)
         self.labels: IntArray = labels_of(self.pairs)
         self.is_unfinished: BoolArray = np.array([pair.is_unfinished for pair in self.pairs], bool)
 
-        questions = [pair.first.trace.question for pair in self.pairs]
-        names = [q.key for q in questions]
-        self.question = _numbers(names)
-        self.group = _numbers(
-            [(name, pair.first.trace.model) for name, pair in zip(names, self.pairs, strict=True)]
-        )
-        self.dataset = _numbers([q.dataset for q in questions])
+        traces = [pair.first.trace for pair in self.pairs]
+        number: dict[object, int] = {}  # in the order of their first appearance
+        names = [(trace.question.key, trace.model) for trace in traces]
+        numbers = [number.setdefault(name, len(number)) for name in names]
+        self.group: IntArray = np.array(numbers, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -109,13 +83,11 @@ class EncodedPairs:
         return PairBatch(
             inputs=self.inputs.batch(rows),
             labels=torch.from_numpy(self.labels[rows].astype(np.float32)),
-            meta=PairMeta(
-                pair=torch.from_numpy(rows),
-                question=torch.from_numpy(self.question[rows]),
-                group=torch.from_numpy(self.group[rows]),
-                dataset=torch.from_numpy(self.dataset[rows]),
-                is_unfinished=torch.from_numpy(self.is_unfinished[rows]),
-            ),
+            meta={
+                "pair": torch.from_numpy(rows),
+                "group": torch.from_numpy(self.group[rows]),
+                "is_unfinished": torch.from_numpy(self.is_unfinished[rows]),
+            },
         )
 
 
@@ -142,15 +114,7 @@ class PairLoader:
         return (self.pairs.batch(indices) for indices in self.batch_sampler)
 
     def state_dict(self) -> BatchState:
-        """Where the batch sampler stands."""
         return self.batch_sampler.state_dict()
 
     def load_state_dict(self, state: BatchState) -> None:
-        """Go on where ``state`` was taken."""
         self.batch_sampler.load_state_dict(state)
-
-
-def _numbers(names: Sequence[object]) -> IntArray:
-    """The names as numbers, in the order of their first appearance."""
-    known: dict[object, int] = {}
-    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import comb
+from typing import Any
 
 import numpy as np
 
@@ -74,32 +75,14 @@ def build_pairs(
 
 
 def build_part(
-    part: str,
-    groups: Sequence[QuestionTraces],
-    rule: PrefixRule,
-    *,
-    max_pairs: int | None = None,
-    only_unfinished: bool = False,
-    answer_style: str | Mapping[str, str] = "auto",
-    seed: int = 0,
+    part: str, groups: Sequence[QuestionTraces], rule: PrefixRule, **settings: Any
 ) -> list[TracePair]:
-    """Return the pairs of all questions of a part; see ``build_pairs`` for the arguments.
+    """Return the pairs of all questions of a part; ``settings`` are those of ``build_pairs``.
 
     Raises:
         InputError: If there are none, or the part is ``"train"`` and all have the same label.
     """
-    pairs = [
-        pair
-        for group in groups
-        for pair in build_pairs(
-            group,
-            rule,
-            max_pairs=max_pairs,
-            only_unfinished=only_unfinished,
-            answer_style=answer_style,
-            seed=seed,
-        )
-    ]
+    pairs = [pair for group in groups for pair in build_pairs(group, rule, **settings)]
     if not pairs:
         raise InputError(
             f"the {part} part needs pairs, got none from {len(groups)} questions with {rule}: use "

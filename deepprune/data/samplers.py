@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Annotated, TypedDict
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from torch import distributed
@@ -74,9 +74,9 @@ class PairSampler(Sampler[int]):
         self.num_replicas, self.rank = num_replicas, rank
         self.epoch_length = self._natural_length() if epoch_length is None else epoch_length
 
-    @abstractmethod
     def _natural_length(self) -> int:
         """Length of an epoch where the caller states none."""
+        return len(self.labels)
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator) -> IntArray:
@@ -102,20 +102,17 @@ class PairSampler(Sampler[int]):
 class NaturalSampler(PairSampler):
     """Every pair once an epoch, in random order; the natural length is the number of pairs."""
 
-    def _natural_length(self) -> int:
-        return len(self.labels)
-
     def _draw(self, rng: np.random.Generator) -> IntArray:
         return _cycle(np.arange(len(self.labels)), self.epoch_length, rng)
 
 
 @checked
 class OversampleSampler(PairSampler):
-    """Every pair once, those of the minority class ``ratio`` times (the paper: 2).
+    """Every pair once, those of the minority class ``ratio`` times.
 
-    Of a ratio of 2.5 each minority pair gets two, and a random half of them a third. The natural
-    length is ``#majority + round(ratio * #minority)``; with a length of its own, the epoch is a
-    random part of that.
+    With a ratio of 2.5 each minority pair is drawn twice, and a random half of them a third time.
+    The natural length is ``#majority + round(ratio * #minority)``; a shorter epoch is a random part
+    of that.
 
     Args:
         labels: See ``PairSampler``.
@@ -156,16 +153,12 @@ class OversampleSampler(PairSampler):
 class BalancedSampler(PairSampler):
     """As many pairs of one class as of the other.
 
-    The natural length is the number of pairs: of the majority about half are left out in an epoch,
-    and other ones in the next; those of the minority are repeated evenly. An odd length has one
-    more of the majority.
+    The natural length is the number of pairs: an epoch skips about half of the majority, the next
+    one others, and repeats the minority evenly. An odd length has one more of the majority.
 
     Raises:
         ValueError: If only one class is there.
     """
-
-    def _natural_length(self) -> int:
-        return len(self.labels)
 
     def _draw(self, rng: np.random.Generator) -> IntArray:
         minority, majority = _classes(self.labels)
@@ -184,10 +177,9 @@ class QuestionBalancedSampler(PairSampler):
     """Every question, and either class within a question, as often as any other.
 
     A question is one model's traces of it, a group. An epoch is made of blocks: ``block`` pairs of
-    one question in a row, its classes in turn. So a ranking loss finds in a batch what it compares,
-    and ``block=1`` is the weighing alone. A question with one class counts as much as the others.
-    Of each question and class no pair comes twice in an epoch before all have come once. The
-    natural length is the number of pairs.
+    one question in a row, its classes in turn, so that a batch has what a ranking loss compares;
+    ``block=1`` only weighs. A question with one class counts as much as the others. No pair of a
+    question and class is repeated in an epoch before all others have been drawn.
 
     Args:
         labels: See ``PairSampler``.
@@ -216,9 +208,6 @@ class QuestionBalancedSampler(PairSampler):
             labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
         )
 
-    def _natural_length(self) -> int:
-        return len(self.labels)
-
     def _draw(self, rng: np.random.Generator) -> IntArray:
         names, numbers = np.unique(self.groups, return_inverse=True)
         order = _cycle(np.arange(len(names)), -(-self.epoch_length // self.block), rng)
@@ -244,9 +233,6 @@ class QuestionBalancedSampler(PairSampler):
 class OrderedSampler(PairSampler):
     """Every pair once an epoch, in the given order: for validation and test."""
 
-    def _natural_length(self) -> int:
-        return len(self.labels)
-
     def _draw(self, rng: np.random.Generator) -> IntArray:
         return np.resize(np.arange(len(self.labels)), self.epoch_length)
 
@@ -258,7 +244,7 @@ def _classes(labels: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _rows_of(numbers: IntArray, n: int) -> list[IntArray]:
-    """The rows in which each of 0, ..., n - 1 stands."""
+    """Rows of each of the numbers 0, ..., n - 1."""
     rows = np.argsort(numbers, kind="stable")
     return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, n)))
 
@@ -271,11 +257,8 @@ def _cycle(indices: IntArray, length: int, rng: np.random.Generator) -> IntArray
     return np.concatenate(rounds)[:length] if rounds else indices[:0]
 
 
-class BatchState(TypedDict):
-    """Where a ``BucketBatchSampler`` stands."""
-
-    epoch: int
-    batches_yielded: int
+BatchState: TypeAlias = dict[str, int]
+"""Position of a ``BucketBatchSampler``: its ``epoch``, and ``batches_yielded`` in it."""
 
 
 class BucketBatchSampler(Sampler[list[int]]):
@@ -316,7 +299,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.sampler = sampler
         self.lengths: IntArray = np.asarray(lengths, dtype=np.int64)
         self.batch_size, self.bucket_batches = batch_size, bucket_batches
-        self._state = BatchState(epoch=0, batches_yielded=0)
+        self._state = {"epoch": 0, "batches_yielded": 0}
         self._resume: BatchState | None = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -330,7 +313,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         epoch, resume, self._resume = self.sampler.epoch, self._resume, None
         start = resume["batches_yielded"] if resume and resume["epoch"] == epoch else 0
         for number, batch in enumerate(self._batches(epoch)[start:], start + 1):
-            self._state = BatchState(epoch=epoch, batches_yielded=number)
+            self._state = {"epoch": epoch, "batches_yielded": number}
             yield batch
 
     def _batches(self, epoch: int) -> list[list[int]]:
@@ -353,7 +336,5 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def load_state_dict(self, state: BatchState) -> None:
         """Go on after the batches that ``state`` counts, if that epoch is iterated next."""
-        self._state = self._resume = BatchState(
-            epoch=state["epoch"], batches_yielded=state["batches_yielded"]
-        )
+        self._state = self._resume = dict(state)
         self.set_epoch(state["epoch"])

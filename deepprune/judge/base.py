@@ -56,16 +56,16 @@ class Judge(ABC):
     """True where swapping a pair never changes its score."""
 
     is_model: bool = False
-    """True where scoring takes a neural network: its scores are worth keeping on disk, and one
-    process asks for them unless the user wants more."""
+    """True where scoring runs a neural network: scores are kept on disk, and one process asks for
+    them by default."""
 
     needs: frozenset[Need] = TEXT_ALONE
     """What it reads of the traces. The forced answers that one with ``Need.FORCED_ANSWERS``
     reads are on the generator's bill."""
 
     reads_peers: bool = False
-    """True where a score depends on the peers of the prefixes as well, see ``types.Peers``. It then
-    holds for one set of traces that are there together, and is kept no longer than these."""
+    """True where a score also depends on the peers of the prefixes (``types.Peers``): it is then
+    valid only for these traces, and not cached."""
 
     @property
     @abstractmethod

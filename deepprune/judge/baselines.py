@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from scipy.special import expit, ndtri
@@ -48,11 +48,6 @@ def find_equations(text: str) -> list[str]:
     """
     formula = _SPACED_SIGN.sub(r"\1", _DELIMITER.sub(" ", without_thousands(text)))
     return [equation.strip("()") for equation in _EQUATION.findall(formula)]
-
-
-class _Features(NamedTuple):
-    numbers: frozenset[str]
-    equations: frozenset[str]
 
 
 class LexicalJudge(Judge):
@@ -212,7 +207,7 @@ def _agreement(answer_classes: Sequence[int]) -> float:
     return sum(n * (n - 1) for n in sizes) / (len(answer_classes) * (len(answer_classes) - 1))
 
 
-def _overlap(first: _Features, second: _Features) -> float:
+def _overlap(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]]) -> float:
     total, n_kinds = 0.0, 0
     for a, b in zip(first, second, strict=True):
         if a or b:
@@ -223,5 +218,5 @@ def _overlap(first: _Features, second: _Features) -> float:
 
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
-def _features(text: str) -> _Features:
-    return _Features(frozenset(find_numbers(text)), frozenset(find_equations(text)))
+def _features(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(find_numbers(text)), frozenset(find_equations(text))

@@ -50,7 +50,6 @@ class Platt:
         return np.asarray(expit(self.scale * np.asarray(logits, dtype=np.float64) + self.bias))
 
     def to_json(self) -> dict[str, Any]:
-        """What ``from_json`` reads back, exactly."""
         return {"kind": self.kind, **asdict(self)}
 
     @classmethod

@@ -108,7 +108,6 @@ class CascadeJudge(Judge):
         return JudgeProvenance("cascade", fingerprint, seen)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         odds, inside = _log_odds(self._scores(self.cheap, pairs)), self.sends(pairs)
         if sent := list(itertools.compress(pairs, inside)):
             odds[inside] = (odds[inside] + _log_odds(self._scores(self.expensive, sent))) / 2
@@ -136,7 +135,6 @@ class CascadeJudge(Judge):
         return prices
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
-        """Those of both judges."""
         cheap, expensive = (j.prefix_prices(prefixes) for j in (self.cheap, self.expensive))
         return Prices(cheap.tokens + expensive.tokens, cheap.flops + expensive.flops)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +29,7 @@ from deepprune.judge.trained import TrainedJudge
 if TYPE_CHECKING:
     from torch import nn
 
-    from deepprune.judge.network.columns import ColumnEncoding, ColumnInputs, ColumnModel
+    from deepprune.judge.network.columns import ColumnInputs, ColumnModel
 
 FEATURES_VERSION = 3
 """Of the columns: weights are read back only by the version that they were trained with."""
@@ -79,7 +79,6 @@ class LinearJudge(TrainedJudge):
         self.is_model = any(group.is_model for group in self._groups)
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uncalibrated logits, shape ``(len(pairs),)``."""
         values = (columns(self._groups, pairs) - self._weights["mean"]) / self._weights["scale"]
         for number, layer in enumerate(self._layers):
             if number:
@@ -157,15 +156,13 @@ class LinearArchitecture:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What its groups read of the traces."""
         return frozenset[Need]().union(*(group.needs for group in self._groups))
 
     @property
-    def encoding(self) -> ColumnEncoding:
-        """How pairs become columns."""
-        from deepprune.judge.network.columns import ColumnEncoding
+    def encoding(self) -> Callable[[Sequence[TracePair]], ColumnInputs]:
+        from deepprune.judge.network.columns import ColumnInputs
 
-        return ColumnEncoding(self._groups)
+        return lambda pairs: ColumnInputs(columns(self._groups, pairs))
 
     def build(self, inputs: ColumnInputs | None = None) -> ColumnModel:
         """The model before its training; it standardises by the columns of ``inputs``."""
@@ -177,6 +174,5 @@ class LinearArchitecture:
         return model
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> LinearJudge:
-        """The judge of a trained model, not yet calibrated."""
         weights = {name: t.detach().cpu().numpy() for name, t in model.state_dict().items()}
         return LinearJudge(self.groups, weights, name=self.name, seen_questions=seen_questions)

@@ -73,7 +73,6 @@ class TrainedJudge(Judge):
         return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Calibrated probabilities of "same answer", shape ``(len(pairs),)``."""
         return self.calibration(self.logits(pairs))
 
     def calibrate(

@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
     for name, rule in (("short", FirstTokens(32)), ("long", FirstTokens(64))):
         pairs = build_part("train", groups, rule, max_pairs=20)
         architecture = LinearArchitecture()
-        model = architecture.build(architecture.encoding.encode(pairs))
+        model = architecture.build(architecture.encoding(pairs))
         torch.nn.init.normal_(model.layers[0].weight, std=0.1)
         judge = architecture.judge(model, seen)
         judge.export(folder / name / "judge", prefix_rule=rule)

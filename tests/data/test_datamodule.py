@@ -79,7 +79,7 @@ def data(**settings):
     groups = [group(["a", "a", "b", "b", "a"], [9, 9, 9, 9, 4], name=f"q{i}") for i in range(6)]
     splits = Splits(tuple(groups[:4]), tuple(groups[4:5]), tuple(groups[5:]))
     return JudgeDataModule(
-        splits, FirstTokens(5), Words(), **{"batch_size": 4, "bucket_batches": 2, **settings}
+        splits, FirstTokens(5), Words().encode, **{"batch_size": 4, "bucket_batches": 2, **settings}
     )
 
 
@@ -99,7 +99,7 @@ def test_batches_say_what_metrics_need():
     batch = encoded.batch([0, 23])
     assert batch["labels"].tolist() == [p.label for p in (encoded.pairs[0], encoded.pairs[23])]
     assert batch["labels"].dtype == torch.float32
-    assert batch["meta"]["question"].tolist() == batch["meta"]["group"].tolist() == [0, 3]
+    assert batch["meta"]["group"].tolist() == [0, 3]
     assert batch["inputs"]["input_ids"].shape == (2, encoded.inputs.lengths[[0, 23]].max())
     assert encoded.inputs.lengths.tolist() == [11] * 24
 
@@ -108,7 +108,7 @@ def test_each_prefix_is_tokenised_once():
     words = Words()
     groups = [group(["a", "b", "a"], name=f"q{i}") for i in range(3)]
     splits = Splits(*((g,) for g in groups))
-    JudgeDataModule(splits, FirstTokens(5), words).encoded("train")
+    JudgeDataModule(splits, FirstTokens(5), words.encode).encoded("train")
     assert words.n_texts == 1 + 3  # the question and three prefixes, in three pairs
 
 
@@ -162,4 +162,4 @@ def test_no_pairs_and_one_class_are_errors():
 def test_overlapping_parts_are_refused():
     one = group(["a", "b"])
     with pytest.raises(InputError, match="one part only"):
-        JudgeDataModule(Splits((one,), (), (one,)), FirstTokens(5), Words())
+        JudgeDataModule(Splits((one,), (), (one,)), FirstTokens(5), Words().encode)

@@ -35,7 +35,7 @@ def fitted(pairs, groups=("overlaps", "lengths"), *, hidden=0, seen=frozenset(),
     """Full-batch AdamW on binary cross-entropy."""
     torch.manual_seed(0)
     architecture = LinearArchitecture(groups, hidden)
-    inputs = architecture.encoding.encode(pairs)
+    inputs = architecture.encoding(pairs)
     model = architecture.build(inputs)
     batch = inputs.batch(np.arange(len(pairs)))
     labels = torch.tensor([float(p.label) for p in pairs])

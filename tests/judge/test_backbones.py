@@ -1,6 +1,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -19,17 +20,18 @@ from transformers import (
 )
 
 from deepprune.core.errors import InputError
+from deepprune.core.flops import transformer_flops
 from deepprune.judge.network import backbones
 from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
     Pooling,
+    forward_flops,
     load_model,
     load_tokenizer,
-    model_size,
     set_pad_token,
 )
-from deepprune.judge.network.encoding import ANSWER_WORDS, Layout, PairEncoder
+from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
 
 LAST = {"pooling": "last"}
 QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json
@@ -86,7 +88,7 @@ def test_last_pooling_is_the_sequence_classifier_of_transformers(tmp_path):
     ).eval()
     reference.model.load_state_dict(model.encoder.state_dict())
     reference.score.load_state_dict(model.head.state_dict())
-    encoder = PairEncoder(tokenizer, layout=Layout.CAUSAL, with_question=True)
+    encoder = PairEncoder(tokenizer, layout="causal", with_question=True)
     inputs = encoder.collate([encoder.join([5, 6], *pair) for pair in PAIRS])
     with torch.no_grad():
         expected = reference(**inputs).logits[:, 0]
@@ -169,7 +171,7 @@ def test_adapters_begin_as_the_backbone(tmp_path):
     plain = load_model(Backbone(source=source, **LAST))
     lora = load_model(Backbone(source=source, lora=Lora(), **LAST))
     lora.head.load_state_dict(plain.head.state_dict())
-    encoder = PairEncoder(tiny_causal_tokenizer(), layout=Layout.CAUSAL)
+    encoder = PairEncoder(tiny_causal_tokenizer(), layout="causal")
     assert torch.allclose(logits(plain, encoder, PAIRS), logits(lora, encoder, PAIRS), atol=1e-6)
 
 
@@ -179,9 +181,8 @@ def test_the_papers_judge_on_the_meta_device():
     count = count_parameters(model)
     assert (count.total - count.trainable) / 1e9 == pytest.approx(4.022, abs=5e-4)
     assert (count.trainable - 2560) / 1e6 == pytest.approx(11.80, abs=5e-3)
-    size = model_size(model)
-    assert size.n_params == count.total - 151936 * 2560
-    assert (size.n_layers, size.hidden) == (36, 4096)
+    expected = transformer_flops(count.total - 151936 * 2560, 36, 4096, 1000, causal=True)
+    assert forward_flops(model, np.array([1000.0]), causal=True) == [expected]
 
 
 def build_on_meta(config, backbone):
@@ -246,7 +247,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
         model = load_model(
             Backbone(source=source, lora=Lora(), gradient_checkpointing=checkpointing, **LAST)
         ).train()
-        encoder = PairEncoder(tiny_causal_tokenizer(), layout=Layout.CAUSAL)
+        encoder = PairEncoder(tiny_causal_tokenizer(), layout="causal")
         model(**encoder.collate([encoder.join([], *pair) for pair in PAIRS])).sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert gradients[0]
@@ -281,7 +282,7 @@ def test_unknown_adapter_targets_list_the_known_ones(tmp_path):
     ("settings", "match"),
     [
         ({"freeze": True, "lora": Lora()}, "lora=None"),
-        ({"dropout": 1.0}, "got 1.0"),
+        ({"dropout": 1.0}, "got 1"),
         ({"dtype": "int8"}, "got 'int8'"),
         ({"pooling": "first"}, "first"),
         ({"pooling": "mean", "head": "generative"}, "got pooling=mean"),

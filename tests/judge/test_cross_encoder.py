@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -156,6 +157,15 @@ def test_a_changed_export_is_refused(sources, tmp_path):
         load_judge(folder)
     with pytest.raises(InputError, match="training exported"):
         load_judge(tmp_path)
+
+
+def test_reading_adapters_back_reports_no_missing_weights(sources, tmp_path, caplog, monkeypatch):
+    """transformers reports the head as newly initialised, and the export fills it."""
+    folder = judge(sources, "qwen3").export(tmp_path / "judge")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.clear()
+    load_judge(folder, "cpu")
+    assert caplog.messages == []
 
 
 def test_adapters_refuse_another_backbone(sources, tmp_path):

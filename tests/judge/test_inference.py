@@ -5,7 +5,7 @@ from tiny_models import tiny_causal_tokenizer, tiny_qwen3_config
 from transformers import LlamaConfig, LlamaModel, Qwen3Model
 
 from deepprune.judge.network.backbones import PairClassifier
-from deepprune.judge.network.encoding import Layout, PairEncoder
+from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.inference import pair_logits, token_batches
 
 FIRSTS = ["we add 3 and 4 to get 7", "let x be 12. then", "so"]
@@ -60,7 +60,7 @@ def test_a_shared_representative_changes_no_logit(backbone, max_length):
     torch.nn.init.normal_(model.head.weight)
     encoder = PairEncoder(
         tiny_causal_tokenizer(),
-        layout=Layout.CAUSAL,
+        layout="causal",
         max_length=max_length,
         with_question=True,
     )
@@ -75,7 +75,7 @@ def test_a_shared_representative_changes_no_logit(backbone, max_length):
 
 def test_the_representative_is_read_once():
     model = PairClassifier(qwen3(), "last").eval()
-    encoder = PairEncoder(tiny_causal_tokenizer(), layout=Layout.CAUSAL, max_length=1024)
+    encoder = PairEncoder(tiny_causal_tokenizer(), layout="causal", max_length=1024)
     sequences = encoded(encoder, 1)
     n_head = sequences[0].segments.index(1)
     counter = Counter(model)

@@ -33,6 +33,7 @@ class Counted(TrainedJudge):
     """The first prefix's number of characters as a logit; counts the pairs that it is asked."""
 
     is_model = True
+    settings = _identity = _write_files = _from_record = None  # it is never exported
 
     def __init__(self):
         super().__init__(Platt(0.1, -2), name="counted")
@@ -41,9 +42,6 @@ class Counted(TrainedJudge):
     @property
     def provenance(self):
         return JudgeProvenance("counted", "counted-v1")
-
-    def export(self, folder, **facts):
-        raise NotImplementedError
 
     def logits(self, pairs):
         self.n_asked += len(pairs)

@@ -54,7 +54,7 @@ def data(source, sampler=None, **settings):
     return JudgeDataModule(
         Splits(tuple(groups[:2]), tuple(groups[2:3]), tuple(groups[3:])),
         FirstTokens(5),
-        encoder,
+        encoder.encode,
         sampler or functools.partial(OversampleSampler, ratio=2),
         **{"batch_size": 5, "seed": 3, **settings},
     )

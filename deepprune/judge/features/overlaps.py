@@ -10,7 +10,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,6 @@ COUNTED_WORDS = (
     *("wait", "hmm", "but", "alternatively", "maybe", "check"),  # hesitation
     *("so", "let", "therefore", "answer"),  # progress
 )
-COUNTED_WORDS = (
-    *("wait", "hmm", "but", "alternatively", "maybe", "check"),  # hesitation
-    *("so", "let", "therefore", "answer"),  # progress
-)
 COUNTS = (
     "characters",
     "words",
@@ -77,9 +73,7 @@ _CACHED_PREFIXES = 16_384  # some kB each at 500 tokens
 _PAIRS = 8192  # whose shared elements are counted together, which bounds the memory
 
 
-class _PrefixFeatures(NamedTuple):
-    sets: tuple[NDArray[np.uint32], ...]  # hashes without duplicates, by kind
-    counts: tuple[int, ...]  # by COUNTS
+_Sets: TypeAlias = tuple[NDArray[np.uint32], ...]  # hashes without duplicates, by kind
 
 
 def columns(pairs: Sequence[TracePair]) -> FloatArray:
@@ -109,14 +103,14 @@ def distinct_prefixes(pairs: Sequence[TracePair]) -> tuple[list[Prefix], IntArra
     return list({id(p): p for p in prefixes}.values()), ends.reshape(-1, 2)
 
 
-def prefix_sets(prefix: Prefix) -> tuple[NDArray[np.uint32], ...]:
+def prefix_sets(prefix: Prefix) -> _Sets:
     """Hashes of what a prefix has of each of `KINDS`, without duplicates."""
-    return _prefix_features(prefix.text, prefix.trace.question.text).sets
+    return _prefix_features(prefix.text, prefix.trace.question.text)[0]
 
 
 def text_counts(prefix: Prefix) -> tuple[int, ...]:
     """Counts of a prefix's text by `COUNTS`."""
-    return _prefix_features(prefix.text, prefix.trace.question.text).counts
+    return _prefix_features(prefix.text, prefix.trace.question.text)[1]
 
 
 def _shared(sets: Sequence[NDArray[np.uint32]], ends: IntArray) -> FloatArray:
@@ -143,7 +137,8 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
-def _prefix_features(text: str, question: str) -> _PrefixFeatures:
+def _prefix_features(text: str, question: str) -> tuple[_Sets, tuple[int, ...]]:
+    """Sets by `KINDS` and counts by `COUNTS`, in one pass over the text."""
     plain = without_thousands(text)
     words = _WORD.findall(plain.lower())
     numbers = [word for word in words if word[0].isdecimal()]
@@ -152,7 +147,7 @@ def _prefix_features(text: str, question: str) -> _PrefixFeatures:
     derived = times.keys() - given
     results = _RESULT.findall(plain)
     tails = [[word for word in words[-n:] if word[0].isdecimal()] for n in _TAILS]
-    return _PrefixFeatures(
+    return (
         (
             _hashes(times),
             _hashes(f"{n}#{k}" for n, total in times.items() for k in range(total)),

@@ -6,7 +6,7 @@ P: pairs, n: peers, K: kinds of sets, see ``overlaps.KINDS``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,11 +31,9 @@ NAMES = tuple(
 """Names of the columns."""
 
 
-class _Tables(NamedTuple):
-    row: dict[tuple[str, int], int]  # by model and sample
-    weighted: FloatArray  # Jaccard index weighed by rarity of each two peers, (K, n, n)
-    means: FloatArray  # of a peer with all others: plain Jaccard index, weighed, (K, 2, n)
-
+_Tables: TypeAlias = tuple[dict[tuple[str, int], int], FloatArray, FloatArray]
+"""Rows of n peers by model and sample; Jaccard index weighed by rarity of each two peers,
+``(K, n, n)``; mean index of a peer with all others, plain and weighed, ``(K, 2, n)``."""
 
 _known: WeakKeyDictionary[Peers, _Tables] = WeakKeyDictionary()
 
@@ -67,18 +65,18 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
         assert peers is not None
         if peers not in _known:
             _known[peers] = _tables(peers)
-        tables = _known[peers]
+        row, weighted, means = _known[peers]
         ends = np.array(
-            [[tables.row[_name(p)] for p in (pairs[i].first, pairs[i].second)] for i in numbers]
+            [[row[_name(p)] for p in (pairs[i].first, pairs[i].second)] for i in numbers]
         )
-        features[numbers] = _compare(tables, ends)
+        features[numbers] = _compare(weighted, means, ends)
     return features
 
 
-def _compare(tables: _Tables, ends: IntArray) -> FloatArray:
+def _compare(weighted: FloatArray, means: FloatArray, ends: IntArray) -> FloatArray:
     """``(P, 2)`` -> ``(P, 5 K)``."""
-    weighted = tables.weighted[:, ends[:, 0], ends[:, 1]]  # (K, P)
-    means = tables.means[:, :, ends]  # (K, 2, P, 2)
+    weighted = weighted[:, ends[:, 0], ends[:, 1]]  # (K, P)
+    means = means[:, :, ends]  # (K, 2, P, 2)
     low_high = np.stack([means.min(-1), means.max(-1)], axis=2).reshape(len(KINDS), 4, -1)
     return np.concatenate([weighted[:, None], low_high], axis=1).reshape(-1, len(ends)).T
 
@@ -100,7 +98,7 @@ def _tables(peers: Peers) -> _Tables:
             index = _jaccard(has, weights)
             means[kind, number] = (index.sum(1) - index.diagonal()) / max(1, n - 1)
         weighted[kind] = index
-    return _Tables({_name(p): row for row, p in enumerate(peers.prefixes)}, weighted, means)
+    return {_name(p): row for row, p in enumerate(peers.prefixes)}, weighted, means
 
 
 def _jaccard(has: csr_array, weights: FloatArray) -> FloatArray:

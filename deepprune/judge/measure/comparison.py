@@ -189,9 +189,9 @@ def compare(
     measures = _measures(scored, seed, n_draws)
     rows = []
     for kept, members in grouped.items():
-        done = _done(members)
+        done = _finished(members)
         reference = _baseline(kept, grouped, baseline)
-        others = [] if reference is None else _done(grouped[reference])
+        others = [] if reference is None else _finished(grouped[reference])
         is_reference = reference == kept
         mine = {_seeds(run): measures[id(run)] for run in done if id(run) in measures}
         rows.append(
@@ -272,7 +272,7 @@ def _seeds(run: RunRecord) -> tuple[str, ...]:
     return tuple(run.overrides.get(name, "") for name in SEEDS)
 
 
-def _done(runs: Iterable[RunRecord]) -> list[RunRecord]:
+def _finished(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.status == "ok"]
 
 
@@ -293,7 +293,7 @@ def _baseline(
 ) -> _Overrides | None:
     """Find the overrides of the row that this one is compared with."""
     if baseline is None:
-        return next((row for row, runs in rows.items() if _done(runs)), None)
+        return next((row for row, runs in rows.items() if _finished(runs)), None)
     others = {k: v for k, v in kept if k not in baseline}
     for row in rows:
         chosen = {k: _value(v) for k, v in row if k in baseline}
@@ -326,12 +326,13 @@ def _read_run(folder: Path) -> RunRecord:
     failure = _read(folder / FAILURE)
     status = "failed" if failure else summary.get("status", "unfinished")
     scores = folder / TEST_SCORES
+    given: Any = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
     return RunRecord(
         folder.name,
         status,
         failure.get("reason", ""),
         failure.get("exit_code", int(status != "ok")),
-        summary.get("overrides") or _overrides(folder),
+        summary.get("overrides") or by_option(given),
         summary.get("point", ""),
         {current_name(name): Estimate(*e) for name, e in summary.get("metrics", {}).items()},
         PairScores.load(scores) if status == "ok" and scores.exists() else None,
@@ -340,12 +341,6 @@ def _read_run(folder: Path) -> RunRecord:
 
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def _overrides(folder: Path) -> dict[str, str]:
-    """Read the overrides of a run that has no summary yet."""
-    given: Any = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    return by_option(list(given))
 
 
 def by_option(overrides: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Metrics of judge scores: pooled over all pairs, and within questions.
 
-P: pairs. The positive class is "same answer". Undefined is ``nan``, never 0 or 0.5.
+P: pairs. Scores in [0, 1], labels (1 for "same answer", else 0) and questions have the shape
+``(P,)``; where a group is one model's traces of a question, ``questions`` names the group.
+Undefined is ``nan``, never 0 or 0.5.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ NAN = float("nan")
 ECE_BINS = 15
 FNR = 0.2
 """Share of the "same" pairs that ``tnr_at_fnr_20`` may lose."""
-
 
 METRICS = (
     "auroc_within",
@@ -32,10 +33,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve: the chance that a "same" pair outscores a "different" one.
 
     A tie counts half (Mann-Whitney). ``nan`` where a class is missing.
-
-    Args:
-        scores: Shape ``(P,)``.
-        labels: 1 or 0, shape ``(P,)``.
 
     >>> auroc([0.9, 0.6, 0.6, 0.1], [1, 1, 0, 0])
     0.875
@@ -54,12 +51,6 @@ def auroc_within(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> 
 
     Questions with only one class have weight 0. Knowing the question's agreement rate alone, which
     pruning cannot use, does not raise this metric. ``nan`` where no question has both classes.
-
-    Args:
-        scores: Shape ``(P,)``.
-        labels: 1 or 0, shape ``(P,)``.
-        questions: The question of each pair, shape ``(P,)``; of several models, the question and
-            the model.
     """
     value, weight = within_parts(*check_groups(scores, labels, questions))
     return float(value @ weight / weight.sum()) if weight.sum() else NAN
@@ -71,11 +62,6 @@ def tnr_at_fnr(scores: ArrayLike, labels: ArrayLike, fnr: float = FNR) -> float:
     A pair is called "same" at or above the threshold, and the threshold is the highest that stays
     within ``fnr``; thresholds lie at observed scores. The paper's TNR@0.2 has ``fnr=0.2``. ``nan``
     where a class is missing.
-
-    Args:
-        scores: Shape ``(P,)``.
-        labels: 1 or 0, shape ``(P,)``.
-        fnr: In [0, 1].
 
     Raises:
         ValueError: If ``fnr`` lies outside [0, 1].
@@ -127,13 +113,7 @@ def brier(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def judge_metrics(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> dict[str, float]:
-    """Metrics and counts of some pairs, by name; ``nan`` where one is undefined.
-
-    Args:
-        scores: In [0, 1], shape ``(P,)``.
-        labels: 1 or 0, shape ``(P,)``.
-        questions: See ``auroc_within``, shape ``(P,)``.
-    """
+    """Metrics and counts of some pairs, by name; ``nan`` where one is undefined."""
     s, y, _, n_questions = check_groups(scores, labels, questions)
     return {
         "auroc": auroc(s, y),
@@ -168,11 +148,7 @@ def within_parts(
 
 
 def check_arrays(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Scores and labels as float64 arrays of one shape ``(P,)``.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Scores and labels as float64 arrays; ``ValueError`` if their shapes are not ``(P,)``."""
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if s.shape != y.shape or s.ndim != 1:
         raise ValueError(f"scores and labels must have one shape (P,), got {s.shape}, {y.shape}.")

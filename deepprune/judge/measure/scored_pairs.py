@@ -80,7 +80,6 @@ class PairScores:
         return metrics[name.removesuffix(UNFINISHED)]
 
     def save(self, path: Path) -> None:
-        """Write a NumPy archive atomically."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **self.columns())
         write_atomic(path, buffer.getvalue())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -28,7 +28,9 @@ from transformers import (
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
+from deepprune.core.flops import transformer_flops
 from deepprune.core.options import Count, Ge, Lt, checked
+from deepprune.core.protocols import FloatArray
 from deepprune.judge.network.encoding import Layout, answer_ids
 
 _log = python_logging.getLogger(__name__)
@@ -40,7 +42,7 @@ _PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty
 
 
 class Pooling(StrEnum):
-    """Which hidden states the head reads."""
+    """Hidden states that the head reads."""
 
     LAST = "last"  # of the last token: causal models
     CLS = "cls"  # of the first token
@@ -49,7 +51,7 @@ class Pooling(StrEnum):
 
 
 class Head(StrEnum):
-    """What makes a logit of the pooled hidden state."""
+    """How the pooled hidden state becomes a logit."""
 
     CLASSIFICATION = "classification"  # a linear layer of its own, trained
     GENERATIVE = "generative"  # the language model's own logits of "Yes" minus "No", not trained
@@ -125,11 +127,10 @@ class Backbone:
     @property
     def layout(self) -> Layout:
         """The layout that goes with the pooling."""
-        return Layout.CAUSAL if self.pooling is Pooling.LAST else Layout.BERT
+        return "causal" if self.pooling is Pooling.LAST else "bert"
 
     @property
     def is_generative(self) -> bool:
-        """Whether the head is that of the language model."""
         return self.head is Head.GENERATIVE
 
 
@@ -179,11 +180,11 @@ class PairClassifier(nn.Module):
                 positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
                 return _at(hidden_BTD, (positions * mask_BT).argmax(1))
             case Pooling.MEAN:
-                return _mean(hidden_BTD, mask_BT)
+                return mean_pooled(hidden_BTD, mask_BT)
             case Pooling.SEGMENTS:
                 second_BT = inputs["token_type_ids"]
-                u = _mean(hidden_BTD, mask_BT * (1 - second_BT))
-                v = _mean(hidden_BTD, mask_BT * second_BT)
+                u = mean_pooled(hidden_BTD, mask_BT * (1 - second_BT))
+                v = mean_pooled(hidden_BTD, mask_BT * second_BT)
                 return torch.cat(((u + v) / 2, (u - v).abs(), u * v), dim=1)
 
 
@@ -241,7 +242,7 @@ def load_model(backbone: Backbone) -> PairClassifier:
             )
         head = generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
         return build_classifier(loaded.base_model, backbone, head)
-    if backbone.layout is Layout.CAUSAL:  # a checkpoint that has a head of its own keeps it
+    if backbone.layout == "causal":  # a checkpoint that has a head of its own keeps it
         return build_classifier(loaded.base_model, backbone, loaded.score)
     return build_classifier(loaded, backbone)
 
@@ -269,7 +270,7 @@ def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
 def _auto_class(backbone: Backbone) -> Any:
     if backbone.is_generative:
         return AutoModelForCausalLM
-    return AutoModelForSequenceClassification if backbone.layout is Layout.CAUSAL else AutoModel
+    return AutoModelForSequenceClassification if backbone.layout == "causal" else AutoModel
 
 
 def _common(backbone: Backbone) -> dict[str, Any]:
@@ -338,23 +339,11 @@ def shard(model: nn.Module, mesh: Any) -> None:
     fully_shard(model, mesh=mesh)
 
 
-class ModelSize(NamedTuple):
-    """What ``flops.transformer_flops`` asks for.
+def forward_flops(model: nn.Module, tokens: FloatArray, *, causal: bool) -> FloatArray:
+    """FLOPs of a forward pass over each of some sequences of so many ``tokens``.
 
-    Attributes:
-        n_params: Parameters without embedding tables: a judge has no language-model head, and a
-            look-up multiplies nothing.
-        n_layers: Transformer layers.
-        hidden: Attention width, heads x head size.
+    Adapters are counted, embedding tables are not: a look-up multiplies nothing.
     """
-
-    n_params: int
-    n_layers: int
-    hidden: int
-
-
-def model_size(model: nn.Module) -> ModelSize:
-    """The size of a classifier or of its encoder for its FLOPs, adapters included."""
     tables = {
         id(p)
         for part in model.modules()
@@ -363,11 +352,12 @@ def model_size(model: nn.Module) -> ModelSize:
     }
     config: Any = getattr(model, "encoder", model).config
     head_size = getattr(config, "head_dim", None)
-    hidden = config.num_attention_heads * head_size if head_size else config.hidden_size
-    return ModelSize(
+    return transformer_flops(
         sum(p.numel() for p in model.parameters() if id(p) not in tables),
         config.num_hidden_layers,
-        hidden,
+        config.num_attention_heads * head_size if head_size else config.hidden_size,
+        tokens,
+        causal=causal,
     )
 
 
@@ -416,7 +406,8 @@ def _at(hidden_BTD: Tensor, index_B: Tensor) -> Tensor:
     return hidden_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
 
 
-def _mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+def mean_pooled(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean of the hidden states where the mask is 1, ``(B, D)``."""
     weights = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
     return (hidden_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)
 

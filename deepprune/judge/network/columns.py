@@ -5,15 +5,11 @@ B: pairs of a batch, P: pairs, F: columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray
-from deepprune.core.types import TracePair
-from deepprune.judge.features.groups import FeatureGroup, columns
 
 
 class ColumnModel(nn.Module):
@@ -68,20 +64,4 @@ class ColumnInputs:
         self.is_truncated: BoolArray = np.zeros(len(values), dtype=np.bool_)
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
-        """The argument of ``ColumnModel.forward``."""
         return {"columns": torch.from_numpy(self.columns[rows].astype(np.float32))}
-
-
-class ColumnEncoding:
-    """Pairs to columns, see ``data.loader.PairEncoding``.
-
-    Args:
-        groups: Which columns.
-    """
-
-    def __init__(self, groups: Sequence[FeatureGroup]) -> None:
-        self._groups = groups
-
-    def encode(self, pairs: Sequence[TracePair]) -> ColumnInputs:
-        """The columns of all pairs of a part."""
-        return ColumnInputs(columns(self._groups, pairs))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -16,20 +16,19 @@ from torch import nn
 from tqdm import tqdm
 
 from deepprune.core.errors import InputError
-from deepprune.core.flops import transformer_flops
 from deepprune.core.protocols import TEXT_ALONE, FloatArray
 from deepprune.core.types import TracePair
-from deepprune.data.loader import PairInputs
+from deepprune.data.loader import PairEncoding, PairInputs
 from deepprune.judge.base import Prices
 from deepprune.judge.calibration import Platt
 from deepprune.judge.network.backbones import (
     Backbone,
     PairClassifier,
+    forward_flops,
     load_model,
     load_tokenizer,
-    model_size,
 )
-from deepprune.judge.network.encoding import Layout, PairEncoder, PairTokens
+from deepprune.judge.network.encoding import PairEncoder, PairTokens
 from deepprune.judge.network.inference import pair_logits
 from deepprune.judge.network.weights import (
     backbone_from_json,
@@ -44,19 +43,8 @@ from deepprune.judge.trained import TrainedJudge
 _CACHED_TEXTS = 65_536
 
 
-class _Texts(NamedTuple):
-    """What a score depends on."""
-
-    question: str
-    first: str
-    second: str
-
-    @classmethod
-    def of(cls, pair: TracePair) -> _Texts:
-        return cls(pair.first.trace.question.text, pair.first.text, pair.second.text)
-
-    def swapped(self) -> _Texts:
-        return _Texts(self.question, self.second, self.first)
+_Texts: TypeAlias = tuple[str, str, str]
+"""What a score depends on: question, first and second prefix."""
 
 
 class CrossEncoderJudge(TrainedJudge):
@@ -116,42 +104,40 @@ class CrossEncoderJudge(TrainedJudge):
         self._tokens_per_batch = tokens_per_batch or (
             2_048 if self.device.type == "cpu" else 16_384
         )
-        self._size = model_size(model)
         self._tokens: dict[str, list[int]] = {}
         self._known_identity: str | None = None
 
     @property
     def _numerics(self) -> str:
-        """What decides how a logit is rounded."""
+        """Rounding of logits; part of the fingerprint."""
         return self.precision
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uncalibrated logits, shape ``(len(pairs),)``."""
-        texts = [_Texts.of(pair) for pair in pairs]
-        todo = self._distinct(texts)
-        known = dict(zip(todo, self._forward(todo), strict=True))
+        texts = [_texts(pair) for pair in pairs]
         if self.is_symmetric:
-            values = [(known[text] + known[text.swapped()]) / 2 for text in texts]
-        else:
-            values = [known[text] for text in texts]
-        return np.array(values, dtype=np.float64)
+            texts = [t for q, a, b in texts for t in ((q, a, b), (q, b, a))]
+        todo = list(dict.fromkeys(texts))
+        self._tokenise(todo)
+        sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in todo]
+        known = dict(zip(todo, self._sequence_logits(sequences).tolist(), strict=True))
+        values = np.array([known[text] for text in texts], dtype=np.float64)
+        return np.asarray(values.reshape(len(pairs), 2 if self.is_symmetric else 1).mean(axis=1))
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
         """Tokens and FLOPs of a forward pass over each pair, of two where both orders are read."""
-        texts = [_Texts.of(pair) for pair in pairs]
+        texts = [_texts(pair) for pair in pairs]
         self._tokenise(texts)
-        causal = self.encoder.config.layout is Layout.CAUSAL
         tokens = np.array(
             [self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in texts],
             dtype=np.float64,
         )
         passes = 2 if self.is_symmetric else 1
-        flops = transformer_flops(*self._size, tokens, causal=causal)
+        causal = self.encoder.layout == "causal"
+        flops = forward_flops(self.model, tokens, causal=causal)
         return Prices(passes * tokens, passes * flops)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Backbone, encoding and order."""
         return {
             "backbone": asdict(self.backbone),
             "encoder": self.encoder.to_dict(),
@@ -184,11 +170,6 @@ class CrossEncoderJudge(TrainedJudge):
             **settings,
         )
 
-    def _distinct(self, texts: Sequence[_Texts]) -> list[_Texts]:
-        if not self.is_symmetric:
-            return list(dict.fromkeys(texts))
-        return list(dict.fromkeys(t for text in texts for t in (text, text.swapped())))
-
     def _tokenise(self, texts: Sequence[_Texts]) -> None:
         """Make sure that all parts of all texts are in ``self._tokens``."""
         parts = dict.fromkeys(part for text in texts for part in text)
@@ -198,33 +179,22 @@ class CrossEncoderJudge(TrainedJudge):
             missing = list(parts)
         self._tokens.update(zip(missing, self.encoder.tokenise(missing), strict=True))
 
-    def _forward(self, texts: Sequence[_Texts]) -> list[float]:
-        """Logits of distinct texts, in their order."""
-        self._tokenise(texts)
-        sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in texts]
-        logits: list[float] = self._sequence_logits(sequences).tolist()
-        return logits
-
     def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
         """Logits of encoded pairs, shape ``(len(sequences),)``."""
-        with (
-            tqdm(
-                total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False
-            ) as progress,
-            self._autocast(),
-        ):
+        autocast = (
+            nullcontext()
+            if self.precision == "float32"
+            else torch.autocast(self.device.type, dtype=torch.bfloat16)
+        )
+        bar = tqdm(total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False)
+        with bar, autocast:
             return pair_logits(
                 self.model,
                 self.encoder,
                 sequences,
                 tokens_per_batch=self._tokens_per_batch,
-                on_batch=progress.update,
+                on_batch=bar.update,
             )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 class CrossEncoderArchitecture:
@@ -242,9 +212,14 @@ class CrossEncoderArchitecture:
         self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
         self.name = Path(backbone.source).name
 
+    @property
+    def encoding(self) -> PairEncoding:
+        """How pairs become sequences; reads the tokenizer, no weights."""
+        return self.pair_encoder.encode
+
     @functools.cached_property
-    def encoding(self) -> PairEncoder:
-        """How pairs become sequences; reads the tokenizer alone."""
+    def pair_encoder(self) -> PairEncoder:
+        """The encoder that model and judge share."""
         backbone = self._backbone
         return PairEncoder(
             load_tokenizer(backbone),
@@ -258,16 +233,19 @@ class CrossEncoderArchitecture:
         return load_model(self._backbone)
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> CrossEncoderJudge:
-        """The judge of a trained model."""
         assert isinstance(model, PairClassifier)
         return CrossEncoderJudge(
             model,
-            self.encoding,
+            self.pair_encoder,
             self._backbone,
             name=self.name,
             seen_questions=seen_questions,
             symmetric=self._symmetric,
         )
+
+
+def _texts(pair: TracePair) -> _Texts:
+    return pair.first.trace.question.text, pair.first.text, pair.second.text
 
 
 def resolve_device(name: str) -> torch.device:

@@ -6,9 +6,7 @@ Tensor names: B pairs, T tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -17,13 +15,9 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import BoolArray, IntArray
 from deepprune.core.types import TracePair
 
-
-class Layout(StrEnum):
-    """The order of the parts of a sequence."""
-
-    BERT = "bert"  # [CLS] question [SEP] first [SEP] second [SEP]
-    CAUSAL = "causal"  # instruction, question, first, second, in words
-
+Layout: TypeAlias = Literal["bert", "causal"]
+"""``bert`` reads [CLS] question [SEP] first [SEP] second [SEP]; ``causal`` an instruction,
+question, first and second prefix, in words."""
 
 _INSTRUCTION = (
     "Below are the beginnings of two solutions to one question. "
@@ -35,42 +29,6 @@ _ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
 ANSWER_WORDS = ("Yes", "No")
 """What a generative head chooses from: "same", then "different"."""
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
-
-
-@dataclass(frozen=True, slots=True)
-class PairEncoderConfig:
-    """What decides a sequence besides the tokenizer; small enough for ``judge.json``.
-
-    Attributes:
-        layout: ``bert`` or ``causal``.
-        max_length: Longest sequence the model reads, in tokens, special tokens and template
-            included.
-        with_question: Whether the question stands before the prefixes.
-        chat_template: Whether the text is a user's message in the tokenizer's chat template, with
-            the assistant's turn opened; ``causal`` only.
-        generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
-            head; ``causal`` only.
-        template: The texts of the ``causal`` layout: its start, what comes before question, first
-            and second prefix, and its end. Empty for our own; an export keeps what it was trained
-            on, since chat templates change (some state the date).
-    """
-
-    layout: Layout = Layout.BERT
-    max_length: int = 512
-    with_question: bool = False
-    chat_template: bool = False
-    generative: bool = False
-    template: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", Layout(self.layout))
-        if self.layout is Layout.BERT and (self.chat_template or self.generative):
-            raise ValueError(
-                "chat_template and generative need the causal layout, that is a causal backbone "
-                "with pooling=last, got layout bert."
-            )
-        if self.max_length < 1:
-            raise ValueError(f"max_length must be >= 1 token, got {self.max_length}.")
 
 
 class PairTokens(NamedTuple):
@@ -95,12 +53,17 @@ class PairEncoder:
 
     Args:
         tokenizer: A Hugging Face tokenizer with a pad token.
-        layout: See ``PairEncoderConfig``.
-        max_length: See ``PairEncoderConfig``.
-        with_question: See ``PairEncoderConfig``.
-        chat_template: See ``PairEncoderConfig``.
-        generative: See ``PairEncoderConfig``.
-        template: See ``PairEncoderConfig``.
+        layout: ``bert`` or ``causal``.
+        max_length: Longest sequence the model reads, in tokens, special tokens and template
+            included.
+        with_question: Whether the question stands before the prefixes.
+        chat_template: Whether the text is a user's message in the tokenizer's chat template, with
+            the assistant's turn opened; ``causal`` only.
+        generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
+            head; ``causal`` only.
+        template: The texts of the ``causal`` layout: its start, what comes before question, first
+            and second prefix, and its end. Empty for our own; an export keeps what it was trained
+            on, since chat templates change (some state the date).
 
     Raises:
         ValueError: If the window has no room for two tokens of prefix, or the tokenizer lacks a
@@ -111,27 +74,36 @@ class PairEncoder:
         self,
         tokenizer: Any,
         *,
-        layout: Layout | str = Layout.BERT,
+        layout: Layout = "bert",
         max_length: int = 512,
         with_question: bool = False,
         chat_template: bool = False,
         generative: bool = False,
         template: Sequence[str] = (),
     ) -> None:
+        if layout not in ("bert", "causal"):
+            raise ValueError(f"layout must be bert or causal, got {layout!r}.")
         self.tokenizer = tokenizer
-        if Layout(layout) is Layout.CAUSAL and not template:
-            template = _template(tokenizer, chat_template, generative)
-        self.config = PairEncoderConfig(
-            Layout(layout),
-            max_length,
-            with_question,
-            chat_template,
-            generative,
-            tuple(template),
-        )
+        self.layout = layout
+        self.max_length, self.with_question = max_length, with_question
+        if self.layout == "causal":
+            template = template or _template(tokenizer, chat_template, generative)
+        elif chat_template or generative:
+            raise ValueError(
+                "chat_template and generative need the causal layout, that is a causal backbone "
+                "with pooling=last, got layout bert."
+            )
+        self._settings = {
+            "layout": layout,
+            "max_length": max_length,
+            "with_question": with_question,
+            "chat_template": chat_template,
+            "generative": generative,
+            "template": list(template),
+        }
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
-        if self.config.layout is Layout.BERT:
+        if self.layout == "bert":
             if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 raise ValueError("the bert layout needs a tokenizer with [CLS] and [SEP].")
             separator = [tokenizer.sep_token_id]
@@ -141,21 +113,18 @@ class PairEncoder:
         else:
             if generative:
                 answer_ids(tokenizer)
-            head, *rest = self.tokenise(self.config.template)
+            head, *rest = self.tokenise(template)
             bos = getattr(tokenizer, "bos_token_id", None)
             if bos not in (None, tokenizer.eos_token_id) and not chat_template:
                 head = [bos, *head]  # a chat template has its own
-            if with_question:
-                parts = [head + rest[0], rest[1], rest[2], rest[3]]
-            else:
-                parts = [head, rest[1], rest[2], rest[3]]
+            parts = [head + rest[0] if with_question else head, *rest[1:]]
         # Around the question, the first and the second prefix: before, between, between, after.
         self._before, self._to_first, self._to_second, self._after = parts
         self._n_fixed = sum(map(len, parts))
-        if self.config.max_length < self._n_fixed + 2:
+        if self.max_length < self._n_fixed + 2:
             raise ValueError(
                 f"max_length must leave room for two tokens beside the template's {self._n_fixed}, "
-                f"got {self.config.max_length}."
+                f"got {self.max_length}."
             )
 
     def encode(self, pairs: Sequence[TracePair]) -> TokenInputs:
@@ -181,8 +150,8 @@ class PairEncoder:
 
     def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
         """Whether the window is too short for so many tokens of question and prefixes."""
-        wanted = (n_question if self.config.with_question else 0) + n_first + n_second
-        return self._n_fixed + wanted > self.config.max_length
+        wanted = (n_question if self.with_question else 0) + n_first + n_second
+        return self._n_fixed + wanted > self.max_length
 
     def join(
         self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
@@ -213,26 +182,24 @@ class PairEncoder:
             return_tensors="pt",
             verbose=False,
         ).data
-        if self.config.layout is Layout.CAUSAL:
+        if self.layout == "causal":
             del inputs["token_type_ids"]
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; the tokenizer is saved beside them."""
-        values = {**asdict(self.config), "layout": str(self.config.layout)}
-        return {**values, "template": list(self.config.template)}
+        return dict(self._settings)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tokenizer: Any) -> Self:
-        """What ``to_dict`` gave, with its tokenizer."""
         known = {k: v for k, v in values.items() if k != "padding_side"}  # 0.1 had a choice
         return cls(tokenizer, **known)
 
     def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
         """Tokens kept of each."""
-        room = self.config.max_length - self._n_fixed
-        if not self.config.with_question:
+        room = self.max_length - self._n_fixed
+        if not self.with_question:
             n_question = 0
         elif n_question + n_first + n_second > room:
             n_question = min(n_question, int(room * _MAX_QUESTION_SHARE))
@@ -274,7 +241,6 @@ class TokenInputs:
         self.is_truncated: BoolArray = np.array([encoder.is_truncated(*n) for n in of_pair], bool)
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
-        """See ``PairEncoder.collate``."""
         sequences = [
             self._encoder.join(*(self._tokens[text] for text in row))
             for row in self._texts[rows].tolist()
@@ -299,7 +265,7 @@ def answer_ids(tokenizer: Any) -> tuple[int, int]:
 
 
 def _template(tokenizer: Any, chat_template: bool, generative: bool) -> list[str]:
-    """The texts around question and prefixes, see ``PairEncoderConfig``."""
+    """The texts around question and prefixes, see ``PairEncoder``."""
     start, end = "", ""
     if chat_template:
         if tokenizer.chat_template is None:

@@ -52,19 +52,17 @@ def pair_logits(
     groups = _by_head(sequences) if model.pooling is Pooling.LAST else []
     shared = {row for rows in groups for row in rows}
     alone = [row for row in range(len(sequences)) if row not in shared]
+
+    def run(rows: Sequence[int], forward: Callable[[Sequence[PairTokens]], Tensor]) -> None:
+        for batch in token_batches([len(sequences[i].input_ids) for i in rows], tokens_per_batch):
+            chosen = [rows[i] for i in batch]
+            logits[chosen] = forward([sequences[i] for i in chosen]).cpu().numpy()
+            on_batch(len(chosen))
+
     with torch.inference_mode():
-        for rows in token_batches([len(sequences[i].input_ids) for i in alone], tokens_per_batch):
-            found = model(**collate([sequences[alone[row]] for row in rows]))
-            logits[[alone[row] for row in rows]] = found.cpu().numpy()
-            on_batch(len(rows))
+        run(alone, lambda some: model(**collate(some)))
         for group in groups:
-            head = _Head(model, collate, sequences[group[0]])
-            for rows in token_batches(
-                [len(sequences[i].input_ids) for i in group], tokens_per_batch
-            ):
-                found = head.logits([sequences[group[row]] for row in rows])
-                logits[[group[row] for row in rows]] = found.cpu().numpy()
-                on_batch(len(rows))
+            run(group, _forward_after_head(model, collate, sequences[group[0]]))
     return logits
 
 
@@ -80,44 +78,36 @@ def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     return batches
 
 
-class _Head:
-    """Keys and values of what some pairs share, shapes ``(1, heads, H, head size)`` per layer.
+def _forward_after_head(
+    model: PairClassifier, collate: Collate, sequence: PairTokens
+) -> Callable[[Sequence[PairTokens]], Tensor]:
+    """Read the head of ``sequence``, and return the forward pass of pairs that begin with it.
 
-    Args:
-        model: A causal classifier.
-        collate: Sequences to inputs on the model's device.
-        sequence: Any of the pairs.
+    Keys and values of the head have the shape ``(1, heads, H, head size)`` in each layer.
     """
+    n = _head_length(sequence)
+    # Without a config each layer keeps all keys: a sliding window is then up to the mask.
+    cache = DynamicCache()
+    head = PairTokens(sequence.input_ids[:n], sequence.segments[:n])
+    model.encoder(**collate([head]), past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
 
-    def __init__(self, model: PairClassifier, collate: Collate, sequence: PairTokens) -> None:
-        self._model, self._collate = model, collate
-        self._n = _head_length(sequence)
-        head = PairTokens(sequence.input_ids[: self._n], sequence.segments[: self._n])
-        # Without a config each layer keeps all keys: a sliding window is then up to the mask.
-        self._cache = DynamicCache()
-        model.encoder(**collate([head]), past_key_values=self._cache, use_cache=True)
-
-    def logits(self, sequences: Sequence[PairTokens]) -> Tensor:
-        """Logits of pairs that begin with this head, shape ``(B,)``."""
-        inputs: dict[str, Any] = self._collate(
-            [PairTokens(s.input_ids[self._n :], s.segments[self._n :]) for s in sequences]
-        )
+    def forward(sequences: Sequence[PairTokens]) -> Tensor:
+        inputs = collate([PairTokens(s.input_ids[n:], s.segments[n:]) for s in sequences])
         mask_BT = inputs["attention_mask"]
-        n_pairs = len(sequences)
-        layers: list[Any] = self._cache.layers
+        shape = len(sequences), -1, -1, -1
         # Views: a layer's update concatenates into a new tensor and leaves the head's as it is.
-        expanded = [
-            (layer.keys.expand(n_pairs, -1, -1, -1), layer.values.expand(n_pairs, -1, -1, -1))
-            for layer in layers
-        ]
-        hidden_BTD = self._model.encoder(
+        expanded = [(layer.keys.expand(shape), layer.values.expand(shape)) for layer in layers]
+        hidden_BTD = model.encoder(
             input_ids=inputs["input_ids"],
-            attention_mask=torch.cat((mask_BT.new_ones(n_pairs, self._n), mask_BT), dim=1),
-            position_ids=inputs["position_ids"] + self._n,
+            attention_mask=torch.cat((mask_BT.new_ones(len(sequences), n), mask_BT), dim=1),
+            position_ids=inputs["position_ids"] + n,
             past_key_values=DynamicCache(expanded),
             use_cache=True,
         ).last_hidden_state
-        return self._model.read_out(hidden_BTD, inputs)
+        return model.read_out(hidden_BTD, inputs)
+
+    return forward
 
 
 def _by_head(sequences: Sequence[PairTokens]) -> list[list[int]]:

@@ -1,8 +1,9 @@
-"""Losses of pair logits: how a judge learns from labels, hard or soft. B: pairs of a batch.
+"""Losses of pair logits. B: pairs of a batch.
 
 A loss is a module that is called with ``(logits, labels, groups)``, each of shape ``(B,)``, and
-gives a scalar. A label is 1 where both traces reach the same answer and 0 where they do not; a soft
-one lies between (``data.pairs``). A group is one model's traces of one question, by number.
+returns a scalar. Logits are of "same answer" and are computed in float32 whatever their dtype. A
+label is 1 where both traces reach the same answer and 0 where they do not. A group is the number of
+one model's traces of one question.
 """
 
 from __future__ import annotations
@@ -18,46 +19,6 @@ from deepprune.core.options import Ge, Gt, Share, checked
 _LEAST_DISTANCE = 1e-6  # below it |y - p| is constant: to a power below 1 its slope has no bound
 
 
-@checked
-def focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    gamma: Annotated[float, Ge(0)] = 2.0,
-    alpha: Share | None = None,
-) -> Tensor:
-    r"""Mean binary focal loss, ``-alpha_t (1 - p_t)^gamma log(p_t)``.
-
-    Lin et al. 2017, eq. 5 (https://arxiv.org/abs/1708.02002). With ``gamma=0`` and ``alpha=None``
-    it is binary cross-entropy. Of a soft label y it is ``|y - p|^gamma`` times the cross-entropy of
-    y and p: the quality focal loss of Li et al. 2020, eq. 3 (https://arxiv.org/abs/2006.04388),
-    which for y = 0 and 1 is the same.
-
-    Args:
-        logits: Judge logits for "same answer", shape ``(B,)``; computed in float32 whatever the
-            input dtype.
-        labels: In [0, 1], shape ``(B,)``.
-        gamma: Focusing exponent, >= 0. The paper uses 2.
-        alpha: Weight of the positive class in [0, 1], ``1 - alpha`` that of the negative class, in
-            proportion for a soft label; ``None`` weighs both 1.
-
-    Returns:
-        Scalar loss, natural logarithm.
-
-    Raises:
-        ValueError: If the shapes differ, ``gamma`` is negative or ``alpha`` lies outside [0, 1].
-    """
-    logits, labels = _float_pair(logits, labels)
-    loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    if gamma > 0:
-        # y - p = y (1 - p) - (1 - y) p, exact where p is nearly 0 or 1.
-        distance = labels * torch.sigmoid(-logits) - (1 - labels) * torch.sigmoid(logits)
-        loss = loss * distance.abs().clamp(min=_LEAST_DISTANCE) ** gamma
-    if alpha is not None:
-        loss = loss * (alpha * labels + (1 - alpha) * (1 - labels))
-    return loss.mean()
-
-
 def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     r"""Logistic pairwise loss within groups: "same" pairs should outscore "different" ones.
 
@@ -65,8 +26,6 @@ def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     https://doi.org/10.1145/1102351.1102363), its mean over all i labelled "same" and j "different"
     of a group, then the mean over groups with weights ``min(#same, #different)``: the smooth
     counterpart of the within-question AUROC. What a logit says of the question as a whole cancels.
-
-    Of soft labels, i and j count ``max(y_i - y_j, 0)``, and ``#same`` is the sum of labels.
 
     Example: logits 2, 0 and 1 of one question with labels 1, 1 and 0 give
     ``(log(1 + e^-1) + log(1 + e^1)) / 2``.
@@ -100,7 +59,10 @@ def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
 
 @checked
 class FocalLoss(nn.Module):
-    """``focal_loss`` with fixed ``gamma`` and ``alpha``.
+    r"""Mean binary focal loss, ``-alpha_t (1 - p_t)^gamma log(p_t)``, natural logarithm.
+
+    Lin et al. 2017, eq. 5 (https://arxiv.org/abs/1708.02002). With ``gamma=0`` and ``alpha=None``
+    it is binary cross-entropy.
 
     Args:
         gamma: Focusing exponent; 0 without ``alpha`` is cross-entropy.
@@ -113,15 +75,21 @@ class FocalLoss(nn.Module):
         self.gamma, self.alpha = gamma, alpha
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-        """Scalar loss; groups make no difference."""
-        return focal_loss(logits, labels, gamma=self.gamma, alpha=self.alpha)
+        logits, labels = _float_pair(logits, labels)
+        loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if self.gamma > 0:
+            # y - p = y (1 - p) - (1 - y) p, exact where p is nearly 0 or 1.
+            distance = labels * torch.sigmoid(-logits) - (1 - labels) * torch.sigmoid(logits)
+            loss = loss * distance.abs().clamp(min=_LEAST_DISTANCE) ** self.gamma
+        if self.alpha is not None:
+            loss = loss * (self.alpha * labels + (1 - self.alpha) * (1 - labels))
+        return loss.mean()
 
 
 class BCELoss(nn.Module):
     """Mean binary cross-entropy, computed in float32."""
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-        """Scalar loss; groups make no difference."""
         return functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
 
 
@@ -139,7 +107,6 @@ class WeightedBCELoss(nn.Module):
         self.positive_weight = positive_weight
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-        """Scalar loss; groups make no difference."""
         logits, labels = _float_pair(logits, labels)
         weight = logits.new_tensor(self.positive_weight)
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
@@ -162,7 +129,6 @@ class RankingLoss(nn.Module):
         self.bce_weight = bce_weight
 
     def forward(self, logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-        """Scalar loss."""
         ranking = ranking_loss(logits, labels, groups)
         bce = functional.binary_cross_entropy_with_logits(*_float_pair(logits, labels))
         return (1 - self.bce_weight) * ranking + self.bce_weight * bce

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
-from deepprune.core.protocols import BoolArray, FloatArray, IntArray
 from deepprune.core.seeding import derive
 from deepprune.data.loader import PairBatch
 from deepprune.judge.measure.metrics import judge_metrics
@@ -25,23 +24,6 @@ from deepprune.judge.network.backbones import shard
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PairOutputs:
-    """Logits of an evaluated part over all ranks, in the order of its pairs; all ``(P,)``.
-
-    Attributes:
-        logits: Uncalibrated, float32.
-        labels: 1 or 0.
-        group: Index of question and model together: within it the within-question AUROC compares.
-        is_unfinished: Neither prefix has reached its answer.
-    """
-
-    logits: FloatArray
-    labels: IntArray
-    group: IntArray
-    is_unfinished: BoolArray
 
 
 class JudgeModule(pl.LightningModule):
@@ -101,7 +83,6 @@ class JudgeModule(pl.LightningModule):
         self.model.train()  # `from_pretrained` hands out models in evaluation mode
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits, float32, shape ``(B,)``."""
         assert self.model is not None, "configure_model has not run"
         logits: Tensor = self.model(**inputs)
         return logits.float()
@@ -121,20 +102,18 @@ class JudgeModule(pl.LightningModule):
         }
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        """Seed what the batch draws."""
         names = ("batch", self.global_step, self.global_rank, batch_idx)
         torch.manual_seed(derive(self._seed, *names) % 2**63)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
         logits = self(**batch["inputs"])
         loss: Tensor = self.loss(logits, batch["labels"], batch["meta"]["group"])
         self.log("judge/train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Collect a batch."""
-        self._collect(batch)
+        kept = {"logits": self(**batch["inputs"]), "labels": batch["labels"], **batch["meta"]}
+        self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted validation collected."""
@@ -142,10 +121,27 @@ class JudgeModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all ranks' outputs."""
-        self._log_metrics()
+        outputs = _gathered(self._steps)
+        self._steps.clear()
+        if outputs is None:
+            return
+        logits, labels, group = (outputs[name] for name in ("logits", "labels", "group"))
+        with torch.no_grad():
+            values = {"loss": float(self.loss(*map(torch.from_numpy, (logits, labels, group))))}
+        scores, unfinished = expit(logits.astype(np.float64)), outputs["is_unfinished"]
+        for rows, suffix in ((np.ones_like(unfinished), ""), (unfinished, "_unfinished")):
+            found = judge_metrics(scores[rows], labels[rows], group[rows])
+            values |= {f"{name}{suffix}": value for name, value in found.items()}
+        if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
+            _log.warning(
+                "judge/val/auroc_within_unfinished is undefined (nan): no question has unfinished "
+                "pairs of both classes. Take shorter prefixes or more questions."
+            )
+        # All ranks have gathered the same outputs, so the mean over ranks is each one's value.
+        logged = {f"judge/val/{name}": value for name, value in values.items()}
+        self.log_dict(logged, sync_dist=True, batch_size=len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop frozen weights."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
@@ -166,44 +162,9 @@ class JudgeModule(pl.LightningModule):
                 f"differ, first {missing[0]!r}. Resume with the configuration of the first run."
             )
 
-    def _collect(self, batch: PairBatch) -> None:
-        logits, meta = self(**batch["inputs"]), batch["meta"]
-        kept = {
-            "logits": logits,
-            "labels": batch["labels"],
-            **cast(dict[str, Tensor], meta),
-        }
-        self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
-    def _log_metrics(self) -> None:
-        outputs = _gathered(self._steps)
-        self._steps.clear()
-        if outputs is None:
-            return
-        with torch.no_grad():
-            labels = outputs.labels.astype(np.float32)
-            facts = (outputs.logits, labels, outputs.group)
-            values = {"loss": float(self.loss(*map(torch.from_numpy, facts)))}
-        values |= _metrics(outputs, np.ones_like(outputs.is_unfinished), "")
-        values |= _metrics(outputs, outputs.is_unfinished, "_unfinished")
-        if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
-            _log.warning(
-                "judge/val/auroc_within_unfinished is undefined (nan): no question has unfinished "
-                "pairs of both classes. Take shorter prefixes or more questions."
-            )
-        # All ranks have gathered the same outputs, so the mean over ranks is each one's value.
-        logged = {f"judge/val/{name}": value for name, value in values.items()}
-        self.log_dict(logged, sync_dist=True, batch_size=len(outputs.labels))
-
-
-def _metrics(outputs: PairOutputs, rows: BoolArray, suffix: str) -> dict[str, float]:
-    scores = expit(outputs.logits[rows].astype(np.float64))
-    values = judge_metrics(scores, outputs.labels[rows], outputs.group[rows])
-    return {f"{name}{suffix}": value for name, value in values.items()}
-
-
-def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
-    """Outputs of all ranks; pairs that filled up a rank's batches are dropped."""
+def _gathered(steps: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]] | None:
+    """Outputs of all ranks, a row for each pair; pairs that filled up batches are dropped."""
     mine = {
         name: torch.cat([step[name] for step in steps]).numpy()
         for name in (steps[0] if steps else ())
@@ -217,10 +178,4 @@ def _gathered(steps: list[dict[str, Tensor]]) -> PairOutputs | None:
         return None
     both = {name: np.concatenate([rank[name] for rank in ranks]) for name in ranks[0]}
     _, first = np.unique(both["pair"], return_index=True)
-    found = {name: value[first] for name, value in both.items()}
-    return PairOutputs(
-        logits=found["logits"],
-        labels=found["labels"].astype(np.int64),
-        group=found["group"],
-        is_unfinished=found["is_unfinished"].astype(bool),
-    )
+    return {name: value[first] for name, value in both.items()}

@@ -60,16 +60,23 @@ class VllmJudge(CrossEncoderJudge):
         **settings: Any,
     ) -> None:
         _check(backbone, device)
+        from vllm import LLM
+
         accelerator = resolve_device("auto")
         precision = resolve_precision(precision, accelerator)
         super().__init__(model, encoder, backbone, device="cpu", precision=precision, **settings)
         with tempfile.TemporaryDirectory() as folder:
             save_sequence_classifier(model, Path(folder))
             encoder.tokenizer.save_pretrained(folder)  # vLLM wants one, and is given token ids
-            self._engine = _engine(
-                folder,
+            self._engine = LLM(
+                model=folder,
+                runner="pooling",
+                convert="classify",
+                enable_prefix_caching=True,
+                enforce_eager=True,  # reads whole prefixes: graphs take minutes, save nothing
+                disable_log_stats=True,
                 dtype=precision,
-                max_model_len=encoder.config.max_length,
+                max_model_len=encoder.max_length,
                 gpu_memory_utilization=gpu_memory_utilization,
                 # vLLM's own 128 on a CPU would never cache a shorter representative
                 block_size=32 if accelerator.type == "cpu" else None,
@@ -143,17 +150,3 @@ def _check(backbone: Backbone, device: str) -> None:
             "judge.backend=vllm needs vLLM: pip install 'deepprune[vllm]', or use "
             "judge.backend=transformers."
         )
-
-
-def _engine(folder: str, **settings: Any) -> Any:
-    from vllm import LLM
-
-    return LLM(
-        model=folder,
-        runner="pooling",
-        convert="classify",
-        enable_prefix_caching=True,
-        enforce_eager=True,  # whole prefixes are read at once: graphs take minutes, save nothing
-        disable_log_stats=True,
-        **settings,
-    )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,13 +30,6 @@ _SCORED = ("source", "revision", "pooling", "head", "dtype", "lora")  # of a bac
 _SAMPLED = 64  # values of each frozen tensor that identify a backbone
 
 
-class ReadModel(NamedTuple):
-    """A classifier read back."""
-
-    model: PairClassifier
-    tokenizer: Any
-
-
 def write_model(folder: Path, model: PairClassifier, backbone: Backbone, tokenizer: Any) -> None:
     """Write weights, tokenizer, and the configuration where the weights are whole."""
     tensors = {  # contiguous CPU copies that share no memory
@@ -52,8 +45,8 @@ def write_model(folder: Path, model: PairClassifier, backbone: Backbone, tokeniz
         (folder / _CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
-def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> ReadModel:
-    """Read what ``write_model`` wrote.
+def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[PairClassifier, Any]:
+    """Read model and tokenizer that ``write_model`` wrote.
 
     Args:
         folder: The export.
@@ -78,7 +71,7 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> ReadMode
                 "now has: pin backbone.revision, or restore the folder they were trained from."
             )
     _load_tensors(model, folder / WEIGHTS, partial=backbone.lora is not None)
-    return ReadModel(model, AutoTokenizer.from_pretrained(folder))
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def backbone_from_json(values: Mapping[str, Any]) -> Backbone:

@@ -7,9 +7,8 @@ from typing import Literal
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Count, checked
-from deepprune.judge.network.backbones import Backbone, Head, Pooling, load_model, load_tokenizer
-from deepprune.judge.network.cross_encoder import CrossEncoderJudge
-from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.backbones import Backbone, Head, Pooling, load_model
+from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture, CrossEncoderJudge
 
 
 @checked
@@ -29,8 +28,7 @@ def zero_shot_judge(
     """A cross-encoder whose head is the language model's own, as the paper's zero-shot baseline.
 
     A score is the probability of "Yes" where the next word is "Yes" or "No", not calibrated: a
-    model that nearly always says yes still orders pairs, but wants a threshold near 1. It has seen
-    no question, and its fingerprint follows from its weights and the prompt.
+    model that nearly always says yes still orders pairs, but needs a threshold near 1.
 
     Args:
         source: A folder or a hub name of a causal language model.
@@ -56,20 +54,19 @@ def zero_shot_judge(
         attention=attention,
         trust_remote_code=trust_remote_code,
     )
+    encoder = {
+        "max_length": max_length,
+        "with_question": with_question,
+        "chat_template": chat_template,
+    }
+    architecture = CrossEncoderArchitecture(backbone, symmetric=symmetric, encoder=encoder)
     try:
-        encoder = PairEncoder(
-            load_tokenizer(backbone),
-            layout=backbone.layout,
-            max_length=max_length,
-            with_question=with_question,
-            chat_template=chat_template,
-            generative=True,
-        )
+        pair_encoder = architecture.pair_encoder
     except ValueError as error:
         raise InputError(f"judge: {error}") from error
     return CrossEncoderJudge(
         load_model(backbone),
-        encoder,
+        pair_encoder,
         backbone,
         name=f"zero-shot {Path(source).name}",
         device=device,
