@@ -24,7 +24,7 @@ TARGETS = {
     "prefix/fraction": "deepprune.data.prefixes.Fraction",
     "model/lora": "deepprune.judge.network.backbones.Lora",
     "model/backbone": "deepprune.judge.network.backbones.Backbone",
-    "model/encoder": "deepprune.judge.network.encoding.PairEncoderConfig",
+    "model/encoder": "deepprune.judge.network.encoding.PairEncoder",
     "loss/focal": "deepprune.judge.network.losses.FocalLoss",
     "loss/bce": "deepprune.judge.network.losses.BCELoss",
     "loss/weighted_bce": "deepprune.judge.network.losses.WeightedBCELoss",
@@ -80,7 +80,7 @@ NESTED = {"Lora": "model/lora", "Columns": "questions/columns"}
 
 NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
-    "model/encoder": {"layout", "generative", "template"},
+    "model/encoder": {"tokenizer", "layout", "generative", "template"},
     "pruning": {"name"},
     "engine/replay": {"groups"},
     "live": {"backend", "prompt", "sampling"},

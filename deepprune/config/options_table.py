@@ -32,8 +32,8 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "attention": (Literal["sdpa", "eager", "flash_attention_2"], "sdpa"),
         "gradient_checkpointing": (bool, False),
         "trust_remote_code": (bool, False)}),
-    "model/encoder": ("deepprune.judge.network.encoding.PairEncoderConfig", {
-        "max_length": (int, 512),
+    "model/encoder": ("deepprune.judge.network.encoding.PairEncoder", {
+        "max_length": (Count, 512),
         "with_question": (bool, False),
         "chat_template": (bool, False)}),
     "loss/focal": ("deepprune.judge.network.losses.FocalLoss", {

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Count
 from deepprune.core.protocols import BoolArray, IntArray
 from deepprune.core.types import TracePair
 
@@ -75,7 +76,7 @@ class PairEncoder:
         tokenizer: Any,
         *,
         layout: Layout = "bert",
-        max_length: int = 512,
+        max_length: Count = 512,
         with_question: bool = False,
         chat_template: bool = False,
         generative: bool = False,
