@@ -32,7 +32,7 @@ from deepprune.live.pruner import LivePruner, OpenSession
 from deepprune.live.question import LiveResult
 from deepprune.live.record import RESULTS, LiveRecord
 from deepprune.live.summary import live_estimates, live_table, tokens_figure
-from deepprune.live.view import LiveView, ProgressLines, plain
+from deepprune.live.view import LiveView, ProgressLines, one_line
 from deepprune.report.figures import drawn
 from deepprune.report.tables import show
 from deepprune.traces import TraceStore, open_traces
@@ -90,7 +90,7 @@ def _prune(config: DictConfig) -> Run:
             _prune_all(pruner, record, live.view, output, interrupts)
         except EngineError as error:
             run.status = "failed"
-            print(f"error: the engine is lost: {plain(str(error))}", file=sys.stderr)
+            print(f"error: the engine is lost: {one_line(str(error))}", file=sys.stderr)
         except KeyboardInterrupt as interrupt:
             raise type(interrupt)(
                 f"interrupted; {record.said}; the same command with hydra.run.dir={run.folder} "
@@ -235,7 +235,7 @@ def _say_beforehand(
     """Print what limits the figures to come."""
     if size is None:
         print(
-            f"no net saving is claimed: the size of {plain(repr(model))} is not known; give it "
+            f"no net saving is claimed: the size of {one_line(repr(model))} is not known; give it "
             'with generator="{params: 7.5e9, layers: 32, hidden: 4096}"'
         )
     seen = judge.provenance.seen_questions if judge is not None else frozenset()
@@ -250,13 +250,13 @@ def _conclude(
     failed = [row for row in rows if row["status"] != "ok"]
     if failed:
         run.status = "failed"
-        reason = plain(failed[0]["reason"])
+        reason = one_line(failed[0]["reason"])
         print(f"{len(failed)} of {len(questions)} questions failed: {reason}", file=sys.stderr)
     fallbacks = [row for row in rows if row["status"] == "ok" and row["fallback"]]
     if fallbacks:
         print(
             f"{len(fallbacks)} of {len(questions)} questions were decided unpruned: "
-            f"{plain(fallbacks[0]['fallback'])}",
+            f"{one_line(fallbacks[0]['fallback'])}",
             file=sys.stderr,
         )
     if n_failed := sum(row["n_failed"] for row in rows):
@@ -297,7 +297,9 @@ def _answer_last(
 ) -> None:
     """Print the answer of a single question; with ``view=json`` the last event has it."""
     if len(questions) == 1 and rows and rows[0]["status"] == "ok" and view != "json":
-        print("no answer" if rows[0]["answer"] is None else plain(rows[0]["answer"]), file=output)
+        print(
+            "no answer" if rows[0]["answer"] is None else one_line(rows[0]["answer"]), file=output
+        )
 
 
 def _stdout(view: str) -> TextIO:

@@ -16,7 +16,7 @@ from deepprune.generation.collector import generated_store
 from deepprune.generation.live import LiveEngine
 from deepprune.live.pruner import Pruned
 from deepprune.live.question import LiveResult
-from deepprune.live.view import plain
+from deepprune.live.view import one_line
 from deepprune.traces import TraceStore
 from deepprune.traces.manifest import MANIFEST
 
@@ -76,7 +76,7 @@ class LiveRecord:
                 write_atomic(pending, json.dumps(done.row, ensure_ascii=False))
             self._append(self.folder / name, done.traces)
             self.said = (
-                f"{len(done.traces)} traces of {plain(done.row['question_id'])} are in "
+                f"{len(done.traces)} traces of {one_line(done.row['question_id'])} are in "
                 f"{self.folder / name}"
             )
         self._write_row(done.row)

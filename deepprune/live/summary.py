@@ -12,7 +12,7 @@ from rich.text import Text
 from deepprune.core.protocols import FloatArray
 from deepprune.core.statistics import Estimate, NestedBootstrap
 from deepprune.live.question import LiveResult
-from deepprune.live.view import plain
+from deepprune.live.view import one_line
 from deepprune.report.figures import COLOURS
 from deepprune.report.tables import percent
 
@@ -57,7 +57,7 @@ def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
     """Accuracy, tokens, savings, time and failures, over all questions."""
     found = live_estimates(rows, seed)
     done = [row for row in rows if row["status"] == "ok"]
-    table = Table(title=Text(plain(title)), title_justify="left", show_header=False)
+    table = Table(title=Text(one_line(title)), title_justify="left", show_header=False)
     lines = {
         "questions": f"{len(done)} decided, {len(rows) - len(done)} failed",
         "accuracy": percent(found.get("accuracy")) or "not known: no gold answers",
@@ -99,7 +99,7 @@ def tokens_figure(rows: Sequence[LiveResult], path: Path) -> Path:
     for (label, values), colour in zip(parts.items(), (*COLOURS[:3], "0.5", "0.88"), strict=True):
         axes.barh(np.arange(len(shown)), values, left=left, color=colour, label=label)
         left += np.asarray(values, dtype=float)
-    names = [plain(row["question_id"])[:32].replace("$", r"\$") for row in shown]
+    names = [one_line(row["question_id"])[:32].replace("$", r"\$") for row in shown]
     axes.set_yticks(np.arange(len(shown)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("tokens")

@@ -1,6 +1,6 @@
 """The terminal while questions are pruned live: growing traces, decisions, the vote.
 
-What a model writes is untrusted: it is shown as plain text, without control characters.
+A model's text is untrusted: it is shown without control characters.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _BAR = 24  # columns; the longest trace so far fills them
 _FRAME_LINES = 9  # lines of the view that are not traces
 
 
-def plain(text: str) -> str:
-    """The text on one line without control characters: escape sequences, bidirectional marks."""
+def one_line(text: str) -> str:
+    """Put a text on one line, without control characters and bidirectional marks."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -43,9 +43,7 @@ class LiveView(Watcher, Live):
     """
 
     def __init__(self, title: str, n_questions: int, console: Console | None = None) -> None:
-        self._title = title
-        self._n_questions = n_questions
-        self._n_done = 0
+        self._title, self._n_questions, self._n_done = title, n_questions, 0
         self._question: LiveQuestion | None = None
         self._row: LiveResult | None = None
         super().__init__(
@@ -65,13 +63,10 @@ class LiveView(Watcher, Live):
 
     def _frame(self) -> RenderableType:
         parts: list[RenderableType] = []
-        if self._n_questions > 1:
+        if (n := self._n_questions) > 1:
             bar = Table.grid(padding=(0, 1))
-            bar.add_row(
-                "questions",
-                ProgressBar(self._n_questions, self._n_done, width=40),
-                f"{self._n_done} of {self._n_questions}",
-            )
+            done = ProgressBar(n, self._n_done, width=40)
+            bar.add_row("questions", done, f"{self._n_done} of {n}")
             parts.append(bar)
         if self._question is not None:
             height = max(4, self.console.height - _FRAME_LINES - 2 * len(parts))
@@ -82,20 +77,16 @@ class LiveView(Watcher, Live):
 def question_frame(
     live: LiveQuestion, row: LiveResult | None, title: str, height: int = 24
 ) -> RenderableType:
-    """A question at this moment: its traces, the vote, tokens and saving, judge, time.
+    """Draw a question: at most ``height`` traces, the vote, tokens and saving, judge, time.
 
-    Args:
-        live: The question.
-        row: Its result row, once it is decided.
-        title: Policy, judge and model.
-        height: Maximum number of rows of traces.
+    Its result ``row`` is known once it is decided.
     """
     states, decisions = live.states(), {d.trace: d for d in list(live.decisions)}
     answers = {i: live.answer(i, state) for i, state in enumerate(states)}
     shown = _most_telling(states, decisions, answers, height)
     parts: list[RenderableType] = [
-        Text(plain(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
-        Text(plain(title), style="dim", no_wrap=True, overflow="ellipsis"),
+        Text(one_line(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
+        Text(one_line(title), style="dim", no_wrap=True, overflow="ellipsis"),
         _traces(states, decisions, answers, shown),
     ]
     if len(shown) < len(states):
@@ -103,16 +94,13 @@ def question_frame(
         parts.append(Text(f"and {len(hidden)} more traces: {_counted(hidden)}", style="dim"))
     if row is None:
         estimate = live.saving(states)
-        votes: Sequence[tuple[str, float]] = live.vote()
-        saving = "no estimate of the saving yet"
-        if estimate is not None:
-            saving = _saving(estimate.gross, estimate.net)
+        votes, seconds = _votes(live.vote()), live.seconds
+        saving = "no estimate yet" if estimate is None else _saving(estimate.gross, estimate.net)
     else:
-        votes, saving = _weights(row), _recorded_saving(row)
+        votes, seconds, saving = _row_votes(row), row["seconds"], _row_saving(row)
     tokens = sum(state.n_tokens for state in states)
-    seconds = live.seconds if row is None else row["seconds"]
     footer = [
-        f"vote    {_votes(votes) or 'nobody yet'}",
+        f"vote    {votes or 'nobody yet'}",
         f"traces  {_counted(states) or 'none yet'} of {live.n_traces}; {tokens:,} tokens, {saving}",
         f"judge   {live.judge_scores:,} scores, {live.judge_seconds:.1f} s; {seconds:.1f} s in all",
     ]
@@ -120,7 +108,7 @@ def question_frame(
     if live.fallback is not None:
         parts.append(Text(_fallback(live.fallback), style="bold red"))
     if row is not None and row["status"] != "ok":
-        parts.append(Text(f"{row['status']}: {plain(row['reason'])}", style="bold red"))
+        parts.append(Text(f"{row['status']}: {one_line(row['reason'])}", style="bold red"))
     return Group(*parts)
 
 
@@ -130,10 +118,9 @@ def _most_telling(
     answers: Mapping[int, str | None],
     height: int,
 ) -> list[int]:
-    """The traces that get a row, in their order.
+    """Choose the traces that get a row.
 
-    If not all fit: representatives first, then the first trace with each answer, running traces,
-    stopped traces, the rest.
+    Representatives come first, then the first trace with each answer, running traces, stopped ones.
     """
     if len(states) <= height:
         return list(range(len(states)))
@@ -142,12 +129,9 @@ def _most_telling(
         answer: i for i, answer in reversed(list(answers.items())) if answer is not None
     }.values()
 
-    def rank(i: int) -> int:
-        if i in representatives:
-            return 0
-        if i in first:
-            return 1
-        return 2 if states[i].status is Status.RUNNING else 3 + (i not in decisions)
+    def rank(i: int) -> tuple[bool, ...]:
+        is_running = states[i].status is Status.RUNNING
+        return i not in representatives, i not in first, not is_running, i not in decisions
 
     return sorted(sorted(range(len(states)), key=rank)[: height - 1])
 
@@ -158,14 +142,13 @@ def _traces(
     answers: Mapping[int, str | None],
     shown: Iterable[int],
 ) -> Table:
-    """A row for each of the traces ``shown``: number, bar, tokens, text."""
-    colours: dict[int, str] = {}
+    """Draw a row per trace: number, bar, tokens, text; traces of a cluster have one colour."""
+    colours: dict[int | None, str] = {}
     for decision in decisions.values():
         if decision.cluster is not None:
             colour = COLOURS[decision.cluster % len(COLOURS)]
             colours[decision.trace] = colour
-            if decision.by is not None:
-                colours.setdefault(decision.by, colour)
+            colours.setdefault(decision.by, colour)
     longest = max([1, *(state.n_tokens for state in states)])
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(justify="right", no_wrap=True)
@@ -183,22 +166,21 @@ def _traces(
 
 
 def _text(state: TraceState, decision: Decision | None, answer: str | None, colour: str) -> Text:
-    """The last words of a running trace; how another one ended."""
+    """Return the last words of a running trace, or how another one ended."""
     if state.status is Status.STOPPED:
-        return Text("stopped" if decision is None else f"stopped: {_why(decision)}", style=colour)
+        return Text("stopped" if decision is None else _why(decision), style=colour)
     if state.status is Status.FAILED:
         return Text("failed", style="bold red")
     if state.status is Status.FINISHED:
-        return Text("no answer" if answer is None else f"= {plain(answer)}", style="bold")
-    return Text(plain(state.tail)[-60:], style="dim")
+        return Text("no answer" if answer is None else f"= {one_line(answer)}", style="bold")
+    return Text(one_line(state.tail)[-60:], style="dim")
 
 
 def _why(decision: Decision) -> str:
-    """Why a trace was stopped: ``redundant, like 3 (0.81)``."""
-    words = decision.reason.value.replace("_", " ")
-    if decision.by is not None:
-        words += f", like {decision.by}"
-    return words if decision.score is None else f"{words} ({decision.score:.2f})"
+    """Return ``stopped: redundant, like 3 (0.81)``."""
+    like = "" if decision.by is None else f", like {decision.by}"
+    score = "" if decision.score is None else f" ({decision.score:.2f})"
+    return f"stopped: {decision.reason.value.replace('_', ' ')}{like}{score}"
 
 
 def _counted(states: Iterable[TraceState]) -> str:
@@ -207,17 +189,16 @@ def _counted(states: Iterable[TraceState]) -> str:
 
 
 def _fallback(reason: str) -> str:
-    return f"unpruned, all traces vote: {plain(reason)}"
+    return f"unpruned, all traces vote: {one_line(reason)}"
 
 
-def _weights(row: LiveResult) -> list[tuple[str, float]]:
-    """The answers of a decided question with their weights in the vote, heaviest first."""
-    return [(w["answer"] or "?", w["weight"]) for w in row["weights"]]
+def _row_votes(row: LiveResult) -> str:
+    return _votes([(w["answer"] or "?", w["weight"]) for w in row["weights"]])
 
 
 def _votes(votes: Sequence[tuple[str, float]]) -> str:
-    """Votes in words: ``42 x5, 41 x1``."""
-    return ", ".join(f"{plain(answer)} x{weight:g}" for answer, weight in votes[:_SHOWN_ANSWERS])
+    """Return ``42 x5, 41 x1``."""
+    return ", ".join(f"{one_line(answer)} x{weight:g}" for answer, weight in votes[:_SHOWN_ANSWERS])
 
 
 def _saving(gross: float, net: float | None) -> str:
@@ -225,7 +206,7 @@ def _saving(gross: float, net: float | None) -> str:
     return f"estimated saving {100 * gross:.0f} % gross{said}"
 
 
-def _recorded_saving(row: LiveResult) -> str:
+def _row_saving(row: LiveResult) -> str:
     gross = row["saving_estimated"]
     return "no estimate" if gross is None else _saving(gross, row["net_saving_estimated"])
 
@@ -239,13 +220,12 @@ class ProgressLines(Watcher):
     """
 
     def __init__(self, title: str, n_questions: int) -> None:
-        self._n_questions = n_questions
-        self._n_done = 0
+        self._n_questions, self._n_done = n_questions, 0
         self._stopped: Counter[str] = Counter()
-        print(plain(title))
+        print(one_line(title))
 
     def on_question_start(self, live: LiveQuestion) -> None:
-        print(f"{plain(live.question.text)[:160]}", flush=True)
+        print(f"{one_line(live.question.text)[:160]}", flush=True)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
         self._print_stopped()
@@ -257,7 +237,7 @@ class ProgressLines(Watcher):
         )
 
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
-        """Counted, printed at the next checkpoint."""
+        """Count; the next checkpoint prints it."""
         self._stopped[decision.reason.value.replace("_", " ")] += 1
 
     def on_fallback(self, live: LiveQuestion, reason: str) -> None:
@@ -268,13 +248,13 @@ class ProgressLines(Watcher):
         self._print_stopped()
         self._n_done += 1
         if row["status"] != "ok":
-            print(f"  {row['status']}: {plain(row['reason'])}")
+            print(f"  {row['status']}: {one_line(row['reason'])}")
         else:
-            answer = "no answer" if row["answer"] is None else f"= {plain(row['answer'])}"
+            answer = "no answer" if row["answer"] is None else f"= {one_line(row['answer'])}"
             failed = f", {row['n_failed']} traces failed" if row["n_failed"] else ""
             print(
-                f"  {row['seconds']:6.1f} s  {answer} by {_votes(_weights(row)) or 'nobody'}; "
-                f"{row['tokens']:,} tokens, {_recorded_saving(row)}{failed}"
+                f"  {row['seconds']:6.1f} s  {answer} by {_row_votes(row) or 'nobody'}; "
+                f"{row['tokens']:,} tokens, {_row_saving(row)}{failed}"
             )
         if self._n_questions > 1:
             print(f"{self._n_done} of {self._n_questions} questions", flush=True)

@@ -17,7 +17,7 @@ from deepprune.live.events import EventLines
 from deepprune.live.guard import JudgeWorker
 from deepprune.live.pruner import LivePruner
 from deepprune.live.summary import live_table, tokens_figure
-from deepprune.live.view import LiveView, ProgressLines, plain, question_frame
+from deepprune.live.view import LiveView, ProgressLines, one_line, question_frame
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
 
@@ -81,8 +81,8 @@ def test_a_frame_has_traces_decisions_the_vote_and_the_estimate():
 
 def test_a_model_cannot_write_into_the_terminal(capsys):
     nasty = "[red]x[/red]\x1b[2J\x9b31m\u202e"
-    assert plain(nasty) == "[red]x[/red] [2J 31m"
-    assert plain("a\r\n\tb\0") == "a b"
+    assert one_line(nasty) == "[red]x[/red] [2J 31m"
+    assert one_line("a\r\n\tb\0") == "a b"
     frames = Frames(title=nasty)
     traces = group([nasty] * 2, 6, name=nasty)
     done = pruned(traces, frames, ProgressLines(nasty, 1))
