@@ -24,7 +24,7 @@ from deepprune.traces.formats import question_id_of, whole
 from deepprune.traces.jsonl import json_lines
 from deepprune.traces.opening import open_traces
 
-Row = Mapping[str, Any]
+Cells = Mapping[str, Any]
 
 
 @checked
@@ -142,14 +142,14 @@ class _Table(QuestionSource):
                 f"{len(ascii_uppercase) - 1} columns, got {len(self.columns.wrong)}."
             )
 
-    def _questions(self, rows: Iterator[Row], dataset: str) -> Iterator[Question]:
+    def _questions(self, rows: Iterator[Cells], dataset: str) -> Iterator[Question]:
         """Yield the questions of rows; messages number the rows from 1."""
         for number, row in enumerate(rows, 1):
             self._check_columns(row)
             if all(text in str(row[name]) for name, text in self.where.items()):
                 yield self._question(row, dataset, number)
 
-    def _check_columns(self, row: Row) -> None:
+    def _check_columns(self, row: Cells) -> None:
         for name in (*self.columns.required, *self.where):
             if name not in row:
                 raise InputError(
@@ -158,7 +158,7 @@ class _Table(QuestionSource):
                     ".question_id in the same way, to null if there is none."
                 )
 
-    def _question(self, row: Row, dataset: str, number: int) -> Question:
+    def _question(self, row: Cells, dataset: str, number: int) -> Question:
         columns = self.columns
         text = self._filled(row, columns.question, number)
         question_id = self._scalar(row, columns.question_id, number) or question_id_of(text)
@@ -168,13 +168,13 @@ class _Table(QuestionSource):
             text, gold = lettered(text.strip(), choices, self.seed, question_id)
         return Question(dataset, question_id, text, gold)
 
-    def _filled(self, row: Row, name: str, number: int) -> str:
+    def _filled(self, row: Cells, name: str, number: int) -> str:
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             raise self._unfit(row, name, number, "must be a text in every row")
         return whole(value)
 
-    def _choices(self, row: Row, number: int) -> list[str]:
+    def _choices(self, row: Cells, number: int) -> list[str]:
         """Return the correct choice, then the wrong ones."""
         choices: dict[str, str] = {}  # choice -> column
         for name in filter(None, (self.columns.gold, *self.columns.wrong)):
@@ -187,7 +187,7 @@ class _Table(QuestionSource):
             choices[choice] = name
         return list(choices)
 
-    def _scalar(self, row: Row, name: str | None, number: int) -> str | None:
+    def _scalar(self, row: Cells, name: str | None, number: int) -> str | None:
         """Return a text or number as text; ``None`` if it is missing, blank or NaN."""
         value = None if name is None else row.get(name)
         if isinstance(value, list | tuple | dict | bytes):
@@ -197,7 +197,7 @@ class _Table(QuestionSource):
             return None
         return whole(str(value))
 
-    def _unfit(self, row: Row, name: str, number: int, rule: str) -> InputError:
+    def _unfit(self, row: Cells, name: str, number: int, rule: str) -> InputError:
         return InputError(
             f"{name} {rule}, but row {number} of {self._name} has {str(row[name])[:40]!r}."
         )
@@ -249,16 +249,16 @@ class QuestionFile(_Table):
         yield from self._questions(iter(rows), self.dataset or path.stem)
 
 
-def _json_rows(path: Path) -> list[Row]:
+def _json_rows(path: Path) -> list[Cells]:
     """Return the lines with the same columns; missing values are ``None``."""
     rows = [row for _, row in json_lines(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _parquet_rows(path: Path) -> list[Row]:
+def _parquet_rows(path: Path) -> list[Cells]:
     try:
-        rows: list[Row] = pq.read_table(path).to_pylist()
+        rows: list[Cells] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{str(path)!r} cannot be read as Parquet ({reason}).") from error
