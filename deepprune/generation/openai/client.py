@@ -1,8 +1,8 @@
-"""Any server that speaks OpenAI's protocol: vLLM's, SGLang, llama.cpp, hosted ones.
+"""Client of any OpenAI-compatible server: vLLM, SGLang, llama.cpp, hosted ones.
 
-What a server can do differs, and few say so: `OpenAIBackend.open` finds out with requests of a few
-tokens. A trace goes on from a prefix by ``/v1/completions``, whose prompt we write ourselves, or by
-a chat whose last message is the assistant's and stays open (prefill).
+Servers differ in what they can do, and few report it: `OpenAIBackend.open` finds out with requests
+of a few tokens. A trace continues from a prefix by ``/v1/completions``, whose prompt we write, or
+by a chat whose last message is the assistant's and stays open (prefill).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import asyncio
 import logging
 import os
 import random
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Ge, Gt, Le, checked
@@ -30,23 +32,23 @@ from deepprune.generation.backend import (
 )
 from deepprune.generation.openai.faults import Faults, Refused
 from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
-from deepprune.generation.openai.settings import MOST_CONNECTIONS, check_settings
-from deepprune.generation.openai.stream import Done, Reader, think_start
+from deepprune.generation.openai.stream import Generated, Reader, think_start
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
 
 _log = logging.getLogger(__name__)
 
-_NOT_THERE = (400, 404, 405, 422, 501)  # an address that the server does not have
+_NOT_THERE = (400, 404, 405, 422, 501)  # statuses of an address that the server does not have
+_MOST_CONNECTIONS = 1000  # of the openai client's pool
 
-# A new turn would begin a number or a sentence; only one that goes on writes the 0 of 10 first.
+# A new turn would begin with a number or a sentence; only a continuation begins with the 0 of 10.
 _COUNTING = Question("", "", "Count from 1 to 40, separated by commas.")
 _BEGUN, _GOES_ON = "1, 2, 3, 4, 5, 6, 7, 8, 9, 1", "0"
 
 
 class Continuation(StrEnum):
-    """How a server goes on from a prefix."""
+    """How a server continues a prefix."""
 
     COMPLETIONS = "completions"
     FLAGGED_PREFILL = "chat prefill (continue_final_message)"
@@ -56,17 +58,17 @@ class Continuation(StrEnum):
 
 @checked
 class OpenAIBackend:
-    """Requests to a server; its model, capabilities and faults are found out or outlived.
+    """Generation on an OpenAI-compatible server.
 
-    The openai client sends a request again that fails before its answer begins. A stream that
-    breaks continues from what it has generated, if the server can do that.
+    The openai client retries a request that fails before its answer begins. A stream that breaks
+    continues from what it has generated, if the server can do that.
 
-    Tokens are the server's own where it tells their ids (vLLM) or their log-probabilities;
+    Tokens are the server's own where it reports their ids (vLLM) or their log-probabilities;
     otherwise each piece of a stream counts as one, and the last is corrected by the server's count.
 
-    A server with a reasoning parser sends the thoughts apart: they are put back before the answer,
-    within ``<think>`` and ``</think>``. Of a thinking model, prefer completions: a chat template
-    may move or drop the thoughts of a message that it is to go on with.
+    A server with a reasoning parser sends the thoughts separately: they are put back before the
+    answer, within ``<think>`` and ``</think>``. For a thinking model, prefer completions: a chat
+    template may move or drop the thoughts of a message that it continues.
 
     Args:
         base_url: E.g. ``http://localhost:8000/v1``.
@@ -96,10 +98,10 @@ class OpenAIBackend:
         api_key_env: str = "OPENAI_API_KEY",
         timeout_s: Annotated[float, Gt(0)] = 120.0,
         max_retries: Annotated[int, Ge(0)] = 5,
-        max_concurrent: Annotated[int, Ge(1), Le(MOST_CONNECTIONS)] = 256,
+        max_concurrent: Annotated[int, Ge(1), Le(_MOST_CONNECTIONS)] = 256,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        check_settings(base_url, api_key_env)
+        _check_no_key(base_url, api_key_env)
         self.base_url = base_url.rstrip("/")
         self.continuation = Continuation.NOTHING
         self._model, self._name = model, name
@@ -108,7 +110,7 @@ class OpenAIBackend:
         key = os.environ.get(api_key_env, "")
         self._faults = Faults(self.base_url, key, api_key_env, timeout_s)
         self._max_retries = max_retries
-        self._max_concurrent = max_concurrent
+        self.seats = max_concurrent
         self._extra_body = dict(extra_body or {})
         self._is_chat = False
         self._prompts = Prompts()
@@ -122,17 +124,12 @@ class OpenAIBackend:
 
     @property
     def token_counter(self) -> str:
-        """``generator`` where the server tells its tokens, else ``chunks``: pieces of a stream."""
-        return "generator" if self._features.tells_tokens else "chunks"
-
-    @property
-    def seats(self) -> int:
-        """Requests at a time: ``max_concurrent``."""
-        return self._max_concurrent
+        """``generator`` where the server reports tokens, else ``chunks``: pieces of a stream."""
+        return "generator" if self._features.token_ids or self._features.logprobs else "chunks"
 
     @property
     def can_continue(self) -> bool:
-        """Whether the server goes on from a prefix; ``continuation`` says how."""
+        """Whether the server continues a prefix; ``continuation`` says how."""
         return self.continuation is not Continuation.NOTHING
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
@@ -149,7 +146,7 @@ class OpenAIBackend:
                 "engine=openai needs its client: pip install 'deepprune[openai]'."
             ) from None
 
-        for library in ("httpx", "httpx2"):  # they tell of every request
+        for library in ("httpx", "httpx2"):  # they log every request
             logging.getLogger(library).setLevel(logging.WARNING)
         self._client = openai.AsyncOpenAI(
             base_url=self.base_url,
@@ -157,16 +154,13 @@ class OpenAIBackend:
             timeout=self._faults.timeout_s,
             max_retries=self._max_retries,
         )
-        self._seats = asyncio.Semaphore(self._max_concurrent)
+        self._free_seats = asyncio.Semaphore(self.seats)
         greedy = replace(sampling, temperature=0.0)
-        failed = ""
         try:
             self._model = await self._only_model()
             await self._choose_api(Request(_COUNTING, format, greedy, max_tokens=2, seed=0))
         except RequestError as error:
-            failed = str(error)
-        if failed:
-            raise EngineError(f"{self.base_url} cannot be used: {failed}")
+            raise EngineError(f"{self.base_url} cannot be used: {error}") from None
         _log.info(
             "%s at %s: %s, it continues by %s, tokens counted by %s",
             self._model,
@@ -177,50 +171,49 @@ class OpenAIBackend:
         )
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """Generate; closing the generator closes the connection, which ends the request there.
+        """Generate. Closing the generator closes the connection, which ends the request.
 
         Raises:
             RequestError: If the server refuses the request, or fails it too often.
             EngineError: If the server is gone or refuses the key.
         """
-        async with self._seats, aclosing(self._generate(request, Done())) as chunks:
+        async with self._free_seats, aclosing(self._generate(request, Generated())) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def close(self) -> None:
-        """Close all connections."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    # Finding out
-
-    async def _list_models(self) -> list[str]:
-        listed = await self._ask("/models", optional=True)
-        data = listed.get("data") if isinstance(listed, dict) else None
-        return [str(m["id"]) for m in data or () if isinstance(m, dict) and "id" in m]
+    # Detection of the server's capabilities
 
     async def _only_model(self) -> str:
-        names = await self._list_models()
-        if self._model is None:
-            if len(names) != 1:
-                raise InputError(
-                    f"engine.model must say which model of {self.base_url} generates; it lists "
-                    f"{', '.join(names) or 'none'}."
-                )
-            return names[0]
-        if names and self._model not in names:
-            shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+        listed = await self._ask("/models", optional=True)
+        data = listed.get("data") if isinstance(listed, dict) else None
+        names = [str(m["id"]) for m in data or () if isinstance(m, dict) and "id" in m]
+        shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+        if self._model is None and len(names) != 1:
+            raise InputError(
+                f"engine.model must say which model of {self.base_url} generates; it lists "
+                f"{shown or 'none'}."
+            )
+        if self._model is not None and names and self._model not in names:
             raise InputError(
                 f"engine.model must be one that {self.base_url} serves ({shown}), "
                 f"got {self._model!r}."
             )
-        return self._model
+        return self._model or names[0]
 
     async def _choose_api(self, trial: Request) -> None:
-        refusal = ""
+        refusal, self._is_chat = "", False
         if self._api != "chat":
-            tokenizer = await self._find_tokenizer(trial)
+            if self._tokenizer_source is not None:
+                tokenizer: Tokenizer | None = LocalTokenizer(self._tokenizer_source)
+            else:
+                remote = ServerTokenizer(self.base_url, self._ask)
+                knows_chats = await remote.answers(trial.format.messages(trial.question))
+                tokenizer = remote if knows_chats else None
             self._prompts = Prompts(tokenizer)
             if trial.format.chat and tokenizer is None:
                 refusal = (
@@ -228,7 +221,6 @@ class OpenAIBackend:
                     "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
                 )
             else:
-                self._is_chat = False
                 refusal = await self._learn_features(trial)
             if not refusal:
                 self.continuation = Continuation.COMPLETIONS
@@ -254,22 +246,15 @@ class OpenAIBackend:
                 "engine.tokenizer=MODEL and engine.api=completions continue exactly"
             )
 
-    async def _find_tokenizer(self, trial: Request) -> Tokenizer | None:
-        if self._tokenizer_source is not None:
-            return LocalTokenizer(self._tokenizer_source)
-        remote = ServerTokenizer(self.base_url, self._ask)
-        return remote if await remote.answers(trial.format.messages(trial.question)) else None
-
     async def _learn_features(self, trial: Request) -> str:
-        """Find out what may be asked for; returns why nothing can, or an empty text."""
+        """Find out which fields are accepted; return why none are, or an empty text."""
         k = trial.sampling.logprobs
         trial = replace(trial, sampling=replace(trial.sampling, logprobs=0))
-        everything = _Features(extensions=True, logprobs=max(1, k), usage=True)
-        refusal = ""
+        n, refusal = max(1, k), ""
         for features in (
-            everything,
-            replace(everything, extensions=False),
-            replace(everything, extensions=False, logprobs=0),
+            _Features(extensions=True, logprobs=n, usage=True),
+            _Features(logprobs=n, usage=True),
+            _Features(usage=True),
             _Features(),
         ):
             self._features = features
@@ -310,9 +295,9 @@ class OpenAIBackend:
                 continue
         self.continuation = Continuation.NOTHING
 
-    async def _try(self, trial: Request) -> Done:
+    async def _try(self, trial: Request) -> Generated:
         """Send a request of a few tokens and return what it gives."""
-        done = Done()
+        done = Generated()
         async with aclosing(self._generate(trial, done)) as chunks:
             async for _ in chunks:
                 pass
@@ -321,7 +306,7 @@ class OpenAIBackend:
     async def _ask(
         self, url: str, body: Mapping[str, Any] | None = None, *, optional: bool = False
     ) -> object:
-        """Return one answer that is not a stream; ``None`` if the server does not have it."""
+        """Return one answer that is no stream; if optional, ``None`` if the server lacks it."""
         client = self._opened()
         try:
             if body is None:
@@ -345,14 +330,13 @@ class OpenAIBackend:
 
     # One request
 
-    async def _generate(self, request: Request, done: Done) -> AsyncGenerator[Chunk, None]:
-        """Generate to the end; a stream that breaks continues after what is ``done``."""
+    async def _generate(self, request: Request, done: Generated) -> AsyncGenerator[Chunk, None]:
+        """Generate to the end; a stream that breaks continues from what is ``done``."""
         n_breaks = 0
         while True:
             begun = False
             try:
-                path, body = await self._body(request, done)
-                stream = await self._stream_of(path, body)
+                stream = await self._begin(request, done)
                 begun = True
                 async with aclosing(_chunks(stream, Reader(request, done))) as chunks:
                     async for chunk in chunks:
@@ -361,12 +345,12 @@ class OpenAIBackend:
                 return
             except Exception as error:
                 failure = self._faults.read(error)
-            # outside of the handler: what is raised here must not carry the client's own error
+            # outside of the handler, so that no error carries the client's, which may show the key
             if done.n_tokens >= request.max_tokens:
                 yield Chunk("", (), finish_reason=FinishReason.LENGTH)
                 return
             if done.text and not self.can_continue:
-                await self._list_models()  # raises if the whole server is gone
+                await self._ask("/models", optional=True)  # raises if the whole server is gone
                 raise RequestError(
                     f"{failure}, after {done.n_tokens} tokens, and the server cannot go on from a "
                     "prefix"
@@ -376,20 +360,14 @@ class OpenAIBackend:
             await asyncio.sleep(min(8.0, 0.5 * 2**n_breaks) * random.uniform(0.5, 1.0))
             n_breaks += 1
 
-    async def _stream_of(self, path: str, body: Mapping[str, Any]) -> AsyncStream[object]:
+    async def _begin(self, request: Request, done: Generated) -> AsyncStream[object]:
+        """Send a request for what follows ``done``."""
         from openai import AsyncStream
 
-        # the plain JSON of each event: typed ones cost more than the network, and lack extensions
-        return await self._opened().post(
-            path, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
-        )
-
-    async def _body(self, request: Request, done: Done) -> tuple[str, dict[str, Any]]:
         sampling, features, format = request.sampling, self._features, request.format
-        limit = request.max_tokens - done.n_tokens
         body: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": limit,
+            "max_tokens": request.max_tokens - done.n_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": (request.seed + done.n_tokens) % 2**31,
@@ -403,9 +381,9 @@ class OpenAIBackend:
             body["stop"] = list(sampling.stop)
         if features.extensions:
             body["return_token_ids"] = True
-            if sampling.stop:  # as vLLM and as SGLang name it
+            if sampling.stop:  # the names of vLLM and SGLang
                 body |= {"include_stop_str_in_output": True, "no_stop_trim": True}
-        is_needed = sampling.logprobs > 0 or not features.token_ids  # logprobs tell tokens too
+        is_needed = sampling.logprobs > 0 or not features.token_ids  # logprobs show tokens too
         logprobs = features.logprobs if is_needed else 0
         if not self._is_chat:
             if logprobs:
@@ -421,8 +399,14 @@ class OpenAIBackend:
                 body["messages"].append({"role": "assistant", "content": begun})
                 if self.continuation is Continuation.FLAGGED_PREFILL:
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
-        body |= self._extra_body
-        return ("/chat/completions" if self._is_chat else "/completions"), body
+        # events as dicts: the client's typed ones cost more time than the network, and lack fields
+        return await self._opened().post(
+            "/chat/completions" if self._is_chat else "/completions",
+            body=body | self._extra_body,
+            cast_to=object,
+            stream=True,
+            stream_cls=AsyncStream[object],
+        )
 
 
 async def _chunks(stream: AsyncStream[object], reader: Reader) -> AsyncGenerator[Chunk, None]:
@@ -441,13 +425,29 @@ async def _chunks(stream: AsyncStream[object], reader: Reader) -> AsyncGenerator
 
 @dataclass(frozen=True, slots=True)
 class _Features:
-    """What the server understands and tells."""
+    """What the server accepts and reports."""
 
-    extensions: bool = False  # fields that OpenAI does not have are not refused
+    extensions: bool = False  # accepts fields that OpenAI does not have
     token_ids: bool = False
-    logprobs: int = 0  # so many may be asked for
+    logprobs: int = 0  # maximum number per token
     usage: bool = False
 
-    @property
-    def tells_tokens(self) -> bool:
-        return self.token_ids or self.logprobs > 0
+
+def _check_no_key(base_url: str, api_key_env: str) -> None:
+    """Check that neither argument is or contains a key; no message shows what could be one."""
+    if any(mark in base_url for mark in "@?#"):
+        raise InputError(
+            "engine.base_url is recorded and must not carry a key: no user, password, query or "
+            "fragment. Put the key into an environment variable and name that by "
+            "engine.api_key_env."
+        )
+    address = urlsplit(base_url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise InputError(
+            f"engine.base_url must be like http://localhost:8000/v1, got {base_url!r}."
+        )
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", api_key_env):
+        raise InputError(
+            "engine.api_key_env must be the name of an environment variable, in capitals; what it "
+            "got is not shown, since it could be a key."
+        )

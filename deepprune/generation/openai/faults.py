@@ -1,8 +1,4 @@
-"""Errors of an OpenAI-compatible server, read as ours.
-
-The openai client itself sends a request again that fails before its answer begins (``max_retries``,
-``Retry-After``). A stream that breaks later is ours to continue, see `OpenAIBackend`.
-"""
+"""Errors of an OpenAI-compatible server, converted to ours."""
 
 from __future__ import annotations
 
@@ -10,7 +6,8 @@ from dataclasses import dataclass, field
 
 from deepprune.core.errors import InputError
 from deepprune.generation.backend import EngineError, RequestError
-from deepprune.generation.openai.stream import Broken, without_surrogates
+from deepprune.generation.openai.stream import Broken
+from deepprune.traces.formats import whole
 
 
 class Refused(RequestError):
@@ -23,7 +20,7 @@ class Refused(RequestError):
 
 @dataclass(frozen=True)
 class Faults:
-    """Reads the errors of the openai client.
+    """Converts the errors of the openai client.
 
     Attributes:
         base_url: Address of the server.
@@ -54,32 +51,32 @@ class Faults:
         if isinstance(error, openai.APIStatusError):
             said = error.body.get("message") if isinstance(error.body, dict) else error.body
             reason = self._clean(str(said or error.message))
-            return self._of_status(f"the server answered {error.status_code}: {reason}", error)
+            said = f"the server answered {error.status_code}: {reason}"
+            return self._of_status(error.status_code, said)
         if isinstance(error, openai.APIError):  # within a stream
-            reason = f"the server broke the stream off: {self._clean(error.message)}"
-            return self._of_status(reason, error)
+            code = error.body.get("code") if isinstance(error.body, dict) else None
+            return self._of_status(
+                code, f"the server broke the stream off: {self._clean(error.message)}"
+            )
         if isinstance(error, Broken):
             return RequestError(str(error))
         if isinstance(error, ValueError):
             return RequestError("the server sent something that is not JSON")
         raise error
 
-    def _of_status(self, reason: str, error: Exception) -> EngineError | RequestError:
-        body = getattr(error, "body", None)
-        code = body.get("code") if isinstance(body, dict) else None
-        status = getattr(error, "status_code", code)
-        status = status if isinstance(status, int) else 0
+    def _of_status(self, status: object, reason: str) -> EngineError | RequestError:
         if status in (401, 403):
             unset = "" if self.key else ", which is unset"
             return EngineError(
                 f"{self.base_url} refuses the key ({reason}): put it into the environment variable "
                 f"{self.key_env}{unset}."
             )
-        if (400 <= status < 500 or status == 501) and status not in (408, 409, 429):
+        is_retried = status in (408, 409, 429)  # by the client, as are most errors from 500 on
+        if isinstance(status, int) and (400 <= status < 500 or status == 501) and not is_retried:
             return Refused(reason, status)
-        return RequestError(reason)  # the client has sent it again, as it does with those three
+        return RequestError(reason)
 
     def _clean(self, message: str) -> str:
-        """One short line without the key, which some servers repeat."""
-        line = " ".join(without_surrogates(message).split())
+        """Return one short line without the key, which some servers repeat."""
+        line = " ".join(whole(message).split())
         return (line.replace(self.key, "[key]") if self.key else line)[:300]

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import Question
 from deepprune.generation.backend import PromptFormat, Request, RequestError
-from deepprune.generation.openai.stream import Done
+from deepprune.generation.openai.stream import Generated
 
 _MOST_HEADS = 1024
-
-
-class Ask(Protocol):
-    """Posts a body to an address; if optional, returns ``None`` when the server lacks it."""
-
-    async def __call__(
-        self, url: str, body: Mapping[str, Any], *, optional: bool = False
-    ) -> object: ...
 
 
 class LocalTokenizer:
@@ -39,7 +31,7 @@ class LocalTokenizer:
     async def chat(
         self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
     ) -> list[int]:
-        """Token ids of a chat up to where the assistant begins."""
+        """Return the token ids of a chat up to where the assistant begins."""
         text = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tokenize=False,
@@ -49,20 +41,20 @@ class LocalTokenizer:
         return await self.encode(str(text))
 
     async def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text; ``special``: with the tokens that begin a prompt."""
+        """Return the token ids of a text; ``special`` adds the tokens that begin a prompt."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
 
 class ServerTokenizer:
-    """The server's own, at ``/tokenize`` beside ``/v1`` (vLLM)."""
+    """The server's tokenizer, at ``/tokenize`` beside ``/v1`` (vLLM)."""
 
-    def __init__(self, base_url: str, ask: Ask) -> None:
+    def __init__(self, base_url: str, ask: Callable[..., Awaitable[object]]) -> None:
         self._url = base_url.removesuffix("/v1") + "/tokenize"
         self._ask = ask
 
     async def answers(self, messages: Sequence[Mapping[str, str]]) -> bool:
-        """Whether there is one that knows chats."""
+        """Whether the server has one that knows chats."""
         return bool(await self._tokens({"messages": list(messages)}, optional=True))
 
     async def chat(
@@ -93,10 +85,10 @@ class Prompts:
         self._heads: dict[tuple[str, bool], list[int]] = {}
         self._rendering = asyncio.Lock()
 
-    async def of(self, request: Request, done: Done) -> str | list[int]:
-        """The prompt of a request that has already generated ``done``.
+    async def of(self, request: Request, done: Generated) -> str | list[int]:
+        """Return the prompt of a request that has already generated ``done``.
 
-        Ids that the server has told go back as they are: text may be cut into others.
+        Ids that the server has reported are sent back: its text could be split into other tokens.
         """
         rest = request.suffix + done.text
         if self._tokenizer is None:
@@ -113,7 +105,7 @@ class Prompts:
     async def _head(
         self, tokenizer: Tokenizer, format: PromptFormat, question: Question
     ) -> list[int]:
-        """The tokens of the question; those of one question are asked for once."""
+        """Return the tokens of the question, which are requested once per question."""
         key = (question.text, format.chat)
         async with self._rendering:
             if key not in self._heads:

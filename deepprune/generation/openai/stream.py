@@ -1,9 +1,8 @@
-"""What an OpenAI-compatible server streams, read as chunks of text and tokens."""
+"""Reads the stream of an OpenAI-compatible server as chunks of text and tokens."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -11,17 +10,17 @@ from typing import Any
 
 from deepprune.core.types import FinishReason
 from deepprune.generation.backend import Chunk, Request, RequestError
+from deepprune.traces.formats import whole
 
 _log = logging.getLogger(__name__)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Broken(Exception):
-    """A stream that is not what it should be."""
+    """A stream that ends early or has an unexpected shape."""
 
 
 @dataclass
-class Done:
+class Generated:
     """What a request has generated so far, over all attempts."""
 
     text: str = ""
@@ -31,14 +30,14 @@ class Done:
 
     @property
     def has_ids(self) -> bool:
-        """Whether the server has told all of its tokens."""
+        """Whether the server has reported the ids of all tokens."""
         return len(self.token_ids) == self.n_tokens > 0
 
 
 class Reader:
-    """Turns the events of one stream into chunks."""
+    """Converts the events of one stream into chunks."""
 
-    def __init__(self, request: Request, done: Done) -> None:
+    def __init__(self, request: Request, done: Generated) -> None:
         self._request = request
         self._done = done
         self._tells_tokens = False
@@ -50,11 +49,11 @@ class Reader:
 
     @property
     def is_finished(self) -> bool:
-        """The server has said why the request ended."""
+        """Whether the server has said why the request ended."""
         return self._held is not None
 
     def read(self, event: object) -> Chunk | None:
-        """What an event adds; the last chunk is held back for the server's count of tokens."""
+        """Convert an event; the last chunk is held back for the server's count of tokens."""
         try:
             data: Any = event
             if usage := data.get("usage"):
@@ -73,7 +72,7 @@ class Reader:
         return chunk if chunk.text or chunk.token_end else None
 
     def last(self) -> Chunk:
-        """The last chunk, its tokens corrected.
+        """Return the last chunk, with its number of tokens corrected.
 
         Raises:
             Broken: If the server did not say that it was the last.
@@ -120,12 +119,15 @@ class Reader:
         return Chunk(lead + text, [len(lead) + end for end in ends], ids, confidence, finish)
 
     def _text(self, choice: Mapping[str, Any]) -> tuple[str, str]:
-        """Tags that the server has cut out, and its text."""
+        """Return the tag that the server has cut out before its text, and the text.
+
+        Lone surrogates, which JSON can carry and UTF-8 cannot, are replaced.
+        """
         if "delta" not in choice:
-            return "", without_surrogates(choice.get("text") or "")
+            return "", whole(choice.get("text") or "")
         delta = choice["delta"] or {}
-        thought = without_surrogates(delta.get("reasoning_content") or delta.get("reasoning") or "")
-        content = without_surrogates(delta.get("content") or "")
+        thought = whole(delta.get("reasoning_content") or delta.get("reasoning") or "")
+        content = whole(delta.get("content") or "")
         lead = ""
         before = self._request.text + self._request.suffix + self._done.text
         if thought and not self._is_thinking:
@@ -141,7 +143,7 @@ class Reader:
         return lead, thought + content
 
     def _stop_text(self, choice: Mapping[str, Any], text: str) -> str:
-        """The stop text that ended the trace, where the server names it and has cut it off."""
+        """Return the stop text that ended the trace, if the server names it and cut it off."""
         stops = tuple(self._request.sampling.stop)
         stopped_by = choice.get("stop_reason") or choice.get("matched_stop")
         if stopped_by not in stops or (self._done.text + text).endswith(stops):
@@ -150,7 +152,6 @@ class Reader:
 
 
 def _finish(reason: str | None) -> FinishReason | None:
-    """Why a request ended; whatever else a provider says, the trace will not go on."""
     if reason is None:
         return None
     if reason in ("abort", "error"):
@@ -163,7 +164,7 @@ def _finish(reason: str | None) -> FinishReason | None:
 
 
 def _read_logprobs(logprobs: Any) -> tuple[list[str], list[list[float]]]:
-    """The tokens of a piece, and of each the log-probabilities of the likeliest, falling."""
+    """Return the tokens of a piece, and the top log-probabilities of each, highest first."""
     if not logprobs:
         return [], []
     if "content" in logprobs:
@@ -178,10 +179,5 @@ def _read_logprobs(logprobs: Any) -> tuple[list[str], list[list[float]]]:
 
 
 def think_start(think_end: str) -> str:
-    """What opens the thoughts that ``think_end`` closes."""
+    """Return the tag that opens what ``think_end`` closes."""
     return think_end.replace("/", "", 1)
-
-
-def without_surrogates(text: str) -> str:
-    r"""``text`` with U+FFFD for halves of a character, which JSON can carry and UTF-8 cannot."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
