@@ -64,7 +64,7 @@ def test_what_vllm_cannot_serve_is_refused(tmp_path):
     folder = judge(save_tiny_bert(tmp_path / "bert"), "cls", lora=False).export(tmp_path / "judge")
     with pytest.raises(InputError, match="got pooling 'cls'"):
         load_judge(folder, backend="vllm")
-    with pytest.raises(InputError, match="got 'tensorrt'"):
+    with pytest.raises(ValueError, match="got 'tensorrt'"):
         load_judge(folder, backend="tensorrt")
     causal = judge(save_tiny_qwen3(tmp_path / "qwen3")).export(tmp_path / "causal")
     with pytest.raises(InputError, match="got device 'cpu'"):

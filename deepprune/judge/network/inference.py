@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from deepprune.core.protocols import FloatArray
-from deepprune.judge.network.backbones import PairClassifier, Pooling
+from deepprune.judge.network.backbones import PairClassifier
 from deepprune.judge.network.encoding import PairEncoder, PairTokens
 
 Collate = Callable[[Sequence[PairTokens]], dict[str, Tensor]]
@@ -49,7 +49,7 @@ def pair_logits(
         return {name: values.to(device) for name, values in encoder.collate(some).items()}
 
     logits = np.empty(len(sequences))
-    groups = _by_head(sequences) if model.pooling is Pooling.LAST else []
+    groups = _by_head(sequences) if model.pooling == "last" else []
     shared = {row for rows in groups for row in rows}
     alone = [row for row in range(len(sequences)) if row not in shared]
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
-from deepprune.judge.network.backbones import Backbone, PairClassifier, Pooling
+from deepprune.judge.network.backbones import Backbone, PairClassifier
 from deepprune.judge.network.cross_encoder import (
     CrossEncoderJudge,
     resolve_device,
@@ -109,7 +109,7 @@ def save_sequence_classifier(model: PairClassifier, folder: Path) -> None:
     Raises:
         ValueError: If the model does not pool the last token.
     """
-    if model.pooling is not Pooling.LAST:
+    if model.pooling != "last":
         raise ValueError(f"pooling must be last, got {model.pooling}: transformers has no other.")
     config: Any = model.encoder.config
     config = type(config).from_dict({**config.to_dict(), "num_labels": 1})
@@ -135,10 +135,10 @@ def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def _check(backbone: Backbone, device: str) -> None:
-    if backbone.pooling is not Pooling.LAST:
+    if backbone.pooling != "last":
         raise InputError(
             "judge.backend=vllm serves causal judges, whose head reads the last token, got pooling "
-            f"{str(backbone.pooling)!r}: use judge.backend=transformers."
+            f"{backbone.pooling!r}: use judge.backend=transformers."
         )
     if device != "auto":
         raise InputError(

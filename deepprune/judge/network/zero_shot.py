@@ -7,7 +7,7 @@ from typing import Literal
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Count, checked
-from deepprune.judge.network.backbones import Backbone, Head, Pooling, load_model
+from deepprune.judge.network.backbones import Backbone, load_model
 from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture, CrossEncoderJudge
 
 
@@ -48,8 +48,8 @@ def zero_shot_judge(
     backbone = Backbone(
         source=source,
         revision=revision,
-        pooling=Pooling.LAST,
-        head=Head.GENERATIVE,
+        pooling="last",
+        head="generative",
         dtype=dtype,
         attention=attention,
         trust_remote_code=trust_remote_code,
