@@ -15,7 +15,9 @@ from deepprune.judge.base import JudgeProvenance
 
 def export(folder, **values):
     folder.mkdir(parents=True)
-    record = {"format": 1, "name": "mine", "needs": ["text"], "seen_questions": []}
+    nothing = {key: {} for key in ("settings", "training", "files", "calibration")}
+    record = {"format": 2, "kind": "linear", "name": "mine", "needs": ["text"], **nothing}
+    record |= {"prefix_rule": None, "seen_questions": [], "fingerprint": "f"}
     (folder / "judge.json").write_text(json.dumps(record | values))
     return folder
 
