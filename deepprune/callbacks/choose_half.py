@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
 
 CHOSEN = "chosen.jsonl"
+
+Measure = Callable[[BoolArray], tuple[FloatArray, FloatArray]]
+"""Accuracy relative to cons@N and net saving of W points on some questions, each ``(W,)``."""
 
 
 class ChooseHalf(Watcher):
@@ -72,24 +75,22 @@ class ChooseHalf(Watcher):
             and (self.policies is None or row.policy in self.policies)
         ]
         store = OutcomeStore(plan.folder / "outcomes", plan.points)
-        table = _Means(Outcomes(store, plan.points, keys), wanted)
+        measure = _measure(Outcomes(store, plan.points, keys), wanted)
         seed = int(rows[0].facts["seed"])
-        drawn = generator(seed, "half").permutation(len(names))
-        choosing = {names[i] for i in drawn[: len(names) // 2]}
-        is_choosing = np.array([key[:2] in choosing for key in keys])
-        number = table.choose(is_choosing, self.within)
-        if number is None:
+        is_choosing = _half(keys, names, generator(seed, "half"))
+        best = self._choose(measure, is_choosing)
+        if best is None:
             print(f"no point is within {100 * self.within:g} points of cons@N on half of them")
             return
+        number = wanted[best]
         others = [key for key, is_in in zip(keys, is_choosing, strict=True) if not is_in]
         compared = [
             i
             for i, row in enumerate(rows)
             if i == number or (row.status == "ok" and row.policy in ("consensus", plan.baseline))
         ]
-        report = Outcomes(store, plan.points, others).only(compared)
         kept = sweep_rows(
-            report,
+            Outcomes(store, plan.points, others).only(compared),
             seed=seed,
             margin=rows[0].facts["margin"],
             baseline=plan.baseline,
@@ -101,29 +102,24 @@ class ChooseHalf(Watcher):
             if i == number or row.policy == "consensus"
         ]
         n = len({key[:2] for key in others})
-        show(sweep_table(shown, f"chosen on {len(choosing)} questions, reported on {n} others"))
-        print(self._repeated(table, names, keys, seed))
+        show(sweep_table(shown, f"chosen on {len(names) // 2} questions, reported on {n} others"))
+        rng = generator(seed, "halves")
+        print(self._repeated(measure, [_half(keys, names, rng) for _ in range(self.splits)]))
         print(f"chosen: {plan.folder / CHOSEN}")
 
-    def _repeated(
-        self,
-        table: _Means,
-        names: Sequence[tuple[str, str]],
-        keys: Sequence[QuestionKey],
-        seed: int,
-    ) -> str:
-        rng = generator(seed, "halves")
-        gains, savings = [], []
-        for _ in range(self.splits):
-            choosing = {names[i] for i in rng.permutation(len(names))[: len(names) // 2]}
-            is_choosing = np.array([key[:2] in choosing for key in keys])
-            number = table.choose(is_choosing, self.within)
-            if number is not None:
-                gain, saving = table.report(number, ~is_choosing)
-                gains.append(100 * gain)
-                savings.append(100 * saving)
-        if not savings:
+    def _choose(self, measure: Measure, questions: BoolArray) -> int | None:
+        """The place of the cheapest point within ``within`` of cons@N on these questions."""
+        gain, saving = measure(questions)
+        saving[gain < -self.within] = -np.inf
+        return int(saving.argmax()) if saving.max(initial=-np.inf) > -np.inf else None
+
+    def _repeated(self, measure: Measure, halves: Sequence[BoolArray]) -> str:
+        """Mean accuracy and saving of the points that each half chooses, on its other half."""
+        chosen = [(self._choose(measure, half), half) for half in halves]
+        found = [[m[i] for m in measure(~half)] for i, half in chosen if i is not None]
+        if not found:
             return f"in none of {self.splits} random halves a point is within reach"
+        gains, savings = 100 * np.array(found).T
         low, high = np.quantile(savings, [0.025, 0.975])
         return (
             f"over {len(savings)} random halves the chosen point's accuracy is "
@@ -132,38 +128,26 @@ class ChooseHalf(Watcher):
         )
 
 
-class _Means:
-    """Accuracy and net FLOPs per question of the points that can be chosen, and of cons@N."""
+def _half(
+    keys: Sequence[QuestionKey], names: Sequence[tuple[str, str]], rng: np.random.Generator
+) -> BoolArray:
+    """Which of the ``keys`` belong to a random half of the questions ``names``."""
+    half = {names[i] for i in rng.permutation(len(names))[: len(names) // 2]}
+    return np.array([key[:2] in half for key in keys])
 
-    def __init__(self, outcomes: Outcomes, wanted: Sequence[int]) -> None:
-        points = outcomes.points
-        full = {
-            point.policy.k: number
-            for number, point in enumerate(points)
-            if isinstance(point.policy, Consensus)
-        }
-        against = [full[points[number].n_traces] for number in wanted]
-        accuracy = outcomes["is_correct"].mean(1)
-        flops = (outcomes["generator_flops"] + outcomes["judge_flops"]).mean(1)
-        self._wanted = list(wanted)
-        self._gain = accuracy[:, wanted] - accuracy[:, against]  # (Q, W)
-        self._flops, self._full = flops[:, wanted], flops[:, against]
 
-    def choose(self, questions: BoolArray, within: float) -> int | None:
-        """The number of the cheapest point within ``within`` of cons@N on these questions."""
-        if not self._wanted:
-            return None
-        gain, saving = self._at(questions)
-        saving[gain < -within] = -np.inf
-        best = int(saving.argmax())
-        return self._wanted[best] if saving[best] > -np.inf else None
+def _measure(outcomes: Outcomes, wanted: Sequence[int]) -> Measure:
+    """A function of questions: accuracy less that of cons@N, and net saving, of ``wanted``."""
+    points = outcomes.points
+    full = {p.policy.k: i for i, p in enumerate(points) if isinstance(p.policy, Consensus)}
+    against = [full[points[number].n_traces] for number in wanted]
+    accuracy = outcomes["is_correct"].mean(1)
+    flops = (outcomes["generator_flops"] + outcomes["judge_flops"]).mean(1)
+    gain = accuracy[:, wanted] - accuracy[:, against]  # (Q, W)
+    spent, of_full = flops[:, wanted], flops[:, against]
 
-    def report(self, number: int, questions: BoolArray) -> tuple[float, float]:
-        """A point's accuracy relative to cons@N and its net saving, on these questions."""
-        gain, saving = self._at(questions)
-        place = self._wanted.index(number)
-        return float(gain[place]), float(saving[place])
+    def measure(questions: BoolArray) -> tuple[FloatArray, FloatArray]:
+        saving = 1 - spent[questions].sum(0) / of_full[questions].sum(0)
+        return gain[questions].mean(0), saving
 
-    def _at(self, questions: BoolArray) -> tuple[FloatArray, FloatArray]:
-        gain = self._gain[questions].mean(0)
-        return gain, 1 - self._flops[questions].sum(0) / self._full[questions].sum(0)
+    return measure

@@ -42,7 +42,7 @@ from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
-from deepprune.report.tables import calibration_table, judge_table, show, sweep_table
+from deepprune.report.tables import SHOWN_CALIBRATION, judge_table, show, sweep_table
 from deepprune.traces import TraceStore
 
 
@@ -184,7 +184,7 @@ def _show_calibration(
     """Write, show and log how the calibration changes the scores of the test pairs."""
     write_json(run.folder / "calibration.json", {"calibration": calibration.to_json(), **errors})
     figure = drawn(reliability_figure, before, after, run.folder / "reliability.png")
-    show(calibration_table(errors, calibration.kind))
+    show(judge_table(errors, f"calibration: {calibration.kind}", SHOWN_CALIBRATION))
     if run.wandb is not None:
         import wandb
 

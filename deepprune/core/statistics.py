@@ -37,23 +37,14 @@ class Estimate(NamedTuple):
     high: float
 
 
-class Estimates(NamedTuple):
-    """Values with their 95 % percentile intervals over questions, each of shape ``(P,)``."""
+def estimate(draws: FloatArray) -> list[Estimate | None]:
+    """The value (first row) of each point and the 2.5 and 97.5 % quantiles of its draws (the rest).
 
-    value: FloatArray
-    low: FloatArray
-    high: FloatArray
-
-    def cells(self) -> list[Estimate | None]:
-        """An `Estimate` a point, ``None`` where it is not a number."""
-        rows = np.stack(self, axis=1)
-        return [Estimate(*r) if all(map(math.isfinite, r)) else None for r in rows.tolist()]
-
-
-def estimate(draws: FloatArray) -> Estimates:
-    """The value (first row) and the 2.5 and 97.5 % quantiles (the others) of ``draws``."""
+    ``None`` where it is not a number.
+    """
     tail = (1 - LEVEL) / 2
-    return Estimates(draws[0].copy(), *quantiles(draws, tail, 1 - tail))
+    rows = np.stack([draws[0], *quantiles(draws, tail, 1 - tail)], axis=1)
+    return [Estimate(*r) if all(map(math.isfinite, r)) else None for r in rows.tolist()]
 
 
 def quantiles(draws: FloatArray, *levels: float) -> list[FloatArray]:
@@ -125,11 +116,11 @@ class NestedBootstrap:
         sums /= self._total[:, None]
         return sums
 
-    def mean(self, values: NDArray[Any]) -> Estimates:
+    def mean(self, values: NDArray[Any]) -> list[Estimate | None]:
         """Means of ``values``, shape ``(Q, R, P)``."""
         return estimate(self.draws(values))
 
-    def ratio(self, numerator: NDArray[Any], denominator: NDArray[Any]) -> Estimates:
+    def ratio(self, numerator: NDArray[Any], denominator: NDArray[Any]) -> list[Estimate | None]:
         """Ratios of sums, ``sum(numerator) / sum(denominator)``, each of shape ``(Q, R, P)``."""
         return estimate(self.draws(numerator) / self.draws(denominator))
 

@@ -9,11 +9,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Count, Ge, checked
@@ -26,14 +26,6 @@ QUESTIONS_A_PROCESS = 10
 
 Work = Callable[[Sequence[Task]], Iterator[QuestionOutcomes]]
 """Yields the outcomes of tasks in their order, each once it is complete."""
-
-
-class Distributed(Protocol):
-    """Evaluates questions."""
-
-    def workers(self, runner: QuestionRunner, n_questions: int) -> AbstractContextManager[Work]:
-        """Start what a sweep of ``n_questions`` runs on; end it with the context."""
-        ...
 
 
 @checked
@@ -162,3 +154,7 @@ class _Actor:
 
     def do(self, task: Task) -> QuestionOutcomes:
         return self._runner(task)
+
+
+Distributed = Processes | Ray
+"""Where the questions are evaluated; ``workers`` starts it and ends it with the context."""

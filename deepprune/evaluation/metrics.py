@@ -38,9 +38,8 @@ What compares cons@N with itself, and what is not a number, is ``None``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +63,9 @@ from deepprune.evaluation.grid import Point
 from deepprune.evaluation.outcomes import Outcomes, Row
 from deepprune.pruning.policies.consensus import Consensus
 
+Metrics = dict[str, list[Estimate | None]]
+Counts = dict[str, list[float | None]]
+
 ABOVE_CONSENSUS = "accuracy_vs_matched_cons"
 ABOVE_CONSENSUS_NET = "accuracy_vs_matched_cons_net"
 ABOVE_BASELINE = "accuracy_vs_matched_baseline"
@@ -84,7 +86,7 @@ def sweep_rows(
     Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
 
     Args:
-        outcomes: What was measured; each field is asked for once.
+        outcomes: What was measured.
         seed: Seed of the bootstrap.
         margin: Of the test for non-inferiority, as a share of the questions.
         baseline: Name of the policy to compare with besides consensus sampling.
@@ -97,7 +99,10 @@ def sweep_rows(
         raise InputError(f"baseline {baseline!r} is not in the sweep, it has {sorted(names)}.")
     if not 0 < margin < 1:
         raise InputError(f"margin must lie in (0, 1), got {margin}: 0.01 is one point.")
-    is_correct = outcomes["is_correct"]
+    unmeasured = _unmeasured(outcomes)
+    measured = [i for i in range(len(outcomes.points)) if i not in unmeasured]
+    some = outcomes.only(measured)
+    is_correct = some["is_correct"]
     bootstrap = NestedBootstrap(
         [f"{dataset}\n{question}" for dataset, question, _ in outcomes.questions],
         n_resamples=is_correct.shape[1],
@@ -109,33 +114,28 @@ def sweep_rows(
         "seed": seed,
         "margin": margin,
     }
-    unmeasured = _unmeasured(outcomes)
-    measured = [i for i in range(len(outcomes.points)) if i not in unmeasured]
-    found: dict[int, _Numbers] = {}
+    metrics: Metrics = {}
+    counts: Counts = {}
     if measured:
-        columns = _Measured.of(outcomes, is_correct, measured, bootstrap)
-        found = dict(zip(measured, _describe(columns, margin, baseline), strict=True))
-    tested = [i for i in measured if outcomes.points[i].policy.name not in {CONSENSUS, baseline}]
-    p = [*(found[i].counts["p_mcnemar"] for i in tested), *(1.0 for _ in outcomes.dropped)]
-    for i, adjusted in zip(tested, holm(np.array(p)).tolist(), strict=False):
-        found[i].counts["p_mcnemar_holm"] = adjusted
-    return [
-        Row(
-            point.policy.name,
-            {**point.axes, "judge": point.judge, "n_traces": point.n_traces},
-            facts,
-            *found.get(i, _Numbers({}, {})),
-            *unmeasured.get(i, ("ok", None)),
-        )
-        for i, point in enumerate(outcomes.points)
-    ]
-
-
-class _Numbers(NamedTuple):
-    """The numbers of one point, see `Row`."""
-
-    metrics: dict[str, Estimate | None]
-    counts: dict[str, float | None]
+        metrics, counts = _numbers(some, is_correct, bootstrap, margin, baseline)
+        tested = [
+            i for i, p in enumerate(some.points) if p.policy.name not in {CONSENSUS, baseline}
+        ]
+        p = [*(counts["p_mcnemar"][i] for i in tested), *(1.0 for _ in outcomes.dropped)]
+        for i, adjusted in zip(tested, holm(np.array(p)).tolist(), strict=False):
+            counts["p_mcnemar_holm"][i] = adjusted
+    place = {number: i for i, number in enumerate(measured)}
+    rows = []
+    for number, point in enumerate(outcomes.points):
+        axes = {**point.axes, "judge": point.judge, "n_traces": point.n_traces}
+        if number in unmeasured:
+            rows.append(Row(point.policy.name, axes, facts, {}, {}, *unmeasured[number]))
+            continue
+        i = place[number]
+        found = {name: values[i] for name, values in metrics.items()}
+        plain = {name: values[i] for name, values in counts.items()}
+        rows.append(Row(point.policy.name, axes, facts, found, plain))
+    return rows
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
@@ -160,152 +160,106 @@ def _size(point: Point) -> int | None:
     return point.n_traces if point.policy.k is None else point.policy.k
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The points that were measured; draws have the shape ``(1 + D, P)``, see `statistics`.
+def _numbers(
+    outcomes: Outcomes,
+    is_correct: NDArray[Any],
+    bootstrap: NestedBootstrap,
+    margin: float,
+    baseline: str,
+) -> tuple[Metrics, Counts]:
+    """Metrics and counts of measured points, see `Row`."""
+    points = outcomes.points
+    place = {k: i for i, point in enumerate(points) if (k := _size(point)) is not None}
+    full = np.array([place[p.n_traces] for p in points])  # position of each one's cons@N
+    consensus = np.array([place[k] for k in sorted(place)])
+    draws, counts = _reduced(outcomes, is_correct, bootstrap)
+    first, by_question = is_correct[:, 0], bootstrap.by_question(is_correct)
+    of_full = first[:, full]
+    p_mcnemar = mcnemar_p((of_full & ~first).sum(axis=0), (first & ~of_full).sum(axis=0))
+    counts["p_mcnemar"] = p_mcnemar.tolist()
+    counts["p_mcnemar_holm"] = [None] * len(points)
+    spread = _deviation(by_question - by_question[:, full])
+    counts["n_questions_needed"] = questions_needed(spread, margin).tolist()
 
-    Attributes:
-        policies: Name of each one's policy.
-        reference: Position of each one's cons@N, shape ``(P,)``.
-        consensus: Positions of cons@k, by k, shape ``(K,)``.
-        sizes: Their k.
-        accuracy: Draws; so are ``tokens``, ``generator_flops`` and ``judge_flops``.
-        pass_any: See `sweep_rows`.
-        columns: By name, what has no interval: a value for each point.
-        deviation: Standard deviation of a question's difference to cons@N, shape ``(P,)``.
-        n_questions: Distinct questions.
-    """
-
-    policies: list[str]
-    reference: IntArray
-    consensus: IntArray
-    sizes: list[int]
-    accuracy: FloatArray
-    tokens: FloatArray
-    generator_flops: FloatArray
-    judge_flops: FloatArray
-    pass_any: list[Estimate | None]
-    columns: dict[str, list[float | None]]
-    deviation: FloatArray
-    n_questions: int
-
-    @classmethod
-    def of(
-        cls,
-        outcomes: Outcomes,
-        is_correct: NDArray[Any],
-        measured: list[int],
-        bootstrap: NestedBootstrap,
-    ) -> _Measured:
-        """Reduce field by field, so that one is in memory at a time."""
-
-        def chosen(values: NDArray[Any]) -> NDArray[Any]:
-            return values if values.shape[2] == len(measured) else values.take(measured, axis=2)
-
-        def means(values: NDArray[Any]) -> list[float | None]:
-            return _numbers(values.mean(axis=(0, 1), dtype=np.float64))
-
-        points = [outcomes.points[i] for i in measured]
-        place = {k: p for p, point in enumerate(points) if (k := _size(point)) is not None}
-        reference = np.array([place[p.n_traces] for p in points])
-        is_correct = chosen(is_correct)
-        first = is_correct[:, 0]
-        full = first[:, reference]
-        p_mcnemar = mcnemar_p((full & ~first).sum(axis=0), (first & ~full).sum(axis=0))
-        by_question = bootstrap.by_question(is_correct)
-        differences = by_question - by_question[:, reference]
-        columns: dict[str, list[float | None]] = {
-            "p_mcnemar": p_mcnemar.tolist(),
-        }
-        tokens = np.zeros(is_correct.shape, dtype=np.int64)
-        for name in ("tokens_finished", "tokens_pruned", "tokens_forced"):
-            values = chosen(outcomes[name])
-            tokens += values
-            columns[name] = means(values)
-        columns["tokens"] = means(tokens)
-        for name in _OTHER_COSTS:
-            columns[name] = means(chosen(outcomes[name]))
-        columns["tokens_prompt"] = [float(outcomes.tokens_prompt.mean())] * len(points)
-        flops = {
-            n: bootstrap.draws(chosen(outcomes[n])) for n in ("generator_flops", "judge_flops")
-        }
-        columns |= {name: _numbers(draws[0]) for name, draws in flops.items()}
-        return cls(
-            policies=[p.policy.name for p in points],
-            reference=reference,
-            consensus=np.array([place[k] for k in sorted(place)]),
-            sizes=sorted(place),
-            accuracy=bootstrap.draws(is_correct),
-            tokens=bootstrap.draws(tokens),
-            **flops,
-            pass_any=bootstrap.mean(chosen(outcomes["any_correct"])).cells(),
-            columns=columns,
-            deviation=_deviation(differences),
-            n_questions=bootstrap.n_questions,
-        )
-
-    def curve(self, at: IntArray) -> Curve:
-        """The curve through the points at positions ``at``."""
-        return Curve(self.tokens[:, at], self.accuracy[:, at])
-
-
-def _describe(measured: _Measured, margin: float, baseline: str) -> Iterator[_Numbers]:
-    """The numbers of each point, in order."""
-    curves = {ABOVE_CONSENSUS: measured.curve(measured.consensus)}
-    is_baseline = np.array([name == baseline for name in measured.policies])
-    if baseline != CONSENSUS and is_baseline.any():
-        own = np.flatnonzero(is_baseline)
-        best = frontier(measured.tokens[0, own], measured.accuracy[0, own])
-        curves[ABOVE_BASELINE] = measured.curve(own[best])
-    spent = measured.tokens[0, measured.consensus]
-    full = measured.reference
+    tokens, accuracy = draws["tokens"], draws["accuracy"]
+    curves = {ABOVE_CONSENSUS: Curve(tokens[:, consensus], accuracy[:, consensus])}
+    own = np.flatnonzero([p.policy.name == baseline for p in points])
+    if baseline != CONSENSUS and len(own):
+        best = own[frontier(tokens[0, own], accuracy[0, own])]
+        curves[ABOVE_BASELINE] = Curve(tokens[:, best], accuracy[:, best])
     with np.errstate(divide="ignore", invalid="ignore"):  # sizes that are not known
-        each = measured.tokens[0, full] / measured.generator_flops[0, full]
-    columns = measured.columns | {
-        "tokens_net": _numbers(measured.tokens[0] + measured.judge_flops[0] * each),
-        "matched_k": np.interp(measured.tokens[0], spent, measured.sizes).tolist(),
-        "n_questions_needed": questions_needed(measured.deviation, margin).tolist(),
-    }
-    for start in range(0, len(measured.policies), CHUNK):
+        each = tokens[0, full] / draws["generator_flops"][0, full]
+    counts["tokens_net"] = _nullable(tokens[0] + draws["judge_flops"][0] * each)
+    counts["matched_k"] = np.interp(tokens[0], tokens[0, consensus], sorted(place)).tolist()
+    counts["is_non_inferior"] = []
+    metrics: Metrics = {"pass_any": bootstrap.mean(outcomes["any_correct"])}
+    if baseline != CONSENSUS:
+        metrics[ABOVE_BASELINE] = [] if len(own) else [None] * len(points)
+    for start in range(0, len(points), CHUNK):
         chunk = slice(start, start + CHUNK)
-        metrics, is_safe = _compare(measured, chunk, curves, margin)
-        metrics["pass_any"] = measured.pass_any[chunk]
-        if baseline != CONSENSUS:
-            metrics.setdefault(ABOVE_BASELINE, [None] * len(is_safe))
-        for i, values in enumerate(zip(*metrics.values(), strict=True)):
-            counts: dict[str, float | None] = {n: c[start + i] for n, c in columns.items()}
-            counts |= {"is_non_inferior": is_safe[i], "p_mcnemar_holm": None}
-            if measured.reference[start + i] == start + i:
-                counts |= dict.fromkeys(("p_mcnemar", "is_non_inferior", "n_questions_needed"))
-            yield _Numbers(dict(zip(metrics, values, strict=True)), counts)
+        compared = _compare(draws, full[chunk], chunk, curves)
+        is_safe = is_non_inferior(compared["accuracy_vs_cons_n"], bootstrap.n_questions, margin)
+        counts["is_non_inferior"] += is_safe.tolist()
+        for name, values in compared.items():
+            metrics.setdefault(name, []).extend(estimate(values))
+    for i in np.flatnonzero(full == np.arange(len(full))).tolist():
+        for name in ("p_mcnemar", "is_non_inferior", "n_questions_needed"):
+            counts[name][i] = None
+    return metrics, counts
+
+
+def _reduced(
+    outcomes: Outcomes, is_correct: NDArray[Any], bootstrap: NestedBootstrap
+) -> tuple[dict[str, FloatArray], Counts]:
+    """Draws of accuracy, tokens and FLOPs, and means of the costs; one field in memory at a time.
+
+    Draws have the shape ``(1 + D, P)``, see `statistics`.
+    """
+    counts: Counts = {}
+    tokens = np.zeros(is_correct.shape, dtype=np.int64)
+    for name in ("tokens_finished", "tokens_pruned", "tokens_forced", *_OTHER_COSTS):
+        values = outcomes[name]
+        if name not in _OTHER_COSTS:
+            tokens += values
+        counts[name] = _nullable(values.mean(axis=(0, 1), dtype=np.float64))
+    counts["tokens"] = _nullable(tokens.mean(axis=(0, 1), dtype=np.float64))
+    counts["tokens_prompt"] = [float(outcomes.tokens_prompt.mean())] * len(outcomes.points)
+    draws = {"accuracy": bootstrap.draws(is_correct), "tokens": bootstrap.draws(tokens)}
+    for name in ("generator_flops", "judge_flops"):
+        draws[name] = bootstrap.draws(outcomes[name])
+        counts[name] = _nullable(draws[name][0])
+    return draws, counts
 
 
 def _compare(
-    measured: _Measured, chunk: slice, curves: Mapping[str, Curve], margin: float
-) -> tuple[dict[str, list[Estimate | None]], list[bool]]:
-    """Accuracy and the comparisons by name, and non-inferiority, of some of the points."""
-    full = measured.reference[chunk]
-    accuracy, tokens = measured.accuracy[:, chunk], measured.tokens[:, chunk]
-    flops, judge_flops = measured.generator_flops[:, chunk], measured.judge_flops[:, chunk]
-    full_tokens, full_flops = measured.tokens[:, full], measured.generator_flops[:, full]
+    draws: Mapping[str, FloatArray], full: IntArray, chunk: slice, curves: Mapping[str, Curve]
+) -> dict[str, FloatArray]:
+    """Draws of the accuracy and the comparisons of some of the points, by name.
+
+    Args:
+        draws: See `_reduced`.
+        full: Position of the cons@N of each of these points.
+        chunk: Their positions.
+        curves: What they are compared with at equal tokens, by the name of the metric.
+    """
+    accuracy, tokens = draws["accuracy"][:, chunk], draws["tokens"][:, chunk]
+    flops, judge_flops = draws["generator_flops"][:, chunk], draws["judge_flops"][:, chunk]
+    full_tokens, full_flops = draws["tokens"][:, full], draws["generator_flops"][:, full]
     consensus = curves[ABOVE_CONSENSUS]
-    above_full = accuracy - measured.accuracy[:, full]
     needed = consensus.tokens_to_reach(accuracy)
     with np.errstate(divide="ignore", invalid="ignore"):  # sizes or prices that are not known
         judge_tokens = judge_flops * (full_tokens / full_flops)
-        draws = {
+        compared = {
             "accuracy": accuracy,
-            "accuracy_vs_cons_n": above_full,
+            "accuracy_vs_cons_n": accuracy - draws["accuracy"][:, full],
             **{name: accuracy - curve.accuracy_at(tokens) for name, curve in curves.items()},
             ABOVE_CONSENSUS_NET: accuracy - consensus.accuracy_at(tokens + judge_tokens),
             "tokens_vs_matched_accuracy": tokens / needed,
             "token_saving": 1 - tokens / full_tokens,
             "net_saving": (full_flops - flops - judge_flops) / full_flops,
         }
-        draws["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
-        cells = {name: estimate(d).cells() for name, d in draws.items()}
-    shown = is_non_inferior(above_full, measured.n_questions, margin)
-    return cells, shown.tolist()
+    compared["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
+    return compared
 
 
 def _deviation(differences: FloatArray) -> FloatArray:
@@ -314,7 +268,7 @@ def _deviation(differences: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt((spread**2).sum(axis=0) / max(len(spread) - 1, 1)))
 
 
-def _numbers(values: FloatArray) -> list[float | None]:
+def _nullable(values: FloatArray) -> list[float | None]:
     return [None if np.isnan(v) else v for v in values.tolist()]
 
 

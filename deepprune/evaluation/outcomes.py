@@ -148,7 +148,7 @@ class Outcomes:
         dropped: Mapping[int, str] | None = None,
     ) -> None:
         self._store = store
-        self._kept: IntArray | slice = slice(None)
+        self._kept: IntArray = np.arange(len(points))
         self.points = points
         self.questions = questions
         self.dropped = dict(dropped or {})
@@ -159,13 +159,14 @@ class Outcomes:
             self.failures = fact.failures | self.failures  # the first question's reason stays
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        fields = [self._store.read(question, [name]).fields[name] for question in self.questions]
-        return np.ascontiguousarray(np.stack(fields)[:, self._kept].transpose(0, 2, 1))
+        reads = (self._store.read(question, [name]) for question in self.questions)
+        fields = np.stack([read.fields[name][self._kept] for read in reads])
+        return np.ascontiguousarray(fields.transpose(0, 2, 1))
 
     def only(self, numbers: Sequence[int]) -> Outcomes:
         """The same outcomes for some of the points, in this order."""
         some = copy(self)
-        some._kept = np.array(numbers)
+        some._kept = self._kept[list(numbers)]
         some.points = [self.points[i] for i in numbers]
         for name in ("dropped", "failures"):
             lost = getattr(self, name)

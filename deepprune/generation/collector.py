@@ -25,7 +25,8 @@ from deepprune.core.files import write_atomic
 from deepprune.core.types import Question, Trace
 from deepprune.generation.backend import EngineError, RequestError
 from deepprune.generation.live import LiveEngine
-from deepprune.traces.classes import class_traces
+from deepprune.traces.classes import class_answers
+from deepprune.traces.formats import SourceFile
 from deepprune.traces.journal import TraceJournal
 from deepprune.traces.manifest import MANIFEST
 from deepprune.traces.store import TraceStore
@@ -434,8 +435,8 @@ def _error(future: Future[Trace]) -> BaseException | None:
 
 
 def _store(store: TraceStore, traces: Sequence[Trace]) -> None:
-    found = class_traces(traces)
-    store.append(found.items, conflicts=found.conflicts, timeouts=found.timeouts)
+    classed, counts = class_answers(SourceFile("generated", list(traces)))
+    store.append(classed, **counts)
 
 
 def _writable(trace: Trace) -> Trace:

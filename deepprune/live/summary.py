@@ -32,7 +32,7 @@ def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]
     priced = [row for row in measured if row["flops_unpruned_estimated"]]
     found: dict[str, Estimate | None] = {}
     if graded:
-        found["accuracy"] = _draws(graded, seed).mean(_sums(graded, "is_correct")).cells()[0]
+        found["accuracy"] = _draws(graded, seed).mean(_sums(graded, "is_correct"))[0]
     for name, some, unpruned, spent in (
         ("saving_estimated", measured, "tokens_unpruned_estimated", ("tokens",)),
         ("net_saving_estimated", priced, "flops_unpruned_estimated", _FLOPS),
@@ -40,7 +40,7 @@ def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]
         if some:
             whole = _sums(some, unpruned)
             ratio = _draws(some, seed).ratio(whole - _sums(some, *spent), whole)
-            found[name] = ratio.cells()[0]
+            found[name] = ratio[0]
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 

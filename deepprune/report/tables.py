@@ -160,18 +160,6 @@ def marks(row: Row) -> str:
     return f" {text}" if text else ""
 
 
-def judge_table(metrics: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Table:
-    """Judge metrics, one column a judge, with 95 % intervals over questions."""
-    table = _table(title)
-    table.add_column("on held-out questions")
-    for judge in metrics:
-        table.add_column(judge, justify="right")
-    for name, label in SHOWN_JUDGE_METRICS.items():
-        cells = [_short(m.get(name)) for m in metrics.values()]
-        table.add_row(label, *cells)
-    return table
-
-
 SHOWN_CALIBRATION = {
     "ece": "expected calibration error, all pairs",
     "ece_unfinished": "expected calibration error, both unfinished",
@@ -180,14 +168,18 @@ SHOWN_CALIBRATION = {
 }
 
 
-def calibration_table(metrics: Mapping[str, Mapping[str, Estimate]], kind: str) -> Table:
-    """Calibration errors on held-out questions, ``before`` and ``after``."""
-    table = _table(f"calibration: {kind}")
+def judge_table(
+    metrics: Mapping[str, Mapping[str, Estimate]],
+    title: str = "",
+    shown: Mapping[str, str] = SHOWN_JUDGE_METRICS,
+) -> Table:
+    """Judge metrics, one column a judge, with 95 % intervals over questions."""
+    table = _table(title)
     table.add_column("on held-out questions")
-    for when in metrics:
-        table.add_column(when, justify="right")
-    for name, label in SHOWN_CALIBRATION.items():
-        table.add_row(label, *(_short(found[name]) for found in metrics.values()))
+    for judge in metrics:
+        table.add_column(judge, justify="right")
+    for name, label in shown.items():
+        table.add_row(label, *(_short(found.get(name)) for found in metrics.values()))
     return table
 
 

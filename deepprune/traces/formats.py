@@ -1,4 +1,4 @@
-"""Records of imported traces, and the reader of Parquet files."""
+"""Contents of an imported file, and the reader of Parquet files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import FinishReason, ForcedAnswer, Question
+from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
 from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.traces.schema import SCHEMA, forced_answer_of, list_slices
+from deepprune.traces.schema import SCHEMA, list_slices
 
 FORMATS = {
     "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
@@ -48,31 +47,12 @@ NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A trace as its file gives it; ``None`` where a value is missing."""
-
-    question: Question
-    model: str
-    sample_id: int
-    text: str
-    finish_reason: FinishReason = FinishReason.UNKNOWN
-    answer: str | None = None
-    answer_class: int | None = None
-    is_correct: bool | None = None
-    token_end: NDArray[Any] | None = None
-    token_confidence: NDArray[Any] | None = None
-    forced_answers: tuple[ForcedAnswer, ...] = ()
-    seed: int | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SourceFile:
     """Contents of a file.
 
     Attributes:
         format: Name of its format.
-        records: Its traces, in the order of the file.
+        traces: Its traces, in the order of the file; without token ends if it has none.
         token_counter: Tokenizer of its token ends; ``None`` without token ends.
         answers: Style by which its answers were extracted; ``None`` without answers.
         has_classes: Whether it has equivalence classes and correctness.
@@ -80,7 +60,7 @@ class SourceFile:
     """
 
     format: str
-    records: list[Record]
+    traces: list[Trace]
     token_counter: str | None = None
     answers: str | None = None
     has_classes: bool = False
@@ -184,7 +164,7 @@ def _normalised(table: pa.Table) -> SourceFile:
     rows = table.to_pylist()
     seen: set[tuple[Any, ...]] = set()
     n_samples: Counter[tuple[str, ...]] = Counter()
-    records = []
+    traces = []
     for row in rows:
         key = (row["dataset"], row["problem_id"], row["model"])
         full_key = (*key, row["run"], row["sample_id"])
@@ -194,21 +174,23 @@ def _normalised(table: pa.Table) -> SourceFile:
                 f"{full_key} appears twice."
             )
         seen.add(full_key)
-        records.append(
-            Record(
+        traces.append(
+            Trace(
                 question=Question(*key[:2], text=row["problem"], gold=row["answer"]),
                 model=row["model"],
                 sample_id=n_samples[key],
                 text=row["trace"],
+                n_tokens=0,
+                token_end=(),
                 finish_reason=FinishReason.STOP if row["finished"] else FinishReason.UNKNOWN,
                 answer=row["final_answer"],
-                answer_class=row["answer_group"],
+                answer_class=_class(row["answer_group"]),
                 is_correct=row["is_correct"],
                 source=f"{row['run']}/{row['sample_id']}",
             )
         )
         n_samples[key] += 1
-    return SourceFile("normalised", records, answers=SOURCE, has_classes=True)
+    return SourceFile("normalised", traces, answers=SOURCE, has_classes=True)
 
 
 def _native(path: Path, table: pa.Table) -> SourceFile:
@@ -216,48 +198,54 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
     names = set(table.column_names)
     arrays = {
-        name: list_slices(table.column(name))
+        name: list_slices(table.column(name)) if name in names else [None] * table.num_rows
         for name in ("token_end", "token_confidence")
-        if name in names
     }
-    ends = arrays.get("token_end")
-    if ends is not None and any(one is None for one in ends):
+    has_ends = "token_end" in names
+    if has_ends and any(one is None for one in arrays["token_end"]):
         raise InputError(
             f"token_end must have a value in every row of {str(path)!r}, or be missing altogether."
         )
     has_classes = {"answer", "answer_class", "is_correct"} <= names
-    records = []
-    for i, row in enumerate(table.drop_columns(list(arrays)).to_pylist()):
-        records.append(
-            Record(
+    traces = []
+    for i, row in enumerate(table.drop_columns(list(names & arrays.keys())).to_pylist()):
+        ends: Any = arrays["token_end"][i] if has_ends else ()
+        traces.append(
+            Trace(
                 question=Question(
                     row["dataset"], row["question_id"], row["question"], row.get("gold")
                 ),
                 model=row["model"],
                 sample_id=row["sample_id"],
                 text=row["text"],
+                n_tokens=len(ends),
+                token_end=ends,
                 finish_reason=finish_reason(row.get("finish_reason")),
                 answer=row.get("answer"),
-                answer_class=row["answer_class"] if has_classes else None,
+                answer_class=_class(row["answer_class"] if has_classes else None),
                 is_correct=row["is_correct"] if has_classes else None,
-                forced_answers=tuple(map(forced_answer_of, row.get("probes") or ())),
+                forced_answers=tuple(ForcedAnswer(**p) for p in row.get("probes") or ()),
                 seed=row.get("seed"),
                 source=row.get("source"),
-                **{name: slices[i] for name, slices in arrays.items()},
+                token_confidence=cast(Any, arrays["token_confidence"][i]),
             )
         )
     counter = metadata.get(b"deepprune.token_counter", GENERATOR.encode()).decode()
     answers = metadata.get(b"deepprune.answers", SOURCE.encode()).decode()
     return SourceFile(
         "native",
-        records,
-        token_counter=counter if ends is not None else None,
+        traces,
+        token_counter=counter if has_ends else None,
         answers=answers if "answer" in names else None,
         has_classes=has_classes,
         has_forced_classes=has_classes
         and "probes" in names
         and _has(table.schema.field("probes").type, "answer_class"),
     )
+
+
+def _class(answer_class: int | None) -> int:
+    return NO_ANSWER if answer_class is None else answer_class
 
 
 def question_id_of(text: str) -> str:

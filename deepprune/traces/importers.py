@@ -14,9 +14,8 @@ from typing import Any, cast
 from deepprune.answers import AnswerStyle, extract_answer
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file, sync_folder
-from deepprune.core.types import NO_ANSWER, Trace
 from deepprune.traces.classes import class_answers
-from deepprune.traces.formats import FORMATS, SUFFIXES, Record, SourceFile, read_parquet
+from deepprune.traces.formats import FORMATS, SUFFIXES, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
 from deepprune.traces.manifest import SOURCE, check_free
 from deepprune.traces.probes import read_probes
@@ -63,27 +62,15 @@ def import_file(
     Raises:
         InputError: If the file, an option or the folder cannot be used.
     """
-    path, out = Path(path), Path(out)
+    path, out, given = Path(path), Path(out), dict(fields or {})
     if answers not in (None, SOURCE):
         extract_answer("", answers)  # refuses an unknown style before the file is read
     check_free(out)
-    source = _read(path, format, dict(fields or {}), dataset, model)
-    if not source.records:
-        raise InputError(f"{str(path)!r} has no traces.")
-    if answers == SOURCE and source.answers is None:
-        raise InputError(
-            f"--answers source needs answers in the file, {str(path)!r} has none: choose a style, "
-            f"{', '.join(AnswerStyle)}."
-        )
     report = on_progress or (lambda stage, done, total: None)
+    source, style = _with_answers(path, _read(path, format, given, dataset, model), answers)
     source = _with_tokens(source, report)
-    if answers == SOURCE or (answers is None and source.answers is not None):
-        style = source.answers if source.has_classes and source.answers else SOURCE
-    else:
-        style = answers or AnswerStyle.AUTO.value
-        source = _extract(path, source, style)
-    classed = class_answers(source, report)
-    options = {"fields": dict(fields or {}), "dataset": dataset, "model": model}
+    traces, counts = class_answers(source, report)
+    options = {"fields": given, "dataset": dataset, "model": model}
     provenance = {
         "file": path.name,
         "sha256": sha256_file(path),
@@ -99,8 +86,7 @@ def import_file(
             sampling=sampling,
             provenance=provenance,
         )
-        traces = map(_trace, classed.items)
-        store.append(traces, conflicts=classed.conflicts, timeouts=classed.timeouts)
+        store.append(traces, **counts)
     return TraceStore.open(out)
 
 
@@ -132,45 +118,37 @@ def _read(
     return read_parquet(path, format)
 
 
-def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
-    if source.token_counter is not None:
-        return source
-    total = len(source.records)
-    texts = [record.text for record in source.records]
-    ends = token_ends(texts, TOKENIZER, lambda done: report("tokens", done, total))
-    records = [replace(r, token_end=e) for r, e in zip(source.records, ends, strict=True)]
-    return replace(source, records=records)
-
-
-def _extract(path: Path, source: SourceFile, style: str) -> SourceFile:
-    if not any(record.text for record in source.records):
+def _with_answers(path: Path, source: SourceFile, answers: str | None) -> tuple[SourceFile, str]:
+    """Extract the answers unless those of the file are kept; return the style, too."""
+    if not source.traces:
+        raise InputError(f"{str(path)!r} has no traces.")
+    if answers == SOURCE and source.answers is None:
+        raise InputError(
+            f"--answers source needs answers in the file, {str(path)!r} has none: choose a style, "
+            f"{', '.join(AnswerStyle)}."
+        )
+    if answers in (None, SOURCE) and source.answers is not None:
+        return source, source.answers if source.has_classes else SOURCE
+    style = answers or AnswerStyle.AUTO.value
+    if not any(trace.text for trace in source.traces):
         raise InputError(
             f"{str(path)!r} has no texts to extract answers from by the style {style!r}"
             + (": leave out --answers." if source.answers is not None else ".")
         )
-    records = [replace(r, answer=extract_answer(r.text, style)) for r in source.records]
-    return replace(source, records=records, has_classes=False, has_forced_classes=False)
+    traces = [replace(t, answer=extract_answer(t.text, style)) for t in source.traces]
+    return replace(source, traces=traces, has_classes=False, has_forced_classes=False), style
 
 
-def _trace(record: Record) -> Trace:
-    ends = record.token_end
-    assert ends is not None
-    return Trace(
-        question=record.question,
-        model=record.model,
-        sample_id=record.sample_id,
-        text=record.text,
-        n_tokens=len(ends),
-        token_end=cast(Sequence[int], ends),
-        finish_reason=record.finish_reason,
-        answer=record.answer,
-        answer_class=NO_ANSWER if record.answer_class is None else record.answer_class,
-        is_correct=record.is_correct,
-        seed=record.seed,
-        source=record.source,
-        token_confidence=cast(Sequence[float] | None, record.token_confidence),
-        forced_answers=record.forced_answers,
-    )
+def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
+    if source.token_counter is not None:
+        return source
+    texts = [trace.text for trace in source.traces]
+    ends = token_ends(texts, TOKENIZER, lambda done: report("tokens", done, len(texts)))
+    traces = [
+        replace(t, token_end=cast(Sequence[int], e), n_tokens=len(e))
+        for t, e in zip(source.traces, ends, strict=True)
+    ]
+    return replace(source, traces=traces)
 
 
 @contextmanager

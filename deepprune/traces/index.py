@@ -22,19 +22,17 @@ class IndexRow(NamedTuple):
     gold: str | None
 
 
-class Rows(NamedTuple):
-    """Consecutive rows of one part."""
-
-    part: int
-    start: int
-    stop: int
-
-
 @dataclass(slots=True)
 class StoreIndex:
-    """Groups and questions over all parts of a store."""
+    """Groups and questions over all parts of a store.
 
-    groups: dict[GroupKey, list[Rows]] = field(default_factory=dict)
+    Attributes:
+        groups: Number of a part and the rows there, for each part that has the group.
+        samples: The sample_ids of each group.
+        questions: Text and gold answer by dataset and question_id.
+    """
+
+    groups: dict[GroupKey, list[tuple[int, slice]]] = field(default_factory=dict)
     samples: dict[GroupKey, set[int]] = field(default_factory=dict)
     questions: dict[tuple[str, str], tuple[str, str | None]] = field(default_factory=dict)
 
@@ -71,7 +69,7 @@ class StoreIndex:
         start = 0
         for key, group in groupby(rows, key=lambda row: row.key):
             members = list(group)
-            self.groups.setdefault(key, []).append(Rows(part, start, start + len(members)))
+            self.groups.setdefault(key, []).append((part, slice(start, start + len(members))))
             self.samples.setdefault(key, set()).update(row.sample_id for row in members)
             first = members[0]
             self.questions.setdefault(key[:2], (first.text, first.gold))

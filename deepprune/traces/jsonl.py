@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import Question
-from deepprune.traces.formats import Record, SourceFile, finish_reason, question_id_of, whole
+from deepprune.core.types import Question, Trace
+from deepprune.traces.formats import SourceFile, finish_reason, question_id_of, whole
 from deepprune.traces.manifest import SOURCE
 
 FIELDS = (
@@ -53,24 +53,23 @@ def read_jsonl(
     if unknown := sorted(fields.keys() - set(FIELDS)):
         raise InputError(f"unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}.")
     defaults = {"dataset": dataset or path.stem, "model": model}
-    records: list[Record] = []
     n_samples: Counter[tuple[str, ...]] = Counter()
+    traces: list[Trace] = []
     seen: dict[tuple[Any, ...], int] = {}
     has_answers = False
     for number, line in json_lines(path):
         for row in _traces_of(line, fields, number):
             row = {**row, **{k: v for k, v in defaults.items() if row.get(k) is None}}
             has_answers |= "answer" in row
-            record = _record(row, n_samples, number)
-            key = (*record.question.key, record.model, record.sample_id)
-            if key in seen:
+            trace = _trace(row, n_samples, number)
+            if trace.key in seen:
                 raise InputError(
                     "(dataset, question_id, model, sample_id) must be unique, but "
-                    f"{key} is on lines {seen[key]} and {number}."
+                    f"{trace.key} is on lines {seen[trace.key]} and {number}."
                 )
-            seen[key] = number
-            records.append(record)
-    return SourceFile("jsonl", records, answers=SOURCE if has_answers else None)
+            seen[trace.key] = number
+            traces.append(trace)
+    return SourceFile("jsonl", traces, answers=SOURCE if has_answers else None)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -131,7 +130,7 @@ def _lookup(line: dict[str, Any], path: str) -> tuple[Any, bool]:
     return value, True
 
 
-def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Record:
+def _trace(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Trace:
     text, question = (_text(row, name, number) for name in ("text", "question"))
     if row["model"] is None:
         raise InputError(f"line {number} has no model: add --model NAME or --field model=NAME.")
@@ -143,11 +142,13 @@ def _record(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number:
     if sample_id is None:
         sample_id = n_samples[key]
         n_samples[key] += 1
-    return Record(
+    return Trace(
         question=Question(*key[:2], text=question, gold=_optional(row, "gold")),
         model=key[2],
         sample_id=sample_id,
         text=text,
+        n_tokens=0,
+        token_end=(),
         finish_reason=finish_reason(row.get("finish_reason")),
         answer=_optional(row, "answer"),
         seed=_integer(row, "seed", number),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import FinishReason, ForcedAnswer, Question
-from deepprune.traces.formats import Record, SourceFile, question_id_of, whole
+from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
+from deepprune.traces.formats import SourceFile, question_id_of, whole
 from deepprune.traces.manifest import GENERATOR, SOURCE
 
 _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
@@ -53,15 +54,15 @@ def read_probes(path: Path, dataset: str | None, model: str | None) -> SourceFil
             f"{str(path)!r} must be a JSON list of questions with {', '.join(_FIELDS)}, got a JSON "
             f"{type(questions).__name__}. One JSON object per line is for a .jsonl file."
         )
-    records = [
-        record
+    traces = [
+        trace
         for number, fields in enumerate(questions, 1)
-        for record in _records(fields, dataset or path.stem, model or path.stem, number)
+        for trace in _traces(fields, dataset or path.stem, model or path.stem, number)
     ]
-    return SourceFile("probes", records, token_counter=GENERATOR, answers=SOURCE)
+    return SourceFile("probes", traces, token_counter=GENERATOR, answers=SOURCE)
 
 
-def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[Record]:
+def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[Trace]:
     """Yield the traces of one question."""
     if not isinstance(fields, dict):
         raise InputError(f"question {number} must be a JSON object, got {str(fields)[:40]!r}.")
@@ -97,14 +98,15 @@ def _records(fields: object, dataset: str, model: str, number: int) -> Iterator[
             )
         probes, n_tokens, final = branch
         answer = _answer(final)
-        yield Record(
+        yield Trace(
             question=question,
             model=model,
             sample_id=sample_id,
             text="",
+            n_tokens=n_tokens,
             finish_reason=FinishReason.UNKNOWN if answer is None else FinishReason.STOP,
             answer=answer,
-            token_end=np.broadcast_to(np.int32(0), n_tokens),
+            token_end=cast(Sequence[int], np.broadcast_to(np.int32(0), n_tokens)),
             forced_answers=_placed(probes, every, n_tokens),
         )
 

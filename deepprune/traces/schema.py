@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
+from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
 
 SCHEMA_VERSION = 2
 """Version 2 added class and correctness of forced answers; version 1 is read without them."""
@@ -56,16 +56,6 @@ SCHEMA = SCHEMAS[SCHEMA_VERSION]
 """The schema that is written."""
 
 
-def forced_answer_of(fields: Mapping[str, Any]) -> ForcedAnswer:
-    """A forced answer in a row of any version."""
-    return ForcedAnswer(
-        fields["n_tokens"],
-        fields["answer"],
-        fields.get("answer_class", NO_ANSWER),
-        fields.get("is_correct"),
-    )
-
-
 def check_trace(trace: Trace) -> None:
     """Check one trace against the rules of the schema.
 
@@ -73,73 +63,55 @@ def check_trace(trace: Trace) -> None:
         InputError: If a field breaks a rule; the message names the trace.
     """
     ends = np.asarray(trace.token_end)
+    name = "{}/{}, {}, sample {}".format(*trace.key)
     if trace.n_tokens < 0:
-        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {_name(trace)}.")
+        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {name}.")
     if ends.shape != (trace.n_tokens,):
         raise InputError(
-            f"token_end must have one entry per token: {_name(trace)} has {trace.n_tokens} "
+            f"token_end must have one entry per token: {name} has {trace.n_tokens} "
             f"tokens and {len(ends)} entries."
         )
     if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(trace.text)):
         raise InputError(
             f"token_end must grow from >= 0 to at most the {len(trace.text)} characters of the "
-            f"text, which it does not in {_name(trace)} (first {ends[0]}, last {ends[-1]})."
+            f"text, which it does not in {name} (first {ends[0]}, last {ends[-1]})."
         )
     if trace.token_confidence is not None and len(trace.token_confidence) != trace.n_tokens:
         raise InputError(
-            f"token_confidence must have one entry per token: {_name(trace)} has "
+            f"token_confidence must have one entry per token: {name} has "
             f"{trace.n_tokens} tokens and {len(trace.token_confidence)} entries."
         )
-
-
-def _name(trace: Trace) -> str:
-    """Describe a trace in error messages."""
-    question = trace.question
-    return f"{question.dataset}/{question.question_id}, {trace.model}, sample {trace.sample_id}"
 
 
 def to_table(traces: Sequence[Trace]) -> pa.Table:
     """Convert traces to an Arrow table, in the given order."""
     columns: dict[str, Any] = {
-        "dataset": [t.question.dataset for t in traces],
-        "question_id": [t.question.question_id for t in traces],
-        "question": [t.question.text for t in traces],
-        "gold": [t.question.gold for t in traces],
-        "model": [t.model for t in traces],
-        "sample_id": [t.sample_id for t in traces],
-        "seed": [t.seed for t in traces],
-        "source": [t.source for t in traces],
-        "text": [t.text for t in traces],
-        "n_tokens": [t.n_tokens for t in traces],
-        "token_end": _list_array([np.asarray(t.token_end, np.int32) for t in traces], pa.int32()),
-        "finish_reason": [str(t.finish_reason) for t in traces],
-        "answer": [t.answer for t in traces],
-        "answer_class": [t.answer_class for t in traces],
-        "is_correct": [t.is_correct for t in traces],
-        "token_confidence": _list_array(
-            [
-                None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
-                for t in traces
-            ],
-            pa.float32(),
-        ),
-        "probes": [
-            [
-                {
-                    "n_tokens": p.n_tokens,
-                    "answer": p.answer,
-                    "answer_class": p.answer_class,
-                    "is_correct": p.is_correct,
-                }
-                for p in t.forced_answers
-            ]
-            or None
+        name: [getattr(t, name) for t in traces] for name in SCHEMA.names if hasattr(Trace, name)
+    }
+    for name in ("dataset", "question_id", "gold"):
+        columns[name] = [getattr(t.question, name) for t in traces]
+    columns["question"] = [t.question.text for t in traces]
+    columns["finish_reason"] = [str(t.finish_reason) for t in traces]
+    columns["token_end"] = _list_array(
+        [np.asarray(t.token_end, np.int32) for t in traces], pa.int32()
+    )
+    columns["token_confidence"] = _list_array(
+        [
+            None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
             for t in traces
         ],
-    }
+        pa.float32(),
+    )
+    forced = [field.name for field in _FORCED_2]
+    columns["probes"] = [
+        [{name: getattr(p, name) for name in forced} for p in t.forced_answers] or None
+        for t in traces
+    ]
     arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type)
-        for name, column in columns.items()
+        column
+        if isinstance(column := columns[field.name], pa.Array)
+        else pa.array(column, field.type)
+        for field in SCHEMA
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
@@ -179,7 +151,7 @@ def from_table(table: pa.Table) -> list[Trace]:
                 seed=row["seed"][i],
                 source=row["source"][i],
                 token_confidence=cast(Sequence[float] | None, token_confidence[i]),
-                forced_answers=tuple(map(forced_answer_of, row["probes"][i] or ())),
+                forced_answers=tuple(ForcedAnswer(**p) for p in row["probes"][i] or ()),
             )
         )
     return traces

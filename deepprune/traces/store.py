@@ -247,19 +247,17 @@ class TraceStore:
 
     def _group(self, key: GroupKey) -> QuestionTraces:
         traces = [
-            trace
-            for rows in self._index.groups[key]
-            for trace in self._rows(rows.part, rows.start, rows.stop)
+            trace for part, rows in self._index.groups[key] for trace in self._rows(part, rows)
         ]
         traces.sort(key=lambda trace: trace.sample_id)
         return QuestionTraces(traces[0].question, key[2], tuple(traces))
 
-    def _rows(self, part: int, start: int, stop: int) -> list[Trace]:
+    def _rows(self, part: int, rows: slice) -> list[Trace]:
         """Read rows of one row group; keep the part's last row group until its end was read."""
-        number, first = self._reader(part).row_group_of(start)
+        number, first = self._reader(part).row_group_of(rows.start)
         kept, traces = self._row_groups.pop(part, (-1, []))
         if kept != number:
             traces = from_table(self._reader(part).row_group(number))
-        if stop < first + len(traces):
+        if rows.stop < first + len(traces):
             self._row_groups[part] = (number, traces)
-        return traces[start - first : stop - first]
+        return traces[rows.start - first : rows.stop - first]

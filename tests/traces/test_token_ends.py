@@ -21,7 +21,7 @@ def test_ends_are_exact(name):
     """The bytes of the first k tokens, cut back to whole characters, are ``text[:end]``."""
     text = TEXTS[name]
     (ends,) = token_ends([text])
-    encoding = tokens._vocabulary("qwen").encoding
+    encoding = tokens._vocabulary("qwen")[0]
     ids = encoding.encode_ordinary(text)
     assert ends.dtype == np.int32
     assert len(ends) == len(ids)

@@ -221,12 +221,10 @@ def test_recorded_probes_of_a_reasoning_model(tmp_path):
     Those count two traces without an answer as a pair with the same answer; `summarise` looks at
     pairs with two answers. Only the last probes are classed here, since all take 20 seconds.
     """
-    records = read_probes(RECORDED, "aime24", "Qwen3-8B").records
-    assert sum(len(r.forced_answers) for r in records) == 106_303
-    assert all(
-        r.forced_answers[-1].answer == r.answer for r in records
-    )  # as the reader's notes say
-    assert all(r.forced_answers[-1].n_tokens <= len(r.token_end) for r in records)
+    traces = read_probes(RECORDED, "aime24", "Qwen3-8B").traces
+    assert sum(len(r.forced_answers) for r in traces) == 106_303
+    assert all(r.forced_answers[-1].answer == r.answer for r in traces)  # as the reader's notes say
+    assert all(r.forced_answers[-1].n_tokens <= len(r.token_end) for r in traces)
 
     questions = json.loads(RECORDED.read_text())
     for question in questions:
@@ -238,7 +236,7 @@ def test_recorded_probes_of_a_reasoning_model(tmp_path):
     assert round(row.tokens / row.traces, -2) == 14_200
     assert round(row.same_answer, 3) == 0.781
     silent: dict[str, int] = {}
-    for record in records:
+    for record in traces:
         question_id = record.question.question_id
         silent[question_id] = silent.get(question_id, 0) + (record.answer is None)
     same = row.same_answer * row.pairs + sum(n * (n - 1) // 2 for n in silent.values())

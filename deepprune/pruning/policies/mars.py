@@ -58,14 +58,14 @@ class MARS:
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         """Warm up, count switches, then force answers until the leader is safe; vote."""
         warmup = min(self.warmup, n_traces)
-        streaks = _Streaks(n_traces)
+        streaks = [(NO_ANSWER, 0)] * n_traces
         history: list[tuple[int, int, int]] = []  # trace, bucket of its streak, answer
         running = list(range(warmup))
         seen = yield Step(start=warmup, until=self.force_every, force=True)
         while running:
             answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
-            buckets = streaks.update(running, answers)
-            history += [(trace, buckets[trace], answers[trace]) for trace in running]
+            buckets = _extend(streaks, running, answers)
+            history += [(t, k, answers[t]) for t, k in zip(running, buckets, strict=True)]
             if running:
                 seen = yield Step(until=self.force_every, force=True)
         switch = switch_probabilities(history, seen.answer_class.tolist())
@@ -78,7 +78,8 @@ class MARS:
             answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
             vote = plurality(answers, range(n_traces))
             at_risk: dict[int, float] = defaultdict(float)
-            for trace, bucket in streaks.update(running, answers).items():
+            buckets = _extend(streaks, running, answers)
+            for trace, bucket in zip(running, buckets, strict=True):
                 answer = answers[trace]
                 at_risk[answer] += 1.0 if answer == NO_ANSWER else switch[bucket]
             if not running or is_safe(vote.answer_class, vote.weights, at_risk, self.gamma):
@@ -110,20 +111,16 @@ def switch_probabilities(
     return defaultdict(lambda: 0.5, {b: (switched[b] + 1) / (n + 2) for b, n in seen.items()})
 
 
-class _Streaks:
-    """How often each trace has given its current answer in a row."""
+def _extend(streaks: list[tuple[int, int]], traces: list[int], answers: list[int]) -> list[int]:
+    """Count the current answers in the ``streaks``: the last answer of a trace and its length.
 
-    def __init__(self, n_traces: int) -> None:
-        self._answer = [NO_ANSWER] * n_traces
-        self._length = [0] * n_traces
-
-    def update(self, traces: list[int], answers: list[int]) -> dict[int, int]:
-        """The bucket of each trace's streak: 1 for 1, 2 for 2-3, 3 for 4-7, 4 for 8-15, ..."""
-        for trace in traces:
-            same = answers[trace] == self._answer[trace]
-            self._length[trace] = self._length[trace] + 1 if same else 1
-            self._answer[trace] = answers[trace]
-        return {trace: self._length[trace].bit_length() for trace in traces}
+    Returns:
+        The bucket of each trace's streak: 1 for 1, 2 for 2-3, 3 for 4-7, 4 for 8-15, ...
+    """
+    for trace in traces:
+        last, length = streaks[trace]
+        streaks[trace] = answers[trace], length + 1 if answers[trace] == last else 1
+    return [streaks[trace][1].bit_length() for trace in traces]
 
 
 def _running(traces: list[int], is_finished: BoolArray) -> list[int]:
