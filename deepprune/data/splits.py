@@ -83,15 +83,13 @@ def split_questions(
 ) -> Splits:
     """Split questions into train, validation and test, by their normalised text.
 
-    Questions with the same text stay together across datasets and models. A part with a positive
-    fraction gets at least one question.
+    Questions with the same text stay together. A positive fraction gets at least one question.
 
     Args:
         groups: Traces of questions, of one or more models.
         fractions: Fractions of the questions for train, validation and test; they sum to 1.
-        holdout_models: Models whose traces are used in the test part only; the test part then has
-            no other traces. It consists of test questions, so that neither the model nor the
-            question was seen in training.
+        holdout_models: Models whose traces are all of the test part, and no other part has: neither
+            the model nor the question was then seen in training.
         fold: Number of the cross-validation fold, below 1 / (test fraction). With a fraction of 1/5
             the test parts of folds 0 to 4 are disjoint and cover all questions.
         seed: Decides the order of the questions.
@@ -101,28 +99,12 @@ def split_questions(
         InputError: If a question has only one trace, there are too few questions, a
             held-out model is unknown, or near-duplicates fall into different parts.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(
-            f"fractions must be three numbers >= 0 that sum to 1, got {tuple(fractions)}."
-        )
-    if fold < 0 or (fold and (fold + 1) * fractions[2] > 1 + 1e-6):
-        raise ValueError(
-            f"fold must lie in [0, 1 / test fraction), got {fold} with test fraction "
-            f"{fractions[2]:g}."
-        )
-    for group in groups:
-        if len(group.traces) < 2:
-            raise InputError(
-                f"a pair needs two traces of a question, got {len(group.traces)} for "
-                f"{'/'.join(group.question.key)} ({group.model}): collect more traces, or exclude "
-                "the question or the model (data.datasets, data.models)."
-            )
+    _check_split(groups, fractions, fold)
     holdout, known = set(holdout_models), {group.model for group in groups}
     if unknown := sorted(holdout - known):
         raise InputError(
             f"holdout_models must be models of the store, got {unknown}; there are {sorted(known)}."
         )
-
     texts = sorted({normalise_question(group.question.text) for group in groups})
     if len(texts) < sum(f > 0 for f in fractions):
         raise InputError(
@@ -131,12 +113,9 @@ def split_questions(
     order = generator(seed, "split").permutation(len(texts))
     # Test questions come last; each fold moves the questions before them to the end.
     shift, after = (round(f * fractions[2] * len(texts)) for f in (fold, fold + 1))
-    order = np.roll(order, shift)
-    part_of: dict[str, int] = {}
-    start = 0
-    for part, size in enumerate(_sizes(len(texts), fractions, after - shift)):
-        part_of.update((texts[i], part) for i in order[start : start + size])
-        start += size
+    sizes = _sizes(len(texts), fractions, after - shift)
+    parts_of = zip(np.roll(order, shift), np.repeat(range(3), sizes), strict=True)
+    part_of = {texts[i]: part for i, part in parts_of}
     _check_near_duplicates(part_of)
 
     parts: tuple[list[QuestionTraces], ...] = ([], [], [])
@@ -154,6 +133,26 @@ def split_questions(
             "other models need traces of training questions, the held-out ones of test questions."
         )
     return Splits(*(tuple(part) for part in parts))
+
+
+def _check_split(groups: Sequence[QuestionTraces], fractions: Sequence[float], fold: int) -> None:
+    """Check the arguments of `split_questions`."""
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(
+            f"fractions must be three numbers >= 0 that sum to 1, got {tuple(fractions)}."
+        )
+    if fold < 0 or (fold and (fold + 1) * fractions[2] > 1 + 1e-6):
+        raise ValueError(
+            f"fold must lie in [0, 1 / test fraction), got {fold} with test fraction "
+            f"{fractions[2]:g}."
+        )
+    for group in groups:
+        if len(group.traces) < 2:
+            raise InputError(
+                f"a pair needs two traces of a question, got {len(group.traces)} for "
+                f"{'/'.join(group.question.key)} ({group.model}): collect more traces, or exclude "
+                "the question or the model (data.datasets, data.models)."
+            )
 
 
 def check_disjoint(splits: Splits) -> None:

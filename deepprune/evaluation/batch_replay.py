@@ -7,7 +7,7 @@ they are arrays over runs, since a sweep has 100,000 of them per question.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -64,19 +64,24 @@ def replay_batch(
         max_members=first.max_members,
         price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
     )
-    reads_forced = scores.reads_forced_answers and has_pairs
-    runs = _Runs(engine, recording, orders, cuts, clusters, ledger, correct, reads_forced)
+    order = np.empty(len(clusters.labels), dtype=np.int64)  # of each clustering, shape (G,)
+    for number, rows in enumerate(clusters.at):
+        order[rows] = number
     if has_pairs:  # a trace alone is not read
         paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
-        clusters.bill[:, 1:] += paid_once[runs.order]
+        clusters.bill[:, 1:] += paid_once[order]
+    forced = np.zeros((len(cuts), 2), dtype=np.int64)
+    if scores.reads_forced_answers and has_pairs:
+        forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
         rules[_rule(policy)].append(number)
+    finish = _finishing(engine, recording, orders[order], cuts, clusters, ledger, correct, forced)
     fields: dict[str, NDArray[Any]] = {}
     for rule, numbers in rules.items():
         columns = [thresholds.index(policies[number].threshold) for number in numbers]
         runs_of = clusters.at[:, columns].T
-        for name, values in runs.finish(rule).items():
+        for name, values in finish(rule).items():
             shape = (len(policies), len(orders))
             fields.setdefault(name, np.empty(shape, values.dtype))[numbers] = values[runs_of]
     return fields
@@ -106,61 +111,57 @@ def _rule(policy: DeepPrune) -> DeepPrune:
     return replace(policy, threshold=0.0, name="")
 
 
-class _Runs:
-    """G runs at their checkpoint, one for each clustering."""
+def _finishing(
+    engine: ReplayEngine,
+    recording: Recording,
+    traces: IntArray,
+    cuts: IntArray,
+    clusters: Clusterings,
+    ledger: Ledger,
+    correct: IntArray,
+    forced: IntArray,
+) -> Callable[[DeepPrune], dict[str, NDArray[Any]]]:
+    """A function of a finishing rule: the outcomes of G runs under it, each of shape ``(G,)``.
 
-    def __init__(
-        self,
-        engine: ReplayEngine,
-        recording: Recording,
-        orders: IntArray,
-        cuts: IntArray,
-        clusters: Clusterings,
-        ledger: Ledger,
-        correct: IntArray,
-        reads_forced: bool,
-    ) -> None:
-        self.order = np.empty(len(clusters.labels), dtype=np.int64)  # of each run
-        for number, rows in enumerate(clusters.at):
-            self.order[rows] = number
-        traces = orders[self.order]
-        self._clusters, self._ledger = clusters, ledger
-        self._seconds_per_token = engine.seconds_per_token
-        size = ledger.size
-        self._length, self._cut = recording.n_tokens[traces], cuts[traces]
-        self._answer = recording.answer_class[traces]
-        self._is_right = np.isin(self._answer, correct)
-        self._correct = correct
-        self._flops = size.flops(recording.n_tokens.astype(np.float64))[traces]
-        self._cut_flops = size.flops(cuts.astype(np.float64))[traces]
-        forced = np.zeros((len(cuts), 2), dtype=np.int64)
-        if reads_forced:
-            forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
-        each = engine.tokens_per_forced_answer
-        self._tokens_forced = each * forced[traces, 0]
-        self._forced_context = forced_context(forced, each)[traces]
+    Args:
+        engine: Gives the clock and the price of a forced answer.
+        recording: The traces.
+        traces: Those of each run, in the order of their start, shape ``(G, N)``.
+        cuts: Where each trace pauses, shape ``(M,)``.
+        clusters: A clustering for each run.
+        ledger: Draws the bills.
+        correct: Answer classes that are right.
+        forced: Answers that were forced for the judge, see `Recording.forced`, shape ``(M, 2)``.
+    """
+    length, cut, answer = recording.n_tokens[traces], cuts[traces], recording.answer_class[traces]
+    is_right = np.isin(answer, correct)
+    flops = ledger.size.flops(recording.n_tokens.astype(np.float64))[traces]
+    cut_flops = ledger.size.flops(cuts.astype(np.float64))[traces]
+    each = engine.tokens_per_forced_answer
+    tokens_forced = each * forced[traces, 0]
+    context = forced_context(forced, each)[traces].sum(1)
 
-    def finish(self, rule: DeepPrune) -> dict[str, NDArray[Any]]:
-        """The outcomes of the runs under a finishing rule, each field of shape ``(G,)``."""
-        goes_on, weights = rule.finishers(self._clusters)
-        n_tokens = np.where(goes_on, self._length, self._cut)
-        finished = np.where(goes_on | (self._cut >= self._length), n_tokens, 0).sum(1)
-        bill = self._ledger.bill(
+    def finish(rule: DeepPrune) -> dict[str, NDArray[Any]]:
+        goes_on, weights = rule.finishers(clusters)
+        n_tokens = np.where(goes_on, length, cut)
+        finished = np.where(goes_on | (cut >= length), n_tokens, 0).sum(1)
+        bill = ledger.bill(
             tokens_finished=finished,
             tokens_pruned=n_tokens.sum(1) - finished,
-            tokens_forced=self._tokens_forced.sum(1),
-            forced_context=self._forced_context.sum(1),
-            trace_flops=np.where(goes_on, self._flops, self._cut_flops).sum(1),
-            judge=self._clusters.bill,
+            tokens_forced=tokens_forced.sum(1),
+            forced_context=context,
+            trace_flops=np.where(goes_on, flops, cut_flops).sum(1),
+            judge=clusters.bill,
         )
-        winner = plurality_rows(self._answer, np.where(goes_on, weights, 0.0))
-        sequential = self._cut.max(1) + self._tokens_forced.max(1)
-        sequential += (n_tokens - self._cut).max(1)
+        winner = plurality_rows(answer, np.where(goes_on, weights, 0.0))
+        sequential = cut.max(1) + tokens_forced.max(1) + (n_tokens - cut).max(1)
         return {
             **bill,
-            "is_correct": np.isin(winner, self._correct),
-            "any_correct": (goes_on & self._is_right).any(1),
+            "is_correct": np.isin(winner, correct),
+            "any_correct": (goes_on & is_right).any(1),
             "tokens_sequential": sequential,
-            "peak_traces": (self._length > 0).sum(1),
-            "seconds": sequential * self._seconds_per_token,
+            "peak_traces": (length > 0).sum(1),
+            "seconds": sequential * engine.seconds_per_token,
         }
+
+    return finish

@@ -135,8 +135,7 @@ def _greedy(
         )
         order, labels, slot, bill = order[parents], labels[parents], slot[parents], bill[parents]
         sizes, similarity = sizes[parents], similarity[parents]
-        chosen = np.where(is_join, best[parents], n_clusters[parents])
-        labels[:, t] = chosen
+        labels[:, t] = chosen = np.where(is_join, best[parents], n_clusters[parents])
         similarity[:, t] = np.where(is_join, closest[parents], 1.0)
         _join(t, chosen, labels, sizes, slot, draws[order, t], max_members)
     at = np.empty((n_orders, len(taus)), dtype=np.int64)

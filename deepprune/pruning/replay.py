@@ -101,7 +101,6 @@ class Recording:
         )
         self._orders: dict[tuple[int, int], IntArray] = {}
         self._cuts: dict[PrefixRule, IntArray] = {}
-        self._given: dict[int, tuple[list[int], list[int]]] = {}
         self._forced: dict[int, tuple[list[int], IntArray]] = {}
 
     def order(self, n_traces: int, seed: int) -> IntArray:
@@ -132,25 +131,19 @@ class Recording:
             ValueError: If the trace has no forced answers, or none since ``before`` tokens, where
                 it was asked last, although there are later ones: the same answer would count twice.
         """
-        if trace not in self._given:
-            forced = self.group.traces[trace].forced_answers
-            if not forced:
-                raise ValueError(
-                    f"no forced answers are recorded for {self.group.question.question_id!r}: "
-                    "import traces with them, or choose a policy that needs none."
-                )
-            self._given[trace] = (
-                [p.n_tokens for p in forced],
-                [p.answer_class for p in forced],
-            )
-        places, classes = self._given[trace]
-        last = bisect_right(places, n_tokens) - 1
-        if 0 <= last < len(places) - 1 and places[last] <= before:
+        forced = self.group.traces[trace].forced_answers
+        if not forced:
             raise ValueError(
-                f"answers are forced every {places[1] - places[0]} tokens: {n_tokens - before} "
-                "tokens between two looks are too few."
+                f"no forced answers are recorded for {self.group.question.question_id!r}: "
+                "import traces with them, or choose a policy that needs none."
             )
-        return classes[last] if last >= 0 else NO_ANSWER
+        last = bisect_right(forced, n_tokens, key=lambda p: p.n_tokens) - 1
+        if 0 <= last < len(forced) - 1 and forced[last].n_tokens <= before:
+            raise ValueError(
+                f"answers are forced every {forced[1].n_tokens - forced[0].n_tokens} tokens: "
+                f"{n_tokens - before} tokens between two looks are too few."
+            )
+        return forced[last].answer_class if last >= 0 else NO_ANSWER
 
     def forced(self, trace: int, n_tokens: int) -> IntArray:
         """Answers forced out of a trace while it ran, up to ``n_tokens``, and tokens before them.

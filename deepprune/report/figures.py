@@ -60,8 +60,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     axes = figure.subplots()
     ok = [r for r in rows if r.status == "ok"]
     curve = sorted((r for r in ok if r.policy == "consensus"), key=lambda r: r.axes["k"])
-    tokens = [net_tokens(r) for r in curve]
-    axes.plot(tokens, [_points(r) for r in curve], "o-", color="0.45", ms=3, label="cons@k")
+    tokens, accuracy = _places(curve)
+    axes.plot(tokens, accuracy, "o-", color="0.45", ms=3, label="cons@k")
     axes.fill_between(
         tokens,
         [100 * r.accuracy.low for r in curve],
@@ -70,9 +70,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
         alpha=0.13,
         lw=0,
     )
-    for row in curve:
+    for row, *place in zip(curve, tokens, accuracy, strict=True):
         if row.axes["k"].bit_count() == 1 or row is curve[-1]:
-            place = (net_tokens(row), _points(row))
             axes.annotate(str(row.axes["k"]), place, (0, -11), color="0.4", **SMALL_LABEL)
     others = [r for r in ok if r.policy != "consensus"]
     if len(others) <= FEW_POINTS:
@@ -139,31 +138,17 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
     for name, row in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(row)
     for colour, (name, line) in zip(COLOURS * len(lines), lines.items(), strict=False):
-        values = [_points(r) for r in line]
-        axes.errorbar(
-            [net_tokens(r) for r in line],
-            values,
-            yerr=[
-                [100 * (r.accuracy.value - r.accuracy.low) for r in line],
-                [100 * (r.accuracy.high - r.accuracy.value) for r in line],
-            ],
-            fmt="s-",
-            ms=5,
-            lw=1,
-            elinewidth=0.7,
-            capsize=2,
-            color=colour,
-            label=name,
-        )
-        for row, value in zip(line, values, strict=True):
+        tokens, values = _places(line)
+        arms = [
+            [100 * (r.accuracy.value - r.accuracy.low) for r in line],
+            [100 * (r.accuracy.high - r.accuracy.value) for r in line],
+        ]
+        style = {"fmt": "s-", "ms": 5, "lw": 1, "elinewidth": 0.7, "capsize": 2}
+        axes.errorbar(tokens, values, yerr=arms, color=colour, label=name, **style)
+        for row, *place in zip(line, tokens, values, strict=True):
             if "threshold" in row.axes:
-                axes.annotate(
-                    f"{row.axes['threshold']:g}",
-                    (net_tokens(row), value),
-                    (5, 4),
-                    color=colour,
-                    **SMALL_LABEL,
-                )
+                text = f"{row.axes['threshold']:g}"
+                axes.annotate(text, place, (5, 4), color=colour, **SMALL_LABEL)
 
 
 def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
@@ -174,30 +159,16 @@ def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
         judge = f", judge {row.judge}" if has_judges and row.judge else ""
         groups.setdefault(policy_label(row) + judge, []).append(row)
     for colour, (name, group) in zip(COLOURS * len(groups), groups.items(), strict=False):
-        axes.plot(
-            [net_tokens(r) for r in group],
-            [_points(r) for r in group],
-            ".",
-            ms=4,
-            mew=0,
-            alpha=0.35,
-            color=colour,
-        )
+        axes.plot(*_places(group), ".", ms=4, mew=0, alpha=0.35, color=colour)
         best = [r for r, is_on in zip(group, on_frontier(group), strict=True) if is_on]
         best.sort(key=net_tokens)
-        axes.plot(
-            [net_tokens(r) for r in best],
-            [_points(r) for r in best],
-            "o-",
-            ms=4,
-            lw=1.2,
-            color=colour,
-            label=f"{name} ({len(group)})",
-        )
+        label = f"{name} ({len(group)})"
+        axes.plot(*_places(best), "o-", ms=4, lw=1.2, color=colour, label=label)
 
 
-def _points(row: Row) -> float:
-    return 100 * row.accuracy.value
+def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Net tokens and accuracy in percent of each row."""
+    return [net_tokens(row) for row in rows], [100 * row.accuracy.value for row in rows]
 
 
 def _thousands(tokens: float, _: int) -> str:
@@ -257,16 +228,21 @@ def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     judges = list(dict.fromkeys(row["judge"] for row in rows))
     baselines = {row["judge"] for row in rows if row["is_baseline"]}
     step = 0.64 / max(1, len(judges) - 1)
+    looks = {
+        judge: (
+            "s" if judge in baselines else "o",
+            "0.6" if judge == "question_only" else COLOURS[number % len(COLOURS)],
+        )
+        for number, judge in enumerate(judges)
+    }
     figure = _figure(10, 1.6 + len(cells) * (0.25 + 0.14 * len(judges)))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
         for row in rows:
             found = row["metrics"][metric]
-            number = judges.index(row["judge"])
-            place = cells.index(CellFacts.of(row)) - 0.32 + number * step
-            colour = "0.6" if row["judge"] == "question_only" else COLOURS[number % len(COLOURS)]
+            place = cells.index(CellFacts.of(row)) - 0.32 + judges.index(row["judge"]) * step
+            mark, colour = looks[row["judge"]]
             axes.plot(found[1:], [place, place], lw=1.3, color=colour)
-            mark = "s" if row["judge"] in baselines else "o"
             axes.plot(found.value, place, mark, ms=5, color=colour)
         for edge in range(1, len(cells)):
             axes.axhline(edge - 0.5, color="0.85", lw=0.8)
@@ -275,9 +251,7 @@ def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         axes.grid(axis="x", alpha=0.25)
     panels[0].set_yticks(range(len(cells)), [cell.name.replace(" ", "\n") for cell in cells])
     panels[0].invert_yaxis()
-    for number, judge in enumerate(judges):
-        colour = "0.6" if judge == "question_only" else COLOURS[number % len(COLOURS)]
-        mark = "s" if judge in baselines else "o"
+    for judge, (mark, colour) in looks.items():
         panels[1].plot([], [], f"{mark}-", color=colour, label=judge)
     handles = panels[1].get_legend_handles_labels()
     figure.legend(*handles, fontsize=8, ncols=6, loc="outside upper left")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
 
 from deepprune.core.errors import InputError
 
@@ -13,13 +12,8 @@ GroupKey = tuple[str, str, str]
 """``(dataset, question_id, model)``; groups are sorted by it."""
 
 
-class IndexRow(NamedTuple):
-    """The small columns of a row."""
-
-    key: GroupKey
-    sample_id: int
-    text: str  # of the question
-    gold: str | None
+IndexRow = tuple[GroupKey, int, str, str | None]
+"""Key, sample_id, text of the question and gold answer of a trace."""
 
 
 @dataclass(slots=True)
@@ -45,20 +39,19 @@ class StoreIndex:
         """
         new: set[tuple[GroupKey, int]] = set()
         questions: dict[tuple[str, str], tuple[str, str | None]] = {}
-        for row in rows:
-            key = row.key
-            if row.sample_id in self.samples.get(key, ()) or (key, row.sample_id) in new:
+        for key, sample_id, text, gold in rows:
+            if sample_id in self.samples.get(key, ()) or (key, sample_id) in new:
                 raise InputError(
                     "(dataset, question_id, model, sample_id) must be unique, but "
-                    f"{(*key, row.sample_id)} appears twice."
+                    f"{(*key, sample_id)} appears twice."
                 )
-            new.add((key, row.sample_id))
+            new.add((key, sample_id))
             name = key[:2]
-            known = self.questions.get(name) or questions.setdefault(name, (row.text, row.gold))
-            if known != (row.text, row.gold):
-                differs = 0 if known[0] != row.text else 1
+            known = self.questions.get(name) or questions.setdefault(name, (text, gold))
+            if known != (text, gold):
+                differs = 0 if known[0] != text else 1
                 what = ("texts", "gold answers")[differs]
-                old, other = known[differs], (row.text, row.gold)[differs]
+                old, other = known[differs], (text, gold)[differs]
                 raise InputError(
                     f"a question must have one text and one gold answer, but {'/'.join(name)} has "
                     f"two {what}: {_short(old)} and {_short(other)}. Give them two question_ids."
@@ -67,12 +60,11 @@ class StoreIndex:
     def add(self, part: int, rows: Sequence[IndexRow]) -> None:
         """Add the rows of a part, sorted by key."""
         start = 0
-        for key, group in groupby(rows, key=lambda row: row.key):
+        for key, group in groupby(rows, key=lambda row: row[0]):
             members = list(group)
             self.groups.setdefault(key, []).append((part, slice(start, start + len(members))))
-            self.samples.setdefault(key, set()).update(row.sample_id for row in members)
-            first = members[0]
-            self.questions.setdefault(key[:2], (first.text, first.gold))
+            self.samples.setdefault(key, set()).update(sample_id for _, sample_id, *_ in members)
+            self.questions.setdefault(key[:2], members[0][2:])
             start += len(members)
 
     def select(

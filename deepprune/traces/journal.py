@@ -106,6 +106,10 @@ class TraceJournal:
         self.close()
 
 
+_PLAIN = ("model", "sample_id", "text", "answer", "seed", "source")
+"""Fields of a trace that JSON takes as they are."""
+
+
 def _record(trace: Trace) -> dict[str, Any]:
     """Convert a trace to JSON, without its answer class, which is not known yet."""
     question, confidence = trace.question, trace.token_confidence
@@ -114,14 +118,9 @@ def _record(trace: Trace) -> dict[str, Any]:
         "question_id": question.question_id,
         "question": question.text,
         "gold": question.gold,
-        "model": trace.model,
-        "sample_id": trace.sample_id,
-        "text": trace.text,
+        **{name: getattr(trace, name) for name in _PLAIN},
         "token_end": [int(end) for end in trace.token_end],
         "finish_reason": str(trace.finish_reason),
-        "answer": trace.answer,
-        "seed": trace.seed,
-        "source": trace.source,
         "token_confidence": None if confidence is None else [float(c) for c in confidence],
         "probes": [[one.n_tokens, one.answer] for one in trace.forced_answers],
     }
@@ -130,17 +129,10 @@ def _record(trace: Trace) -> dict[str, Any]:
 def _trace(record: dict[str, Any]) -> Trace:
     return Trace(
         question=Question(*(record[k] for k in ("dataset", "question_id", "question", "gold"))),
-        model=record["model"],
-        sample_id=record["sample_id"],
-        text=record["text"],
         n_tokens=len(record["token_end"]),
         token_end=record["token_end"],
         finish_reason=FinishReason(record["finish_reason"]),
-        answer=record["answer"],
-        seed=record["seed"],
-        source=record["source"],
         token_confidence=record["token_confidence"],
-        forced_answers=tuple(
-            ForcedAnswer(n_tokens, answer) for n_tokens, answer in record["probes"]
-        ),
+        forced_answers=tuple(ForcedAnswer(n, answer) for n, answer in record["probes"]),
+        **{name: record[name] for name in _PLAIN},
     )

@@ -133,7 +133,7 @@ class PartReader:
             column.to_pylist() for column in table.itercolumns()
         )
         keys = zip(dataset, question_id, model, strict=True)
-        return list(map(IndexRow, keys, sample_id, text, gold))
+        return list(zip(keys, sample_id, text, gold, strict=True))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -121,37 +121,23 @@ def from_table(table: pa.Table) -> list[Trace]:
 
     ``token_end`` and ``token_confidence`` are slices of the column's values, without a copy.
     """
-    row = {
-        name: table.column(name).to_pylist()
-        for name in table.column_names
-        if name not in ("token_end", "token_confidence")
-    }
-    token_end = list_slices(table.column("token_end"))
-    token_confidence = list_slices(table.column("token_confidence"))
+    plain = table.drop_columns(["token_end", "token_confidence"]).to_pylist()
+    slices = (list_slices(table.column(name)) for name in ("token_end", "token_confidence"))
     questions: dict[tuple[str, str], Question] = {}
     traces = []
-    for i in range(table.num_rows):
-        key = (row["dataset"][i], row["question_id"][i])
-        if key not in questions:
-            questions[key] = Question(*key, text=row["question"][i], gold=row["gold"][i])
-        ends = token_end[i]
+    for row, ends, confidence in zip(plain, *slices, strict=True):
+        key = row.pop("dataset"), row.pop("question_id")
+        text, gold = row.pop("question"), row.pop("gold")
+        reason, forced = row.pop("finish_reason"), row.pop("probes")
         assert ends is not None
         traces.append(
             Trace(
-                question=questions[key],
-                model=row["model"][i],
-                sample_id=row["sample_id"][i],
-                text=row["text"][i],
-                n_tokens=row["n_tokens"][i],
+                question=questions.setdefault(key, Question(*key, text=text, gold=gold)),
                 token_end=cast(Sequence[int], ends),
-                finish_reason=FinishReason(row["finish_reason"][i]),
-                answer=row["answer"][i],
-                answer_class=row["answer_class"][i],
-                is_correct=row["is_correct"][i],
-                seed=row["seed"][i],
-                source=row["source"][i],
-                token_confidence=cast(Sequence[float] | None, token_confidence[i]),
-                forced_answers=tuple(ForcedAnswer(**p) for p in row["probes"][i] or ()),
+                finish_reason=FinishReason(reason),
+                token_confidence=cast(Sequence[float] | None, confidence),
+                forced_answers=tuple(ForcedAnswer(**one) for one in forced or ()),
+                **row,  # the other columns are named as the fields
             )
         )
     return traces

@@ -117,8 +117,8 @@ class TraceStore:
             return
         for trace in rows:
             check_trace(trace)
-        index_rows = [
-            IndexRow(t.key[:3], t.sample_id, t.question.text, t.question.gold) for t in rows
+        index_rows: list[IndexRow] = [
+            (t.key[:3], t.sample_id, t.question.text, t.question.gold) for t in rows
         ]
         self._index.check(index_rows)
         if read_manifest(self.path).content_hash != self.content_hash:
@@ -132,7 +132,7 @@ class TraceStore:
             "deepprune.answers": manifest.answers,
         }
         part = write_part(self.path / f"part-{number:05d}.parquet", rows, facts)
-        names = self._index.questions.keys() | {row.key[:2] for row in index_rows}
+        names = self._index.questions.keys() | {key[:2] for key, *_ in index_rows}
         manifest = replace(
             manifest,
             n_questions=len(names),
