@@ -187,21 +187,21 @@ def _numbers(
     if baseline != CONSENSUS and len(own):
         best = own[frontier(tokens[0, own], accuracy[0, own])]
         curves[ABOVE_BASELINE] = Curve(tokens[:, best], accuracy[:, best])
-    with np.errstate(divide="ignore", invalid="ignore"):  # sizes that are not known
-        each = tokens[0, full] / draws["generator_flops"][0, full]
-    counts["tokens_net"] = _nullable(tokens[0] + draws["judge_flops"][0] * each)
     counts["matched_k"] = np.interp(tokens[0], tokens[0, consensus], sorted(place)).tolist()
     counts["is_non_inferior"] = []
     metrics: Metrics = {"pass_any": bootstrap.mean(outcomes["any_correct"])}
     if baseline != CONSENSUS:
         metrics[ABOVE_BASELINE] = [] if len(own) else [None] * len(points)
-    for start in range(0, len(points), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        compared = _compare(draws, full[chunk], chunk, curves)
-        is_safe = is_non_inferior(compared["accuracy_vs_cons_n"], bootstrap.n_questions, margin)
-        counts["is_non_inferior"] += is_safe.tolist()
-        for name, values in compared.items():
-            metrics.setdefault(name, []).extend(estimate(values))
+    with np.errstate(divide="ignore", invalid="ignore"):  # sizes or prices that are not known
+        each = tokens[0, full] / draws["generator_flops"][0, full]
+        counts["tokens_net"] = _nullable(tokens[0] + draws["judge_flops"][0] * each)
+        for start in range(0, len(points), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            compared = _compare(draws, full[chunk], chunk, curves)
+            is_safe = is_non_inferior(compared["accuracy_vs_cons_n"], bootstrap.n_questions, margin)
+            counts["is_non_inferior"] += is_safe.tolist()
+            for name, values in compared.items():
+                metrics.setdefault(name, []).extend(estimate(values))
     for i in np.flatnonzero(full == np.arange(len(full))).tolist():
         for name in ("p_mcnemar", "is_non_inferior", "n_questions_needed"):
             counts[name][i] = None
@@ -247,17 +247,16 @@ def _compare(
     full_tokens, full_flops = draws["tokens"][:, full], draws["generator_flops"][:, full]
     consensus = curves[ABOVE_CONSENSUS]
     needed = consensus.tokens_to_reach(accuracy)
-    with np.errstate(divide="ignore", invalid="ignore"):  # sizes or prices that are not known
-        judge_tokens = judge_flops * (full_tokens / full_flops)
-        compared = {
-            "accuracy": accuracy,
-            "accuracy_vs_cons_n": accuracy - draws["accuracy"][:, full],
-            **{name: accuracy - curve.accuracy_at(tokens) for name, curve in curves.items()},
-            ABOVE_CONSENSUS_NET: accuracy - consensus.accuracy_at(tokens + judge_tokens),
-            "tokens_vs_matched_accuracy": tokens / needed,
-            "token_saving": 1 - tokens / full_tokens,
-            "net_saving": (full_flops - flops - judge_flops) / full_flops,
-        }
+    judge_tokens = judge_flops * (full_tokens / full_flops)
+    compared = {
+        "accuracy": accuracy,
+        "accuracy_vs_cons_n": accuracy - draws["accuracy"][:, full],
+        **{name: accuracy - curve.accuracy_at(tokens) for name, curve in curves.items()},
+        ABOVE_CONSENSUS_NET: accuracy - consensus.accuracy_at(tokens + judge_tokens),
+        "tokens_vs_matched_accuracy": tokens / needed,
+        "token_saving": 1 - tokens / full_tokens,
+        "net_saving": (full_flops - flops - judge_flops) / full_flops,
+    }
     compared["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
     return compared
 
