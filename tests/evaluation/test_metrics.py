@@ -62,13 +62,18 @@ class Table:
         self.columns = [dict(c) for c in self.columns]
         self.tokens_prompt = np.full(self.n[0], 11)
 
+    def only(self, numbers):
+        """The same for some of the points; both note in one list what they are asked for."""
+        points, columns = ([part[i] for i in numbers] for part in (self.points, self.columns))
+        return Table(points, columns, self.n, self.questions, asked=self.asked)
+
     def __getitem__(self, name):
         self.asked.append(name)
         dtype = {"is_correct": bool, "any_correct": bool}.get(
             name, int if name in (*COUNTS, *JUDGE[:2]) else float
         )
         values = [np.broadcast_to(c.get(name, 0), self.n) for c in self.columns]
-        return np.stack(values, axis=2).astype(dtype)
+        return np.stack([np.zeros(self.n), *values], axis=2)[..., 1:].astype(dtype)
 
 
 def sweep_rows(outcomes, **settings):
