@@ -1,4 +1,4 @@
-"""A question while it is pruned: what is known of it at any moment."""
+"""The state of a question while it is pruned."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ class LiveQuestion:
         return self._evidence.seconds
 
     def on_checkpoint(self, step: Step, seen: Observation) -> None:
-        """Note where the traces stand."""
+        """Keep the checkpoint."""
         self.seen = seen
         self._update_judge_flops()
 
     def on_decision(self, decision: Decision) -> None:
-        """Note a stopped trace."""
+        """Keep a decision to stop a trace."""
         self.decisions.append(decision)
         self._update_judge_flops()
 
     def on_fallback(self, reason: str) -> None:
-        """Note why all traces run to their end."""
+        """Keep the reason why all traces run to their end."""
         self.fallback = reason
 
     def _update_judge_flops(self) -> None:
