@@ -62,7 +62,7 @@ def test_n_and_any_field_can_be_an_axis():
     [
         ({"axes": {"mars": {"gamma": [1]}}}, "mars is no policy of this sweep, which has esc"),
         ({"axes": {"esc": {"wave": [1]}}}, r"esc.wave is no field of esc, which has cap, window"),
-        ({"axes": {"esc": {"window": [1]}}}, "esc: window must be at least 2, got 1"),
+        ({"axes": {"esc": {"window": [1]}}}, "esc: window must be >= 2, got 1"),
         ({"ns": [1, 4]}, r"between 2 and the 8 traces a question, got \[1, 4\]"),
         ({"ns": [9]}, r"between 2 and the 8 traces a question, got \[9\]"),
     ],

@@ -101,7 +101,7 @@ def test_all_traces_are_classed_and_stored(tmp_path):
     assert [t.answer_class for t in groups[0].traces] == [0, 0, 1, -1]
     assert [t.is_correct for t in groups[0].traces] == [True, True, False, False]
     manifest = done.store.manifest
-    assert (manifest.token_counter, manifest.answers) == ("generator", "auto")
+    assert (manifest.token_counter, manifest.answers) == ("generator", "boxed")
     assert manifest.sampling["temperature"] == 0.6
     assert manifest.provenance == {"from": "here"}
     assert backend.peak <= 3  # seats
