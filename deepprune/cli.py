@@ -237,7 +237,8 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
-    sys.argv = [usage, *arguments]  # where `hydra.main` reads them
+    # `hydra.main` reads the arguments there; Lightning starts the other ranks of DDP by its first.
+    sys.argv = [sys.argv[0], *arguments]
 
     raised: list[Exception] = []
 
