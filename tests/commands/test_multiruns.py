@@ -226,6 +226,7 @@ def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
         return reference
 
     monkeypatch.setattr(ray, "get", get)
+    register()
     launcher = RayLauncher(1, None, 1, 0)
     loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_folder())))
     config = loader.load_configuration("train", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
