@@ -3,6 +3,7 @@
 # make test-all: run all tests; the real engine where it can be had.
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 # make check: lint, format, types.
+# make clean: remove .venv, .venv-vllm and runs.
 # make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -208,7 +208,7 @@ def _read_question(argument: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """The text as OmegaConf takes it: ``${`` is no interpolation."""
+    """Escape ``${`` so that OmegaConf does not interpolate it."""
     return re.sub(r"(\\*)\$\{", lambda m: rf"{m[1] * 2}\${{", text)
 
 
@@ -296,7 +296,7 @@ def run_job(name: str, config: Any) -> float | None:
     except Exception as error:
         if not is_multirun:
             raise
-        if (line := _mendable(error, name)) is None:
+        if (line := _fixable(error, name)) is None:
             traceback.print_exc()
         facts = {
             "exit_code": 1 if line is None else _fail(line),
@@ -318,7 +318,7 @@ def config_folder() -> Path:
 
 
 def _guarded(action: Callable[[], int | None], application: str | None = None) -> int:
-    """Run; turn what the user can mend into one line and exit code 2."""
+    """Run; turn errors that the user can fix into one line and exit code 2."""
     try:
         code = action() or 0
         sys.stdout.flush()
@@ -334,12 +334,12 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if (line := _mendable(error, application)) is None:
+        if (line := _fixable(error, application)) is None:
             raise
         return _fail(line)
 
 
-def _mendable(error: Exception, application: str | None) -> str | None:
+def _fixable(error: Exception, application: str | None) -> str | None:
     """What to tell of an error that the user can mend; ``None`` for any other."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

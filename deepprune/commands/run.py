@@ -64,7 +64,7 @@ class Run:
 
 
 def finished_run(config: DictConfig, inputs: Mapping[str, str | None]) -> Run | None:
-    """What a job of a resumed multirun did in an earlier start, if it came to its end then.
+    """Return what an earlier start of this job of a multirun recorded, if it finished.
 
     Args:
         config: See ``command_run``.
@@ -163,7 +163,7 @@ def _folder(hydra: Any) -> Path:
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
-    """What makes a run that run: neither where it is logged or shown nor how it is carried out."""
+    """Return the configuration that identifies a run, without how it is logged or carried out."""
     resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     for section, names in OPERATIONAL.items():
         if isinstance(options := resolved.get(section), dict):

@@ -101,7 +101,7 @@ def _pruning(
     splits: Splits,
     further: Mapping[str, FurtherJudge],
 ) -> _Pruning:
-    """What is swept after the training; whatever is wrong with it shows now."""
+    """Check the pruning sweep that follows the training, and return it."""
     held_out = {(g.question, g.model) for g in splits.test}
     refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
     questions, n_traces = build.questions(config, refs)

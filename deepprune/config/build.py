@@ -97,7 +97,10 @@ def sweep(config: DictConfig) -> Sweep:
         with inputs_of(f"pruning.{name}"):
             policies[str(name)] = instantiated(policy)
     if rule.kind == "fraction":
-        print("no policy knows a trace's length in time: prefix=fraction sweeps no prefix policies")
+        print(
+            "prefix=fraction needs the finished length, which no running policy has: policies "
+            "with a prefix are skipped"
+        )
         policies = {name: p for name, p in policies.items() if not hasattr(p, "prefix")}
     return Sweep(
         policies,
@@ -121,7 +124,7 @@ def has_sweep(config: DictConfig) -> bool:
 
 
 def prefix_rule(config: DictConfig) -> PrefixRule:
-    """Where prefixes end."""
+    """Build the prefix rule."""
     rule: PrefixRule = instantiated(config.prefix)
     return rule
 
@@ -189,7 +192,7 @@ def generators(config: DictConfig, questions: Sequence[QuestionRef]) -> dict[str
 
 
 def make_engine(config: DictConfig) -> MakeEngine:
-    """What serves the recorded traces of a question.
+    """Return the maker of the replay engine.
 
     Raises:
         InputError: If the engine generates them instead.
@@ -206,7 +209,7 @@ def make_engine(config: DictConfig) -> MakeEngine:
 
 
 def distributed(config: DictConfig) -> Distributed:
-    """Who does the questions of the sweep."""
+    """Return where the questions of the sweep are evaluated."""
     made: Distributed = instantiated(config.distributed)
     return made
 
@@ -286,7 +289,7 @@ def splits(config: DictConfig, groups: Sequence[QuestionTraces]) -> Splits:
     """Training, validation and test questions."""
     if min(config.data.fractions) <= 0:
         raise InputError(
-            "data.fractions must all be above 0: validation chooses the checkpoint and calibrates, "
+            "data.fractions must all be above 0: validation chooses the weights and calibrates, "
             f"the test is reported; got {list(config.data.fractions)}."
         )
     with inputs_of("data"):
@@ -380,7 +383,7 @@ def _fast_precision(accelerator: str) -> str:
 
 
 def judge(config: DictConfig) -> Judge:
-    """What scores in an evaluation."""
+    """Build the judge of an evaluation."""
     made: Judge = instantiated(config.judge)
     return made
 
@@ -470,7 +473,7 @@ def export_rule(config: DictConfig, export: Path) -> PrefixRule:
 
 
 def baselines(config: DictConfig) -> dict[str, Judge]:
-    """What judges are compared with, by name."""
+    """Build the baseline judges, by name."""
     made: dict[str, Callable[[], Judge]] = {
         "question_only": QuestionOnlyJudge,
         "length_only": LengthOnlyJudge,
@@ -514,7 +517,7 @@ def report_cells(config: DictConfig, stores: Mapping[str, TraceStore]) -> dict[s
 
 
 def sweep_callbacks(config: DictConfig) -> list[Watcher]:
-    """Who watches the sweep."""
+    """Build the watchers of the sweep."""
     return _callbacks(config, "sweep")
 
 

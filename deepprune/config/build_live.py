@@ -18,7 +18,7 @@ from deepprune.generation.questions import QuestionSource, RecordedQuestions
 
 
 def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
-    """What generates traces; nothing is loaded or connected before it starts.
+    """Build the live engine; nothing is loaded or connected before it starts.
 
     Args:
         config: Of a command that generates.
@@ -90,7 +90,10 @@ def live(config: DictConfig) -> Live:
         policy: Any = instantiated(config.pruning[names[0]])
     rule = getattr(policy, "prefix", None)
     if rule is not None and rule.kind == "fraction":
-        raise InputError("no policy knows a trace's length in time: take another prefix=NAME.")
+        raise InputError(
+            "prefix=fraction needs the finished length, which no running policy has: choose "
+            "another prefix=NAME."
+        )
     if config.threshold is not None:
         if not hasattr(policy, "threshold"):
             raise InputError(f"{policy.name} has no threshold: leave threshold out.")
@@ -134,7 +137,7 @@ def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
 
 
 def live_questions(config: DictConfig) -> list[Question]:
-    """What ``deepprune prune`` is asked: the given text, a set, or all that a replay has.
+    """Return the questions of ``deepprune prune``: the given text, a set, or all that a replay has.
 
     Where the traces are recorded, the text or the id of a recorded question names it.
 
@@ -213,7 +216,7 @@ def replicas(config: DictConfig) -> dict[str, LiveEngine]:
 
 
 def generation(config: DictConfig) -> dict[str, Any]:
-    """What a store's manifest says of how its questions came and were asked."""
+    """Return the manifest's record of questions and prompt."""
     nodes = ("questions", "prompt", "engine")
     parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
     return {**parts, "seed": config.seed}

@@ -97,7 +97,7 @@ DEFAULTS = {
 _TABLE = '''# mypy: ignore-errors
 # ruff: noqa: E501
 # fmt: off
-"""Name, type, range and default of every option; written by `config.generate`, see there."""
+"""Name, type, range and default of the groups' options; written by `config.generate`."""
 
 from typing import Annotated, Any, Literal
 
@@ -112,7 +112,8 @@ _PAGE = """# Options
 
 Written by `python -m deepprune.config.generate` from the constructors. An option of a group is
 `GROUP.NAME=VALUE`, e.g. `loss.gamma=1`; of a policy `pruning.POLICY.NAME=VALUE`. Options of a
-command itself are in `--help`.
+command itself are in `--cfg job`. The last column is the constructor's default; a file of `conf/`
+may set another value, which `--cfg job` shows.
 {tables}"""
 
 

@@ -20,17 +20,17 @@ More: --cfg job shows every option with its value, --hydra-help Hydra's own flag
 WAYS = """\
   {usage} [OPTION=VALUE ...]                 run; the results are in runs/
   {usage} -m prefix.k=32,64 seed=0,1         one run for each combination, and a table of all
-  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+  {usage} hydra.run.dir=runs/DIR [the same]  resume the interrupted run there"""
 WAYS_TO_COLLECT = """\
   {usage} [OPTION=VALUE ...]                 run; the traces are in runs/DIR/traces
-  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+  {usage} hydra.run.dir=runs/DIR [the same]  resume the interrupted run there"""
 WAYS_TO_REPORT = """\
   {usage} JUDGE ... traces=A,B [OPTION=VALUE ...]  a JUDGE is the folder of an export or of its run
-  {usage} [the same] hydra.run.dir=runs/DIR        go on with what was interrupted there"""
+  {usage} [the same] hydra.run.dir=runs/DIR        resume the interrupted run there"""
 WAYS_TO_PRUNE = """\
   {usage} "QUESTION" [OPTION=VALUE ...]      one question; - for standard input, @FILE for a file
   {usage} questions=NAME [OPTION=VALUE ...]  a set of them
-  {usage} hydra.run.dir=runs/DIR [the same]  go on with what was interrupted there"""
+  {usage} hydra.run.dir=runs/DIR [the same]  resume the interrupted run there"""
 
 _WAYS_OF = {
     "judge_report": WAYS_TO_REPORT,

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 # ruff: noqa: E501
 # fmt: off
-"""Name, type, range and default of every option; written by `config.generate`, see there."""
+"""Name, type, range and default of the groups' options; written by `config.generate`."""
 
 from typing import Annotated, Any, Literal
 

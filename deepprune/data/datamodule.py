@@ -132,7 +132,7 @@ class JudgeDataModule(pl.LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the train loader stands.
+        """Position of the train loader in its epoch.
 
         Lightning keeps the state of a loader as well, but loads it only while it makes the loader,
         which ``Trainer.estimated_stepping_batches`` (a schedule asks for it) does too early.
@@ -140,7 +140,7 @@ class JudgeDataModule(pl.LightningDataModule):
         return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next train loader go on from there; other stages start afresh."""
+        """Resume the next train loader there; other stages start from the beginning."""
         if state_dict and self.trainer is not None and self.trainer.state.fn == "fit":
             self._resume = dict(state_dict)
 

@@ -1,1 +1,1 @@
-"""Engines: where traces come from. `replay` serves recorded ones."""
+"""Live engines (vLLM, OpenAI-compatible servers, scripted traces), the collector, question sets."""

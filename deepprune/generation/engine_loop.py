@@ -74,7 +74,7 @@ class EngineLoop:
 
     @property
     def token_counter(self) -> str:
-        """Who counts the tokens, see `Backend.token_counter`."""
+        """What counts the tokens, see `Backend.token_counter`."""
         return self.backend.token_counter
 
     def facts(self) -> dict[str, Any]:

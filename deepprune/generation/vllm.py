@@ -156,19 +156,19 @@ class VllmBackend:
                 f"sampling.max_tokens={sampling.max_tokens} and a prompt must fit into "
                 f"engine.max_model_len={self._max_model_len}: lower the one or raise the other."
             )
-        specimen = Request(Question("", "", "1 + 1 = ?"), format, sampling, 1, 0)
+        example = Request(Question("", "", "1 + 1 = ?"), format, sampling, 1, 0)
         try:
-            self.sampling_parameters(specimen)
+            self.sampling_parameters(example)
         except Exception as error:  # vLLM's own class, or pydantic's
             raise InputError(f"vLLM refuses a value of sampling: {_line(error)}") from error
-        self._read_tokenizer(config.model_config, specimen)
+        self._read_tokenizer(config.model_config, example)
         self._seats = int(config.scheduler_config.max_num_seqs)
         if self._is_given_up.is_set():
             raise EngineError("the engine is closed.")
         return _start(config)
 
-    def _read_tokenizer(self, config: Any, specimen: Request) -> None:
-        """The model's tokenizer, held against a specimen before any weights are loaded."""
+    def _read_tokenizer(self, config: Any, example: Request) -> None:
+        """Read the model's tokenizer and check it on one prompt, before weights are loaded."""
         from vllm.tokenizers import cached_tokenizer_from_config
 
         tokenizer: Any = cached_tokenizer_from_config(config)
@@ -180,7 +180,7 @@ class VllmBackend:
                 "or serve the model and take engine=openai."
             )
         self._tokenizer = rust
-        format = specimen.format
+        format = example.format
 
         @lru_cache(maxsize=256)
         def prompt_ids(question: Question) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class VllmBackend:
             return tuple(ids)
 
         try:
-            prompt_ids(specimen.question)
+            prompt_ids(example.question)
         except Exception as error:  # a template is a programme, and raises what it likes
             raise InputError(
                 f"the chat template of {self.model!r} refuses this prompt: {_line(error)}. Change "
@@ -376,7 +376,7 @@ class _Text:
 
 
 def token_confidences(logprobs: Any, k: int) -> list[float]:
-    """Of each token minus the mean of its top-k log-probabilities, in nats.
+    """Return, for each token, minus the mean of its top-k log-probabilities, in nats.
 
     DeepConf, Fu et al. 2025, eq. 2 (https://arxiv.org/abs/2508.15260).
 
@@ -449,7 +449,7 @@ def _start(config: Any) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line; of pydantic's the first."""
+    """Return an error's message in one line; the first line of pydantic's."""
     errors = getattr(error, "errors", None)
     if callable(errors):
         first = errors()[0]

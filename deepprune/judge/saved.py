@@ -38,7 +38,7 @@ _RULES: dict[str, Callable[..., PrefixRule]] = {
 
 @dataclass(frozen=True, slots=True)
 class SavedJudge:
-    """What ``judge.json`` says.
+    """Contents of ``judge.json``.
 
     Attributes:
         kind: ``cross_encoder`` or ``linear``.
@@ -103,7 +103,7 @@ def read_record(folder: Path) -> SavedJudge:
     """Read ``judge.json``; weights stay unread.
 
     Raises:
-        InputError: If it is missing, damaged, of another format, or of a kind that has ended.
+        InputError: If it is missing, damaged, of another format, or of a removed kind.
     """
     try:
         values = json.loads((folder / RECORD).read_text())

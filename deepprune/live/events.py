@@ -66,7 +66,7 @@ class EventLines(Watcher):
 
 
 def _until(until: PrefixRule | int | None) -> dict[str, Any] | None:
-    """Where running traces paused; ``None`` at their end."""
+    """Return the checkpoint, ``None`` at the end of the traces."""
     if isinstance(until, int):
         return {"kind": "further_tokens", "k": until}
     return None if until is None else {"kind": until.kind, "k": until.k}

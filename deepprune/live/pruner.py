@@ -77,7 +77,7 @@ class LivePruner:
 
         Args:
             question: The question.
-            watchers: Who is told meanwhile.
+            watchers: Receive the events.
             interruptible: Entered while traces are generated: a caller that holds interrupts back
                 lets them come there.
         """

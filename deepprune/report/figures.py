@@ -31,12 +31,12 @@ NEEDS_MATPLOTLIB = "figures need matplotlib: pip install 'deepprune[report]'"
 
 
 def has_matplotlib() -> bool:
-    """Whether figures can be drawn; without it everything else goes on."""
+    """Whether matplotlib is installed; without it figures are skipped."""
     return find_spec("matplotlib") is not None
 
 
 def drawn(draw: Callable[..., Path], *arguments: Any) -> Path | None:
-    """The figure's path, or ``None`` without matplotlib, which is said."""
+    """Draw a figure; without matplotlib, print that it is skipped and return ``None``."""
     if not has_matplotlib():
         print(NEEDS_MATPLOTLIB)
         return None

@@ -32,7 +32,7 @@ def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
 
     Args:
         logits: Shape ``(B,)``; computed in float32.
-        labels: In [0, 1], shape ``(B,)``.
+        labels: 1 or 0, shape ``(B,)``.
         groups: Pairs are compared where these are equal, shape ``(B,)``.
 
     Returns:
@@ -50,7 +50,7 @@ def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     total, weight = logits.sum() * 0, logits.new_zeros(())  # zero with a gradient: DDP wants one
     for group in sorted(set(groups.tolist())):
         z, y = logits[groups == group], labels[groups == group]
-        above = (y[:, None] - y).clamp(min=0)
+        above = (y[:, None] > y).float()
         mean = (above * functional.softplus(z - z[:, None])).sum() / above.sum().clamp(min=1e-12)
         comparable = torch.minimum(y.sum(), (1 - y).sum()) * (above.sum() > 0)
         total, weight = total + comparable * mean, weight + comparable

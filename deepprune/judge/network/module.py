@@ -43,7 +43,7 @@ class JudgeModule(pl.LightningModule):
     Args:
         model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
             called under the strategy (sharded strategies build large models so).
-        loss: Scalar loss of logits, labels and groups, see ``judge.losses``.
+        loss: Scalar loss of logits, labels and groups, see ``judge.network.losses``.
         optimizer: Makes the optimiser of the trainable parameters.
         scheduler: Shape of the learning rate after the warm-up, ``linear`` or ``cosine`` (see
             ``transformers.get_scheduler``); ``None`` for a constant rate without warm-up.

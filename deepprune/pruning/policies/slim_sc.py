@@ -1,4 +1,4 @@
-"""Slim-SC: of two running traces that think the same, one is stopped.
+"""Slim-SC: of two running traces with similar thoughts, stop one.
 
 Hong et al. 2025, Slim-SC: Thought Pruning for Efficient Scaling with Self-Consistency
 (https://arxiv.org/abs/2509.13990), code ``slimsc``. Departures:
