@@ -21,6 +21,7 @@ def test_a_script_is_imported(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", [script])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # transformers prints it when imported
     spec = importlib.util.spec_from_file_location(f"script_{Path(script).stem}", ROOT / script)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert capsys.readouterr().out == ""
