@@ -311,7 +311,7 @@ def run_job(name: str, config: Any) -> float | None:
 
 
 def config_folder() -> Path:
-    """Where the YAML files are: `conf/` of the repository, or of the installed package."""
+    """Return the folder of YAML files: `conf/` of the repository, or of the installed package."""
     package = Path(__file__).parent
     repository = package.parent / "conf"
     return repository if repository.is_dir() else package / "conf"
@@ -340,7 +340,7 @@ def _guarded(action: Callable[[], int | None], application: str | None = None) -
 
 
 def _fixable(error: Exception, application: str | None) -> str | None:
-    """What to tell of an error that the user can mend; ``None`` for any other."""
+    """Return the message for an error that the user can fix; ``None`` for any other."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.run import Run, command_run
 from deepprune.config import build, build_live
 from deepprune.core.errors import InputError
+from deepprune.core.files import NO_SPACE
 from deepprune.core.protocols import Need, Session
 from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
@@ -45,15 +45,12 @@ def prune(config: DictConfig) -> Run:
     try:
         return _prune(config)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             raise
         raise InputError(
             f"the disk is full ({error}): what is stored is whole; make room, then the same "
             "command with the same hydra.run.dir goes on."
         ) from error
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _prune(config: DictConfig) -> Run:

@@ -1,4 +1,4 @@
-"""What a live engine needs of whatever generates: streams of tokens that can be ended at any time.
+"""The interface of whatever generates: streams of tokens that can be ended at any time.
 
 `LiveEngine` (`generation.live`) drives one of these: vLLM in this machine (`generation.vllm`), a
 server (`generation.openai`), or recorded traces played as if they were generated
@@ -27,7 +27,7 @@ class RequestError(RuntimeError):
 @checked
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
-    r"""How a question becomes a prompt, and how an answer is forced out of a trace.
+    r"""Turns a question into a prompt, and forces an answer out of a trace.
 
     Attributes:
         template: What the user says; ``{question}`` stands for the question's text.
@@ -76,7 +76,7 @@ class PromptFormat:
 @checked
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How traces are sampled.
+    """Sampling parameters of traces.
 
     Attributes:
         max_tokens: Most tokens of a trace, thoughts and answer.

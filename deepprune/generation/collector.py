@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.core.files import write_atomic
+from deepprune.core.files import NO_SPACE, write_atomic
 from deepprune.core.types import Question, Trace
 from deepprune.generation.backend import EngineError, RequestError
 from deepprune.generation.live import LiveEngine
@@ -37,7 +37,6 @@ _PART_TRACES = 1024
 _PART_S = 600.0
 _LOOK_S = 1.0
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -48,9 +47,9 @@ class RecordingError(RuntimeError):
 
 def recording_error(folder: Path | str, error: OSError) -> RecordingError | None:
     """Explain why ``folder`` cannot be written to; ``None`` for any other error."""
-    if error.errno not in (*_FULL, *_FORBIDDEN):
+    if error.errno not in (*NO_SPACE, *_FORBIDDEN):
         return None
-    cure = "make room there" if error.errno in _FULL else "make it writable"
+    cure = "make room there" if error.errno in NO_SPACE else "make it writable"
     return RecordingError(
         f"{folder} cannot be written to ({error.strerror}): {cure}, then repeat the command with "
         "the same hydra.run.dir; recorded traces are kept."

@@ -74,7 +74,7 @@ class EngineLoop:
 
     @property
     def token_counter(self) -> str:
-        """What counts the tokens, see `Backend.token_counter`."""
+        """Name of the token counter, see `Backend.token_counter`."""
         return self.backend.token_counter
 
     def facts(self) -> dict[str, Any]:
