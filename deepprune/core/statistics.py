@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import bdtr, ndtri
 
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray
 from deepprune.core.seeding import generator
@@ -219,19 +219,16 @@ def mcnemar_p(only_first: IntArray, only_second: IntArray) -> FloatArray:
     Example:
         b = 1, c = 6: 2 * (C(7, 0) + C(7, 1)) / 2^7 = .125.
     """
-    from statsmodels.stats.contingency_tables import mcnemar  # takes seconds to import
-
-    pairs, place = np.unique(np.stack([only_first, only_second]), axis=1, return_inverse=True)
-    p = [float(mcnemar([[0, b], [c, 0]], exact=True).pvalue) for b, c in pairs.T.tolist()]
-    return np.array(p)[place]
+    fewer, both = np.minimum(only_first, only_second), only_first + only_second
+    return np.asarray(np.minimum(1.0, 2 * bdtr(fewer.astype(np.float64), both, 0.5)))
 
 
 def holm(p: FloatArray) -> FloatArray:
-    """P-values adjusted by Holm's step-down procedure for all of ``p``, shape ``(P,)``."""
-    from statsmodels.stats.multitest import multipletests  # takes seconds to import
-
-    adjusted: FloatArray = multipletests(p, method="holm")[1] if len(p) else p
-    return adjusted
+    """Adjust p-values by Holm's step-down procedure for all of ``p``, shape ``(P,)``."""
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(1.0, adjusted)
 
 
 def is_non_inferior(differences: FloatArray, n_questions: int, margin: float) -> BoolArray:
