@@ -13,7 +13,7 @@ import os
 import random
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,7 +31,12 @@ from deepprune.generation.backend import (
     Sampling,
 )
 from deepprune.generation.openai.faults import Faults, Refused
-from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer, Tokenizer
+from deepprune.generation.openai.prompts import (
+    LocalTokenizer,
+    ServerTokenizer,
+    Tokenizer,
+    prompt_of,
+)
 from deepprune.generation.openai.stream import Generated, Reader, think_start
 
 if TYPE_CHECKING:
@@ -112,8 +117,7 @@ class OpenAIBackend:
         self._max_retries = max_retries
         self.seats = max_concurrent
         self._extra_body = dict(extra_body or {})
-        self._is_chat = False
-        self._prompts = Prompts()
+        self._tokenizer: Tokenizer | None = None
         self._features = _Features()
         self._client: AsyncOpenAI | None = None
 
@@ -162,24 +166,12 @@ class OpenAIBackend:
         except RequestError as error:
             raise EngineError(f"{self.base_url} cannot be used: {error}") from None
         _log.info(
-            "%s at %s: %s, it continues by %s, tokens counted by %s",
+            "%s at %s continues by %s, tokens counted by %s",
             self._model,
             self.base_url,
-            "chat" if self._is_chat else "completions",
             self.continuation,
             self.token_counter,
         )
-
-    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """Generate. Closing the generator closes the connection, which ends the request.
-
-        Raises:
-            RequestError: If the server refuses the request, or fails it too often.
-            EngineError: If the server is gone or refuses the key.
-        """
-        async with self._free_seats, aclosing(self._generate(request, Generated())) as chunks:
-            async for chunk in chunks:
-                yield chunk
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -189,7 +181,7 @@ class OpenAIBackend:
     # Detection of the server's capabilities
 
     async def _only_model(self) -> str:
-        listed = await self._ask("/models", optional=True)
+        listed = await self._offered("/models")
         data = listed.get("data") if isinstance(listed, dict) else None
         names = [str(m["id"]) for m in data or () if isinstance(m, dict) and "id" in m]
         shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
@@ -206,30 +198,17 @@ class OpenAIBackend:
         return self._model or names[0]
 
     async def _choose_api(self, trial: Request) -> None:
-        refusal, self._is_chat = "", False
+        refusal = ""
         if self._api != "chat":
-            if self._tokenizer_source is not None:
-                tokenizer: Tokenizer | None = LocalTokenizer(self._tokenizer_source)
-            else:
-                remote = ServerTokenizer(self.base_url, self._ask)
-                knows_chats = await remote.answers(trial.format.messages(trial.question))
-                tokenizer = remote if knows_chats else None
-            self._prompts = Prompts(tokenizer)
-            if trial.format.chat and tokenizer is None:
-                refusal = (
-                    "a chat prompt for /v1/completions needs the model's chat template: give "
-                    "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
-                )
-            else:
-                refusal = await self._learn_features(trial)
+            self.continuation = Continuation.COMPLETIONS
+            refusal = await self._refusal_of_completions(trial)
             if not refusal:
-                self.continuation = Continuation.COMPLETIONS
                 return
             if self._api == "completions":
                 raise InputError(
                     f"engine.api=completions cannot be had of {self.base_url}: {refusal}."
                 )
-        self._is_chat = True
+        self.continuation = Continuation.NOTHING
         if not trial.format.chat:
             raise InputError(
                 f"prompt.chat=false needs /v1/completions, which {self.base_url} has not"
@@ -237,7 +216,7 @@ class OpenAIBackend:
             )
         if chat_refusal := await self._learn_features(trial):
             raise InputError(f"{self.base_url} has no chat for this request: {chat_refusal}.")
-        await self._learn_prefill(trial)
+        self.continuation = await self._find_prefill(trial)
         if not self.can_continue:
             _log.warning("%s cannot go on from a prefix: %s", self.base_url, refusal or "chat only")
         elif trial.format.think_end:
@@ -245,6 +224,21 @@ class OpenAIBackend:
                 "a chat template may drop the thoughts of a message that it goes on with: "
                 "engine.tokenizer=MODEL and engine.api=completions continue exactly"
             )
+
+    async def _refusal_of_completions(self, trial: Request) -> str:
+        """Find the tokenizer and the features of completions; return why there are none, or ''."""
+        if self._tokenizer_source is not None:
+            self._tokenizer = LocalTokenizer(self._tokenizer_source)
+        else:
+            url = self.base_url.removesuffix("/v1") + "/tokenize"
+            if await self._offered(url, {"messages": trial.format.messages(trial.question)}):
+                self._tokenizer = ServerTokenizer(url, self._ask)
+            elif trial.format.chat:
+                return (
+                    "a chat prompt for /v1/completions needs the model's chat template: give "
+                    "engine.tokenizer (its folder or hub name), or take prompt.chat=false"
+                )
+        return await self._learn_features(trial)
 
     async def _learn_features(self, trial: Request) -> str:
         """Find out which fields are accepted; return why none are, or an empty text."""
@@ -265,12 +259,9 @@ class OpenAIBackend:
                 if refused.status not in (400, 422):
                     break
                 continue
-            self._features = replace(
-                features,
-                logprobs=features.logprobs if seen.has_logprobs else 0,
-                token_ids=seen.has_ids,
-            )
-            if k and not self._features.logprobs:
+            logprobs = n if seen.has_logprobs else 0
+            self._features = replace(features, logprobs=logprobs, token_ids=seen.has_ids)
+            if k and not logprobs:
                 raise InputError(
                     f"sampling.logprobs={k} needs log-probabilities, and {self.base_url} gives "
                     f"none{': ' + refusal if refusal else ''}; take sampling.logprobs=0."
@@ -278,87 +269,64 @@ class OpenAIBackend:
             return ""
         return refusal
 
-    async def _learn_prefill(self, trial: Request) -> None:
+    async def _find_prefill(self, trial: Request) -> Continuation:
+        """Try to continue a text that only a continuation goes on with ``_GOES_ON``."""
         opened = f"{think_start(trial.format.think_end)}\n" if trial.format.think_end else ""
-        trial = replace(
-            trial,
-            text=opened + _BEGUN,
-            sampling=replace(trial.sampling, stop=(), logprobs=0),
-            max_tokens=4,
-        )
-        for way in (Continuation.FLAGGED_PREFILL, Continuation.PREFILL):
-            self.continuation = way
-            try:
+        sampling = replace(trial.sampling, stop=(), logprobs=0)
+        trial = replace(trial, text=opened + _BEGUN, sampling=sampling, max_tokens=4)
+        for self.continuation in (Continuation.FLAGGED_PREFILL, Continuation.PREFILL):
+            with suppress(Refused):
                 if (await self._try(trial)).text.startswith(_GOES_ON):
-                    return
-            except Refused:
-                continue
-        self.continuation = Continuation.NOTHING
+                    return self.continuation
+        return Continuation.NOTHING
 
     async def _try(self, trial: Request) -> Generated:
-        """Send a request of a few tokens and return what it gives."""
+        """Send a request of a few tokens and return its output."""
         done = Generated()
-        async with aclosing(self._generate(trial, done)) as chunks:
+        async with aclosing(self.stream(trial, done)) as chunks:
             async for _ in chunks:
                 pass
         return done
 
-    async def _ask(
-        self, url: str, body: Mapping[str, Any] | None = None, *, optional: bool = False
-    ) -> object:
-        """Return one answer that is no stream; if optional, ``None`` if the server lacks it."""
-        client = self._opened()
-        try:
-            if body is None:
-                return await client.get(url, cast_to=object)
-            return await client.post(url, body={"model": self._model, **body}, cast_to=object)
-        except Exception as error:
-            failure = self._faults.read(error)
-        if optional and isinstance(failure, Refused) and failure.status in _NOT_THERE:
-            return None
-        raise self._given_up(failure)
+    # Requests
 
-    def _opened(self) -> AsyncOpenAI:
-        if self._client is None:
-            raise EngineError("the backend is closed")
-        return self._client
+    async def stream(
+        self, request: Request, done: Generated | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Generate. Closing the generator closes the connection, which ends the request.
 
-    def _given_up(self, failure: Exception) -> Exception:
-        if type(failure) is not RequestError:
-            return failure
-        return RequestError(f"{failure}; given up after {self._max_retries} retries")
+        A stream that breaks continues from what is ``done``.
 
-    # One request
-
-    async def _generate(self, request: Request, done: Generated) -> AsyncGenerator[Chunk, None]:
-        """Generate to the end; a stream that breaks continues from what is ``done``."""
-        n_breaks = 0
-        while True:
-            begun = False
-            try:
-                stream = await self._begin(request, done)
-                begun = True
-                async with aclosing(_chunks(stream, Reader(request, done))) as chunks:
-                    async for chunk in chunks:
-                        n_breaks = 0
-                        yield chunk
-                return
-            except Exception as error:
-                failure = self._faults.read(error)
-            # outside of the handler, so that no error carries the client's, which may show the key
-            if done.n_tokens >= request.max_tokens:
-                yield Chunk("", (), finish_reason=FinishReason.LENGTH)
-                return
-            if done.text and not self.can_continue:
-                await self._ask("/models", optional=True)  # raises if the whole server is gone
-                raise RequestError(
-                    f"{failure}, after {done.n_tokens} tokens, and the server cannot go on from a "
-                    "prefix"
-                )
-            if not begun or type(failure) is not RequestError or n_breaks >= self._max_retries:
-                raise self._given_up(failure)
-            await asyncio.sleep(min(8.0, 0.5 * 2**n_breaks) * random.uniform(0.5, 1.0))
-            n_breaks += 1
+        Raises:
+            RequestError: If the server refuses the request, or fails it too often.
+            EngineError: If the server is gone or refuses the key.
+        """
+        done, n_breaks = done or Generated(), 0
+        async with self._free_seats:
+            while True:
+                events = await self._begin(request, done)
+                try:
+                    async with aclosing(Reader(request, done).chunks(events)) as chunks:
+                        async for chunk in chunks:
+                            n_breaks = 0
+                            yield chunk
+                    return
+                except Exception as error:
+                    failure = self._faults.read(error)
+                # outside the handler: no error carries the client's, which may show the key
+                if done.n_tokens >= request.max_tokens:
+                    yield Chunk("", (), finish_reason=FinishReason.LENGTH)
+                    return
+                if done.text and not self.can_continue:
+                    await self._offered("/models")  # raises if the whole server is gone
+                    raise RequestError(
+                        f"{failure}, after {done.n_tokens} tokens, and the server cannot go on "
+                        "from a prefix"
+                    )
+                if type(failure) is not RequestError or n_breaks >= self._max_retries:
+                    raise self._final(failure)
+                await asyncio.sleep(min(8.0, 0.5 * 2**n_breaks) * random.uniform(0.5, 1.0))
+                n_breaks += 1
 
     async def _begin(self, request: Request, done: Generated) -> AsyncStream[object]:
         """Send a request for what follows ``done``."""
@@ -366,7 +334,6 @@ class OpenAIBackend:
 
         sampling, features, format = request.sampling, self._features, request.format
         body: dict[str, Any] = {
-            "model": self._model,
             "max_tokens": request.max_tokens - done.n_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -385,11 +352,13 @@ class OpenAIBackend:
                 body |= {"include_stop_str_in_output": True, "no_stop_trim": True}
         is_needed = sampling.logprobs > 0 or not features.token_ids  # logprobs show tokens too
         logprobs = features.logprobs if is_needed else 0
-        if not self._is_chat:
+        if self.continuation is Continuation.COMPLETIONS:
+            path = "/completions"
             if logprobs:
                 body["logprobs"] = logprobs
-            body["prompt"] = await self._prompts.of(request, done)
+            body["prompt"] = await prompt_of(self._tokenizer, request, done)
         else:
+            path = "/chat/completions"
             if logprobs:
                 body |= {"logprobs": True, "top_logprobs": logprobs}
             if format.chat_arguments:
@@ -400,27 +369,39 @@ class OpenAIBackend:
                 if self.continuation is Continuation.FLAGGED_PREFILL:
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
         # events as dicts: the client's typed ones cost more time than the network, and lack fields
-        return await self._opened().post(
-            "/chat/completions" if self._is_chat else "/completions",
-            body=body | self._extra_body,
-            cast_to=object,
-            stream=True,
-            stream_cls=AsyncStream[object],
+        events: AsyncStream[object] = await self._ask(
+            path, body | self._extra_body, stream=True, stream_cls=AsyncStream[object]
         )
+        return events
 
+    async def _offered(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return an answer, or ``None`` if the server does not have the address."""
+        try:
+            return await self._ask(url, body)
+        except Refused as refused:
+            if refused.status not in _NOT_THERE:
+                raise
+            return None
 
-async def _chunks(stream: AsyncStream[object], reader: Reader) -> AsyncGenerator[Chunk, None]:
-    """Read a stream to its end; an error after the last chunk no longer matters."""
-    try:
-        async for event in stream:
-            if (chunk := reader.read(event)) is not None:
-                yield chunk
-    except Exception:
-        if not reader.is_finished:
-            raise
-    finally:
-        await stream.close()
-    yield reader.last()
+    async def _ask(self, url: str, body: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Return the answer of an address: to GET without a body, else to POST."""
+        if self._client is None:
+            raise EngineError("the backend is closed")
+        try:
+            if body is None:
+                return await self._client.get(url, cast_to=object)
+            return await self._client.post(
+                url, body={"model": self._model, **body}, cast_to=object, **options
+            )
+        except Exception as error:
+            failure = self._faults.read(error)
+        raise self._final(failure)
+
+    def _final(self, failure: EngineError | RequestError) -> Exception:
+        """Return the error of a request that has been retried."""
+        if type(failure) is not RequestError:
+            return failure
+        return RequestError(f"{failure}; given up after {self._max_retries} retries")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deepprune.core.errors import InputError
 from deepprune.generation.backend import EngineError, RequestError
-from deepprune.generation.openai.stream import Broken
 from deepprune.traces.formats import whole
 
 
 class Refused(RequestError):
-    """The server refuses this request, however often it is sent."""
+    """The server refuses this request, however often it is sent; ``status`` is its HTTP status."""
 
-    def __init__(self, reason: str, status: int) -> None:
+    def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
         self.status = status
 
@@ -38,8 +36,8 @@ class Faults:
         """Return our error for one of the client's; an error that is not the server's is raised."""
         import openai
 
-        if isinstance(error, RequestError | EngineError | InputError):
-            raise error
+        if isinstance(error, RequestError):
+            return error
         if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
             return EngineError(f"the server at {self.base_url} is gone, or was never there.")
         # openai 2 lets the errors of its transport through if they occur within a stream
@@ -48,21 +46,21 @@ class Faults:
             return RequestError(f"no answer within engine.timeout_s={self.timeout_s:g} seconds")
         if isinstance(error, openai.APIConnectionError) or is_bare:
             return RequestError("the connection was closed")
-        if isinstance(error, openai.APIStatusError):
-            said = error.body.get("message") if isinstance(error.body, dict) else error.body
-            reason = self._clean(str(said or error.message))
-            said = f"the server answered {error.status_code}: {reason}"
-            return self._of_status(error.status_code, said)
-        if isinstance(error, openai.APIError):  # within a stream
-            code = error.body.get("code") if isinstance(error.body, dict) else None
-            return self._of_status(
-                code, f"the server broke the stream off: {self._clean(error.message)}"
-            )
-        if isinstance(error, Broken):
-            return RequestError(str(error))
+        if isinstance(error, openai.APIError):
+            body = error.body if isinstance(error.body, dict) else {}
+            said = self._clean(str(body.get("message") or error.message))
+            if isinstance(error, openai.APIStatusError):
+                status: object = error.status_code
+                return self._of_status(status, f"the server answered {status}: {said}")
+            return self._of_status(body.get("code"), f"the server broke the stream off: {said}")
         if isinstance(error, ValueError):
             return RequestError("the server sent something that is not JSON")
         raise error
+
+    def _clean(self, message: str) -> str:
+        """Return one short line without the key, which some servers repeat."""
+        line = " ".join(whole(message).split())
+        return (line.replace(self.key, "[key]") if self.key else line)[:300]
 
     def _of_status(self, status: object, reason: str) -> EngineError | RequestError:
         if status in (401, 403):
@@ -75,8 +73,3 @@ class Faults:
         if isinstance(status, int) and (400 <= status < 500 or status == 501) and not is_retried:
             return Refused(reason, status)
         return RequestError(reason)
-
-    def _clean(self, message: str) -> str:
-        """Return one short line without the key, which some servers repeat."""
-        line = " ".join(whole(message).split())
-        return (line.replace(self.key, "[key]") if self.key else line)[:300]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import Question
 from deepprune.generation.backend import PromptFormat, Request, RequestError
 from deepprune.generation.openai.stream import Generated
-
-_MOST_HEADS = 1024
 
 
 class LocalTokenizer:
@@ -28,15 +25,13 @@ class LocalTokenizer:
                 f"{str(error).splitlines()[0]}"
             ) from error
 
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
+    async def chat(self, format: PromptFormat, question: Question) -> list[int]:
         """Return the token ids of a chat up to where the assistant begins."""
         text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            format.messages(question),
             tokenize=False,
             add_generation_prompt=True,
-            **arguments,
+            **format.chat_arguments,
         )
         return await self.encode(str(text))
 
@@ -47,73 +42,53 @@ class LocalTokenizer:
 
 
 class ServerTokenizer:
-    """The server's tokenizer, at ``/tokenize`` beside ``/v1`` (vLLM)."""
+    """The server's tokenizer, at ``/tokenize`` beside ``/v1`` (vLLM).
 
-    def __init__(self, base_url: str, ask: Callable[..., Awaitable[object]]) -> None:
-        self._url = base_url.removesuffix("/v1") + "/tokenize"
-        self._ask = ask
+    Args:
+        url: Its address.
+        ask: Sends a request to an address and returns the answer.
+    """
 
-    async def answers(self, messages: Sequence[Mapping[str, str]]) -> bool:
-        """Whether the server has one that knows chats."""
-        return bool(await self._tokens({"messages": list(messages)}, optional=True))
+    def __init__(self, url: str, ask: Callable[..., Awaitable[Any]]) -> None:
+        self._url, self._ask = url, ask
 
-    async def chat(
-        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
-    ) -> list[int]:
+    async def chat(self, format: PromptFormat, question: Question) -> list[int]:
+        arguments = format.chat_arguments
         named = {"chat_template_kwargs": dict(arguments)} if arguments else {}
-        return await self._tokens({"messages": list(messages), **named})
+        return await self._tokens({"messages": format.messages(question), **named})
 
     async def encode(self, text: str, special: bool = False) -> list[int]:
         return await self._tokens({"prompt": text, "add_special_tokens": special})
 
-    async def _tokens(self, body: Mapping[str, Any], optional: bool = False) -> list[int]:
-        answer = await self._ask(self._url, body, optional=optional)
+    async def _tokens(self, body: dict[str, Any]) -> list[int]:
+        answer = await self._ask(self._url, body)
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
-        if not tokens and not optional:
+        if not tokens:
             raise RequestError(f"{self._url} gives no tokens")
-        return [int(token) for token in tokens or ()]
+        return [int(token) for token in tokens]
 
 
 Tokenizer = LocalTokenizer | ServerTokenizer
 
 
-class Prompts:
-    """Writes prompts: token ids where there is a ``tokenizer``, else text."""
+async def prompt_of(
+    tokenizer: Tokenizer | None, request: Request, done: Generated
+) -> str | list[int]:
+    """Return the prompt of a request that has generated ``done``: token ids, or text.
 
-    def __init__(self, tokenizer: Tokenizer | None = None) -> None:
-        self._tokenizer = tokenizer
-        self._heads: dict[tuple[str, bool], list[int]] = {}
-        self._rendering = asyncio.Lock()
-
-    async def of(self, request: Request, done: Generated) -> str | list[int]:
-        """Return the prompt of a request that has already generated ``done``.
-
-        Ids that the server has reported are sent back: its text could be split into other tokens.
-        """
-        rest = request.suffix + done.text
-        if self._tokenizer is None:
-            return request.format.user(request.question) + request.text + rest
-        prompt = list(await self._head(self._tokenizer, request.format, request.question))
-        if request.token_ids or not request.text:
-            prompt += request.token_ids
-            if not request.suffix and done.has_ids:
-                return prompt + done.token_ids
-        else:
-            rest = request.text + rest
-        return prompt + (await self._tokenizer.encode(rest) if rest else [])
-
-    async def _head(
-        self, tokenizer: Tokenizer, format: PromptFormat, question: Question
-    ) -> list[int]:
-        """Return the tokens of the question, which are requested once per question."""
-        key = (question.text, format.chat)
-        async with self._rendering:
-            if key not in self._heads:
-                if len(self._heads) >= _MOST_HEADS:
-                    self._heads.clear()
-                self._heads[key] = (
-                    await tokenizer.chat(format.messages(question), format.chat_arguments)
-                    if format.chat
-                    else await tokenizer.encode(format.user(question), special=True)
-                )
-            return self._heads[key]
+    Ids that the server has reported are sent back: its text could be split into other tokens.
+    """
+    format, rest = request.format, request.suffix + done.text
+    if tokenizer is None:
+        return format.user(request.question) + request.text + rest
+    if format.chat:
+        prompt = await tokenizer.chat(format, request.question)
+    else:
+        prompt = await tokenizer.encode(format.user(request.question), special=True)
+    if request.token_ids or not request.text:
+        prompt = [*prompt, *request.token_ids]
+        if not request.suffix and done.has_ids:
+            return prompt + done.token_ids
+    else:
+        rest = request.text + rest
+    return prompt + (await tokenizer.encode(rest) if rest else [])

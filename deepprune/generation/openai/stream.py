@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepprune.core.types import FinishReason
 from deepprune.generation.backend import Chunk, Request, RequestError
+from deepprune.generation.openai.faults import Refused
 from deepprune.traces.formats import whole
+
+if TYPE_CHECKING:
+    from openai import AsyncStream
 
 _log = logging.getLogger(__name__)
 
 
-class Broken(Exception):
-    """A stream that ends early or has an unexpected shape."""
-
-
 @dataclass
 class Generated:
-    """What a request has generated so far, over all attempts."""
+    """Output of a request so far, over all attempts."""
 
     text: str = ""
     n_tokens: int = 0
@@ -35,66 +35,72 @@ class Generated:
 
 
 class Reader:
-    """Converts the events of one stream into chunks."""
+    """Converts one stream of events into chunks."""
 
     def __init__(self, request: Request, done: Generated) -> None:
         self._request = request
         self._done = done
-        self._tells_tokens = False
         self._before = done.n_tokens
-        self._usage: int | None = None
-        self._held: Chunk | None = None
+        self._tells_tokens = False
         self._is_thinking = False
         self._end = request.format.think_end or "</think>"
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the server has said why the request ended."""
-        return self._held is not None
-
-    def read(self, event: object) -> Chunk | None:
-        """Convert an event; the last chunk is held back for the server's count of tokens."""
-        try:
-            data: Any = event
-            if usage := data.get("usage"):
-                self._usage = int(usage["completion_tokens"])
-            if not data["choices"] or self.is_finished:
-                return None
-            chunk = self._chunk(data["choices"][0])
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise Broken("the server sent an event of another shape than OpenAI's") from error
-        self._done.text += chunk.text
-        self._done.n_tokens += len(chunk.token_end)
-        self._done.token_ids += chunk.token_ids
-        if chunk.finish_reason is not None:
-            self._held = chunk
-            return None
-        return chunk if chunk.text or chunk.token_end else None
-
-    def last(self) -> Chunk:
-        """Return the last chunk, with its number of tokens corrected.
+    async def chunks(self, stream: AsyncStream[object]) -> AsyncGenerator[Chunk, None]:
+        """Read a stream to its end; the last chunk waits for the server's count of tokens.
 
         Raises:
-            Broken: If the server did not say that it was the last.
-            RequestError: If the server's context is full.
+            RequestError: If the stream ends early or has an unexpected shape.
+            Refused: If the server's context is full.
         """
-        if self._held is None:
-            raise Broken("the stream ended early")
-        chunk, n = self._held, self._done.n_tokens - self._before
+        last: Chunk | None = None
+        counted: int | None = None
+        try:
+            async for event in stream:
+                try:
+                    data: Any = event
+                    if usage := data.get("usage"):
+                        counted = int(usage["completion_tokens"])
+                    if not data["choices"] or last is not None:
+                        continue
+                    chunk = self._chunk(data["choices"][0])
+                except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+                    raise RequestError(
+                        "the server sent an event of another shape than OpenAI's"
+                    ) from None
+                self._done.text += chunk.text
+                self._done.n_tokens += len(chunk.token_end)
+                self._done.token_ids += chunk.token_ids
+                if chunk.finish_reason is not None:
+                    last = chunk
+                elif chunk.text or chunk.token_end:
+                    yield chunk
+        except Exception:
+            if last is None:  # an error after the last chunk does not matter
+                raise
+        finally:
+            await stream.close()
+        if last is None:
+            raise RequestError("the stream ended early")
+        yield self._corrected(last, counted)
+
+    def _corrected(self, last: Chunk, counted: int | None) -> Chunk:
+        """Return the last chunk with as many tokens as the server has ``counted``."""
+        n = self._done.n_tokens - self._before
         limit = self._request.max_tokens - self._before
-        is_cut = chunk.finish_reason is FinishReason.LENGTH
+        is_cut = last.finish_reason is FinishReason.LENGTH
         if not self._tells_tokens:
-            counted = self._usage if self._usage is not None else limit if is_cut else n
+            if counted is None:
+                counted = limit if is_cut else n
             extra = max(0, min(counted, limit) - n)
-            chunk = replace(chunk, token_end=[*chunk.token_end, *[len(chunk.text)] * extra])
+            last = replace(last, token_end=[*last.token_end, *[len(last.text)] * extra])
             self._done.n_tokens += extra
             n += extra
         if is_cut and n < limit:
-            raise RequestError(
+            raise Refused(
                 f"the server cut the trace {limit - n} tokens before its limit: its context is "
                 "full; lower sampling.max_tokens"
             )
-        return chunk
+        return last
 
     def _chunk(self, choice: Mapping[str, Any]) -> Chunk:
         lead, text = self._text(choice)
@@ -112,10 +118,8 @@ class Reader:
         k = self._request.sampling.logprobs
         confidence = [-sum(top[:k]) / len(top[:k]) for top in tops] if k else []
         if k and len(confidence) != n:
-            raise Broken("the server left the log-probabilities of a token out")
+            raise RequestError("the server left the log-probabilities of a token out")
         finish = _finish(choice.get("finish_reason"))
-        if finish is FinishReason.STOP:
-            text += self._stop_text(choice, text)
         return Chunk(lead + text, [len(lead) + end for end in ends], ids, confidence, finish)
 
     def _text(self, choice: Mapping[str, Any]) -> tuple[str, str]:
@@ -128,34 +132,25 @@ class Reader:
         delta = choice["delta"] or {}
         thought = whole(delta.get("reasoning_content") or delta.get("reasoning") or "")
         content = whole(delta.get("content") or "")
-        lead = ""
-        before = self._request.text + self._request.suffix + self._done.text
+        lead, said = "", self._done.text
         if thought and not self._is_thinking:
             self._is_thinking = True
-            if not before:
+            if not (self._request.text or self._request.suffix or said):
                 start = think_start(self._end)
                 lead = start if thought.startswith("\n") else f"{start}\n"
         if content and self._is_thinking:
             self._is_thinking = False
-            line = "" if (before + thought).endswith("\n") else "\n"
+            line = "" if (thought or said).endswith("\n") else "\n"
             gap = "\n" * max(0, 2 - len(content) + len(content.lstrip("\n")))
             thought = f"{thought}{line}{self._end}{gap}"
         return lead, thought + content
-
-    def _stop_text(self, choice: Mapping[str, Any], text: str) -> str:
-        """Return the stop text that ended the trace, if the server names it and cut it off."""
-        stops = tuple(self._request.sampling.stop)
-        stopped_by = choice.get("stop_reason") or choice.get("matched_stop")
-        if stopped_by not in stops or (self._done.text + text).endswith(stops):
-            return ""
-        return str(stopped_by)
 
 
 def _finish(reason: str | None) -> FinishReason | None:
     if reason is None:
         return None
     if reason in ("abort", "error"):
-        raise Broken(f"the server ended the request: {reason}")
+        raise RequestError(f"the server ended the request: {reason}")
     if reason == "length":
         return FinishReason.LENGTH
     if reason != "stop":
