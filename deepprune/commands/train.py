@@ -30,13 +30,7 @@ from deepprune.judge.calibration import Platt
 from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.bootstrap import QuestionDraws
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
-from deepprune.judge.measure.report import (
-    CALIBRATION_METRICS,
-    estimates,
-    estimates_by_part,
-    scores_before_and_after,
-    write_json,
-)
+from deepprune.judge.measure.report import estimates_by_part, write_json
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores
@@ -147,13 +141,7 @@ def _report(
             answer_style=parts.answer_style,
             seed=config.data.split_seed,
         )
-    before = None
-    if isinstance(judge, TrainedJudge):
-        raw, scores = scores_before_and_after(judge, pairs, cache)
-        before = PairScores.of(pairs, raw)
-    else:
-        scores = cached_scores(judge, cache, pairs)
-    scored = PairScores.of(pairs, scores)
+    scored = PairScores.of(pairs, cached_scores(judge, cache, pairs))
     lexical = PairScores.of(pairs, LexicalJudge().score(pairs))
     draws = QuestionDraws(scored.question, config.seed)
     reports = {
@@ -167,9 +155,10 @@ def _report(
     if run.wandb is not None:
         for name, estimate in mine.items():
             run.wandb.summary[f"judge/test/{name}"] = estimate.value
-    if before is not None and isinstance(judge, TrainedJudge):
-        errors = {"before": estimates(before, draws), "after": mine}
-        errors = {w: {m: e[m] for m in CALIBRATION_METRICS} for w, e in errors.items()}
+    if isinstance(judge, TrainedJudge):
+        before = scored._replace(scores=judge.calibration.undo(scored.scores))
+        errors = {"before": draws.estimates(before), "after": mine}
+        errors = {w: {m: e[m] for m in SHOWN_CALIBRATION} for w, e in errors.items()}
         _show_calibration(judge.calibration, errors, before, scored, run)
     return reports
 

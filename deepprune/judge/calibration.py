@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
@@ -46,8 +46,12 @@ class Platt:
             raise ValueError(f"scale must be > 0, got {self.scale}: it would reverse the order.")
 
     def __call__(self, logits: ArrayLike) -> FloatArray:
-        """Scores in [0, 1] of logits, float64, same shape."""
+        """Return the scores of logits, in [0, 1], float64, same shape."""
         return np.asarray(expit(self.scale * np.asarray(logits, dtype=np.float64) + self.bias))
+
+    def undo(self, scores: FloatArray) -> FloatArray:
+        """Return the uncalibrated scores ``sigmoid(logit)`` behind calibrated ones, same shape."""
+        return np.asarray(expit((logit(scores) - self.bias) / self.scale))
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}

@@ -14,7 +14,7 @@ import numpy as np
 from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
-from deepprune.judge.measure.metrics import ECE_BINS, ece_bin, expected_calibration_error
+from deepprune.judge.measure.metrics import ECE_BINS, ece_bin
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report.labels import labels, net_tokens, on_frontier, policy_label
 from deepprune.report.tables import varied_options
@@ -202,7 +202,7 @@ def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Pat
             mean_score, share = (
                 np.bincount(ece_bin(s), v, ECE_BINS)[full] / sizes[full] for v in (s, y)
             )
-            label = f"{kind}: ECE {expected_calibration_error(s, y):.3f}"
+            label = f"{kind}: ECE {part.metric('ece'):.3f}"
             column[0].plot(mean_score, share, lw=1, color=colour)
             area = 8 + 120 * sizes[full] / max(1, s.size)
             column[0].scatter(mean_score, share, area, color=colour, label=label)

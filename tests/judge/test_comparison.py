@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +179,7 @@ def test_intervals_over_three_seeds_cover_what_they_say():
 
 
 def test_without_unfinished_pairs_the_other_metrics_stand():
-    scores = replace(pair_scores(0, 0.5), is_unfinished=np.full(N_QUESTIONS * N_PAIRS, False))
+    scores = pair_scores(0, 0.5)._replace(is_unfinished=np.full(N_QUESTIONS * N_PAIRS, False))
     (row,) = compare([run("0", scores, seed=0)])
     assert row.metrics["auroc"].low < row.metrics["auroc"].high
     assert "auroc_unfinished" not in row.metrics

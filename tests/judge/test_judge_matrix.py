@@ -13,9 +13,10 @@ from deepprune.judge.baselines import CoinJudge, LexicalJudge, OracleJudge, Ques
 from deepprune.judge.calibration import Platt
 from deepprune.judge.measure.bootstrap import QuestionDraws
 from deepprune.judge.measure.matrix import CellFacts, cell_rows, read_matrix, write_matrix
-from deepprune.judge.measure.report import estimates, estimates_by_part, scores_before_and_after
+from deepprune.judge.measure.report import estimates_by_part
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.judge.scoring import cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import matrix_figure, reliability_figure
 from deepprune.report.tables import difference_table, matrix_tables
@@ -77,15 +78,14 @@ def test_pairs_are_scored_once_for_before_and_after(tmp_path):
     """Killed and started again, only pairs without a recorded score are asked for."""
     judge, chosen = Counted(), pairs()
     with ScoreCache(tmp_path / "scores.sqlite") as cache:
-        scores_before_and_after(judge, chosen[:20], cache)
-        raw, calibrated = scores_before_and_after(judge, chosen, cache)
-        assert judge.n_asked == len(chosen) == len(raw)
-        assert (cache.get_many("counted-v1", chosen) == calibrated).all()
-    assert calibrated == pytest.approx(judge.score(chosen))
+        cached_scores(judge, cache, chosen[:20])
+        calibrated = cached_scores(judge, cache, chosen)
+        assert judge.n_asked == len(chosen)
+    raw = judge.calibration.undo(calibrated)
     assert raw == pytest.approx(1 / (1 + np.exp(-judge.logits(chosen))))
     before, after = (PairScores.of(chosen, scores) for scores in (raw, calibrated))
     draws = QuestionDraws(before.question, seed=0)
-    assert estimates(after, draws)["brier"].value < estimates(before, draws)["brier"].value
+    assert draws.estimates(after)["brier"].value < draws.estimates(before)["brier"].value
     assert reliability_figure(before, after, tmp_path / "r.png").stat().st_size > 10_000
 
 
@@ -93,7 +93,7 @@ def test_scores_among_peers_are_not_kept():
     judge, cache = Counted(), ScoreCache()
     judge.reads_peers = True
     for _ in range(2):
-        scores_before_and_after(judge, pairs(), cache)
+        cached_scores(judge, cache, pairs())
     assert judge.n_asked == 2 * len(pairs())
 
 

@@ -6,16 +6,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from deepprune.core.seeding import generator
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
-from deepprune.judge.measure.metrics import (
-    METRICS,
-    auroc,
-    auroc_within,
-    average_precision_different,
-    brier,
-    expected_calibration_error,
-    judge_metrics,
-    tnr_at_fnr,
-)
+from deepprune.judge.measure.metrics import METRICS, judge_metrics
 from deepprune.judge.measure.scored_pairs import PairScores
 
 
@@ -27,17 +18,20 @@ def sample(n_pairs=400, n_questions=12, seed=0):
     return scores, labels, rng.integers(0, n_questions, n_pairs)
 
 
+def metric(name, scores, labels, questions=None):
+    return judge_metrics(scores, labels, questions or ["one"] * len(labels))[name]
+
+
 def test_against_scikit_learn():
-    scores, labels, _ = sample()
-    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
-    assert average_precision_different(scores, labels) == pytest.approx(
+    scores, labels, questions = sample()
+    found = judge_metrics(scores, labels, questions)
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert found["average_precision_different"] == pytest.approx(
         average_precision_score(1 - labels, -scores)
     )
-    assert brier(scores, labels) == pytest.approx(brier_score_loss(labels, scores))
-    for fnr in (0.0, 0.1, 0.2, 0.5, 1.0):
-        fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-        expected = (1 - fpr)[1 - tpr <= fnr + 1e-9].max()
-        assert tnr_at_fnr(scores, labels, fnr) == pytest.approx(expected)
+    assert found["brier"] == pytest.approx(brier_score_loss(labels, scores))
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert found["tnr_at_fnr_20"] == pytest.approx((1 - fpr)[1 - tpr <= 0.2 + 1e-9].max())
 
 
 def test_within_question_auroc_by_hand():
@@ -50,29 +44,27 @@ def test_within_question_auroc_by_hand():
     scores = [0.9, 0.5, 0.7, 0.3, 0.2, 0.1, 0.1, 0.8]
     labels = [1, 1, 0, 1, 1, 0, 0, 1]
     questions = ["one"] * 3 + ["two"] * 4 + ["three"]
-    assert auroc_within(scores, labels, questions) == pytest.approx(5 / 6)
+    assert metric("auroc_within", scores, labels, questions) == pytest.approx(5 / 6)
 
 
 def test_a_judge_that_knows_only_the_question_gains_nothing_within():
     scores = [0.9] * 10 + [0.1] * 10
     labels = [1] * 9 + [0] + [0] * 9 + [1]
-    assert auroc(scores, labels) == pytest.approx(0.9)
-    assert auroc_within(scores, labels, ["easy"] * 10 + ["hard"] * 10) == 0.5
+    found = judge_metrics(scores, labels, ["easy"] * 10 + ["hard"] * 10)
+    assert found["auroc"] == pytest.approx(0.9)
+    assert found["auroc_within"] == 0.5
 
 
 def test_tnr_by_hand():
     """Five "same" pairs: one may be lost, so the threshold is .5, under which lie two of three."""
     scores = [0.9, 0.8, 0.7, 0.5, 0.2, 0.6, 0.4, 0.1]
-    assert tnr_at_fnr(scores, [1] * 5 + [0] * 3, 0.2) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="got 20"):
-        tnr_at_fnr(scores, [1] * 8, 20)
+    assert metric("tnr_at_fnr_20", scores, [1] * 5 + [0] * 3) == pytest.approx(2 / 3)
 
 
 def test_calibration_error_by_hand():
     """Bins (.1, .1) with one "same", (1., .95) with two: (|1 - .2| + |2 - 1.95|) / 4."""
-    assert expected_calibration_error([0.1, 0.1, 1.0, 0.95], [1, 0, 1, 1]) == pytest.approx(
-        (0.8 + 0.05) / 4
-    )
+    found = metric("ece", [0.1, 0.1, 1.0, 0.95], [1, 0, 1, 1])
+    assert found == pytest.approx((0.8 + 0.05) / 4)
 
 
 @pytest.mark.parametrize("labels", [[], [1, 1, 1], [0, 0, 0]])
@@ -85,8 +77,13 @@ def test_undefined_is_nan(labels):
 
 
 def test_a_sample_without_different_pairs_has_no_average_precision():
-    assert math.isnan(average_precision_different([0.4], [1]))
-    assert average_precision_different([0.4], [0]) == 1
+    assert math.isnan(metric("average_precision_different", [0.4], [1]))
+    assert metric("average_precision_different", [0.4], [0]) == 1
+
+
+def test_arrays_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"one shape \(P,\), got \(2,\), \(2,\), \(3,\)"):
+        judge_metrics([0.1, 0.2], [0, 1], ["a", "b", "c"])
 
 
 def scored(scores, labels, questions, models=None):
@@ -135,7 +132,7 @@ def test_intervals_are_seeded_paired_and_hold_the_value():
     assert np.abs(first - draws.measure(half)["auroc"]).max() < 1e-12
     value, low, high = estimate(first)
     assert low < value < high
-    assert value == auroc(scores, labels)
+    assert value == roc_auc_score(labels, scores)
 
 
 def test_without_pairs_everything_is_undefined():

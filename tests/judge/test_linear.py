@@ -20,7 +20,7 @@ from deepprune.judge.features import lengths, overlaps
 from deepprune.judge.features.groups import GROUPS
 from deepprune.judge.linear import LinearArchitecture, LinearJudge
 from deepprune.judge.loading import load_judge
-from deepprune.judge.measure.metrics import auroc_within
+from deepprune.judge.measure.metrics import judge_metrics
 
 ALL = ("overlaps", "lengths", "peers")
 
@@ -124,7 +124,8 @@ def test_numpy_scores_as_the_network_does(hidden):
 
 def test_a_planted_signal_is_learnt(judge):
     pairs = planted(seed=2)
-    assert auroc_within(judge.logits(pairs), labels_of(pairs), questions_of(pairs)) > 0.8
+    found = judge_metrics(judge.score(pairs), labels_of(pairs), questions_of(pairs))
+    assert found["auroc_within"] > 0.8
 
 
 def test_an_export_is_read_back_without_torch(judge, tmp_path):

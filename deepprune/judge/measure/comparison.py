@@ -103,7 +103,7 @@ class ComparedRow:
 
 
 def is_clear_of_0(difference: Estimate) -> bool:
-    """Whether the interval excludes 0."""
+    """Return whether the interval excludes 0."""
     return difference.low > 0 or difference.high < 0
 
 
@@ -130,21 +130,28 @@ def join_folds(runs: Sequence[RunRecord]) -> list[RunRecord]:
     A joined run is finished when all its folds are and it has every fold that any run has. It has
     no metrics of its own: ``compare`` measures on all questions.
     """
-    there = {run.overrides[FOLD] for run in runs if FOLD in run.overrides}
-    folds: dict[_Overrides, list[RunRecord]] = {}
-    for run in runs:
-        kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k != FOLD))
-        folds.setdefault(kept, []).append(run)
+    all_folds = {run.overrides[FOLD] for run in runs if FOLD in run.overrides}
     joined: list[RunRecord] = []
-    for of_one in folds.values():
-        is_folded = len(there) > 1 and FOLD in of_one[0].overrides
-        joined += [_join(of_one, there)] if is_folded else of_one
+    for folds in _grouped(runs, (FOLD,)).values():
+        is_folded = len(all_folds) > 1 and FOLD in folds[0].overrides
+        joined += [_join(folds, all_folds)] if is_folded else folds
     return joined
 
 
-def _join(folds: Sequence[RunRecord], there: Set[str]) -> RunRecord:
+def _grouped(
+    runs: Sequence[RunRecord], ignored: Sequence[str]
+) -> dict[_Overrides, list[RunRecord]]:
+    """Group runs whose overrides are equal but for the ignored ones."""
+    groups: dict[_Overrides, list[RunRecord]] = {}
+    for run in runs:
+        kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k not in ignored))
+        groups.setdefault(kept, []).append(run)
+    return groups
+
+
+def _join(folds: Sequence[RunRecord], all_folds: Set[str]) -> RunRecord:
     worst = max(folds, key=lambda run: (run.status != "ok", run.exit_code))
-    if worst.status == "ok" and (absent := there - {run.overrides[FOLD] for run in folds}):
+    if worst.status == "ok" and (absent := all_folds - {run.overrides[FOLD] for run in folds}):
         reason = f"{FOLD} {', '.join(sorted(absent))} was not started"
         worst = replace(worst, status="unfinished", reason=reason)
     scores = [run.scores for run in folds if run.scores is not None]
@@ -180,30 +187,23 @@ def compare(
         n_draws: R.
     """
     runs = join_folds(runs)
-    scored = [run for run in runs if run.scores is not None]
-    replicated = SEEDS if scored else ()
-    grouped: dict[_Overrides, list[RunRecord]] = {}
-    for run in runs:
-        kept = tuple(sorted((k, v) for k, v in run.overrides.items() if k not in replicated))
-        grouped.setdefault(kept, []).append(run)
-    measures = _measures(scored, seed, n_draws)
+    ignored = SEEDS if any(run.scores is not None for run in runs) else ()
+    grouped = _grouped(runs, ignored)
+    measures = _measures(runs, seed, n_draws)
     rows = []
     for kept, members in grouped.items():
-        done = _finished(members)
+        finished = _finished(members)
+        mine = {_seeds(run): measures[id(run)] for run in finished if id(run) in measures}
         reference = _baseline(kept, grouped, baseline)
-        others = [] if reference is None else _finished(grouped[reference])
-        is_reference = reference == kept
-        mine = {_seeds(run): measures[id(run)] for run in done if id(run) in measures}
+        others = [] if reference in (None, kept) else _finished(grouped[reference])
         rows.append(
             ComparedRow(
-                {k: v for k, v in members[0].overrides.items() if k not in replicated},
-                done,
+                {k: v for k, v in members[0].overrides.items() if k not in ignored},
+                finished,
                 [run for run in members if run.status != "ok"],
-                _other_metrics(done) | _over_seeds(mine, seed, lowest=0),
-                None if is_reference or not others else dict(reference or ()),
-                {}
-                if is_reference
-                else _over_seeds(_paired(done, others, measures), seed, lowest=-1),
+                _other_metrics(finished) | _over_seeds(mine, seed, lowest=0),
+                dict(reference or ()) if others else None,
+                _over_seeds(_paired(finished, others, measures), seed, lowest=-1),
             )
         )
     return rows
@@ -237,7 +237,7 @@ def _paired(
 def _over_seeds(
     by_seeds: Mapping[tuple[str, ...], _Measures], seed: int, lowest: float
 ) -> dict[str, Estimate]:
-    """Means over the seeds with their intervals, which lie in ``[lowest, 1]``."""
+    """Average over the seeds, with intervals cut off at ``lowest`` and 1."""
     names = sorted(by_seeds)
     found = {}
     for metric in COMPARED if names else ():
@@ -253,7 +253,7 @@ def _over_seeds(
 
 @cache
 def _seed_weights(seed: int, names: tuple[tuple[str, ...], ...], n_draws: int) -> FloatArray:
-    """Weights of the seeds in each draw, shape ``(R, S)``; those of a draw sum to 1.
+    """Draw weights of the seeds, shape ``(R, S)``; those of a draw sum to 1.
 
     The weighted sum of values is distributed as their mean plus its standard error times Student's
     t with S - 1 degrees of freedom; with fewer than `MIN_SEEDS` it is their mean.
@@ -277,7 +277,7 @@ def _finished(runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def _have_same_pairs(run: RunRecord, other: RunRecord) -> bool:
-    """Whether two runs have scored pairs of the same questions and labels, in any order."""
+    """Return whether two runs have scored pairs of the same questions and labels, in any order."""
     if run.scores is None or other.scores is None:
         return False
     these, those = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +26,7 @@ MatrixRow = dict[str, Any]
 ``minus``: baseline -> metric -> the paired difference."""
 
 
-@dataclass(frozen=True, slots=True)
-class CellFacts:
+class CellFacts(NamedTuple):
     """The cell of a row.
 
     Attributes:
@@ -51,13 +49,12 @@ class CellFacts:
 
     @classmethod
     def of(cls, row: MatrixRow) -> CellFacts:
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
+        return cls(*(row[name] for name in cls._fields))
 
     @property
     def name(self) -> str:
-        """Short name for tables and figures."""
-        store = Path(self.store).stem
-        return " ".join(dict.fromkeys((store, self.dataset, self.model)))
+        """Name in tables and figures."""
+        return " ".join(dict.fromkeys((Path(self.store).stem, self.dataset, self.model)))
 
 
 def cell_rows(
@@ -83,20 +80,22 @@ def cell_rows(
         cache: Scores on disk.
         on_judge: Called after each judge.
     """
+    if not pairs:
+        return []
+    # Across models a question is one group, whichever models a pair is of.
+    unscored = PairScores.of(pairs, np.full(len(pairs), np.nan))
+    unscored = unscored._replace(model=np.full(len(pairs), facts.model))
+    draws = QuestionDraws(unscored.question, seed)
     measures = {}
-    draws: QuestionDraws | None = None
-    for name, judge in {**baselines, **judges}.items() if pairs else ():
-        scored = PairScores.of(pairs, cached_scores(judge, cache, pairs))
-        # Across models a question is one group, whichever models a pair is of.
-        scored = replace(scored, model=np.full(len(pairs), facts.model))
-        draws = draws or QuestionDraws(scored.question, seed)
-        measures[name] = draws.measure(scored)
+    for name, judge in {**baselines, **judges}.items():
+        scores = cached_scores(judge, cache, pairs)
+        measures[name] = draws.measure(unscored._replace(scores=scores))
         on_judge()
     rows = []
-    for name in (*judges, *baselines) if pairs else ():
+    for name in (*judges, *baselines):
         mine = measures[name]
         row = {
-            **asdict(facts),
+            **facts._asdict(),
             "is_cross_model": facts.model == CROSS_MODEL,
             **{count: int(mine[count][0]) for count in _COUNTS},
             **{share: float(mine[share][0]) for share in _SHARES},

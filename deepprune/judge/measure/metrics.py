@@ -1,8 +1,9 @@
 """Metrics of judge scores: pooled over all pairs, and within questions.
 
-P: pairs. Scores in [0, 1], labels (1 for "same answer", else 0) and questions have the shape
-``(P,)``; where a group is one model's traces of a question, ``questions`` names the group.
-Undefined is ``nan``, never 0 or 0.5.
+P: pairs, G: groups, one model's traces of one question, Q: questions, S: distinct scores in rising
+order, R: rows of weights. Each metric is computed for R weightings of the questions at once, those
+of a bootstrap; sums that do not depend on the weights are taken once. Undefined is ``nan``, never
+0 or 0.5.
 """
 
 from __future__ import annotations
@@ -28,104 +29,101 @@ METRICS = (
 )
 """Every metric; each lies in [0, 1]."""
 
-
-def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a "same" pair outscores a "different" one.
-
-    A tie counts half (Mann-Whitney). ``nan`` where a class is missing.
-
-    >>> auroc([0.9, 0.6, 0.6, 0.1], [1, 1, 0, 0])
-    0.875
-    """
-    s, y = check_arrays(scores, labels)
-    n_same = int(y.sum())
-    n_different = y.size - n_same
-    if not n_same or not n_different:
-        return NAN
-    rank_sum = float(rankdata(s)[y == 1].sum())
-    return (rank_sum - n_same * (n_same + 1) / 2) / (n_same * n_different)
+_BLOCK = 1 << 20  # array elements held at once, 8 MB
 
 
-def auroc_within(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> float:
-    """Within-question AUROC: per question, averaged with weights ``min(#same, #different)``.
-
-    Questions with only one class have weight 0. Knowing the question's agreement rate alone, which
-    pruning cannot use, does not raise this metric. ``nan`` where no question has both classes.
-    """
-    value, weight = within_parts(*check_groups(scores, labels, questions))
-    return float(value @ weight / weight.sum()) if weight.sum() else NAN
+def judge_metrics(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> dict[str, float]:
+    """Compute the metrics and counts of some pairs, by name, see `weighted_metrics`."""
+    question = np.zeros(np.shape(groups), dtype=np.int64)
+    found = weighted_metrics(scores, labels, groups, question, np.ones((1, 1)))
+    return {name: float(value[0]) for name, value in found.items()}
 
 
-def tnr_at_fnr(scores: ArrayLike, labels: ArrayLike, fnr: float = FNR) -> float:
-    """True-negative rate at a threshold that loses at most ``fnr`` of the "same" pairs.
+def weighted_metrics(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    question: IntArray,
+    counts_RQ: FloatArray,
+) -> dict[str, FloatArray]:
+    """Compute the metrics of pairs whose questions count several times or not at all.
 
-    A pair is called "same" at or above the threshold, and the threshold is the highest that stays
-    within ``fnr``; thresholds lie at observed scores. The paper's TNR@0.2 has ``fnr=0.2``. ``nan``
-    where a class is missing.
+    - ``auroc``: area under the ROC curve; a tie counts half. ``nan`` where a class is missing.
+    - ``auroc_within``: the AUROC of each group, averaged with weights ``min(#same, #different)``.
+      Knowing a question's agreement rate alone, which pruning cannot use, does not raise it.
+    - ``tnr_at_fnr_20``: true-negative rate at the highest observed score as threshold that loses at
+      most `FNR` of the "same" pairs, the paper's TNR@0.2; "same" is at or above the threshold.
+    - ``average_precision_different``: ``sum_n (R_n - R_{n-1}) P_n`` over the distinct scores, at
+      finding "different" pairs by low scores, as in scikit-learn; chance is their share.
+    - ``ece``: mean ``|share of "same" - mean score|`` over 15 equal-width bins, weighed by their
+      pairs (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599).
+    - ``brier``: mean squared difference of score and label.
+    - ``same_share``, ``n_pairs``, ``n_questions`` (groups) do not depend on the weights.
+
+    Args:
+        scores: In [0, 1], shape ``(P,)``.
+        labels: 1 for "same answer", else 0, shape ``(P,)``.
+        groups: Name of the group of each pair, shape ``(P,)``.
+        question: Column of ``counts_RQ`` of each pair, the same within a group, shape ``(P,)``.
+        counts_RQ: How often each question counts, shape ``(R, Q)``.
+
+    Returns:
+        Metric -> values, shape ``(R,)``.
 
     Raises:
-        ValueError: If ``fnr`` lies outside [0, 1].
+        ValueError: If shapes differ.
     """
-    if not 0 <= fnr <= 1:
-        raise ValueError(f"fnr must lie in [0, 1], got {fnr}. Did you pass a percentage?")
-    s, y = check_arrays(scores, labels)
-    same, different = np.sort(s[y == 1]), s[y == 0]
-    if not same.size or not different.size:
-        return NAN
-    n_lost = int(fnr * same.size + 1e-9)
-    if n_lost == same.size:
-        return 1.0
-    return float(np.mean(different < same[n_lost]))
-
-
-def average_precision_different(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Average precision at finding "different" pairs by their low scores; chance is their share.
-
-    ``sum_n (R_n - R_{n-1}) P_n`` over the distinct scores, as in scikit-learn. ``nan`` where there
-    are none.
-    """
-    s, y = check_arrays(scores, labels)
-    if y.all():  # also where there are no pairs
-        return NAN
-    order = np.argsort(s, kind="stable")
-    ends = np.flatnonzero(np.diff(s[order], append=np.inf))  # of each distinct score
-    found = np.cumsum(1 - y[order])[ends]
-    precision = found / (ends + 1)
-    return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
-
-
-def expected_calibration_error(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean ``|share of "same" - mean score|`` over 15 equal-width bins, weighed by their pairs.
-
-    Guo et al. 2017, eq. 3 (https://arxiv.org/abs/1706.04599). ``nan`` without pairs.
-    """
-    s, y = check_arrays(scores, labels)
-    if not s.size:
-        return NAN
-    gap = np.bincount(ece_bin(s), weights=y - s, minlength=ECE_BINS)
-    return float(np.abs(gap).sum() / s.size)
-
-
-def brier(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean squared difference of score and label; ``nan`` without pairs."""
-    s, y = check_arrays(scores, labels)
-    return float(np.mean((s - y) ** 2)) if s.size else NAN
-
-
-def judge_metrics(scores: ArrayLike, labels: ArrayLike, questions: ArrayLike) -> dict[str, float]:
-    """Metrics and counts of some pairs, by name; ``nan`` where one is undefined."""
-    s, y, _, n_questions = check_groups(scores, labels, questions)
-    return {
-        "auroc": auroc(s, y),
-        "auroc_within": auroc_within(s, y, questions),
-        "tnr_at_fnr_20": tnr_at_fnr(s, y),
-        "average_precision_different": average_precision_different(s, y),
-        "ece": expected_calibration_error(s, y),
-        "brier": brier(s, y),
-        "same_share": float(y.mean()) if s.size else NAN,
-        "n_pairs": float(s.size),
-        "n_questions": float(n_questions),
+    s, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    if not s.shape == y.shape == group.shape == (s.size,):
+        raise ValueError(
+            "scores, labels and questions must have one shape (P,), got "
+            f"{s.shape}, {y.shape}, {group.shape}."
+        )
+    n_rows, n_questions = counts_RQ.shape
+    facts = {
+        "same_share": y.mean() if s.size else NAN,
+        "n_pairs": s.size,
+        "n_questions": len(names),
     }
+    constant = {name: np.full(n_rows, float(value)) for name, value in facts.items()}
+    if not s.size:
+        return {name: np.full(n_rows, NAN) for name in METRICS} | constant
+
+    distinct, rank = np.unique(s, return_inverse=True)
+    place = question, rank, (n_questions, distinct.size)
+    same_QS, different_QS = _sums(y, *place), _sums(1 - y, *place)
+    n_same, n_different = counts_RQ @ same_QS.sum(1), counts_RQ @ different_QS.sum(1)
+    wins = _wins(same_QS, different_QS, counts_RQ)
+    caught, area = _over_scores(same_QS, different_QS, counts_RQ)
+
+    values_G, weights_G = _within_groups(s, y, group, len(names))
+    question_G = np.zeros(len(names), dtype=np.int64)
+    question_G[group] = question
+    weights_Q = np.bincount(question_G, weights_G, n_questions)
+    values_Q = np.bincount(question_G, values_G * weights_G, n_questions)
+
+    gaps_QB = _sums(y - s, question, ece_bin(s), (n_questions, ECE_BINS))
+    squares_Q = np.bincount(question, (s - y) ** 2, n_questions)
+    return {
+        "auroc": _ratio(wins, n_same * n_different),
+        "auroc_within": _ratio(counts_RQ @ values_Q, counts_RQ @ weights_Q),
+        "tnr_at_fnr_20": np.where(n_same > 0, _ratio(caught, n_different), NAN),
+        "average_precision_different": _ratio(area, n_different),
+        "ece": _ratio(np.abs(counts_RQ @ gaps_QB).sum(1), n_same + n_different),
+        "brier": _ratio(counts_RQ @ squares_Q, n_same + n_different),
+    } | constant
+
+
+def auroc(scores: FloatArray, labels: FloatArray) -> float:
+    """Compute the chance that a "same" pair outscores a "different" one; a tie counts half.
+
+    Mann-Whitney's statistic; ``labels`` need both classes.
+    """
+    n_same = labels.sum()
+    rank_sum = rankdata(scores)[labels == 1].sum()
+    wins = rank_sum - n_same * (n_same + 1) / 2
+    return float(wins / (n_same * (labels.size - n_same)))
 
 
 def current_name(name: str) -> str:
@@ -133,39 +131,70 @@ def current_name(name: str) -> str:
     return name.replace("tnr_at_fnr_0.2", "tnr_at_fnr_20")  # renamed after version 0.1
 
 
-def within_parts(
-    scores: FloatArray, labels: FloatArray, index: IntArray, n_questions: int
+def ece_bin(scores: FloatArray) -> IntArray:
+    """Return the calibration bin of each score; 1.0 belongs to the last one."""
+    return np.clip((scores * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
+
+
+def _within_groups(
+    scores: FloatArray, labels: FloatArray, group: IntArray, n_groups: int
 ) -> tuple[FloatArray, FloatArray]:
-    """AUROC and weight of each question, shape ``(Q,)``; 0 and 0 where a class is missing."""
-    value, weight = np.zeros(n_questions), np.zeros(n_questions)
-    order = np.argsort(index, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
+    """Compute AUROC and weight of each group, shape ``(G,)``; 0 and 0 where a class is missing."""
+    value, weight = np.zeros(n_groups), np.zeros(n_groups)
+    order = np.argsort(group, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         n_same = labels[rows].sum()
         if 0 < n_same < rows.size:
-            value[index[rows[0]]] = auroc(scores[rows], labels[rows])
-            weight[index[rows[0]]] = min(n_same, rows.size - n_same)
+            value[group[rows[0]]] = auroc(scores[rows], labels[rows])
+            weight[group[rows[0]]] = min(n_same, rows.size - n_same)
     return value, weight
 
 
-def check_arrays(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Scores and labels as float64 arrays; ``ValueError`` if their shapes are not ``(P,)``."""
-    s, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    if s.shape != y.shape or s.ndim != 1:
-        raise ValueError(f"scores and labels must have one shape (P,), got {s.shape}, {y.shape}.")
-    return s, y
+def _sums(
+    values: FloatArray, row: IntArray, column: IntArray, shape: tuple[int, int]
+) -> FloatArray:
+    """Sum the values of each row and column."""
+    sums = np.bincount(row * shape[1] + column, values, shape[0] * shape[1])
+    return sums.astype(np.float64).reshape(shape)
 
 
-def check_groups(
-    scores: ArrayLike, labels: ArrayLike, questions: ArrayLike
-) -> tuple[FloatArray, FloatArray, IntArray, int]:
-    """Scores, labels, questions numbered from 0, and how many questions there are."""
-    s, y = check_arrays(scores, labels)
-    names, index = np.unique(np.asarray(questions), return_inverse=True)
-    if index.shape != s.shape:
-        raise ValueError(f"questions must have shape {s.shape}, got {index.shape}.")
-    return s, y, index.astype(np.int64), len(names)
+def _wins(same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray) -> FloatArray:
+    """Count the pairs of pairs in which "same" outscores "different", for each weighting.
+
+    ``c' W c``, where ``W[i, j]`` counts the wins of question i's "same" over j's "different".
+    """
+    below_QS = np.cumsum(different_QS, axis=1) - different_QS / 2  # a tie is half a win
+    wins_QQ = same_QS @ below_QS.T
+    wins: FloatArray = ((counts_RQ @ wins_QQ) * counts_RQ).sum(1)
+    return wins
 
 
-def ece_bin(scores: FloatArray) -> IntArray:
-    """The calibration bin of each score; 1.0 belongs to the last one."""
-    return np.clip((scores * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
+def _over_scores(
+    same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the "different" pairs caught within `FNR`, and the area under precision-recall.
+
+    A threshold just above the s-th score loses the "same" pairs up to it and catches the
+    "different" ones; the highest threshold that loses at most `FNR` counts.
+    """
+    step_QS = different_QS
+    same_QS, different_QS = np.cumsum(same_QS, axis=1), np.cumsum(different_QS, axis=1)
+    n_rows = len(counts_RQ)
+    allowed = FNR * (counts_RQ @ same_QS[:, -1]) + 1e-9
+    n_allowed, area = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows)
+    width = max(1, _BLOCK // n_rows)
+    for start in range(0, same_QS.shape[1], width):
+        columns = slice(start, start + width)
+        lost_RS, found_RS = counts_RQ @ same_QS[:, columns], counts_RQ @ different_QS[:, columns]
+        n_allowed += (lost_RS <= allowed[:, None]).sum(1)
+        precision_RS = found_RS / np.maximum(lost_RS + found_RS, 1)  # 0 / 0 weighs nothing
+        area += np.einsum("rs,rs->r", counts_RQ @ step_QS[:, columns], precision_RS)
+    last: IntArray = np.maximum(n_allowed - 1, 0)
+    caught = np.einsum("rq,qr->r", counts_RQ, different_QS[:, last])
+    return np.where(n_allowed > 0, caught, 0), area
+
+
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    ratio: FloatArray = np.full(numerator.shape, NAN)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio

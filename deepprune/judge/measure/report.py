@@ -1,4 +1,4 @@
-"""Estimates of judge metrics on held-out questions, before and after calibration, and as JSON."""
+"""Estimates of judge metrics on parts of the test pairs, and reports as JSON."""
 
 from __future__ import annotations
 
@@ -9,61 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from deepprune.core.files import write_atomic
-from deepprune.core.protocols import FloatArray
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import TracePair
-from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
-from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
-from deepprune.judge.score_cache import ScoreCache
-from deepprune.judge.scoring import CHUNK
-from deepprune.judge.trained import TrainedJudge
-
-CALIBRATION_METRICS = ("ece", "brier", f"ece{UNFINISHED}", f"brier{UNFINISHED}")
-
-
-def estimates(pairs: PairScores, draws: QuestionDraws) -> dict[str, Estimate]:
-    """Every judge metric and count with its interval over questions, ``nan`` where undefined."""
-    return {name: estimate(measure) for name, measure in draws.measure(pairs).items()}
+from deepprune.judge.measure.bootstrap import QuestionDraws
+from deepprune.judge.measure.scored_pairs import PairScores
 
 
 def estimates_by_part(
     pairs: Sequence[TracePair], scored: PairScores, draws: QuestionDraws
 ) -> dict[str, dict[str, Estimate]]:
-    """Estimates of ``all`` pairs and, where there are several, by ``model=`` and ``dataset=``."""
-    parts = {"all": estimates(scored, draws)}
+    """Measure ``all`` pairs and, where there are several, each ``model=`` and ``dataset=``."""
+    parts = {"all": draws.estimates(scored)}
     datasets = np.array([pair.first.trace.question.dataset for pair in pairs], dtype=str)
     for kind, of_pair in (("model", scored.model), ("dataset", datasets)):
         names = sorted(set(of_pair.tolist()))
         for name in names if len(names) > 1 else ():
-            parts[f"{kind}={name}"] = estimates(scored.select(of_pair == name), draws)
+            parts[f"{kind}={name}"] = draws.estimates(scored.select(of_pair == name))
     return parts
-
-
-def scores_before_and_after(
-    judge: TrainedJudge, pairs: Sequence[TracePair], cache: ScoreCache
-) -> tuple[FloatArray, FloatArray]:
-    """Score without and with the judge's calibration in one pass, each of shape ``(P,)``.
-
-    A neural network's scores are recorded a chunk at a time, so that a kill costs little.
-    """
-    fingerprint = judge.provenance.fingerprint
-    if fingerprint is None or not judge.is_model or judge.reads_peers:
-        logits = judge.logits(pairs)
-        return expit(logits), judge.calibration(logits)
-    names = f"{fingerprint} uncalibrated", fingerprint
-    before, after = (cache.get_many(name, pairs) for name in names)
-    missing = np.flatnonzero(np.isnan(before) | np.isnan(after)).tolist()
-    for start in range(0, len(missing), CHUNK):
-        chunk = missing[start : start + CHUNK]
-        todo = [pairs[i] for i in chunk]
-        logits = judge.logits(todo)
-        before[chunk], after[chunk] = expit(logits), judge.calibration(logits)
-        for name, scores in zip(names, (before, after), strict=True):
-            cache.put_many(name, todo, scores[chunk])
-    return before, after
 
 
 def as_json(value: Any) -> Any:

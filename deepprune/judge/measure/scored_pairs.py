@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,7 @@ UNFINISHED = "_unfinished"
 """Suffix of metrics on those pairs of which neither trace has finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairScores:
+class PairScores(NamedTuple):
     """Scores of P pairs.
 
     Attributes:
@@ -53,20 +51,16 @@ class PairScores:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PairScores]) -> PairScores:
-        columns = [part.columns() for part in parts]
-        return cls(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def select(self, is_chosen: BoolArray) -> PairScores:
+        """Keep the chosen pairs; ``is_chosen`` has shape ``(P,)``."""
+        columns: Any = self
+        return PairScores(*(column[is_chosen] for column in columns))
 
     def unfinished(self) -> PairScores:
         """Keep the pairs of which neither trace has finished."""
         return self.select(self.is_unfinished)
-
-    def select(self, is_chosen: BoolArray) -> PairScores:
-        """Keep the chosen pairs; ``is_chosen`` has shape ``(P,)``."""
-        return PairScores(*(column[is_chosen] for column in self.columns().values()))
-
-    def columns(self) -> dict[str, Any]:
-        """The arrays by name."""
-        return asdict(self)
 
     @property
     def group(self) -> NDArray[Any]:
@@ -74,14 +68,14 @@ class PairScores:
         return np.char.add(np.char.add(self.question, "\n"), self.model)
 
     def metric(self, name: str) -> float:
-        """A judge metric such as ``auroc_within_unfinished``; ``nan`` where it is undefined."""
+        """Compute a judge metric such as ``auroc_within_unfinished``; ``nan`` where undefined."""
         chosen = self.unfinished() if name.endswith(UNFINISHED) else self
         metrics = judge_metrics(chosen.scores, chosen.labels, chosen.group)
         return metrics[name.removesuffix(UNFINISHED)]
 
     def save(self, path: Path) -> None:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **self.columns())
+        np.savez_compressed(buffer, **self._asdict())
         write_atomic(path, buffer.getvalue())
 
     @classmethod
