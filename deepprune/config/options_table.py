@@ -44,16 +44,12 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "positive_weight": (Annotated[float, Gt(0)], 0.5)}),
     "loss/ranking": ("deepprune.judge.network.losses.RankingLoss", {
         "bce_weight": (Share, 0.25)}),
-    "sampler/natural": ("deepprune.data.samplers.NaturalSampler", {
-        "epoch_length": (Count | None, None)}),
+    "sampler/natural": ("deepprune.data.samplers.NaturalSampler", {}),
     "sampler/oversample": ("deepprune.data.samplers.OversampleSampler", {
-        "ratio": (Annotated[float, Ge(1)], 2.0),
-        "epoch_length": (Count | None, None)}),
-    "sampler/balanced": ("deepprune.data.samplers.BalancedSampler", {
-        "epoch_length": (Count | None, None)}),
+        "ratio": (Annotated[float, Ge(1)], 2.0)}),
+    "sampler/balanced": ("deepprune.data.samplers.BalancedSampler", {}),
     "sampler/question_balanced": ("deepprune.data.samplers.QuestionBalancedSampler", {
-        "block": (Count, 2),
-        "epoch_length": (Count | None, None)}),
+        "block": (Count, 2)}),
     "pruning/deepprune": ("deepprune.pruning.policies.deepprune.DeepPrune", {
         "prefix": (Any, "${prefix}"),
         "threshold": (Annotated[float, Ge(0)], 0.5),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 import numpy as np
@@ -18,76 +19,74 @@ from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import generator
 
 
-@checked
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+@dataclass(eq=False)
 class PairSampler(Sampler[int]):
     """Indices of pairs for one epoch and one rank, drawn by ``(seed, epoch)``.
 
-    Every rank draws the same epoch and takes each ``num_replicas``-th block of it. Where the length
-    does not divide, the epoch's first indices fill up the rest, so that all ranks yield equally
-    many (a rank short of a batch would hang the others).
+    Every rank draws the same epoch and takes each ``num_replicas``-th block of it. If the length is
+    not divisible, the first indices are repeated, so that all ranks yield equally many (a rank
+    short of a batch would hang the others).
 
     Args:
         labels: 1 or 0 for each pair, shape ``(P,)``.
         groups: Index of the question and model of each pair, shape ``(P,)``.
         seed: Decides the order.
-        epoch_length: Pairs of an epoch over all ranks, before filling up; ``None`` for the
-            sampler's natural length.
-        num_replicas: Number of ranks; ``None`` asks ``torch.distributed``, 1 without it.
-        rank: This rank; ``None`` likewise.
+        num_replicas: Number of ranks; by default that of ``torch.distributed``, 1 without it.
+        rank: This rank; by default that of ``torch.distributed``, 0 without it.
 
     Raises:
         ValueError: If there are no labels, the shapes differ, or a number is out of range.
     """
 
-    block: int = 1
+    labels: IntArray
+    groups: IntArray
+    seed: int = 0
+    num_replicas: int = field(
+        default_factory=lambda: distributed.get_world_size() if _is_distributed() else 1,
+        kw_only=True,
+    )
+    rank: int = field(
+        default_factory=lambda: distributed.get_rank() if _is_distributed() else 0, kw_only=True
+    )
+
+    block = 1
     """Indices that are drawn together: they go to one rank and into one batch."""
 
-    def __init__(
-        self,
-        labels: Sequence[int] | IntArray,
-        groups: Sequence[int] | IntArray,
-        seed: int = 0,
-        *,
-        epoch_length: Count | None = None,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        is_distributed = distributed.is_available() and distributed.is_initialized()
-        if num_replicas is None:
-            num_replicas = distributed.get_world_size() if is_distributed else 1
-        if rank is None:
-            rank = distributed.get_rank() if is_distributed else 0
-        if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank must lie in [0, {num_replicas}), got {rank}.")
-        self.labels: IntArray = np.asarray(labels, dtype=np.int64)
+    def __post_init__(self) -> None:
+        self.epoch = 0
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(f"rank must lie in [0, {self.num_replicas}), got {self.rank}.")
+        self.labels = np.asarray(self.labels, dtype=np.int64)
+        self.groups = np.asarray(self.groups, dtype=np.int64)
         if not self.labels.size:
             raise ValueError("a sampler needs at least one pair, got none.")
         if not np.isin(self.labels, (0, 1)).all():
             raise ValueError(f"labels must be 0 or 1, got {sorted(set(self.labels.tolist()))}.")
-        self.groups: IntArray = np.asarray(groups, dtype=np.int64)
         if self.groups.shape != self.labels.shape:
             raise ValueError(
                 "labels and groups must have the same shape, got "
                 f"{self.labels.shape} and {self.groups.shape}."
             )
-        self.seed, self.epoch = seed, 0
-        self.num_replicas, self.rank = num_replicas, rank
-        self.epoch_length = self._natural_length() if epoch_length is None else epoch_length
 
-    def _natural_length(self) -> int:
-        """Length of an epoch where the caller states none."""
+    @property
+    def epoch_length(self) -> int:
+        """Pairs of an epoch over all ranks, before any are repeated."""
         return len(self.labels)
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator) -> IntArray:
-        """The indices of an epoch over all ranks, whole blocks, at least ``epoch_length``."""
+        """Draw an epoch over all ranks: whole blocks, at least ``epoch_length`` indices."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
     def epoch_indices(self) -> IntArray:
-        """The indices of this epoch over all ranks, filled up to as many blocks for each."""
+        """Return the indices of this epoch over all ranks, with equally many blocks for each."""
         indices = self._draw(generator(self.seed, "epoch", self.epoch))
         return np.resize(indices, len(self) * self.num_replicas)
 
@@ -100,47 +99,27 @@ class PairSampler(Sampler[int]):
 
 
 class NaturalSampler(PairSampler):
-    """Every pair once an epoch, in random order; the natural length is the number of pairs."""
+    """Every pair once an epoch, in random order."""
 
     def _draw(self, rng: np.random.Generator) -> IntArray:
         return _cycle(np.arange(len(self.labels)), self.epoch_length, rng)
 
 
 @checked
+@dataclass(eq=False)
 class OversampleSampler(PairSampler):
     """Every pair once, those of the minority class ``ratio`` times.
 
     With a ratio of 2.5 each minority pair is drawn twice, and a random half of them a third time.
-    The natural length is ``#majority + round(ratio * #minority)``; a shorter epoch is a random part
-    of that.
 
     Args:
-        labels: See ``PairSampler``.
-        groups: See ``PairSampler``.
-        seed: Decides the order.
         ratio: How often a pair of the minority class appears; the paper: 2.
-        epoch_length: See ``PairSampler``.
-        num_replicas: See ``PairSampler``.
-        rank: See ``PairSampler``.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[int] | IntArray,
-        groups: Sequence[int] | IntArray,
-        seed: int = 0,
-        *,
-        ratio: Annotated[float, Ge(1)] = 2.0,
-        epoch_length: Count | None = None,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        self.ratio = ratio
-        super().__init__(
-            labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
-        )
+    ratio: Annotated[float, Ge(1)] = field(default=2.0, kw_only=True)
 
-    def _natural_length(self) -> int:
+    @property
+    def epoch_length(self) -> int:
         minority, majority = _classes(self.labels)
         return len(majority) + round(self.ratio * len(minority))
 
@@ -153,11 +132,11 @@ class OversampleSampler(PairSampler):
 class BalancedSampler(PairSampler):
     """As many pairs of one class as of the other.
 
-    The natural length is the number of pairs: an epoch skips about half of the majority, the next
-    one others, and repeats the minority evenly. An odd length has one more of the majority.
+    An epoch skips about half of the majority, the next one others, and repeats the minority evenly.
+    An odd length has one more of the majority.
 
     Raises:
-        ValueError: If only one class is there.
+        ValueError: If all pairs have the same label.
     """
 
     def _draw(self, rng: np.random.Generator) -> IntArray:
@@ -173,40 +152,21 @@ class BalancedSampler(PairSampler):
 
 
 @checked
+@dataclass(eq=False)
 class QuestionBalancedSampler(PairSampler):
     """Every question, and either class within a question, as often as any other.
 
-    A question is one model's traces of it, a group. An epoch is made of blocks: ``block`` pairs of
-    one question in a row, its classes in turn, so that a batch has what a ranking loss compares;
-    ``block=1`` only weighs. A question with one class counts as much as the others. No pair of a
-    question and class is repeated in an epoch before all others have been drawn.
+    A question here is one model's traces of it: a group. An epoch consists of blocks of pairs of
+    one question, its classes in turn, because a ranking loss compares within a batch. A question
+    with one class counts as much as the others. No pair of a question and class is repeated in an
+    epoch before all others have been drawn.
 
     Args:
-        labels: See ``PairSampler``.
-        groups: See ``PairSampler``.
-        seed: Decides the order.
         block: Pairs of a question that share a batch, both classes in turn; a divisor of the batch
             size. An epoch has whole blocks.
-        epoch_length: See ``PairSampler``.
-        num_replicas: See ``PairSampler``.
-        rank: See ``PairSampler``.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[int] | IntArray,
-        groups: Sequence[int] | IntArray,
-        seed: int = 0,
-        *,
-        block: Count = 2,
-        epoch_length: Count | None = None,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        self.block = block
-        super().__init__(
-            labels, groups, seed, epoch_length=epoch_length, num_replicas=num_replicas, rank=rank
-        )
+    block: Count = field(default=2, kw_only=True)
 
     def _draw(self, rng: np.random.Generator) -> IntArray:
         names, numbers = np.unique(self.groups, return_inverse=True)
