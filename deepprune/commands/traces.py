@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from deepprune.core.errors import InputError
 from deepprune.traces.formats import FORMATS, SUFFIXES
@@ -36,65 +37,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepprune traces", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="{import,show,check}")
-
     make = commands.add_parser(
         "import",
         help="import a file of traces into a new store",
         description="Import a file of traces into a new store: count tokens, class answers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="formats:\n" + "\n".join(f"  {name:11} {what}" for name, what in FORMATS.items()),
+        epilog="formats:\n" + "\n".join(f"  {name:14} {what}" for name, what in FORMATS.items()),
     )
-    make.add_argument(
+    show = commands.add_parser("show", help="summarise a store")
+    check = commands.add_parser("check", help="read everything and compare it with the manifest")
+    for command, run in ((make, _import), (show, _show), (check, _check)):
+        command.set_defaults(run=run)
+    _add_import_options(make)
+    for command in (show, check):
+        command.add_argument(
+            "path", metavar="PATH", help="'pool', a store folder, or a file of traces"
+        )
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_import_options(parser: argparse.ArgumentParser) -> None:
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument(
         "file", type=Path, metavar="FILE", help=f"a file of traces ({', '.join(SUFFIXES)})"
     )
-    make.add_argument(
+    parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="folder of the new store"
     )
-    make.add_argument("--format", choices=["auto", *FORMATS], default="auto")
-    make.add_argument(
+    parser.add_argument(
+        "--format", default="auto", metavar="FORMAT", help="one of those below; auto by default"
+    )
+    parser.add_argument(
         "--field",
-        nargs="+",
-        action="extend",
-        default=[],
+        **several,
         metavar="OURS=THEIRS",
         help="JSON lines: name of a field in the file (dots separate nested keys); fields: "
         + ", ".join(FIELDS),
     )
-    make.add_argument(
+    parser.add_argument(
         "--answers",
         metavar="STYLE",
         help="extract answers by this style (auto, boxed, answer_is, gsm8k, choice), or 'source' "
         "to keep those of the file (the default if it has any)",
     )
-    make.add_argument(
+    parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="dataset of JSON lines without one, and of probes; by default the file's name",
+        help="dataset of jsonl without one and of parallel_probe; by default the file's name",
     )
-    make.add_argument(
+    parser.add_argument(
         "--model",
         metavar="NAME",
-        help="model of JSON lines without one, and of probes (there by default the file's name)",
+        help="model of jsonl without one and of parallel_probe (there by default the file's name)",
     )
-    make.add_argument(
+    parser.add_argument(
         "--sampling",
-        nargs="+",
-        action="extend",
-        default=[],
+        **several,
         metavar="KEY=VALUE",
         help="sampling parameters for the manifest, e.g. temperature=0.6",
     )
-    make.set_defaults(run=_import)
-
-    show = commands.add_parser("show", help="summarise a store")
-    show.add_argument("path", metavar="PATH", help="'pool', a store folder, or a file of traces")
-    show.add_argument("--json", action="store_true", help="print one JSON object")
-    show.set_defaults(run=_show)
-
-    check = commands.add_parser("check", help="read everything and compare it with the manifest")
-    check.add_argument("path", metavar="PATH", help="'pool', a store folder, or a file of traces")
-    check.set_defaults(run=_check)
-    return parser
 
 
 def _import(arguments: argparse.Namespace) -> int:

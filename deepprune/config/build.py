@@ -146,17 +146,10 @@ def store(config: DictConfig) -> TraceStore:
 def groups(config: DictConfig, store: TraceStore) -> list[QuestionTraces]:
     """The traces of the configured models and data sets."""
     data = config.data
-    chosen = store.load(
+    return store.load(
         models=None if data.models is None else list(data.models),
         datasets=None if data.datasets is None else list(data.datasets),
     )
-    if not chosen:
-        raise InputError(
-            f"{config.traces} has no traces of data.models={data.models} and "
-            f"data.datasets={data.datasets}; it has models {sorted(store.models)} and data sets "
-            f"{sorted(store.datasets)}."
-        )
-    return chosen
 
 
 def refs(config: DictConfig, store: TraceStore) -> list[QuestionRef]:

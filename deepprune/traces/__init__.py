@@ -3,7 +3,7 @@
 from deepprune.traces import open_traces, summarise
 
 store = open_traces("pool")                 # or a store folder, a .parquet, .jsonl or .json file
-for group in store.load(min_traces=16):     # the traces of one question and model
+for group in store.load():                  # the traces of one question and model
     print(group.question.text, len(group.traces))
 print(summarise(store))
 """

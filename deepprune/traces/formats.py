@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +21,11 @@ FORMATS = {
     "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
     "native": "Parquet with the columns of a trace store; answers and token ends may be missing",
     "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
-    "probes": "JSON list of questions: lengths, answers and forced answers of traces, no text",
+    "parallel_probe": "JSON list of questions: lengths, answers, forced answers; without text",
 }
 """Formats that can be imported."""
 
-SUFFIXES = {".parquet": "auto", ".jsonl": "jsonl", ".json": "probes"}
+SUFFIXES = {".parquet": "auto", ".jsonl": "jsonl", ".json": "parallel_probe"}
 """Format of a file by its suffix; ``auto`` detects it from the columns."""
 
 _NORMALISED = {  # its column -> ours
@@ -42,7 +42,6 @@ _NORMALISED = {  # its column -> ours
     "answer_group": "answer_class",
     "finished": "finished",
 }
-_OF_ANSWERS = ("answer_class", "is_correct")  # computed from the answers if missing
 NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
 
 
@@ -92,7 +91,7 @@ def read_parquet(path: Path, format: str) -> SourceFile:
 
 
 def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
-    """Cast the columns to the types of the schema, e.g. other integers and strings."""
+    """Give the columns our names, and the types of the schema, e.g. of other integers."""
     for i, name in enumerate(table.column_names):
         if known[name] not in SCHEMA.names:
             continue
@@ -109,7 +108,7 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
                 f"{name} must have a value in every row; {str(path)!r} has {column.null_count} "
                 "nulls."
             )
-        table = table.set_column(i, name, column)
+        table = table.set_column(i, known[name], column)
     return table
 
 
@@ -118,11 +117,8 @@ def _type_of(name: str, given: pa.DataType) -> pa.DataType:
     type_ = SCHEMA.field(name).type
     if name != "probes":
         return type_
-    fields = [
-        field
-        for field in type_.value_type
-        if field.name not in _OF_ANSWERS or _has(given, field.name)
-    ]
+    computed = {"answer_class", "is_correct"}
+    fields = [f for f in type_.value_type if f.name not in computed or _has(given, f.name)]
     return pa.list_(type_.value_field.with_type(pa.struct(fields)))
 
 
@@ -161,34 +157,22 @@ def _normalised(table: pa.Table) -> SourceFile:
     ``finished`` says that an answer was found, not why the trace ended: an unfinished trace may
     have reached a limit or never boxed its answer, so its finish reason is unknown.
     """
-    rows = table.to_pylist()
     seen: set[tuple[Any, ...]] = set()
     n_samples: Counter[tuple[str, ...]] = Counter()
     traces = []
-    for row in rows:
-        key = (row["dataset"], row["problem_id"], row["model"])
-        full_key = (*key, row["run"], row["sample_id"])
+    for row in table.to_pylist():
+        key = (row["dataset"], row["question_id"], row["model"])
+        full_key = (*key, row["source"], row["sample_id"])
         if full_key in seen:
             raise InputError(
                 "(dataset, problem_id, model, run, sample_id) must be unique, but "
                 f"{full_key} appears twice."
             )
         seen.add(full_key)
-        traces.append(
-            Trace(
-                question=Question(*key[:2], text=row["problem"], gold=row["answer"]),
-                model=row["model"],
-                sample_id=n_samples[key],
-                text=row["trace"],
-                n_tokens=0,
-                token_end=(),
-                finish_reason=FinishReason.STOP if row["finished"] else FinishReason.UNKNOWN,
-                answer=row["final_answer"],
-                answer_class=_class(row["answer_group"]),
-                is_correct=row["is_correct"],
-                source=f"{row['run']}/{row['sample_id']}",
-            )
-        )
+        row["source"] = f"{row['source']}/{row['sample_id']}"
+        row["sample_id"] = n_samples[key]
+        row["finish_reason"] = "stop" if row["finished"] else None
+        traces.append(trace_of(row))
         n_samples[key] += 1
     return SourceFile("normalised", traces, answers=SOURCE, has_classes=True)
 
@@ -207,29 +191,12 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
             f"token_end must have a value in every row of {str(path)!r}, or be missing altogether."
         )
     has_classes = {"answer", "answer_class", "is_correct"} <= names
-    traces = []
-    for i, row in enumerate(table.drop_columns(list(names & arrays.keys())).to_pylist()):
-        ends: Any = arrays["token_end"][i] if has_ends else ()
-        traces.append(
-            Trace(
-                question=Question(
-                    row["dataset"], row["question_id"], row["question"], row.get("gold")
-                ),
-                model=row["model"],
-                sample_id=row["sample_id"],
-                text=row["text"],
-                n_tokens=len(ends),
-                token_end=ends,
-                finish_reason=finish_reason(row.get("finish_reason")),
-                answer=row.get("answer"),
-                answer_class=_class(row["answer_class"] if has_classes else None),
-                is_correct=row["is_correct"] if has_classes else None,
-                forced_answers=tuple(ForcedAnswer(**p) for p in row.get("probes") or ()),
-                seed=row.get("seed"),
-                source=row.get("source"),
-                token_confidence=cast(Any, arrays["token_confidence"][i]),
-            )
-        )
+    dropped = names & {*arrays, *(() if has_classes else ("answer_class", "is_correct"))}
+    rows = table.drop_columns(list(dropped)).to_pylist()
+    traces = [
+        trace_of({**row, "token_end": ends, "token_confidence": confidence})
+        for row, ends, confidence in zip(rows, *arrays.values(), strict=True)
+    ]
     counter = metadata.get(b"deepprune.token_counter", GENERATOR.encode()).decode()
     answers = metadata.get(b"deepprune.answers", SOURCE.encode()).decode()
     return SourceFile(
@@ -244,8 +211,26 @@ def _native(path: Path, table: pa.Table) -> SourceFile:
     )
 
 
-def _class(answer_class: int | None) -> int:
-    return NO_ANSWER if answer_class is None else answer_class
+def trace_of(row: Mapping[str, Any]) -> Trace:
+    """Return the trace of a row with the names of the schema, of which some may be missing."""
+    ends, answer_class = row.get("token_end"), row.get("answer_class")
+    reason = row.get("finish_reason")
+    return Trace(
+        question=Question(row["dataset"], row["question_id"], row["question"], row.get("gold")),
+        model=row["model"],
+        sample_id=row["sample_id"],
+        text=row["text"],
+        n_tokens=0 if ends is None else len(ends),
+        token_end=() if ends is None else ends,
+        finish_reason=FinishReason(reason if reason in ("stop", "length") else "unknown"),
+        answer=row.get("answer"),
+        answer_class=NO_ANSWER if answer_class is None else answer_class,
+        is_correct=row.get("is_correct"),
+        seed=row.get("seed"),
+        source=row.get("source"),
+        token_confidence=row.get("token_confidence"),
+        forced_answers=tuple(ForcedAnswer(**one) for one in row.get("probes") or ()),
+    )
 
 
 def question_id_of(text: str) -> str:
@@ -258,9 +243,3 @@ def whole(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def finish_reason(value: object) -> FinishReason:
-    """Return ``stop`` and ``length`` unchanged, anything else as unknown."""
-    known = {FinishReason.STOP.value, FinishReason.LENGTH.value}
-    return FinishReason(value) if value in known else FinishReason.UNKNOWN

@@ -18,7 +18,7 @@ from deepprune.traces.classes import class_answers
 from deepprune.traces.formats import FORMATS, SUFFIXES, SourceFile, read_parquet
 from deepprune.traces.jsonl import read_jsonl
 from deepprune.traces.manifest import SOURCE, check_free
-from deepprune.traces.probes import read_probes
+from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.progress import OnProgress
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import token_ends
@@ -52,9 +52,9 @@ def import_file(
         fields: JSON lines only: deepprune's field name -> name in the file.
         answers: A style of `extract_answer`, or ``source`` to keep the file's answers; by default
             ``source`` if the file has answers, else ``auto``.
-        dataset: The dataset of JSON lines that name none, or of a file of forced answers; by
+        dataset: The dataset of JSON lines that name none, or of format ``parallel_probe``; by
             default the file's name without its suffix.
-        model: The model of JSON lines that name none, or of a file of forced answers, where it is
+        model: The model of JSON lines that name none, or of format ``parallel_probe``, where it is
             by default the file's name without its suffix.
         sampling: Sampling parameters, for the manifest.
         on_progress: Called while tokens are counted and answers compared.
@@ -96,7 +96,8 @@ def _read(
     if not path.is_file():
         raise InputError(f"traces must be a file that exists, got {str(path)!r}.")
     if format not in ("auto", *FORMATS):
-        raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}.")
+        advice = " (its name is parallel_probe now)" if format == "probes" else ""
+        raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}{advice}.")
     if format == "auto" and path.suffix not in SUFFIXES:
         raise InputError(
             f"a file of traces must end in {', '.join(SUFFIXES)}, got {str(path)!r}. For another "
@@ -107,13 +108,13 @@ def _read(
         return read_jsonl(path, fields, dataset, model)
     if fields:
         raise InputError(f"--field is for JSON lines; the fields of {str(path)!r} are fixed.")
-    if format == "probes":
-        return read_probes(path, dataset, model)
+    if format == "parallel_probe":
+        return read_parallel_probe(path, dataset, model)
     given = {"--dataset": dataset, "--model": model}
     if unused := [option for option, value in given.items() if value]:
         raise InputError(
-            f"{unused[0]} is for JSON lines and probes; leave it out for {str(path)!r}, which has "
-            "a column for it."
+            f"{unused[0]} is for JSON lines and parallel_probe; leave it out for {str(path)!r}, "
+            "which has a column for it."
         )
     return read_parquet(path, format)
 

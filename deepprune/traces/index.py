@@ -67,49 +67,6 @@ class StoreIndex:
             self.questions.setdefault(key[:2], members[0][2:])
             start += len(members)
 
-    def select(
-        self,
-        models: Iterable[str] | None,
-        datasets: Iterable[str] | None,
-        min_traces: int,
-        limit_questions: int | None,
-    ) -> list[GroupKey]:
-        """Return the keys of the wanted groups, sorted.
-
-        Raises:
-            InputError: If a model or dataset is unknown, or nothing is left.
-        """
-        if not self.groups:
-            raise InputError("the trace store is empty: import or collect traces first.")
-        keys = sorted(self.groups)
-        wanted_models = _known(models, "model", {model for _, _, model in keys})
-        wanted_datasets = _known(datasets, "dataset", {dataset for dataset, _, _ in keys})
-        keys = [k for k in keys if k[2] in wanted_models and k[0] in wanted_datasets]
-        most = max((len(self.samples[key]) for key in keys), default=0)
-        keys = [key for key in keys if len(self.samples[key]) >= min_traces]
-        if limit_questions is not None:
-            first = sorted({key[:2] for key in keys})[:limit_questions]
-            keys = [key for key in keys if key[:2] in set(first)]
-        if not keys:
-            raise InputError(
-                f"no question is left: models {sorted(wanted_models)}, datasets "
-                f"{sorted(wanted_datasets)}, min_traces={min_traces} (the largest number of traces "
-                f"is {most}), limit_questions={limit_questions}."
-            )
-        return keys
-
-
-def _known(wanted: Iterable[str] | None, what: str, known: set[str]) -> set[str]:
-    if wanted is None:
-        return known
-    names = {wanted} if isinstance(wanted, str) else set(wanted)
-    if unknown := names - known:
-        raise InputError(
-            f"unknown {what} {sorted(unknown)[0]!r}; the trace store has: "
-            f"{', '.join(sorted(known))}."
-        )
-    return names
-
 
 def _short(text: str | None) -> str:
     return repr(text if text is None or len(text) <= 60 else f"{text[:60]}...")

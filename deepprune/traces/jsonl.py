@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import Question, Trace
-from deepprune.traces.formats import SourceFile, finish_reason, question_id_of, whole
+from deepprune.core.types import Trace
+from deepprune.traces.formats import SourceFile, question_id_of, trace_of, whole
 from deepprune.traces.manifest import SOURCE
 
 FIELDS = (
@@ -34,15 +34,15 @@ def read_jsonl(
 ) -> SourceFile:
     """Read one trace per line, or a list of traces per line.
 
-    ``fields`` gives the names of fields that are called differently in the file; dots separate the
-    keys of nested objects (``response.choices.0.text``). If ``text`` is a list, each item is a
-    trace, and other lists of the same length have one item per trace. Without ``question_id`` it is
-    a hash of the question's text; without ``sample_id`` traces are numbered in the order of the
-    file. Half of a surrogate pair, which some servers emit, becomes U+FFFD.
+    If ``text`` is a list, each item is a trace, and other lists of the same length have one item
+    per trace. Without ``question_id`` it is a hash of the question's text; without ``sample_id``
+    traces are numbered in the order of the file. Half of a surrogate pair, which some servers emit,
+    becomes U+FFFD.
 
     Args:
         path: The file.
-        fields: Our field name -> name in the file.
+        fields: Our field name -> name in the file; dots separate the keys of nested objects
+            (``response.choices.0.text``).
         dataset: Name for lines that have none; the file's name if ``None``.
         model: Name for lines that have none.
 
@@ -59,8 +59,8 @@ def read_jsonl(
     has_answers = False
     for number, line in json_lines(path):
         for row in _traces_of(line, fields, number):
-            row = {**row, **{k: v for k, v in defaults.items() if row.get(k) is None}}
             has_answers |= "answer" in row
+            row |= {name: v for name, v in defaults.items() if row.get(name) is None}
             trace = _trace(row, n_samples, number)
             if trace.key in seen:
                 raise InputError(
@@ -130,30 +130,20 @@ def _lookup(line: dict[str, Any], path: str) -> tuple[Any, bool]:
     return value, True
 
 
-def _trace(row: Mapping[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Trace:
-    text, question = (_text(row, name, number) for name in ("text", "question"))
+def _trace(row: dict[str, Any], n_samples: Counter[tuple[str, ...]], number: int) -> Trace:
+    row |= {name: _text(row, name, number) for name in ("text", "question")}
     if row["model"] is None:
         raise InputError(f"line {number} has no model: add --model NAME or --field model=NAME.")
-    question_id = _optional(row, "question_id")
-    if question_id is None:
-        question_id = question_id_of(question)
-    key = (str(row["dataset"]), question_id, str(row["model"]))
-    sample_id = _integer(row, "sample_id", number)
-    if sample_id is None:
-        sample_id = n_samples[key]
+    row |= {name: _optional(row, name) for name in ("question_id", "gold", "answer", "source")}
+    row |= {name: _integer(row, name, number) for name in ("sample_id", "seed")}
+    if row["question_id"] is None:
+        row["question_id"] = question_id_of(row["question"])
+    row |= {name: str(row[name]) for name in ("dataset", "model")}
+    key = row["dataset"], row["question_id"], row["model"]
+    if row["sample_id"] is None:
+        row["sample_id"] = n_samples[key]
         n_samples[key] += 1
-    return Trace(
-        question=Question(*key[:2], text=question, gold=_optional(row, "gold")),
-        model=key[2],
-        sample_id=sample_id,
-        text=text,
-        n_tokens=0,
-        token_end=(),
-        finish_reason=finish_reason(row.get("finish_reason")),
-        answer=_optional(row, "answer"),
-        seed=_integer(row, "seed", number),
-        source=_optional(row, "source"),
-    )
+    return trace_of(row)
 
 
 def _text(row: Mapping[str, Any], name: str, number: int) -> str:

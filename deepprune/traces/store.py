@@ -13,7 +13,7 @@ import pyarrow as pa
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.types import Question, QuestionRef, QuestionTraces, Trace
-from deepprune.traces.index import GroupKey, IndexRow, StoreIndex
+from deepprune.traces.index import IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, write_part
 from deepprune.traces.schema import SCHEMA_VERSION, check_trace, from_table
@@ -27,8 +27,8 @@ class TraceStore:
     by the next append. One process appends at a time; any number may read.
 
     >>> from deepprune.traces import open_traces
-    >>> len(open_traces("pool").load(limit_questions=3))
-    3
+    >>> len(open_traces("pool").load())
+    85
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -149,41 +149,44 @@ class TraceStore:
         self._index.add(number, index_rows)
 
     def load(
-        self,
-        models: Iterable[str] | None = None,
-        datasets: Iterable[str] | None = None,
-        min_traces: int = 1,
-        limit_questions: int | None = None,
+        self, models: Iterable[str] | None = None, datasets: Iterable[str] | None = None
     ) -> list[QuestionTraces]:
-        """Read traces, grouped by question and model.
-
-        Sorted by dataset, question_id, model and sample_id, regardless of the order of appends.
-
-        Args:
-            models: Only these models.
-            datasets: Only these datasets.
-            min_traces: Exclude groups with fewer traces.
-            limit_questions: Keep the first questions after all other filters.
-
-        Raises:
-            InputError: If a name is unknown, nothing is left, or a part cannot be read.
-        """
-        keys = self._index.select(models, datasets, min_traces, limit_questions)
-        return [self._group(key) for key in keys]
+        """Read the traces of some models and datasets, by default of all, as in `refs`."""
+        return [self.group(ref) for ref in self.refs(models, datasets)]
 
     def refs(
         self, models: Iterable[str] | None = None, datasets: Iterable[str] | None = None
     ) -> list[QuestionRef]:
-        """Return references to the groups that `load` returns, without reading traces."""
-        refs = []
-        for key in self._index.select(models, datasets, 1, None):
-            question = Question(*key[:2], *self._index.questions[key[:2]])
-            refs.append(QuestionRef(question, key[2], len(self._index.samples[key])))
+        """Return references to the traces of each question and model, without reading them.
+
+        Sorted by dataset, question_id and model, regardless of the order of appends.
+
+        Raises:
+            InputError: If a name is unknown, or nothing is left.
+        """
+        index = self._index
+        if not index.groups:
+            raise InputError("the trace store is empty: import or collect traces first.")
+        wanted = _known(datasets, "dataset", self.datasets), _known(models, "model", self.models)
+        refs = [
+            QuestionRef(
+                Question(*key[:2], *index.questions[key[:2]]), key[2], len(index.samples[key])
+            )
+            for key in sorted(index.groups)
+            if key[0] in wanted[0] and key[2] in wanted[1]
+        ]
+        if not refs:
+            raise InputError(
+                f"no traces of models {sorted(wanted[1])} and datasets {sorted(wanted[0])}."
+            )
         return refs
 
     def group(self, ref: QuestionRef) -> QuestionTraces:
-        """Read the traces of one question and model."""
-        return self._group(ref.key)
+        """Read the traces of one question and model, sorted by sample_id."""
+        parts = self._index.groups[ref.key]
+        traces = [trace for part, rows in parts for trace in self._rows(part, rows)]
+        traces.sort(key=lambda trace: trace.sample_id)
+        return QuestionTraces(traces[0].question, ref.model, tuple(traces))
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Read columns of all traces, in the order of the parts."""
@@ -245,13 +248,6 @@ class TraceStore:
             self._readers[part.file] = PartReader(self.path, part)
         return self._readers[part.file]
 
-    def _group(self, key: GroupKey) -> QuestionTraces:
-        traces = [
-            trace for part, rows in self._index.groups[key] for trace in self._rows(part, rows)
-        ]
-        traces.sort(key=lambda trace: trace.sample_id)
-        return QuestionTraces(traces[0].question, key[2], tuple(traces))
-
     def _rows(self, part: int, rows: slice) -> list[Trace]:
         """Read rows of one row group; keep the part's last row group until its end was read."""
         number, first = self._reader(part).row_group_of(rows.start)
@@ -261,3 +257,13 @@ class TraceStore:
         if rows.stop < first + len(traces):
             self._row_groups[part] = (number, traces)
         return traces[rows.start - first : rows.stop - first]
+
+
+def _known(wanted: Iterable[str] | None, what: str, known: Sequence[str]) -> set[str]:
+    """Return the wanted names, all known ones if ``None``."""
+    if wanted is None:
+        return set(known)
+    names = {wanted} if isinstance(wanted, str) else set(wanted)
+    if unknown := sorted(names - set(known)):
+        raise InputError(f"unknown {what} {unknown[0]!r}; the trace store has: {', '.join(known)}.")
+    return names

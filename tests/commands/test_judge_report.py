@@ -31,7 +31,7 @@ SMALL = [
 def runs(tmp_path_factory):
     """Two runs with a judge each, trained on prefixes of 32 and of 64 tokens."""
     folder = tmp_path_factory.mktemp("runs")
-    groups = open_traces("pool").load(datasets=[DATASET], limit_questions=8)
+    groups = open_traces("pool").load(datasets=[DATASET])[:8]
     seen = frozenset(question_hash(g.question.text) for g in groups)
     for name, rule in (("short", FirstTokens(32)), ("long", FirstTokens(64))):
         pairs = build_part("train", groups, rule, max_pairs=20)

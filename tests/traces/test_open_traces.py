@@ -29,7 +29,7 @@ def test_the_pool():
     assert counts == (85, 1360, 250_276)
     assert manifest.token_counter == "generator"
     assert store.check() == []
-    first = store.load(limit_questions=1)[0].traces[0]
+    first = store.group(store.refs()[0]).traces[0]
     assert first.text[: first.token_end[-1]] == first.text
     assert len(first.token_confidence) == first.n_tokens
     size = sum(p.stat().st_size for p in store.path.iterdir())

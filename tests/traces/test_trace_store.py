@@ -63,17 +63,17 @@ def test_a_question_is_read_without_the_rest(store, make_trace):
     store.append([make_trace(f"q{q}", i) for q in range(4) for i in range(64)])
     file = pq.ParquetFile(store.path / "part-00000.parquet")
     assert file.metadata.num_row_groups == 4
-    assert [len(g.traces) for g in store.load(limit_questions=2)] == [64, 64]
+    assert [len(store.group(ref).traces) for ref in store.refs()[:2]] == [64, 64]
 
 
 def test_filters(store, make_trace):
-    store.append([make_trace("q1", i) for i in range(3)] + [make_trace("q2", model="n")])
-    assert [g.question.question_id for g in store.load(min_traces=2)] == ["q1"]
+    store.append([make_trace(), make_trace("q2", model="n"), make_trace("q3", dataset="e")])
     assert [g.model for g in store.load(models=["n"])] == ["n"]
+    assert [ref.question.question_id for ref in store.refs(datasets=["e"])] == ["q3"]
     with pytest.raises(InputError, match=r"unknown model 'x'; the trace store has: m, n"):
         store.load(models=["x"])
-    with pytest.raises(InputError, match=r"min_traces=4 \(the largest number of traces is 3\)"):
-        store.load(min_traces=4)
+    with pytest.raises(InputError, match=r"no traces of models \['n'\] and datasets \['e'\]"):
+        store.load(models=["n"], datasets=["e"])
 
 
 @pytest.mark.parametrize(

@@ -18,24 +18,24 @@ _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
 _NO_ANSWER = ("", "ERR")
 
 
-def read_probes(path: Path, dataset: str | None, model: str | None) -> SourceFile:
+def read_parallel_probe(path: Path, dataset: str | None, model: str | None) -> SourceFile:
     """Read a JSON list of questions in the format of Parallel-Probe.
 
     A question has ``question``, ``gold_answer``, ``probe_freq`` (tokens) and ``each_branch`` with
-    ``[probe answers, length in tokens, final answer]`` per trace; other fields are ignored. An
+    ``[forced answers, length in tokens, final answer]`` per trace; other fields are ignored. An
     answer ``ERR``, "" or null is missing. The question_id is a hash of the text, the sample_id
     the position in ``each_branch``. The traces have tokens but no text: each token ends after 0
     characters.
 
-    Probe ``i = 1, 2, ...`` was forced after ``i * probe_freq`` tokens. A probe beyond the end is
-    moved to the end if its interval starts within the trace, else skipped. In the file for Qwen3-8B
-    on AIME 2024 (github.com/zhengkid/Parallel-Probe, 3,840 traces, 106,303 probes):
+    Answer ``i = 1, 2, ...`` was forced after ``i * probe_freq`` tokens. One beyond the end is moved
+    to the end if its interval starts within the trace, else skipped. In the file for Qwen3-8B on
+    AIME 2024 (github.com/zhengkid/Parallel-Probe, 3,840 traces, 106,303 forced answers):
 
-    * The last probe always equals the final answer, even ``ERR`` (the one before it in 94%). It
+    * The last one always equals the final answer, even ``ERR`` (the one before it in 94%). It
       belongs to the interval in which the thinking ended.
-    * The written solution after it has no probes, but counts in the length: the last probe is up to
-      4,200 tokens before the end. In 805 traces the solution ends in the same interval, and the
-      last probe would be up to 370 tokens beyond the end. No other probe would.
+    * The written solution after it has none, but counts in the length: the last one is up to 4,200
+      tokens before the end. In 805 traces the solution ends in the same interval, and the last one
+      would be up to 370 tokens beyond the end. No other would.
 
     Args:
         path: The file.
@@ -59,7 +59,7 @@ def read_probes(path: Path, dataset: str | None, model: str | None) -> SourceFil
         for number, fields in enumerate(questions, 1)
         for trace in _traces(fields, dataset or path.stem, model or path.stem, number)
     ]
-    return SourceFile("probes", traces, token_counter=GENERATOR, answers=SOURCE)
+    return SourceFile("parallel_probe", traces, token_counter=GENERATOR, answers=SOURCE)
 
 
 def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[Trace]:
@@ -69,14 +69,14 @@ def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[T
     if missing := [name for name in _FIELDS if name not in fields]:
         raise InputError(
             f"question {number} has no {', '.join(missing)}; it has {', '.join(fields)}. "
-            "(A .json file is a list of questions with probes; other traces go into .jsonl.)"
+            "(A .json file has questions with forced answers; other traces go into .jsonl.)"
         )
     for name, type_, words in (
         ("question", str, "a string"),
         ("probe_freq", int, "an integer"),
         ("each_branch", list, "a list"),
     ):
-        if not isinstance(fields[name], type_) or isinstance(fields[name], bool):
+        if type(fields[name]) is not type_:  # a bool is no integer
             raise InputError(
                 f"question {number}: {name} must be {words}, got {str(fields[name])[:40]!r}."
             )
@@ -86,17 +86,13 @@ def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[T
     text = whole(fields["question"])
     question = Question(dataset, question_id_of(text), text, _answer(fields["gold_answer"]))
     for sample_id, branch in enumerate(fields["each_branch"]):
-        if not (
-            isinstance(branch, list)
-            and len(branch) == 3
-            and isinstance(branch[0], list)
-            and _is_length(branch[1])
-        ):
+        kinds = [type(part) for part in branch] if isinstance(branch, list) else []
+        if len(kinds) != 3 or kinds[:2] != [list, int] or branch[1] < 0:
             raise InputError(
-                f"question {number}, trace {sample_id + 1} must be [probe answers, length in "
-                f"tokens, final answer], got {str(branch)[:60]!r}."
+                f"question {number}, trace {sample_id + 1} must be [forced answers, length "
+                f"in tokens, final answer], got {str(branch)[:60]!r}."
             )
-        probes, n_tokens, final = branch
+        forced, n_tokens, final = branch
         answer = _answer(final)
         yield Trace(
             question=question,
@@ -107,7 +103,7 @@ def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[T
             finish_reason=FinishReason.UNKNOWN if answer is None else FinishReason.STOP,
             answer=answer,
             token_end=cast(Sequence[int], np.broadcast_to(np.int32(0), n_tokens)),
-            forced_answers=_placed(probes, every, n_tokens),
+            forced_answers=_placed(forced, every, n_tokens),
         )
 
 
@@ -126,7 +122,3 @@ def _placed(answers: Sequence[object], every: int, n_tokens: int) -> tuple[Force
 
 def _answer(value: object) -> str | None:
     return None if value is None or str(value).strip() in _NO_ANSWER else whole(str(value))
-
-
-def _is_length(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

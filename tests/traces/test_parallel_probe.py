@@ -11,7 +11,7 @@ from deepprune.core.files import sha256_file
 from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer
 from deepprune.traces import GENERATOR, Manifest, Part, TraceStore, open_traces, summarise
 from deepprune.traces.importers import import_file
-from deepprune.traces.probes import read_probes
+from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.schema import SCHEMAS, to_table
 
 RECORDED = Path(__file__).parents[3] / "shared/traces/parallel_probe_qwen3_8b_aime24.json"
@@ -126,6 +126,8 @@ def test_it_is_imported_on_the_fly_and_shown(tmp_path, file, capsys, monkeypatch
         import_file(file, tmp_path / "out", answers="boxed")
     with pytest.raises(InputError, match=r"--field is for JSON lines; .* are fixed"):
         import_file(file, tmp_path / "out", fields={"text": "a"})
+    with pytest.raises(InputError, match=r"got 'probes' \(its name is parallel_probe now\)"):
+        main(["import", str(file), "--out", str(tmp_path / "out"), "--format", "probes"])
 
 
 def test_probes_take_the_classes_that_the_file_has(tmp_path):
@@ -202,7 +204,7 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
         ([{**QUESTIONS[0], "question": 5}], "question 1: question must be a string, got '5'"),
         (
             [QUESTIONS[0], {**QUESTIONS[1], "each_branch": [[[], 5, "1"], [["1"], "5", "1"]]}],
-            r"question 2, trace 2 must be \[probe answers, length in tokens, final answer\]",
+            r"question 2, trace 2 must be \[forced answers, length in tokens, final answer\]",
         ),
     ],
 )
@@ -221,7 +223,7 @@ def test_recorded_probes_of_a_reasoning_model(tmp_path):
     Those count two traces without an answer as a pair with the same answer; `summarise` looks at
     pairs with two answers. Only the last probes are classed here, since all take 20 seconds.
     """
-    traces = read_probes(RECORDED, "aime24", "Qwen3-8B").traces
+    traces = read_parallel_probe(RECORDED, "aime24", "Qwen3-8B").traces
     assert sum(len(r.forced_answers) for r in traces) == 106_303
     assert all(r.forced_answers[-1].answer == r.answer for r in traces)  # as the reader's notes say
     assert all(r.forced_answers[-1].n_tokens <= len(r.token_end) for r in traces)
