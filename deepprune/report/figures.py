@@ -16,22 +16,23 @@ from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_o
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.judge.measure.metrics import ECE_BINS, ece_bin
 from deepprune.judge.measure.scored_pairs import PairScores
-from deepprune.report.labels import labels, net_tokens, on_frontier, policy_label
-from deepprune.report.tables import varied_options
+from deepprune.report.labels import frontier_rows, labels, net_tokens, policy_label
+from deepprune.report.tables import metric_label, varied_options
 
 COLOURS = (
     "#d1495b", "#00798c", "#edae49", "#66a182", "#8d5a97", "#2e4057",
     "#e07a9b", "#4fb3bf", "#b07d2b", "#3b6b4c", "#c3a5cc", "#7a8ea3",
 )  # fmt: skip
 FEW_POINTS = 12
-SMALL_LABEL = {"textcoords": "offset points", "fontsize": 7}
 """Up to so many points beside cons@k are drawn one by one."""
+
+SMALL_LABEL = {"textcoords": "offset points", "fontsize": 7}
 
 NEEDS_MATPLOTLIB = "figures need matplotlib: pip install 'deepprune[report]'"
 
 
 def has_matplotlib() -> bool:
-    """Whether matplotlib is installed; without it figures are skipped."""
+    """Return whether matplotlib is installed; without it figures are skipped."""
     return find_spec("matplotlib") is not None
 
 
@@ -83,11 +84,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
     for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         side(FuncFormatter(_thousands))
     judged = any(r.counts["judge_flops"] and r.counts["generator_flops"] for r in others)
-    axes.set_xlabel(
-        "tokens a question"
-        + (", the judge's FLOPs counted as generator tokens" if judged else "")
-        + " (log scale)"
-    )
+    net = ", the judge's FLOPs counted as generator tokens" if judged else ""
+    axes.set_xlabel(f"tokens a question{net} (log scale)")
     axes.set_ylabel("accuracy, % (95 % interval over questions)")
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
@@ -120,7 +118,7 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
                     estimate.value, place, "o", ms=5, color=colour, mfc=colour if is_full else "w"
                 )
     left.set_yticks(places, [", ".join(r.overrides.get(n, "") for n in names) for r in measured])
-    left.set_xlabel("within-question AUROC, both unfinished")
+    left.set_xlabel(metric_label(HEADLINE))
     right.set_xlabel("difference to the baseline (full: clear of 0)")
     left.axvline(0.5, color="0.6", lw=0.8, ls=":")
     right.axvline(0, color="0.6", lw=0.8, ls=":")
@@ -130,7 +128,7 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
 
 
 def _every_point(axes: Any, rows: Sequence[Row]) -> None:
-    """Points with their intervals, in lines over the thresholds."""
+    """Draw points with their intervals, in lines over the thresholds."""
     names = labels(
         [replace(row, axes={k: v for k, v in row.axes.items() if k != "threshold"}) for row in rows]
     )
@@ -152,7 +150,7 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
-    """A faint point for every row, a line along each policy's frontier."""
+    """Draw a faint point for every row, and a line along each policy's frontier."""
     groups: dict[str, list[Row]] = {}
     has_judges = len({row.judge for row in rows} - {None}) > 1
     for row in rows:
@@ -160,19 +158,18 @@ def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
         groups.setdefault(policy_label(row) + judge, []).append(row)
     for colour, (name, group) in zip(COLOURS * len(groups), groups.items(), strict=False):
         axes.plot(*_places(group), ".", ms=4, mew=0, alpha=0.35, color=colour)
-        best = [r for r, is_on in zip(group, on_frontier(group), strict=True) if is_on]
-        best.sort(key=net_tokens)
+        best = [group[i] for i in frontier_rows(group)]
         label = f"{name} ({len(group)})"
         axes.plot(*_places(best), "o-", ms=4, lw=1.2, color=colour, label=label)
 
 
 def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Net tokens and accuracy in percent of each row."""
+    """List net tokens and accuracy in percent of each row."""
     return [net_tokens(row) for row in rows], [100 * row.accuracy.value for row in rows]
 
 
 def _thousands(tokens: float, _: int) -> str:
-    """1, 2 and 5 of every decade, as 500 or 20k."""
+    """Label 1, 2 and 5 of every decade, as 500 or 20k."""
     leading = f"{tokens:e}"[0]
     if leading not in "125" or not f"{tokens:e}".startswith(f"{leading}.000"):
         return ""
@@ -225,43 +222,31 @@ def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         path: The PNG file, which is returned.
     """
     cells = list(dict.fromkeys(CellFacts.of(row) for row in rows))
-    judges = list(dict.fromkeys(row["judge"] for row in rows))
-    baselines = {row["judge"] for row in rows if row["is_baseline"]}
+    marks = {row["judge"]: "s" if row["is_baseline"] else "o" for row in rows}
+    judges = list(marks)
     step = 0.64 / max(1, len(judges) - 1)
-    looks = {
-        judge: (
-            "s" if judge in baselines else "o",
-            "0.6" if judge == "question_only" else COLOURS[number % len(COLOURS)],
-        )
-        for number, judge in enumerate(judges)
-    }
+    colours = dict(zip(judges, COLOURS * len(judges), strict=False)) | {"question_only": "0.6"}
     figure = _figure(10, 1.6 + len(cells) * (0.25 + 0.14 * len(judges)))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
+    for axes, metric in zip(panels, (HEADLINE, "auroc_unfinished"), strict=True):
         for row in rows:
             found = row["metrics"][metric]
             place = cells.index(CellFacts.of(row)) - 0.32 + judges.index(row["judge"]) * step
-            mark, colour = looks[row["judge"]]
+            mark, colour = marks[row["judge"]], colours[row["judge"]]
             axes.plot(found[1:], [place, place], lw=1.3, color=colour)
             axes.plot(found.value, place, mark, ms=5, color=colour)
         for edge in range(1, len(cells)):
             axes.axhline(edge - 0.5, color="0.85", lw=0.8)
         axes.axvline(0.5, color="0.6", lw=0.8, ls=":")
-        axes.set_xlabel(label)
+        axes.set_xlabel(metric_label(metric))
         axes.grid(axis="x", alpha=0.25)
     panels[0].set_yticks(range(len(cells)), [cell.name.replace(" ", "\n") for cell in cells])
     panels[0].invert_yaxis()
-    for judge, (mark, colour) in looks.items():
-        panels[1].plot([], [], f"{mark}-", color=colour, label=judge)
+    for judge, mark in marks.items():
+        panels[1].plot([], [], f"{mark}-", color=colours[judge], label=judge)
     handles = panels[1].get_legend_handles_labels()
     figure.legend(*handles, fontsize=8, ncols=6, loc="outside upper left")
     return _saved(figure, path)
-
-
-_PANELS = {
-    "auroc_within_unfinished": "within-question AUROC, both unfinished",
-    "auroc_unfinished": "pooled AUROC, both unfinished",
-}
 
 
 def _figure(width: float, height: float) -> Any:

@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from deepprune.core.statistics import frontier
 from deepprune.evaluation.outcomes import Row
 
 _SILENT = {"threshold", "prefix_kind", "prefix_len"}
@@ -13,7 +16,7 @@ _SILENT = {"threshold", "prefix_kind", "prefix_len"}
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
-    """A label for every row of a sweep: ``cons@8``, ``deepprune 0.5 @ 500 tokens, wave 8``.
+    """Label every row of a sweep: ``cons@8``, ``deepprune 0.5 @ 500 tokens, wave 8``.
 
     A label has the policy's threshold and prefix, and those of its other axes in which the rows of
     its policy differ: no two points of a sweep have the same.
@@ -33,7 +36,7 @@ def labels(rows: Sequence[Row]) -> list[str]:
 
 
 def policy_label(row: Row) -> str:
-    """The policy's name; ``representatives`` for DeepPrune with that finishing rule."""
+    """Return the policy's name; ``representatives`` for DeepPrune with that finishing rule."""
     is_second = row.policy == "deepprune" and row.axes.get("finish") == "representatives"
     return "representatives" if is_second else row.policy
 
@@ -65,17 +68,14 @@ def _value(value: Any) -> str:
 
 
 def net_tokens(row: Row) -> float:
-    """Generated tokens per question, with the judge's FLOPs as generator tokens where known."""
+    """Return generated tokens per question, plus the judge's FLOPs as tokens where known."""
     net = row.counts["tokens_net"]
     return row.count("tokens") if net is None else net
 
 
-def on_frontier(rows: Sequence[Row]) -> list[bool]:
-    """For each row with status ok, whether no other is as accurate with fewer net tokens."""
-    best = -1.0
-    kept = [False] * len(rows)
+def frontier_rows(rows: Sequence[Row]) -> list[int]:
+    """List the measured rows that no other beats in accuracy and net tokens, by rising tokens."""
     measured = [i for i, row in enumerate(rows) if row.status == "ok"]
-    for i in sorted(measured, key=lambda i: (net_tokens(rows[i]), -rows[i].accuracy.value)):
-        if rows[i].accuracy.value > best:
-            best, kept[i] = rows[i].accuracy.value, True
-    return kept
+    tokens = np.array([net_tokens(rows[i]) for i in measured])
+    accuracy = np.array([rows[i].accuracy.value for i in measured])
+    return [measured[i] for i in frontier(tokens, accuracy)]

@@ -14,7 +14,7 @@ from deepprune.judge.baselines import OracleJudge
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.report.figures import accuracy_figure
-from deepprune.report.labels import labels, net_tokens, on_frontier
+from deepprune.report.labels import frontier_rows, labels, net_tokens
 from deepprune.report.tables import MOST_ROWS, shown_rows, sweep_table
 
 GROUPS = [group(list("aabbacab"), [9, 8, 7, 12, 5, 9, 14, 9], name=f"q{i}") for i in range(5)]
@@ -61,8 +61,10 @@ def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
 
 def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
     rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
-    kept = on_frontier(rows)
-    for row, is_kept in zip(rows, kept, strict=True):
+    kept = frontier_rows(rows)
+    assert kept == sorted(kept, key=lambda i: net_tokens(rows[i]))
+    for i, row in enumerate(rows):
+        is_kept = i in kept
         better = [
             r
             for r in rows
