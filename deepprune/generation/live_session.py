@@ -89,7 +89,7 @@ class LiveSession:
         finished = np.array([t.is_seen_finished for t in self._traces], bool) & ~stopped
         answers = np.full(len(self._traces), NO_ANSWER)
         for i in finished.nonzero()[0].tolist():
-            answers[i] = self._numbers.number(self._answer(self._traces[i]))
+            answers[i] = self._numbers.number(self._traces[i].answer)
         forced_class = np.full(len(self._traces), NO_ANSWER)
         if force:
             forced_class[:] = answers
@@ -155,7 +155,7 @@ class LiveSession:
 
     def answer(self, trace: int) -> str | None:
         """Return the answer of a finished trace, even if no checkpoint has counted it yet."""
-        return self._answer(self._traces[trace])
+        return self._traces[trace].answer
 
     def answers(self) -> dict[int, str]:
         """Return the first answer of each class so far; callable from any thread."""
@@ -330,6 +330,8 @@ class LiveSession:
             reason = None
         elif reason is None and n >= most:
             reason = FinishReason.LENGTH
+        if reason is not None:
+            trace.answer = extract_answer(trace.text, self._engine.prompt.answer_style)
         trace.finish_reason = reason
         if every := self._engine.force_every:
             end = n - 1 if reason is not None else n  # a trace's end is no place to force an answer
@@ -407,10 +409,6 @@ class LiveSession:
         counts = [len(t.token_end) if t.is_stopped else t.shown for t in self._traces]
         return np.array(counts, dtype=np.int64)
 
-    def _answer(self, trace: LiveTrace) -> str | None:
-        is_whole = trace.has_ended and trace.error is None
-        return extract_answer(trace.text, self._engine.prompt.answer_style) if is_whole else None
-
     def records(self) -> list[Trace]:
         """Return all started traces, whole; answers are extracted, not classed."""
         return [self._record(trace) for trace in self._traces]
@@ -436,7 +434,7 @@ class LiveSession:
             n_tokens=n_tokens,
             token_end=live.token_end[:n_tokens],
             finish_reason=reason,
-            answer=self._answer(live) if shown is None else None,
+            answer=live.answer if shown is None else None,
             seed=live.seed,
             token_confidence=confidence or None,
             forced_answers=tuple(forced_answers),

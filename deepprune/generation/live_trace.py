@@ -28,6 +28,7 @@ class LiveTrace:
         self.pieces: list[str] = []
         self.n_chars = 0
         self.finish_reason: FinishReason | None = None
+        self.answer: str | None = None  # known once the model or the token limit has ended it
         self.error: str | None = None
         self.is_stopped = False
         self.task: asyncio.Task[None] | None = None

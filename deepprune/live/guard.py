@@ -1,4 +1,4 @@
-"""A judge that may fail or hang while traces are generated: only the pruning is lost then."""
+"""Guards a live question against a judge that fails or hangs: only the pruning is lost then."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ T = TypeVar("T")
 
 
 class JudgeWorker:
-    """A thread in which the judge computes, so that a judge that hangs delays a question briefly.
+    """Daemon thread in which the judge computes: one that hangs blocks neither question nor exit.
 
-    It is a daemon: the process exits whatever the judge does. While an earlier call hangs, a new
-    one fails at once.
+    While an earlier call hangs, a new one fails at once.
 
     Args:
-        timeout_s: The longest that one call may take, in seconds.
+        timeout_s: Time limit of one call, in seconds.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -38,7 +37,7 @@ class JudgeWorker:
             self._jobs.get()()
 
     def call(self, work: Callable[[], T]) -> T:
-        """Return or raise what ``work`` does.
+        """Run ``work`` in the thread; return its result or raise its exception.
 
         Raises:
             JudgeError: If it takes longer than ``timeout_s``, or an earlier call still does.
@@ -51,14 +50,14 @@ class JudgeWorker:
         def job() -> None:
             try:
                 future.set_result(work())
-            except BaseException as error:  # for the caller
+            except BaseException as error:  # raised by ``result`` in the caller's thread
                 future.set_exception(error)
 
         self._jobs.put(job)
         try:
             return future.result(self.timeout_s)
         except TimeoutError:
-            if future.done():  # just now, or it is the judge's own
+            if future.done():  # it ended just now, or the judge itself raised the TimeoutError
                 return future.result()
             raise JudgeError(
                 f"the judge took longer than prune.judge_timeout_s={self.timeout_s:g} seconds"
@@ -66,11 +65,16 @@ class JudgeWorker:
 
 
 class GuardedEvidence:
-    """``Evidence`` whose judge may fail: `JudgeError` then, and the controller goes on without it.
+    """``Evidence`` whose judge may fail: a `JudgeError` lets the controller continue without it.
+
+    Attributes:
+        seconds: Time spent waiting for the judge.
+        n_scores: Pairs scored so far; the same pair counts each time.
+        bill: Calls, tokens and FLOPs of the scores so far, see `RunEvidence`, shape ``(3,)``.
 
     Args:
         evidence: Asks the judge.
-        worker: Where it computes.
+        worker: Thread in which it computes.
         name: Name of the judge; ``None`` for a policy that asks none.
     """
 
@@ -80,12 +84,13 @@ class GuardedEvidence:
         self._name = name
         self.seconds = 0.0
         self.n_scores = 0
+        self.bill = evidence.bill
 
     def score(self, pairs: IntArray) -> FloatArray:
-        """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``.
+        """Return the judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``.
 
         Raises:
-            JudgeError: If the judge raises, gives what is no score, or takes too long.
+            JudgeError: If the judge raises, returns no valid score, or takes too long.
             EngineError: If the engine is lost meanwhile.
         """
         began = time.monotonic()
@@ -99,13 +104,8 @@ class GuardedEvidence:
         finally:
             self.seconds += time.monotonic() - began
         self.n_scores += len(pairs)
+        self.bill = self._evidence.bill
         return scores
 
     def confidence(self, trace: int) -> FloatArray:
-        """Token confidences of a trace so far."""
         return self._evidence.confidence(trace)
-
-    @property
-    def bill(self) -> FloatArray:
-        """Calls, tokens and FLOPs of the scores that were given, see `RunEvidence`."""
-        return self._evidence.bill

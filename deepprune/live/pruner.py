@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from deepprune.core.protocols import Policy, Session
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import NO_ANSWER, Decision, FinishReason, Question, Trace, Vote
+from deepprune.core.types import NO_ANSWER, FinishReason, Question, Trace, Vote
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
 from deepprune.evaluation.saving import estimated_saving, generator_flops
 from deepprune.evaluation.scores import QuestionScores, RunEvidence
@@ -32,9 +31,9 @@ class Pruned:
 
     Attributes:
         row: Its line of ``results.jsonl``.
-        traces: All that was generated.
+        traces: All traces, as far as they were generated.
         live: The question as watchers know it.
-        error: What ended it before its vote, or an interrupt right after.
+        error: The error that ended it before its vote, or an interrupt right after.
     """
 
     row: LiveResult
@@ -49,13 +48,13 @@ class LivePruner:
 
     Attributes:
         open: Begins a question on an engine.
-        model: What it generates with.
-        policy: Decides.
+        model: Name of the generating model.
+        policy: Decides which traces are stopped.
         judge: Scores pairs; ``None`` for a policy that asks none.
-        worker: Where the judge computes.
+        worker: Thread in which the judge computes.
         n_traces: N.
-        seed: Decides the traces' seeds and the policy's draws.
-        size: The generator's; ``None`` where unknown: no net saving is claimed then.
+        seed: Seed of the traces and of the policy's draws.
+        size: Size of the generator; ``None`` if unknown: no net saving is claimed then.
     """
 
     open: OpenSession
@@ -73,15 +72,14 @@ class LivePruner:
         watchers: Sequence[Watcher] = (),
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Pruned:
-        """Prune one question; what was generated is returned whatever happens.
+        """Prune one question; all that was generated is returned, whatever happens.
 
         Args:
             question: The question.
             watchers: Receive the events.
-            interruptible: Entered while traces are generated: a caller that holds interrupts back
-                lets them come there.
+            interruptible: Context of the generation, in which a caller that defers interrupts
+                admits them.
         """
-        names = (*question.key, self.model)
         (prompt,) = token_ends([question.text])
         ledger = None if self.size is None else Ledger(self.size, len(prompt))
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
@@ -92,11 +90,10 @@ class LivePruner:
             watcher.on_question_start(live)
 
         def tell(hook: str, *facts: object) -> None:
-            getattr(live, hook)(*facts)
-            for watcher in watchers:
+            for watcher in (live, *watchers):
                 getattr(watcher, hook)(live, *facts)
 
-        rng = generator(self.seed, *names, 0, "policy")
+        rng = generator(self.seed, *question.key, self.model, 0, "policy")
         error: BaseException | None = None
         outcome: Outcome | None = None
         try:
@@ -104,23 +101,14 @@ class LivePruner:
                 outcome = run_question(self.policy, session, self.n_traces, evidence, rng, tell)
         except AssertionError:
             raise
-        except BaseException as raised:  # the caller's, once all is stored
+        except BaseException as raised:  # raised by the caller, once all is stored
             error = raised
         try:
             traces = session.traces()
-        except BaseException as raised:  # an interrupt, or nobody compares answers any more
+        except BaseException as raised:  # an interrupt, or answers cannot be compared any more
             traces = tuple(session.records())
             outcome, error = None, error or raised
-        row = {
-            **self._facts(question),
-            **_status(error if outcome is None else None),
-            **_result(outcome, traces, question),
-            "fallback": live.fallback,
-            "decisions": [decision_facts(d) for d in live.decisions],
-            **_bill(session, evidence, traces, self.n_traces, ledger, outcome is not None),
-            "seconds": live.seconds if outcome is None else outcome.usage.seconds,
-        }
-        return Pruned(row, traces, live, error)
+        return Pruned(self._row(live, outcome, traces, error), traces, live, error)
 
     @property
     def title(self) -> str:
@@ -137,82 +125,75 @@ class LivePruner:
     def _judge_name(self) -> str | None:
         return None if self.judge is None else self.judge.provenance.name
 
-    def _facts(self, question: Question) -> LiveResult:
+    def _row(
+        self,
+        live: LiveQuestion,
+        outcome: Outcome | None,
+        traces: Sequence[Trace],
+        error: BaseException | None,
+    ) -> LiveResult:
+        status, reason = "ok", None
+        if outcome is None:
+            status, reason = "interrupted", "the run was interrupted"
+            if isinstance(error, Exception):
+                status, reason = "failed", " ".join(str(error).split()) or type(error).__name__
         return {
-            "dataset": question.dataset,
-            "question_id": question.question_id,
-            "question": question.text,
+            "dataset": live.question.dataset,
+            "question_id": live.question.question_id,
+            "question": live.question.text,
             "model": self.model,
             "policy": self.policy.name,
             "judge": self._judge_name,
             "n_traces": self.n_traces,
             "seed": self.seed,
+            "status": status,
+            "reason": reason,
+            **_result(outcome, traces, live.question.gold),
+            "fallback": live.fallback,
+            "decisions": [asdict(decision) for decision in live.decisions],
+            **_cost(live, traces, outcome is not None),
+            "seconds": live.seconds if outcome is None else outcome.usage.seconds,
         }
 
 
-def decision_facts(decision: Decision) -> dict[str, Any]:
-    """A decision as plain values."""
-    return {
-        "trace": decision.trace,
-        "reason": decision.reason.value,
-        "cluster": decision.cluster,
-        "by": decision.by,
-        "score": decision.score,
-    }
-
-
-def _status(error: BaseException | None) -> LiveResult:
-    if error is None:
-        return {"status": "ok", "reason": None}
-    if isinstance(error, Exception):
-        said = " ".join(str(error).split()) or type(error).__name__
-        return {"status": "failed", "reason": said}
-    return {"status": "interrupted", "reason": "the run was interrupted"}
-
-
-def _result(outcome: Outcome | None, traces: Sequence[Trace], question: Question) -> LiveResult:
-    """The answer and the votes."""
+def _result(outcome: Outcome | None, traces: Sequence[Trace], gold: str | None) -> LiveResult:
+    """Return the columns of the answer and the votes."""
     vote = Vote(NO_ANSWER, {}, ()) if outcome is None else outcome.vote
-    said: dict[int, Trace] = {}
+    first: dict[int, Trace] = {}
     for trace in traces:
-        said.setdefault(trace.answer_class, trace)
-    ranked = sorted(vote.weights.items(), key=lambda item: -item[1])
-    winner = said.get(vote.answer_class) if vote.answer_class != NO_ANSWER else None
-    is_right = None if question.gold is None else bool(winner and winner.is_correct)
+        if trace.answer_class != NO_ANSWER:
+            first.setdefault(trace.answer_class, trace)
+    winner = first.get(vote.answer_class)
+    is_right = None if gold is None else bool(winner and winner.is_correct)
     return {
         "answer": None if winner is None else winner.answer,
         "answer_class": vote.answer_class,
         "weights": [
-            {"answer": said[k].answer if k in said else None, "class": k, "weight": weight}
-            for k, weight in ranked
+            {"answer": first[k].answer if k in first else None, "class": k, "weight": weight}
+            for k, weight in sorted(vote.weights.items(), key=lambda item: -item[1])
         ],
         "voters": list(vote.voters),
-        "gold": question.gold,
+        "gold": gold,
         "is_correct": None if outcome is None else is_right,
     }
 
 
-def _bill(
-    session: Session,
-    evidence: GuardedEvidence,
-    traces: Sequence[Trace],
-    n_traces: int,
-    ledger: Ledger | None,
-    is_decided: bool,
-) -> LiveResult:
-    """The cost. Of stopped traces all generated tokens count, as in the engine.
+def _cost(live: LiveQuestion, traces: Sequence[Trace], is_decided: bool) -> LiveResult:
+    """Return the columns of the cost; a question without a vote has saved nothing.
 
-    A question without a vote has saved nothing.
+    Of stopped traces all generated tokens count, as in the engine.
     """
-    usage, judge = session.usage, evidence.bill
+    usage, ledger = live.session.usage, live.ledger
+    n_calls, judge_tokens, judge_flops = live.evidence.bill.tolist()
     n_tokens = np.array([t.n_tokens for t in traces], dtype=np.float64)
     failed = np.array([t.finish_reason is FinishReason.FAILED for t in traces], dtype=bool)
     cut = np.array([t.finish_reason.is_open for t in traces], dtype=bool)
     finished = ~failed & ~cut
-    judge_flops = float(judge[2])
     saving = None
     if is_decided:
-        saving = estimated_saving(n_tokens, finished, failed, n_traces, usage, ledger, judge_flops)
+        saving = estimated_saving(
+            n_tokens, finished, failed, live.n_traces, usage, ledger, judge_flops
+        )
     return {
         "n_started": len(traces),
         "n_stopped": sum(t.finish_reason is FinishReason.PRUNED for t in traces),
@@ -228,8 +209,8 @@ def _bill(
         "net_saving_estimated": None if saving is None else saving.net,
         "generator_flops": None if ledger is None else generator_flops(ledger, n_tokens, usage),
         "flops_unpruned_estimated": None if saving is None else saving.flops,
-        "judge_calls": int(judge[0]),
-        "judge_tokens": int(judge[1]),
+        "judge_calls": int(n_calls),
+        "judge_tokens": int(judge_tokens),
         "judge_flops": judge_flops,
-        "judge_seconds": evidence.seconds,
+        "judge_seconds": live.evidence.seconds,
     }

@@ -1,4 +1,4 @@
-"""The run folder of ``deepprune prune``: what is stored, in which order, and how it resumes."""
+"""Run folder of ``deepprune prune``: results and traces, and how a run resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from deepprune.answers import EquivalenceChecker
 from deepprune.answers.classes import AnswerNumbers
 from deepprune.core.files import write_atomic
-from deepprune.core.types import Question, QuestionRef, Trace
+from deepprune.core.types import ForcedAnswer, Question, QuestionRef, Trace
 from deepprune.evaluation.outcomes import OLD_NAMES
 from deepprune.generation.collector import generated_store
 from deepprune.generation.live import LiveEngine
@@ -25,16 +25,16 @@ TRACES, UNDECIDED = "traces", "undecided"
 
 
 class LiveRecord:
-    """The run folder: results by question, and the traces of decided and undecided questions.
+    """Results by question, and the traces of decided and undecided questions.
 
-    ``traces`` has the questions that are decided, so that it can be replayed as it is;
-    ``undecided`` what was generated for those that failed or were interrupted. The row of a decided
-    question waits in ``pending.json`` while its traces are stored: after a crash in between, the
-    store says whether it counts.
+    ``traces`` has those of decided questions, so that it can be replayed as it is; ``undecided``
+    those of questions that failed or were interrupted. The row of a decided question waits in
+    ``pending.json`` while its traces are stored: after a crash in between it is complete if the
+    store has them.
 
     Attributes:
         folder: The run folder.
-        questions: What is asked.
+        questions: All questions of the run.
         said: A sentence about what was stored last.
     """
 
@@ -57,17 +57,17 @@ class LiveRecord:
             pending.unlink(missing_ok=True)
 
     def is_decided(self, question: Question) -> bool:
-        """Whether an earlier start has decided it."""
+        """Return whether the question has its vote."""
         row = self._rows.get(question.key)
         return row is not None and row["status"] == "ok"
 
     @property
     def rows(self) -> list[LiveResult]:
-        """The recorded results, in the order of the questions."""
+        """Recorded results, in the order of the questions."""
         return [self._rows[q.key] for q in self.questions if q.key in self._rows]
 
     def write(self, done: Pruned) -> None:
-        """Store the traces, then the row: what is in the results is in the store."""
+        """Store the traces, then the row: the store has the traces of every row."""
         pending = self.folder / PENDING
         if done.traces and self._engine is not None:
             name = UNDECIDED
@@ -91,13 +91,13 @@ class LiveRecord:
         assert self._engine is not None
         store = generated_store(path, self._engine, {"collected_by": "deepprune prune"})
         ref = _find(store, traces[0].question.key)
-        if ref is not None:  # of an earlier start that did not come to its end
-            traces = _going_on(store.group(ref).traces, traces, self._engine.checker)
+        if ref is not None:  # of an earlier start that was interrupted
+            traces = _renumbered(traces, store.group(ref).traces, self._engine.checker)
         store.append(traces)
 
 
 def _row(line: bytes) -> LiveResult:
-    """A recorded row, also of version 0.1."""
+    """Read a recorded row, also of version 0.1."""
     row: LiveResult = json.loads(line)
     for name, old in OLD_NAMES.items():
         if old in row:
@@ -106,23 +106,24 @@ def _row(line: bytes) -> LiveResult:
 
 
 def _find(store: TraceStore, question: tuple[str, str]) -> QuestionRef | None:
-    """A question in a store of a run, which has one model."""
+    """Find a question in a store of one model."""
     refs = store.refs() if store.manifest.parts else []
     return next((ref for ref in refs if ref.question.key == question), None)
 
 
-def _going_on(
-    there: Sequence[Trace], traces: Sequence[Trace], checker: EquivalenceChecker
+def _renumbered(
+    traces: Sequence[Trace], stored: Sequence[Trace], checker: EquivalenceChecker
 ) -> list[Trace]:
-    """The traces with the next numbers, of samples and of answer classes."""
-    answers = [(trace.answer, trace.answer_class) for trace in there]
-    answers += [(one.answer, one.answer_class) for trace in there for one in trace.forced_answers]
-    known = {answer: number for answer, number in answers if answer is not None}
+    """Continue the numbers of stored samples and answer classes in traces of the same question."""
+    said: list[Trace | ForcedAnswer] = [*stored]
+    for trace in stored:
+        said += trace.forced_answers
+    known = {one.answer: one.answer_class for one in said if one.answer is not None}
     number = AnswerNumbers(checker, known).number
     return [
         replace(
             trace,
-            sample_id=len(there) + trace.sample_id,
+            sample_id=len(stored) + trace.sample_id,
             answer_class=number(trace.answer),
             forced_answers=tuple(
                 replace(p, answer_class=number(p.answer)) for p in trace.forced_answers

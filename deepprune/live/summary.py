@@ -21,17 +21,16 @@ _FLOPS = ("generator_flops", "judge_flops")
 
 
 def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]:
-    """``accuracy``, ``saving_estimated`` and ``net_saving_estimated``, with 95 % intervals.
+    """Estimate accuracy and savings over the decided questions, with 95 % intervals.
 
-    Averages over the decided questions; accuracy over those with a gold answer. Savings are ratios
-    of sums. A metric that no question has is missing.
+    ``accuracy`` covers those with a gold answer. ``saving_estimated`` and ``net_saving_estimated``
+    are ratios of sums. A metric that no question has is missing.
     """
     done = [row for row in rows if row["status"] == "ok"]
-    graded = [row for row in done if row["is_correct"] is not None]
     measured = [row for row in done if row["tokens_unpruned_estimated"]]
     priced = [row for row in measured if row["flops_unpruned_estimated"]]
     found: dict[str, Estimate | None] = {}
-    if graded:
+    if graded := [row for row in done if row["is_correct"] is not None]:
         found["accuracy"] = _draws(graded, seed).mean(_sums(graded, "is_correct"))[0]
     for name, some, unpruned, spent in (
         ("saving_estimated", measured, "tokens_unpruned_estimated", ("tokens",)),
@@ -39,8 +38,7 @@ def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]
     ):
         if some:
             whole = _sums(some, unpruned)
-            ratio = _draws(some, seed).ratio(whole - _sums(some, *spent), whole)
-            found[name] = ratio[0]
+            found[name] = _draws(some, seed).ratio(whole - _sums(some, *spent), whole)[0]
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -49,12 +47,12 @@ def _draws(rows: Sequence[LiveResult], seed: int) -> NestedBootstrap:
 
 
 def _sums(rows: Sequence[LiveResult], *names: str) -> FloatArray:
-    """The sum of some columns for each row, shape ``(Q, 1, 1)``."""
+    """Sum some columns of each row, shape ``(Q, 1, 1)``."""
     return np.array([float(sum(row[n] for n in names)) for row in rows]).reshape(-1, 1, 1)
 
 
 def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
-    """Accuracy, tokens, savings, time and failures, over all questions."""
+    """Build the table of accuracy, tokens, savings, time and failures over all questions."""
     found = live_estimates(rows, seed)
     done = [row for row in rows if row["status"] == "ok"]
     table = Table(title=Text(one_line(title)), title_justify="left", show_header=False)
@@ -77,10 +75,7 @@ def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
 
 
 def tokens_figure(rows: Sequence[LiveResult], path: Path) -> Path:
-    """Tokens of each question: finished, stopped, failed, forced answers, the estimated saving.
-
-    Only the first 60 questions are drawn, into a PNG file.
-    """
+    """Draw the tokens and the estimated saving of the first 60 questions into a PNG file."""
     from matplotlib.figure import Figure
 
     shown = list(rows[:_MOST_BARS])

@@ -25,7 +25,7 @@ COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "
 _FRAMES_PER_SECOND = 4
 _SHOWN_ANSWERS = 6
 _BAR = 24  # columns; the longest trace so far fills them
-_FRAME_LINES = 9  # lines of the view that are not traces
+_FRAME_LINES = 10  # lines of the view that are not traces
 
 
 def one_line(text: str) -> str:
@@ -63,13 +63,10 @@ class LiveView(Watcher, Live):
 
     def _frame(self) -> RenderableType:
         parts: list[RenderableType] = []
-        if (n := self._n_questions) > 1:
-            bar = Table.grid(padding=(0, 1))
-            done = ProgressBar(n, self._n_done, width=40)
-            bar.add_row("questions", done, f"{self._n_done} of {n}")
-            parts.append(bar)
+        if self._n_questions > 1:
+            parts.append(Text(f"{self._n_done} of {self._n_questions} questions"))
         if self._question is not None:
-            height = max(4, self.console.height - _FRAME_LINES - 2 * len(parts))
+            height = max(4, self.console.height - _FRAME_LINES)
             parts.append(question_frame(self._question, self._row, self._title, height))
         return Group(*parts)
 
@@ -81,28 +78,27 @@ def question_frame(
 
     Its result ``row`` is known once it is decided.
     """
-    states, decisions = live.states(), {d.trace: d for d in list(live.decisions)}
-    answers = {i: live.answer(i, state) for i, state in enumerate(states)}
-    shown = _most_telling(states, decisions, answers, height)
+    states, decisions = live.session.states(), {d.trace: d for d in list(live.decisions)}
+    shown = _most_telling(states, decisions, height)
     parts: list[RenderableType] = [
         Text(one_line(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
         Text(one_line(title), style="dim", no_wrap=True, overflow="ellipsis"),
-        _traces(states, decisions, answers, shown),
+        _traces(live, states, decisions, shown),
     ]
-    if len(shown) < len(states):
-        hidden = [states[i] for i in set(range(len(states))) - set(shown)]
+    if hidden := [state for i, state in enumerate(states) if i not in shown]:
         parts.append(Text(f"and {len(hidden)} more traces: {_counted(hidden)}", style="dim"))
     if row is None:
         estimate = live.saving(states)
-        votes, seconds = _votes(live.vote()), live.seconds
-        saving = "no estimate yet" if estimate is None else _saving(estimate.gross, estimate.net)
+        gross, net = (None, None) if estimate is None else (estimate.gross, estimate.net)
+        votes, saving, seconds = _votes(live.vote()), _saving(gross, net), live.seconds
     else:
-        votes, seconds, saving = _row_votes(row), row["seconds"], _row_saving(row)
+        votes, saving, seconds = _row_votes(row), _row_saving(row), row["seconds"]
     tokens = sum(state.n_tokens for state in states)
+    judge = live.evidence
     footer = [
         f"vote    {votes or 'nobody yet'}",
         f"traces  {_counted(states) or 'none yet'} of {live.n_traces}; {tokens:,} tokens, {saving}",
-        f"judge   {live.judge_scores:,} scores, {live.judge_seconds:.1f} s; {seconds:.1f} s in all",
+        f"judge   {judge.n_scores:,} scores, {judge.seconds:.1f} s; {seconds:.1f} s in all",
     ]
     parts += map(Text, footer)
     if live.fallback is not None:
@@ -113,33 +109,23 @@ def question_frame(
 
 
 def _most_telling(
-    states: Sequence[TraceState],
-    decisions: Mapping[int, Decision],
-    answers: Mapping[int, str | None],
-    height: int,
+    states: Sequence[TraceState], decisions: Mapping[int, Decision], height: int
 ) -> list[int]:
-    """Choose the traces that get a row.
-
-    Representatives come first, then the first trace with each answer, running traces, stopped ones.
-    """
+    """Choose the traces that get a row: representatives, running, finished, stopped ones."""
     if len(states) <= height:
         return list(range(len(states)))
     representatives = {d.by for d in decisions.values()}
-    first = {
-        answer: i for i, answer in reversed(list(answers.items())) if answer is not None
-    }.values()
 
     def rank(i: int) -> tuple[bool, ...]:
-        is_running = states[i].status is Status.RUNNING
-        return i not in representatives, i not in first, not is_running, i not in decisions
+        return i not in representatives, i in decisions, states[i].status is not Status.RUNNING
 
     return sorted(sorted(range(len(states)), key=rank)[: height - 1])
 
 
 def _traces(
+    live: LiveQuestion,
     states: Sequence[TraceState],
     decisions: Mapping[int, Decision],
-    answers: Mapping[int, str | None],
     shown: Iterable[int],
 ) -> Table:
     """Draw a row per trace: number, bar, tokens, text; traces of a cluster have one colour."""
@@ -160,20 +146,16 @@ def _traces(
         bar = ProgressBar(
             longest, state.n_tokens, width=_BAR, complete_style=colour, finished_style=colour
         )
-        said = _text(state, decisions.get(i), answers[i], colour)
+        if state.status is Status.STOPPED:
+            said = Text(_why(decisions[i]) if i in decisions else "stopped", style=colour)
+        elif state.status is Status.FAILED:
+            said = Text("failed", style="bold red")
+        elif state.status is Status.FINISHED:
+            said = Text(_said(live.session.answer(i)), style="bold")
+        else:
+            said = Text(one_line(state.tail)[-60:], style="dim")
         table.add_row(Text(str(i), style=colour), bar, f"{state.n_tokens:,}", said)
     return table
-
-
-def _text(state: TraceState, decision: Decision | None, answer: str | None, colour: str) -> Text:
-    """Return the last words of a running trace, or how another one ended."""
-    if state.status is Status.STOPPED:
-        return Text("stopped" if decision is None else _why(decision), style=colour)
-    if state.status is Status.FAILED:
-        return Text("failed", style="bold red")
-    if state.status is Status.FINISHED:
-        return Text("no answer" if answer is None else f"= {one_line(answer)}", style="bold")
-    return Text(one_line(state.tail)[-60:], style="dim")
 
 
 def _why(decision: Decision) -> str:
@@ -181,6 +163,10 @@ def _why(decision: Decision) -> str:
     like = "" if decision.by is None else f", like {decision.by}"
     score = "" if decision.score is None else f" ({decision.score:.2f})"
     return f"stopped: {decision.reason.value.replace('_', ' ')}{like}{score}"
+
+
+def _said(answer: str | None) -> str:
+    return "no answer" if answer is None else f"= {one_line(answer)}"
 
 
 def _counted(states: Iterable[TraceState]) -> str:
@@ -201,14 +187,16 @@ def _votes(votes: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{one_line(answer)} x{weight:g}" for answer, weight in votes[:_SHOWN_ANSWERS])
 
 
-def _saving(gross: float, net: float | None) -> str:
-    said = "" if net is None else f", {100 * net:.0f} % net"
-    return f"estimated saving {100 * gross:.0f} % gross{said}"
-
-
 def _row_saving(row: LiveResult) -> str:
-    gross = row["saving_estimated"]
-    return "no estimate" if gross is None else _saving(gross, row["net_saving_estimated"])
+    return _saving(row["saving_estimated"], row["net_saving_estimated"])
+
+
+def _saving(gross: float | None, net: float | None) -> str:
+    if gross is None:
+        return "no estimate"
+    return f"estimated saving {100 * gross:.0f} % gross" + (
+        "" if net is None else f", {100 * net:.0f} % net"
+    )
 
 
 class ProgressLines(Watcher):
@@ -228,39 +216,35 @@ class ProgressLines(Watcher):
         print(f"{one_line(live.question.text)[:160]}", flush=True)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        self._print_stopped()
         votes = _votes(live.vote())
-        print(
-            f"  {live.seconds:6.1f} s  {len(seen.n_tokens)} traces, {seen.is_finished.sum()} "
-            f"finished, {seen.n_tokens.sum():,} tokens{'; vote ' * bool(votes)}{votes}",
-            flush=True,
+        self._print(
+            f"{live.seconds:6.1f} s  {len(seen.n_tokens)} traces, {seen.is_finished.sum()} "
+            f"finished, {seen.n_tokens.sum():,} tokens{'; vote ' * bool(votes)}{votes}"
         )
 
     def on_decision(self, live: LiveQuestion, decision: Decision) -> None:
-        """Count; the next checkpoint prints it."""
         self._stopped[decision.reason.value.replace("_", " ")] += 1
 
     def on_fallback(self, live: LiveQuestion, reason: str) -> None:
-        self._print_stopped()
-        print(f"  {_fallback(reason)}", flush=True)
+        self._print(_fallback(reason))
 
     def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
-        self._print_stopped()
         self._n_done += 1
         if row["status"] != "ok":
-            print(f"  {row['status']}: {one_line(row['reason'])}")
+            self._print(f"{row['status']}: {one_line(row['reason'])}")
         else:
-            answer = "no answer" if row["answer"] is None else f"= {one_line(row['answer'])}"
             failed = f", {row['n_failed']} traces failed" if row["n_failed"] else ""
-            print(
-                f"  {row['seconds']:6.1f} s  {answer} by {_row_votes(row) or 'nobody'}; "
-                f"{row['tokens']:,} tokens, {_row_saving(row)}{failed}"
+            self._print(
+                f"{row['seconds']:6.1f} s  {_said(row['answer'])} by {_row_votes(row) or 'nobody'};"
+                f" {row['tokens']:,} tokens, {_row_saving(row)}{failed}"
             )
         if self._n_questions > 1:
             print(f"{self._n_done} of {self._n_questions} questions", flush=True)
 
-    def _print_stopped(self) -> None:
+    def _print(self, line: str) -> None:
+        """Print a line after the traces that were stopped before it."""
         if self._stopped:
             said = ", ".join(f"{n} {why}" for why, n in self._stopped.most_common())
             print(f"          stopped {self._stopped.total()}: {said}")
             self._stopped.clear()
+        print(f"  {line}", flush=True)

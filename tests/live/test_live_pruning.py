@@ -159,16 +159,16 @@ def test_traces_that_fail_save_nothing_and_count_the_same_in_a_replay(traces, tm
     assert row["net_saving_estimated"] == pytest.approx(
         -row["judge_flops"] / row["flops_unpruned_estimated"]
     )
-    states = [state.status.value for state in live.live.states()]
+    states = [state.status.value for state in live.live.session.states()]
     assert states == ["finished", "failed"] * 3
-    assert live.live.saving(live.live.states()).gross == 0
+    assert live.live.saving(live.live.session.states()).gross == 0
     store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
     store.append(live.traces)
     replay = ReplayEngine(store.load(), shuffle=False)
     again = pruner(replay.open, Told(lambda _: 0)).prune(traces.question)
     same = ("answer", "voters", "n_finished", "n_failed", "tokens_failed", "saving_estimated")
     assert {k: row[k] for k in same} == {k: again.row[k] for k in same}
-    assert [state.status.value for state in again.live.states()] == states
+    assert [state.status.value for state in again.live.session.states()] == states
 
 
 def test_the_running_vote_is_that_of_the_checkpoint_in_any_spelling(tmp_path):
