@@ -10,7 +10,7 @@ from builders import group
 from deepprune.core.protocols import Step
 from deepprune.core.types import NO_ANSWER, QuestionRef, Vote
 from deepprune.data.prefixes import FirstTokens
-from deepprune.evaluation.evaluator import Evaluator
+from deepprune.evaluation import evaluator
 from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.runner import QuestionRunner
@@ -114,11 +114,16 @@ def evaluate(
         make_engine=make_engine,
         judges=judge if isinstance(judge, dict) else {"priced": judge or PricedJudge()},
     )
-    evaluator = Evaluator(
-        runner, folder, distributed=distributed, watchers=callbacks, baseline=baseline,
-        margin=margin,
+    return evaluator.evaluate(
+        runner, chosen_refs, folder, distributed=distributed, watchers=callbacks,
+        baseline=baseline, margin=margin,
     )  # fmt: skip
-    return evaluator.run(chosen_refs)
+
+
+def written(folder, *arguments, **settings):
+    """The bytes of ``results.jsonl`` of a sweep."""
+    evaluate(folder, *arguments, **settings)
+    return (folder / "results.jsonl").read_bytes()
 
 
 def flat(rows):

@@ -10,8 +10,8 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import BoolArray, FloatArray
 from deepprune.core.seeding import generator
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, write_rows
-from deepprune.evaluation.watcher import SweepPlan, SweepResult, Watcher
+from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, Row, write_rows
+from deepprune.evaluation.watcher import SweepPlan, Watcher
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
 
@@ -61,9 +61,8 @@ class ChooseHalf(Watcher):
                 f"{', '.join(sorted(names))}."
             )
 
-    def on_sweep_end(self, result: SweepResult) -> None:
+    def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
         """Choose, report, write."""
-        plan, rows = result.plan, result.rows
         keys = [ref.key for ref in plan.questions]
         names = sorted({key[:2] for key in keys})
         wanted = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deepprune.core.errors import InputError
-from deepprune.evaluation.watcher import SweepResult, Watcher
+from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.watcher import SweepPlan, Watcher
 from deepprune.report.figures import NEEDS_MATPLOTLIB, accuracy_figure, has_matplotlib
 
 FIGURE = "accuracy_tokens.png"
@@ -22,9 +25,8 @@ class SweepFigure(Watcher):
                 f"{NEEDS_MATPLOTLIB}, or leave the figure out with ~callbacks.sweep.figure."
             )
 
-    def on_sweep_end(self, result: SweepResult) -> None:
+    def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
         """Draw."""
-        plan = result.plan
         n = len({q.question for q in plan.questions})
         title = f"{n} questions, N = {plan.n_traces} traces, judge: {', '.join(plan.judges)}"
-        accuracy_figure(result.rows, plan.folder / FIGURE, title)
+        accuracy_figure(rows, plan.folder / FIGURE, title)

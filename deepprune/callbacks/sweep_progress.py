@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.progress import (
     BarColumn,
@@ -14,8 +15,8 @@ from rich.progress import (
 )
 
 from deepprune.core.types import QuestionRef
-from deepprune.evaluation.outcomes import QuestionOutcomes
-from deepprune.evaluation.watcher import SweepPlan, SweepResult, Watcher
+from deepprune.evaluation.outcomes import QuestionOutcomes, Row
+from deepprune.evaluation.watcher import SweepPlan, Watcher
 
 
 class SweepProgress(Watcher):
@@ -52,6 +53,6 @@ class SweepProgress(Watcher):
         rate = self._done / max(time.monotonic() - self._started, 1e-9)
         self._bar.update(self._task, advance=1, rate=f"{rate:,.0f} runs/s,")
 
-    def on_sweep_end(self, result: SweepResult) -> None:
+    def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
         """Remove the bar."""
         self._bar.stop()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
-from deepprune.evaluation.watcher import SweepResult, Watcher
+from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.watcher import SweepPlan, Watcher
 from deepprune.report.labels import labels
 from deepprune.report.tables import shown_rows
 
@@ -20,19 +22,19 @@ class SweepWandb(Watcher):
     def __init__(self, run: Any) -> None:
         self._run = run
 
-    def on_sweep_end(self, result: SweepResult) -> None:
+    def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
         """Log the table ``prune/results``, the figure ``prune/figure`` and a summary per point."""
         import wandb
 
-        rows = [row.columns for row in result.rows]
-        columns: list[str | int] = [*sorted({name for row in rows for name in row})]
-        data = [[row.get(str(name)) for name in columns] for row in rows]
+        lines = [row.columns for row in rows]
+        columns: list[str | int] = [*sorted({name for line in lines for name in line})]
+        data = [[line.get(str(name)) for name in columns] for line in lines]
         self._run.log({"prune/results": wandb.Table(columns=columns, data=data)})
-        figure = result.plan.folder / FIGURE
+        figure = plan.folder / FIGURE
         if figure.exists():
             self._run.log({"prune/figure": wandb.Image(str(figure))})
-        names = labels(result.rows)
-        for i in shown_rows(result.rows):
+        names = labels(rows)
+        for i in shown_rows(rows):
             for name in ("accuracy", "token_saving", "net_saving"):
-                if (estimate := result.rows[i].metrics.get(name)) is not None:
+                if (estimate := rows[i].metrics.get(name)) is not None:
                     self._run.summary[f"prune/{names[i]}/{name}"] = estimate.value

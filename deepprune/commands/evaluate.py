@@ -53,7 +53,7 @@ def evaluate(config: DictConfig) -> Run:
             write_atomic(run.folder / "band.json", json.dumps(chosen))
             print(f"band of the cascade: {chosen['low']:.3f} to {chosen['high']:.3f}")
         with ScoreCache(run.folder / SCORES) as cache:
-            result = run_sweep(config, sweep, questions, n_traces, store, judges, run, cache)
-        show(sweep_table(result.rows, f"{', '.join(judges)} on {config.traces}"))
-        headline(result.rows, run)
+            rows = run_sweep(config, sweep, questions, n_traces, store, judges, run, cache)
+        show(sweep_table(rows, f"{', '.join(judges)} on {config.traces}"))
+        headline(rows, run)
     return run

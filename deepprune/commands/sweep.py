@@ -11,13 +11,13 @@ from deepprune.config import build
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
 from deepprune.core.types import QuestionRef
-from deepprune.evaluation.evaluator import Evaluator
+from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
-from deepprune.evaluation.outcomes import Row
+from deepprune.evaluation.outcomes import RESULTS, Row
 from deepprune.evaluation.runner import QuestionRunner
 from deepprune.evaluation.selection import check_needs, with_needs_met
-from deepprune.evaluation.watcher import SweepResult, Watcher
+from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, policy_label
@@ -33,7 +33,7 @@ def run_sweep(
     judges: Mapping[str, Judge],
     run: Run,
     cache: ScoreCache,
-) -> SweepResult:
+) -> list[Row]:
     """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B."""
     watchers: list[Watcher] = build.sweep_callbacks(config)
     if run.wandb is not None:
@@ -52,23 +52,23 @@ def run_sweep(
         cache=cache,
         usd_judge=sweep.usd_judge,
     )
-    evaluator = Evaluator(
+    rows = evaluate(
         runner,
+        questions,
         run.folder,
         distributed=build.distributed(config),
         watchers=watchers,
         baseline=sweep.baseline,
         margin=sweep.margin,
     )
-    result = evaluator.run(questions)
-    run.results_path = result.results_path
-    failed = [row for row in result.rows if row.status == "failed"]
+    run.results_path = run.folder / RESULTS
+    failed = [row for row in rows if row.status == "failed"]
     if failed:
         run.status = "failed"
-        print(f"{len(failed)} of {len(result.rows)} points failed: {failed[0].reason}")
-    if (warning := too_few_questions(result.rows, sweep.margin)) is not None:
+        print(f"{len(failed)} of {len(rows)} points failed: {failed[0].reason}")
+    if (warning := too_few_questions(rows, sweep.margin)) is not None:
         print(warning)
-    return result
+    return rows
 
 
 def sweep_points(

@@ -64,10 +64,10 @@ def train(config: DictConfig) -> Run:
                 tables = [judge_table({name: r["all"] for name, r in reports.items()})]
                 if pruning is not None:
                     judges = all_judges(judge, further)
-                    result = run_sweep(config, *pruning, store, judges, run, cache)
-                    headline(result.rows, run)
+                    rows = run_sweep(config, *pruning, store, judges, run, cache)
+                    headline(rows, run)
                     title = f"pruning with {', '.join(judges)}"
-                    tables.append(sweep_table(result.rows, title))
+                    tables.append(sweep_table(rows, title))
             show(*tables)
 
         if not export.exists():

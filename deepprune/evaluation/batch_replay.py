@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.core.protocols import FloatArray, IntArray, Need
 from deepprune.core.types import Prefix
 from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
+from deepprune.judge.base import Judge
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import Recording, ReplayEngine, forced_context
@@ -50,7 +51,8 @@ def replay_batch(
     Returns:
         The fields of `outcomes.FIELDS`, each of shape ``(P, R)``.
     """
-    first, has_pairs = policies[0], orders.shape[1] > 1
+    first, has_pairs, judge = policies[0], orders.shape[1] > 1, scores.judge
+    has_prices = type(judge).pair_prices is not Judge.pair_prices
     cuts = recording.cuts(first.prefix)
     ids = _scored_prefixes(recording, cuts, orders, scores)
     thresholds = sorted({p.threshold for p in policies})
@@ -62,7 +64,7 @@ def replay_batch(
         draws,
         max_clusters=first.max_clusters,
         max_members=first.max_members,
-        price=(lambda pairs: scores.prices(ids[pairs])) if scores.has_prices else None,
+        price=(lambda pairs: scores.prices(ids[pairs])) if has_prices else None,
     )
     order = np.empty(len(clusters.labels), dtype=np.int64)  # of each clustering, shape (G,)
     for number, rows in enumerate(clusters.at):
@@ -71,7 +73,7 @@ def replay_batch(
         paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
         clusters.bill[:, 1:] += paid_once[order]
     forced = np.zeros((len(cuts), 2), dtype=np.int64)
-    if scores.reads_forced_answers and has_pairs:
+    if Need.FORCED_ANSWERS in judge.needs and has_pairs:
         forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
@@ -95,7 +97,7 @@ def _scored_prefixes(
     With peers only the traces of the one order have a prefix there.
     """
     traces = recording.group.traces
-    here = orders[0] if scores.reads_peers else np.arange(len(traces))
+    here = orders[0] if scores.judge.reads_peers else np.arange(len(traces))
     prefixes = [
         Prefix(traces[i], int(cuts[i]), cuts[i] >= traces[i].n_tokens) for i in here.tolist()
     ]

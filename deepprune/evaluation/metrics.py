@@ -1,39 +1,8 @@
-"""The rows of a sweep from the outcomes of its questions.
+"""The rows of a sweep from the outcomes of its questions; `docs/measures.md` lists the columns.
 
 N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
-`statistics.Curve` for how a point is placed on it and what happens beyond its ends. A row has:
-
-- ``policy``, its axes, ``judge`` (``None`` where it asks none), ``n_questions``, ``n_traces``,
-  ``resamples``, ``seed``, ``margin``;
-- ``accuracy``: share of questions whose vote is right, mean over orders of the traces;
-- ``pass_any``: share where any trace that was asked to vote is right;
-- ``accuracy_vs_cons_n``: paired difference to cons@N;
-- ``accuracy_vs_matched_cons``: paired difference to the curve at the same tokens;
-  ``matched_k`` is the k there, between two k interpolated like the accuracy;
-- ``accuracy_vs_matched_cons_net``: the same, with the judge's bill added to the tokens: its
-  FLOPs over the FLOPs of a token of cons@N;
-- ``tokens_vs_matched_accuracy``: tokens over those at which the curve reaches the accuracy;
-  below 1 it saves. ``None`` where the curve never reaches it; 0 at the lower end of the
-  interval where it may not;
-- ``accuracy_vs_matched_baseline``, where ``baseline`` is another policy: paired difference to
-  its points that no other of its points beats in tokens and accuracy. They are chosen on the
-  same questions, which favours the baseline;
-- ``token_saving`` (gross): 1 - tokens / tokens of cons@N;
-- ``net_saving``: (generator FLOPs saved - judge FLOPs) / generator FLOPs of cons@N;
-- ``p_mcnemar``: exact test of the votes against those of cons@N in the first order of the
-  traces alone, what one run of both would have shown; several models of a question count as
-  so many pairs. ``p_mcnemar_holm``: adjusted for all points of the sweep but those of
-  consensus sampling and ``baseline``; dropped points count, with p = 1;
-- ``is_non_inferior``: a loss of ``margin`` or more against cons@N is ruled out;
-  ``n_questions_needed`` to rule it out if there is no difference;
-- means a question: ``tokens`` = ``tokens_finished`` + ``tokens_pruned`` + ``tokens_forced``;
-  ``tokens_net``, with the judge's FLOPs as tokens of cons@N;
-  ``tokens_sequential`` (one after the other), ``peak_traces``, ``tokens_prompt``,
-  ``judge_calls``, ``judge_tokens``, ``judge_flops``, ``generator_flops``, ``seconds`` (of the
-  engine's clock), ``cost`` (``None`` without a price);
-- ``status`` and ``reason``, see `Row`.
-
-What compares cons@N with itself, and what is not a number, is ``None``.
+`statistics.Curve` for how a point is placed on it and what happens beyond its ends. What compares
+cons@N with itself, and what is not a number, is ``None``.
 """
 
 from __future__ import annotations
@@ -81,14 +50,12 @@ _OTHER_COSTS = (
 def sweep_rows(
     outcomes: Outcomes, *, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
 ) -> list[Row]:
-    """One row per point, see the head of this module for its names.
-
-    Estimates carry their 95 % interval, see `statistics.NestedBootstrap`.
+    """Return one row per point; estimates have 95 % intervals, see `statistics.NestedBootstrap`.
 
     Args:
-        outcomes: What was measured.
+        outcomes: The recorded questions.
         seed: Seed of the bootstrap.
-        margin: Of the test for non-inferiority, as a share of the questions.
+        margin: Margin of non-inferiority, a share of the questions.
         baseline: Name of the policy to compare with besides consensus sampling.
 
     Raises:
@@ -108,12 +75,8 @@ def sweep_rows(
         n_resamples=is_correct.shape[1],
         seed=seed,
     )
-    facts = {
-        "n_questions": bootstrap.n_questions,
-        "resamples": is_correct.shape[1],
-        "seed": seed,
-        "margin": margin,
-    }
+    sizes = {"n_questions": bootstrap.n_questions, "resamples": is_correct.shape[1]}
+    facts = {**sizes, "seed": seed, "margin": margin}
     metrics: Metrics = {}
     counts: Counts = {}
     if measured:
@@ -133,13 +96,13 @@ def sweep_rows(
             continue
         i = place[number]
         found = {name: values[i] for name, values in metrics.items()}
-        plain = {name: values[i] for name, values in counts.items()}
-        rows.append(Row(point.policy.name, axes, facts, found, plain))
+        numbers = {name: values[i] for name, values in counts.items()}
+        rows.append(Row(point.policy.name, axes, facts, found, numbers))
     return rows
 
 
 def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
-    """Status and reason of the points without a full measurement."""
+    """Return status and reason of the points without a full measurement."""
     points = outcomes.points
     unmeasured = {i: ("dropped", reason) for i, reason in outcomes.dropped.items()}
     unmeasured |= {i: ("failed", reason) for i, reason in outcomes.failures.items()}
@@ -154,7 +117,7 @@ def _unmeasured(outcomes: Outcomes) -> dict[int, tuple[str, str]]:
 
 
 def _size(point: Point) -> int | None:
-    """The k of cons@k, ``None`` for other policies."""
+    """Return the k of cons@k, ``None`` for other policies."""
     if not isinstance(point.policy, Consensus):
         return None
     return point.n_traces if point.policy.k is None else point.policy.k
@@ -167,7 +130,7 @@ def _numbers(
     margin: float,
     baseline: str,
 ) -> tuple[Metrics, Counts]:
-    """Metrics and counts of measured points, see `Row`."""
+    """Return metrics and counts of measured points, see `Row`."""
     points = outcomes.points
     place = {k: i for i, point in enumerate(points) if (k := _size(point)) is not None}
     full = np.array([place[p.n_traces] for p in points])  # position of each one's cons@N
@@ -178,7 +141,8 @@ def _numbers(
     p_mcnemar = mcnemar_p((of_full & ~first).sum(axis=0), (first & ~of_full).sum(axis=0))
     counts["p_mcnemar"] = p_mcnemar.tolist()
     counts["p_mcnemar_holm"] = [None] * len(points)
-    spread = _deviation(by_question - by_question[:, full])
+    differences = by_question - by_question[:, full]
+    spread = differences.std(axis=0, ddof=min(1, len(differences) - 1))  # 0 of one question
     counts["n_questions_needed"] = questions_needed(spread, margin).tolist()
 
     tokens, accuracy = draws["tokens"], draws["accuracy"]
@@ -192,7 +156,7 @@ def _numbers(
     metrics: Metrics = {"pass_any": bootstrap.mean(outcomes["any_correct"])}
     if baseline != CONSENSUS:
         metrics[ABOVE_BASELINE] = [] if len(own) else [None] * len(points)
-    with np.errstate(divide="ignore", invalid="ignore"):  # sizes or prices that are not known
+    with np.errstate(divide="ignore", invalid="ignore"):  # unknown sizes
         each = tokens[0, full] / draws["generator_flops"][0, full]
         counts["tokens_net"] = _nullable(tokens[0] + draws["judge_flops"][0] * each)
         for start in range(0, len(points), CHUNK):
@@ -211,9 +175,9 @@ def _numbers(
 def _reduced(
     outcomes: Outcomes, is_correct: NDArray[Any], bootstrap: NestedBootstrap
 ) -> tuple[dict[str, FloatArray], Counts]:
-    """Draws of accuracy, tokens and FLOPs, and means of the costs; one field in memory at a time.
+    """Return draws of accuracy, tokens and FLOPs, see `statistics`, and means of the costs.
 
-    Draws have the shape ``(1 + D, P)``, see `statistics`.
+    One field is in memory at a time.
     """
     counts: Counts = {}
     tokens = np.zeros(is_correct.shape, dtype=np.int64)
@@ -234,7 +198,7 @@ def _reduced(
 def _compare(
     draws: Mapping[str, FloatArray], full: IntArray, chunk: slice, curves: Mapping[str, Curve]
 ) -> dict[str, FloatArray]:
-    """Draws of the accuracy and the comparisons of some of the points, by name.
+    """Return draws of the accuracy and the comparisons of some of the points, by name.
 
     Args:
         draws: See `_reduced`.
@@ -259,12 +223,6 @@ def _compare(
     }
     compared["tokens_vs_matched_accuracy"][0, np.isinf(needed[0])] = np.nan
     return compared
-
-
-def _deviation(differences: FloatArray) -> FloatArray:
-    """Standard deviation over the rows; 0 of a single one."""
-    spread = differences - differences.mean(axis=0)
-    return np.asarray(np.sqrt((spread**2).sum(axis=0) / max(len(spread) - 1, 1)))
 
 
 def _nullable(values: FloatArray) -> list[float | None]:

@@ -39,8 +39,10 @@ FIELDS: dict[str, Any] = {
 }
 """Name and dtype of what is recorded for every point and order of the traces."""
 
+RESULTS = "results.jsonl"
+
 OLD_NAMES = {"tokens_forced": "tokens_probes"}
-"""How version 0.1 spelt names in ``outcomes/`` and ``results.jsonl``, both of which are read."""
+"""Names in the ``outcomes/`` and ``results.jsonl`` of version 0.1, which are read."""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class OutcomeStore:
         self._grid = hashlib.sha256(keys.encode()).hexdigest()
 
     def has(self, question: QuestionKey, skip: Collection[int] = ()) -> bool:
-        """Whether a question is recorded without failures at all points except ``skip``."""
+        """Return whether a question is recorded without failures at all points but ``skip``."""
         try:
             recorded = self.read(question, FIELDS)
             return not recorded.failures and recorded.skipped <= set(skip)
@@ -94,7 +96,6 @@ class OutcomeStore:
             return False
 
     def write(self, question: QuestionKey, outcomes: QuestionOutcomes) -> None:
-        """Record a question."""
         buffer = io.BytesIO()
         facts = {
             "question": question,
@@ -111,7 +112,7 @@ class OutcomeStore:
         write_atomic(self._path(question), buffer.getvalue())
 
     def read(self, question: QuestionKey, names: Collection[str] = ()) -> QuestionOutcomes:
-        """The named fields of a recorded question."""
+        """Read the named fields of a recorded question."""
         # numpy leaves a file that is no archive open, so it is opened here
         with self._path(question).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             facts = json.loads(file["facts"].item())
@@ -164,7 +165,7 @@ class Outcomes:
         return np.ascontiguousarray(fields.transpose(0, 2, 1))
 
     def only(self, numbers: Sequence[int]) -> Outcomes:
-        """The same outcomes for some of the points, in this order."""
+        """Return the outcomes of some of the points, in this order."""
         some = copy(self)
         some._kept = self._kept[list(numbers)]
         some.points = [self.points[i] for i in numbers]
@@ -176,12 +177,12 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one grid point; `evaluation.metrics.sweep_rows` lists the names.
+    """The result of one grid point; `docs/measures.md` lists the names.
 
     Attributes:
         policy: Name of the policy.
-        axes: What tells it from other points of the policy: its fields, ``judge``, ``n_traces``.
-        facts: What holds for the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``.
+        axes: Fields of the policy, ``judge`` and ``n_traces``.
+        facts: Facts of the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``.
         metrics: Estimates with intervals; ``None`` where a comparison is with itself or undefined.
         counts: Means per question, p-values and other plain numbers.
         status: ``ok``, ``failed`` or ``dropped``; without ``ok`` there are no metrics and counts.

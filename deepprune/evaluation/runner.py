@@ -179,7 +179,8 @@ class _Question:
         )
         draws = np.stack([self._rng(r).random(n_traces) for r in resamples])
         # with peers, each order has scores of its own
-        parts = [slice(r, r + 1) for r in resamples] if scores.reads_peers else [slice(None)]
+        has_peers = scores.judge.reads_peers
+        parts = [slice(r, r + 1) for r in resamples] if has_peers else [slice(None)]
         found = [
             replay_batch(
                 [point.policy for point in points if isinstance(point.policy, DeepPrune)],
@@ -187,7 +188,7 @@ class _Question:
                 recording,
                 orders[part],
                 draws[part],
-                scores.of_one_run() if scores.reads_peers else scores,
+                scores.of_one_run(),
                 self._ledger,
                 np.array(sorted(self._correct), dtype=np.int64),
             )

@@ -22,52 +22,37 @@ class QuestionScores:
     """
 
     def __init__(self, judge: Judge, cache: ScoreCache | None = None) -> None:
-        self._judge = judge
+        self.judge = judge
         self._cache = cache
         self._prefixes: list[Prefix] = []
         self._ids: dict[tuple[str, int, int, int], int] = {}
         self._scores: FloatArray = np.full((128, 128), np.nan)
         self._prices: FloatArray = np.zeros((128, 128, 2))  # tokens, FLOPs
 
-    @property
-    def has_prices(self) -> bool:
-        """Whether a pair costs anything."""
-        return type(self._judge).pair_prices is not Judge.pair_prices
-
-    @property
-    def reads_forced_answers(self) -> bool:
-        """Whether the judge reads forced answers."""
-        return Need.FORCED_ANSWERS in self._judge.needs
-
     def score_all(self, ids: IntArray) -> None:
         """Score all pairs of these prefixes in one call, unless the judge is a neural network."""
-        if self._judge.is_model or len(ids) < 2 or not np.isnan(self._scores[ids[0], ids[-1]]):
+        if self.judge.is_model or len(ids) < 2 or not np.isnan(self._scores[ids[0], ids[-1]]):
             return
         first, second = np.triu_indices(len(ids), 1)
         self._compute(np.column_stack((ids[first], ids[second])))
-        if not self._judge.is_symmetric:
+        if not self.judge.is_symmetric:
             self._compute(np.column_stack((ids[second], ids[first])))
 
     def _compute(self, ids: IntArray) -> None:
         """Score distinct pairs of prefix numbers."""
         pairs = [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in ids.tolist()]
-        found = cached_scores(self._judge, self._cache, pairs)
-        prices = np.column_stack(self._judge.pair_prices(pairs))
-        for a, b in (ids.T, ids.T[::-1])[: 1 + self._judge.is_symmetric]:
+        found = cached_scores(self.judge, self._cache, pairs)
+        prices = np.column_stack(self.judge.pair_prices(pairs))
+        for a, b in (ids.T, ids.T[::-1])[: 1 + self.judge.is_symmetric]:
             self._scores[a, b], self._prices[a, b] = found, prices
 
     def of_one_run(self) -> QuestionScores:
-        """An empty table of the same judge; with peers, a score is valid for one run only."""
-        return QuestionScores(self._judge, self._cache)
-
-    @property
-    def reads_peers(self) -> bool:
-        """Whether a score depends on the other prefixes of the question."""
-        return self._judge.reads_peers
+        """Return a table for one run: a new one for a judge that reads peers, else this one."""
+        return QuestionScores(self.judge, self._cache) if self.judge.reads_peers else self
 
     def prefix_ids(self, prefixes: Sequence[Prefix]) -> IntArray:
         """Number prefixes that exist at the same time, shape ``(len(prefixes),)``."""
-        known = among_peers(prefixes) if self.reads_peers else prefixes
+        known = among_peers(prefixes) if self.judge.reads_peers else prefixes
         return np.array([self.prefix_id(prefix) for prefix in known], dtype=np.int64)
 
     def prefix_id(self, prefix: Prefix) -> int:
@@ -98,7 +83,7 @@ class QuestionScores:
     def prefix_prices(self, ids: IntArray) -> FloatArray:
         """Judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``."""
         prefixes = [self._prefixes[i] for i in ids.tolist()]
-        return np.column_stack(self._judge.prefix_prices(prefixes))
+        return np.column_stack(self.judge.prefix_prices(prefixes))
 
     def bill(self, ids: IntArray) -> FloatArray:
         """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``.
@@ -113,7 +98,7 @@ class QuestionScores:
 
     def _one_way(self, ids: IntArray) -> IntArray:
         """The pairs with the smaller number first if the judge is symmetric."""
-        return np.sort(ids, axis=1) if self._judge.is_symmetric else ids
+        return np.sort(ids, axis=1) if self.judge.is_symmetric else ids
 
 
 class RunEvidence:
@@ -125,9 +110,7 @@ class RunEvidence:
     """
 
     def __init__(self, scores: QuestionScores | None, session: Session) -> None:
-        if scores is not None and scores.reads_peers:
-            scores = scores.of_one_run()
-        self._scores = scores
+        self._scores = None if scores is None else scores.of_one_run()
         self._session = session
         self._asked: list[IntArray] = []
         self._seen_tokens = -1
@@ -146,11 +129,11 @@ class RunEvidence:
         ids = self._ids[pairs]
         if (ids < 0).any():
             new = np.unique(pairs[ids < 0]).tolist()
-            if table.reads_peers:  # peers are all started traces
+            if table.judge.reads_peers:  # peers are all started traces
                 new = list(range(self._session.n_started))
                 self._ids = np.full(len(new), -1, dtype=np.int64)
             self._ids[new] = table.prefix_ids([self._session.prefix(i) for i in new])
-            if table.reads_forced_answers:
+            if Need.FORCED_ANSWERS in table.judge.needs:
                 self._session.read_forced_answers(new)
             ids = self._ids[pairs]
         scores = table.lookup(ids)

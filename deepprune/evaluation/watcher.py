@@ -1,4 +1,4 @@
-"""The interface of everything that watches an evaluation: progress, tables, figures, views."""
+"""Interface of what watches an evaluation: progress, tables, figures, views."""
 
 from __future__ import annotations
 
@@ -38,25 +38,16 @@ class SweepPlan:
     folder: Path
 
 
-@dataclass(frozen=True, slots=True)
-class SweepResult:
-    """The rows of a sweep, in the order of the grid, and the file that has them."""
-
-    plan: SweepPlan
-    rows: Sequence[Row]
-    results_path: Path
-
-
 class Watcher:
     """Receives the events of a sweep, or of questions that are pruned one by one.
 
     Override what you need. Order: ``on_sweep_start``; for every question ``on_question_start``, its
-    checkpoints, decisions and fallback, ``on_question_end``; after a sweep's questions
-    ``on_point_end`` for every row, then ``on_sweep_end``. Questions come in their order, wherever
-    they are evaluated. ``deepprune prune`` has neither points nor a sweep's start and end.
+    checkpoints, decisions and fallback, ``on_question_end``; ``on_sweep_end``. Questions come in
+    their order, wherever they are evaluated. ``deepprune prune`` calls neither ``on_sweep_start``
+    nor ``on_sweep_end``.
 
-    What is told first differs: a sweep gives the `QuestionRef` of a question and the `Point` of a
-    checkpoint, ``deepprune prune`` the `live.question.LiveQuestion`. Hence ``Any``.
+    The first argument differs, hence ``Any``: a sweep passes the `QuestionRef` of a question and
+    the `Point` of a checkpoint, ``deepprune prune`` the `live.question.LiveQuestion`.
 
     A watcher that overrides ``on_checkpoint`` or ``on_decision`` makes a sweep evaluate run by run,
     which is slower than many runs at once.
@@ -87,15 +78,12 @@ class Watcher:
         """Points that need no further questions: number and reason."""
         return {}
 
-    def on_point_end(self, row: Row) -> None:
-        """A result row is complete."""
-
-    def on_sweep_end(self, result: SweepResult) -> None:
-        """All rows are on disk."""
+    def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
+        """All rows, in the order of the grid, are on disk."""
 
     @property
     def watches_runs(self) -> bool:
-        """Whether it overrides ``on_checkpoint`` or ``on_decision``."""
+        """Return whether it overrides ``on_checkpoint`` or ``on_decision``."""
         mine = type(self)
         return (
             mine.on_checkpoint is not Watcher.on_checkpoint

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import sweeps
-from sweeps import RIVALS, evaluate, points, questions, with_silent, write_store
+from sweeps import RIVALS, points, questions, with_silent, write_store, written
 
 from deepprune.callbacks.drop_dominated import DropDominated
 from deepprune.evaluation.distributed import Processes, Ray
@@ -19,11 +19,9 @@ def store(tmp_path_factory):
 
 def sweep(store, folder, distributed, callbacks=()):
     chosen = with_silent(points(*RIVALS))
-    result = evaluate(
-        folder, store=store, chosen=chosen, distributed=distributed, callbacks=callbacks
-    )
+    rows = written(folder, store=store, chosen=chosen, distributed=distributed, callbacks=callbacks)
     assert len(list((folder / "outcomes").iterdir())) == N_QUESTIONS
-    return result.results_path.read_bytes()
+    return rows
 
 
 def test_two_processes_give_the_rows_of_one(store, tmp_path):

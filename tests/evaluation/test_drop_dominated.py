@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from sweeps import PricedJudge, evaluate, points, questions, refs, with_silent
+from sweeps import PricedJudge, evaluate, points, questions, refs, with_silent, written
 
 from deepprune.callbacks.drop_dominated import DropDominated
 from deepprune.evaluation.outcomes import OutcomeStore
@@ -37,16 +37,15 @@ def test_a_worse_and_dearer_point_is_dropped_after_the_first_look(tmp_path):
 def test_interrupted_and_resumed_the_looks_are_the_same(tmp_path):
     """Cut off before the look and after it; what was recorded before it is not done again."""
     groups, chosen = questions(14), with_silent(points(thresholds=[0.5]))
-    result = evaluate(tmp_path, groups, chosen=chosen, callbacks=[DropDominated(6)])
-    whole = result.results_path.read_bytes()
+    whole = written(tmp_path, groups, chosen=chosen, callbacks=[DropDominated(6)])
     files = [tmp_path / "outcomes" / f.name for f in (tmp_path / "outcomes").iterdir()]
     for kept in (0, 3, 10):
         for i, ref in enumerate(refs(groups)):
             if i >= kept:
                 OutcomeStore(tmp_path / "outcomes", chosen)._path(ref.key).unlink()
         judge = PricedJudge()
-        again = evaluate(tmp_path, groups, chosen=chosen, judge=judge, callbacks=[DropDominated(6)])
-        assert again.results_path.read_bytes() == whole
+        again = written(tmp_path, groups, chosen=chosen, judge=judge, callbacks=[DropDominated(6)])
+        assert again == whole
         assert judge.n_scored <= (14 - kept) * 2 * 64
     assert sorted(files) == sorted((tmp_path / "outcomes").iterdir())
 
@@ -54,9 +53,8 @@ def test_interrupted_and_resumed_the_looks_are_the_same(tmp_path):
 def test_where_nothing_is_dominated_nothing_changes(tmp_path):
     """Not even by chance: no lead reaches 50 standard errors here."""
     groups = questions(12)
-    plain = evaluate(tmp_path / "a", groups).results_path.read_bytes()
-    watched = evaluate(tmp_path / "b", groups, callbacks=[DropDominated(4, z=50)])
-    assert watched.results_path.read_bytes() == plain
+    plain = written(tmp_path / "a", groups)
+    assert written(tmp_path / "b", groups, callbacks=[DropDominated(4, z=50)]) == plain
     assert b"dropped" not in plain
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import InOrder, group, with_forced_answers
-from sweeps import RIVALS, SIZES, PricedJudge, evaluate, flat, points, questions, refs
+from sweeps import RIVALS, SIZES, PricedJudge, evaluate, flat, points, questions, refs, written
 
 from deepprune.core.errors import InputError
 from deepprune.data.prefixes import FirstTokens
@@ -75,7 +75,7 @@ def test_an_impossible_axis_is_named(axes, said):
 def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
     """cons@N generates every token of every question; its saving is exactly 0."""
     groups = questions()
-    rows = flat(evaluate(tmp_path, groups, chosen=points(*RIVALS)).rows)
+    rows = flat(evaluate(tmp_path, groups, chosen=points(*RIVALS)))
     full = cons_n(rows)
     recorded = sum(t.n_tokens for g in groups for t in g.traces) / len(groups)
     assert full["tokens"] == pytest.approx(recorded)
@@ -87,7 +87,7 @@ def test_the_ledger_adds_up_to_what_was_recorded(tmp_path):
 
 def test_net_saving_pays_for_the_judge(tmp_path):
     """net = gross in FLOPs - 50 FLOPs a call, over the FLOPs of cons@N."""
-    rows = flat(evaluate(tmp_path).rows)
+    rows = flat(evaluate(tmp_path))
     full = cons_n(rows)
     for row in rows[6:]:
         assert row["judge_calls"] > 0
@@ -154,9 +154,9 @@ def test_a_bill_by_hand(is_watched):
 def test_an_unknown_price_is_no_cost(tmp_path):
     """The judge's price is needed where it reads, the generator's everywhere."""
     priced = {"tiny": GeneratorSize(100, 2, 4, usd_prompt=1.0, usd_generated=1.0)}
-    rows = flat(evaluate(tmp_path / "a", generators=priced).rows)
+    rows = flat(evaluate(tmp_path / "a", generators=priced))
     assert [r["cost"] is None for r in rows] == [False] * 6 + [True] * 4
-    assert {r["cost"] for r in flat(evaluate(tmp_path / "b", usd_judge=1.0).rows)} == {None}
+    assert {r["cost"] for r in flat(evaluate(tmp_path / "b", usd_judge=1.0))} == {None}
 
 
 def test_a_pair_is_scored_once_for_all_thresholds_and_runs(tmp_path):
@@ -185,9 +185,9 @@ def test_a_pair_is_scored_once_for_all_thresholds_and_runs(tmp_path):
 
 def test_same_seed_same_bytes_and_resuming_changes_nothing(tmp_path):
     """What is missing is done again, and a file that is not whole counts as missing."""
-    whole = evaluate(tmp_path / "whole").results_path.read_bytes()
-    assert evaluate(tmp_path / "again").results_path.read_bytes() == whole
-    assert evaluate(tmp_path / "other", seed=1).results_path.read_bytes() != whole
+    whole = written(tmp_path / "whole")
+    assert written(tmp_path / "again") == whole
+    assert written(tmp_path / "other", seed=1) != whole
     files = sorted((tmp_path / "whole" / "outcomes").iterdir())
     assert len(files) == 6
     contents = [f.read_bytes() for f in files]
@@ -202,7 +202,7 @@ def test_same_seed_same_bytes_and_resuming_changes_nothing(tmp_path):
     store = OutcomeStore(files[0].parent, points())
     assert sum(store.has(ref.key) for ref in refs(questions())) == 2
     judge = PricedJudge()
-    assert evaluate(tmp_path / "whole", judge=judge).results_path.read_bytes() == whole
+    assert written(tmp_path / "whole", judge=judge) == whole
     assert 0 < judge.n_scored <= 4 * 2 * 64
     assert [f.read_bytes() for f in files] == contents
 
@@ -210,20 +210,20 @@ def test_same_seed_same_bytes_and_resuming_changes_nothing(tmp_path):
 def test_a_flipped_byte_is_noticed(tmp_path):
     """Anywhere in the file: it is done again, or what was flipped carries nothing."""
     groups = questions(1)
-    whole = evaluate(tmp_path, groups).results_path.read_bytes()
+    whole = written(tmp_path, groups)
     (path,) = (tmp_path / "outcomes").iterdir()
     content = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(content), 10).tolist():
         flipped = bytearray(content)
         flipped[place] ^= 0xFF
         path.write_bytes(flipped)
-        assert evaluate(tmp_path, groups).results_path.read_bytes() == whole, place
+        assert written(tmp_path, groups) == whole, place
 
 
 def test_an_oracle_with_all_finishers_is_as_accurate_as_consensus(tmp_path):
     policy = DeepPrune(FirstTokens(4), max_finishers=99, singleton_finishers=99)
     chosen = grid({"deepprune": policy}, n_traces=8, thresholds=[0.5], judges=["oracle"])
-    row = flat(evaluate(tmp_path, judge={"oracle": OracleJudge()}, chosen=chosen).rows)[-1]
+    row = flat(evaluate(tmp_path, judge={"oracle": OracleJudge()}, chosen=chosen))[-1]
     assert tuple(row["accuracy_vs_cons_n"]) == (0.0, 0.0, 0.0)
     assert row["token_saving"].value > 0
 
@@ -239,7 +239,7 @@ def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
 
     def rows(folder, some):
         chosen = points(waves, AdaptiveConsistency(), judges=list(some))
-        found = flat(evaluate(tmp_path / folder, chosen=chosen, judge=some).rows)
+        found = flat(evaluate(tmp_path / folder, chosen=chosen, judge=some))
         return [{k: v for k, v in r.items() if k != "p_mcnemar_holm"} for r in found]
 
     together = rows("all", judges)
@@ -255,7 +255,7 @@ def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
 
 def test_matched_consensus_is_interpolated_in_tokens(tmp_path):
     """A point's k and accuracy of equal tokens lie on the lines between the curve's points."""
-    rows = flat(evaluate(tmp_path).rows)
+    rows = flat(evaluate(tmp_path))
     curve = [r for r in rows if r["policy"] == "consensus"]
     tokens = [r["tokens"] for r in curve]
     for row in rows[len(curve) :]:
@@ -271,7 +271,7 @@ def test_a_smaller_n_is_a_sweep_of_its_own(tmp_path):
     """With N = 8 and 5 the rows of N = 5 are compared with cons@5, and no trace after the first
     five of an order is started."""
     chosen = points(*RIVALS, ns=[5, 8])
-    rows = flat(evaluate(tmp_path, chosen=chosen).rows)
+    rows = flat(evaluate(tmp_path, chosen=chosen))
     assert {r["n_traces"] for r in rows[7:]} == {5, 8}
     full = cons_n(rows, 5)
     for row in rows[7:]:
@@ -289,17 +289,17 @@ def test_a_judge_that_fails_fails_its_points_and_not_the_sweep(tmp_path):
             return np.full(len(pairs), np.nan)
 
     chosen = points(*RIVALS)
-    result = evaluate(tmp_path, judge=Broken(), chosen=chosen)
-    statuses = {r["policy"]: r["status"] for r in flat(result.rows)}
+    rows = evaluate(tmp_path, judge=Broken(), chosen=chosen)
+    statuses = {row.policy: row.status for row in rows}
     assert statuses == {
         "consensus": "ok", "deepprune": "failed", "adaptive_consistency": "ok",
         "waves": "failed",
     }  # fmt: skip
-    assert "a score lies in [0, 1]" in result.rows[-1].reason
-    written = [json.loads(line) for line in result.results_path.read_text().splitlines()]
-    assert written[-1]["status"] == "failed"
-    mended = evaluate(tmp_path, chosen=chosen).results_path.read_bytes()  # done again
-    assert mended == evaluate(tmp_path / "other", chosen=chosen).results_path.read_bytes()
+    assert "a score lies in [0, 1]" in rows[-1].reason
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["status"] == "failed"
+    mended = written(tmp_path, chosen=chosen)  # done again
+    assert mended == written(tmp_path / "other", chosen=chosen)
 
 
 class Log(Watcher):
@@ -315,11 +315,8 @@ class Log(Watcher):
     def on_question_end(self, question, outcomes):
         self.seen.append(f"{question.question.question_id} done")
 
-    def on_point_end(self, row):
-        self.seen.append(row.policy)
-
-    def on_sweep_end(self, result):
-        self.seen.append("end")
+    def on_sweep_end(self, plan, rows):
+        self.seen += [len(plan.points), *(row.policy for row in rows), "end"]
 
 
 class Watch(Log):
@@ -336,24 +333,23 @@ def test_callbacks_see_everything_in_order(tmp_path):
     evaluate(tmp_path, callbacks=[log])
     each = [name for i in range(n) for name in (f"q{i:02}", f"q{i:02} done")]
     rows = ["consensus"] * 6 + ["deepprune"] * 4
-    assert log.seen == [("start", 10, 0), *each, *rows, "end"]
+    assert log.seen == [("start", 10, 0), *each, 10, *rows, "end"]
     log.seen.clear()
     next((tmp_path / "outcomes").iterdir()).unlink()
     evaluate(tmp_path, callbacks=[log])
     assert log.seen[0] == ("start", 10, 5)
-    assert len(log.seen) == 1 + 2 + 10 + 1
+    assert len(log.seen) == 1 + 2 + 1 + 10 + 1
 
 
 def test_those_who_watch_decisions_see_the_same_rows(tmp_path):
     """They make the sweep go run by run. Every run has a checkpoint before it votes."""
-    plain = evaluate(tmp_path / "plain").results_path.read_bytes()
+    plain = written(tmp_path / "plain")
     watch = Watch()
-    watched = evaluate(tmp_path / "watched", callbacks=[watch])
-    assert watched.results_path.read_bytes() == plain
+    assert written(tmp_path / "watched", callbacks=[watch]) == plain
     first = watch.seen[watch.seen.index("q00") : watch.seen.index("q00 done")]
     checkpoints = [x for x in first if isinstance(x, Point)]
-    assert checkpoints.count(watched.plan.points[0]) == 3
-    assert checkpoints.count(watched.plan.points[-1]) == 2 * 3
+    assert checkpoints.count(points()[0]) == 3
+    assert checkpoints.count(points()[-1]) == 2 * 3
     assert sum(type(x).__name__ == "Decision" for x in first) > 0
 
 
@@ -419,7 +415,7 @@ def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):
     ]
     chosen = grid({"x": EarlyExit(force_every=5, agreeing=2)}, n_traces=2)
     groups = [replace(forced, traces=tuple(right))]
-    row = flat(evaluate(tmp_path, groups, n_traces=2, chosen=chosen).rows)[-1]
+    row = flat(evaluate(tmp_path, groups, n_traces=2, chosen=chosen))[-1]
     assert row["accuracy"].value == row["pass_any"].value == 1.0
 
 

@@ -6,7 +6,7 @@
 import os
 
 import pytest
-from sweeps import PricedJudge, evaluate, points, questions, with_silent
+from sweeps import PricedJudge, points, questions, with_silent, written
 
 from deepprune.callbacks.drop_dominated import DropDominated
 from deepprune.core import files
@@ -25,8 +25,7 @@ def sweep(folder, judge=None):
     """With points dropped after the fifth and the tenth question."""
     chosen = with_silent(points(AdaptiveConsistency()))
     looks = DropDominated(look_every=5)
-    result = evaluate(folder, questions(N_QUESTIONS), chosen=chosen, judge=judge, callbacks=[looks])
-    return result.results_path.read_bytes()
+    return written(folder, questions(N_QUESTIONS), chosen=chosen, judge=judge, callbacks=[looks])
 
 
 @pytest.fixture(scope="module")

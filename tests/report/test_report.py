@@ -43,7 +43,7 @@ def many():
 
 
 def test_no_two_points_have_the_same_label(tmp_path):
-    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    rows = evaluate(tmp_path, GROUPS, chosen=many())
     names = labels(rows)
     assert len(set(names)) == len(names) == len(rows)
     assert "cons@8" in names
@@ -52,7 +52,7 @@ def test_no_two_points_have_the_same_label(tmp_path):
 
 
 def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
-    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    rows = evaluate(tmp_path, GROUPS, chosen=many())
     assert len(rows) > MOST_ROWS
     shown = shown_rows(rows)
     assert {rows[i].policy for i in shown} == {"consensus", "deepprune", "adaptive_consistency"}
@@ -60,7 +60,7 @@ def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
 
 
 def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
-    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    rows = evaluate(tmp_path, GROUPS, chosen=many())
     kept = frontier_rows(rows)
     assert kept == sorted(kept, key=lambda i: net_tokens(rows[i]))
     for i, row in enumerate(rows):
@@ -80,7 +80,7 @@ def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):
 
 
 def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
-    rows = list(evaluate(tmp_path, GROUPS, chosen=points()).rows)
+    rows = evaluate(tmp_path, GROUPS, chosen=points())
     lost = {"metrics": {}, "counts": {}, "reason": "as it was [/it]"}
     rows += [replace(rows[-1], status=status, **lost) for status in ("failed", "dropped")]
     table = sweep_table(rows)
@@ -92,7 +92,7 @@ def test_rows_without_figures_are_shown_with_their_reason(tmp_path):
 
 
 def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
-    rows = evaluate(tmp_path, GROUPS, chosen=many()).rows
+    rows = evaluate(tmp_path, GROUPS, chosen=many())
     assert accuracy_figure(rows, tmp_path / "many.png", "many").stat().st_size > 10_000
     alone = [r for r in rows if r.policy == "consensus"]
     assert accuracy_figure(alone, tmp_path / "alone.png", "alone").stat().st_size > 10_000
@@ -101,7 +101,7 @@ def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
 def test_points_that_differ_in_the_judge_alone_have_different_labels(tmp_path):
     judges = {"priced": PricedJudge(), "oracle": OracleJudge()}
     chosen = grid({"deepprune": DeepPrune(FirstTokens(3))}, n_traces=8, judges=list(judges))
-    names = labels(evaluate(tmp_path, GROUPS, chosen=chosen, judge=judges).rows)
+    names = labels(evaluate(tmp_path, GROUPS, chosen=chosen, judge=judges))
     assert len(set(names)) == len(names)
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_known_is_left_blank(tmp_path, make):
     counts = dict.fromkeys(("generator_flops", "judge_flops", "tokens_net"))
     rows = [
         replace(row, metrics=row.metrics | metrics, counts=row.counts | counts)
-        for row in evaluate(tmp_path, GROUPS, chosen=make()).rows
+        for row in evaluate(tmp_path, GROUPS, chosen=make())
     ]
     table = sweep_table(rows)
     assert table.row_count == len(shown_rows(rows))
@@ -120,7 +120,7 @@ def test_what_is_not_known_is_left_blank(tmp_path, make):
 
 
 def test_a_sweep_that_failed_altogether_is_still_drawn(tmp_path):
-    rows = evaluate(tmp_path, GROUPS, chosen=points()).rows
+    rows = evaluate(tmp_path, GROUPS, chosen=points())
     rows = [replace(row, status="failed", reason="no [/traces]") for row in rows]
     assert accuracy_figure(rows, tmp_path / "none.png", "none").exists()
     Console(file=io.StringIO(), width=160).print(sweep_table(rows))
