@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -38,7 +37,6 @@ _PART_S = 600.0
 _LOOK_S = 1.0
 
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RecordingError(RuntimeError):
@@ -111,31 +109,6 @@ class Collected:
     failed: Sequence[Failure]
 
 
-@dataclass
-class _Question:
-    """A question in progress, with its traces so far by sample."""
-
-    question: Question
-    traces: dict[int, Trace] = field(default_factory=dict)
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class _Job:
-    question: _Question
-    sample_id: int
-
-
-@dataclass
-class _Replica:
-    """An engine and its running jobs."""
-
-    name: str
-    engine: LiveEngine
-    running: dict[Future[Trace], _Job] = field(default_factory=dict)
-    is_lost: bool = False
-
-
 class Collector:
     """Collects traces into a folder, or resumes an interrupted collection there.
 
@@ -144,13 +117,13 @@ class Collector:
 
     Args:
         engines: Engines of one model, by a name for messages. They are closed at the end.
-        folder: The folder.
+        folder: Where traces are recorded.
         n: Traces per question, >= 1.
         concurrency: Maximum number of running traces per engine, >= 1.
         seed: Seed of the sampling; that of a trace depends on it, the question and the sample.
         provenance: Origin of the questions, for the store's manifest.
-        on_progress: Called about once per second.
-        say: Called with messages for the user, one line each.
+        on_progress: Receives the progress about once per second.
+        say: Receives messages for the user, one line each.
         held: Context in which files are written; the caller defers interrupts in it.
         part_traces: A part of the store is written when this many traces are complete,
         part_s: or when any are complete this many seconds after the last part.
@@ -171,7 +144,8 @@ class Collector:
         part_traces: int = _PART_TRACES,
         part_s: float = _PART_S,
     ) -> None:
-        self._replicas = [_Replica(name, engine) for name, engine in engines.items()]
+        self._engines = engines
+        self._alive = dict(engines)
         self._folder = folder
         self._n = n
         self._concurrency = concurrency
@@ -182,11 +156,13 @@ class Collector:
         self._held = held
         self._part_traces = part_traces
         self._part_s = part_s
-        self._ended: SimpleQueue[tuple[_Replica, Future[Trace]]] = SimpleQueue()
-        self._jobs: deque[_Job] = deque()
-        self._complete: list[_Question] = []  # not yet handed to the writer of the store
+        self._jobs: deque[tuple[Question, int]] = deque()  # question and sample
+        self._running: dict[Future[Trace], tuple[str, Question, int]] = {}  # engine, job
+        self._ended: SimpleQueue[Future[Trace]] = SimpleQueue()
+        self._traces: dict[tuple[str, str], dict[int, Trace]] = {}  # of incomplete questions
+        self._complete: list[Trace] = []  # of complete ones, not yet handed to the writer
         self._storing: tuple[Future[None], list[Trace]] | None = None
-        self._failed: list[Failure] = []
+        self._failed: dict[tuple[str, str], Failure] = {}
         self._n_recorded = self._n_wanted = 0
         self._began = self._last_part = time.monotonic()
 
@@ -203,7 +179,7 @@ class Collector:
                 return finished
             model = self._start()
             with self._recording():
-                engine = self._alive[0].engine
+                engine = next(iter(self._alive.values()))
                 store = generated_store(self._folder / STORE, engine, self._provenance)
                 write_atomic(self._folder / FAILED, "")
                 journal = TraceJournal(self._folder / JOURNAL)
@@ -212,7 +188,8 @@ class Collector:
                 self._plan(questions, model)
                 self._work()
                 progress = self._progress()
-            return Collected(store if store.models else None, progress, self._failed)
+            failed = list(self._failed.values())
+            return Collected(store if store.models else None, progress, failed)
         finally:
             with self._held():
                 self._close()
@@ -235,52 +212,50 @@ class Collector:
 
     def _start(self) -> str:
         """Start the engines and return their model."""
-        for replica in self._replicas:
+        for name, engine in self._engines.items():
             try:
-                replica.engine.start()
+                engine.start()
             except EngineError as error:
-                self._lose(replica, error)
-        models = {r.engine.model: r.name for r in self._alive}
+                self._lose(name, error)
+        models = {engine.model: name for name, engine in self._alive.items()}
         if len(models) > 1:
             served = ", ".join(f"{name} {model!r}" for model, name in models.items())
             raise InputError(f"replicas must serve one model, but they serve: {served}.")
         self._began = self._last_part = time.monotonic()
         return next(iter(models))
 
-    @property
-    def _alive(self) -> list[_Replica]:
-        return [replica for replica in self._replicas if not replica.is_lost]
-
     def _plan(self, questions: Sequence[Question], model: str) -> None:
         """Read the recorded traces and queue the missing ones."""
-        stored = {ref.key: ref.n_traces for ref in self._store.refs()} if self._store.models else {}
+        stored = {ref.key for ref in self._store.refs()} if self._store.models else set()
         there = {key[2] for key in stored} | {trace.model for trace in self._journal.traces}
         if others := sorted(there - {model}):
             raise InputError(
                 f"{self._folder} has traces of {others[0]!r}, but the engine serves {model!r}: "
                 "resume with the same model, or choose another hydra.run.dir."
             )
-        works = {question.key: _Question(question) for question in questions}
+        self._traces = {q.key: {} for q in questions if (*q.key, model) not in stored}
         leftover = []  # in the store and the journal, after a crash between the two writes
         for trace in self._journal.traces:
-            name = trace.question.key
-            if (*name, model) in stored:
+            key = trace.question.key
+            if (*key, model) in stored:
                 leftover.append(trace)
-            elif name in works:
-                works[name].traces[trace.sample_id] = trace
+            elif key in self._traces:
+                self._traces[key][trace.sample_id] = trace
         if leftover:
             with self._recording():
                 self._journal.drop(leftover)
-        self._n_wanted = self._n * len(works)
-        for name, work in works.items():
-            if (*name, model) in stored:
-                self._n_recorded += self._n
-                continue
-            self._n_recorded += len(work.traces)
-            missing = [i for i in range(self._n) if i not in work.traces]
-            self._jobs.extend(_Job(work, i) for i in missing)
-            if not missing:
-                self._complete.append(work)
+        self._n_wanted = self._n * len(questions)
+        self._n_recorded = self._n * (len(questions) - len(self._traces))
+        for question in questions:
+            if (traces := self._traces.get(question.key)) is not None:
+                self._n_recorded += len(traces)
+                self._jobs += [(question, i) for i in range(self._n) if i not in traces]
+                self._check_complete(question)
+
+    def _check_complete(self, question: Question) -> None:
+        if len(self._traces[question.key]) >= self._n:
+            traces = self._traces.pop(question.key)
+            self._complete += [traces[i] for i in sorted(traces)]
 
     def _work(self) -> None:
         """Generate and record all missing traces."""
@@ -290,7 +265,7 @@ class Collector:
                 self._store_complete()
                 self._on_progress(self._progress())
         except (EngineError, KeyboardInterrupt):
-            self._record([(r, future) for r in self._replicas for future in r.running])
+            self._record(list(self._running))
             raise
         self._store_complete(all_of_it=True)
         self._on_progress(self._progress())
@@ -298,18 +273,18 @@ class Collector:
     def _submit(self) -> bool:
         """Start jobs on the least busy engines; return whether any are running."""
         while self._jobs:
-            replica = min(self._alive, key=lambda r: len(r.running))
-            if len(replica.running) >= self._concurrency:
+            busy = Counter(name for name, *_ in self._running.values())
+            name = min(self._alive, key=lambda name: busy[name])
+            if busy[name] >= self._concurrency:
                 break
-            job = self._jobs.popleft()
-            if job.question.failure is not None:
-                continue
-            future = replica.engine.generate(job.question.question, job.sample_id, self._seed)
-            replica.running[future] = job
-            future.add_done_callback(lambda f, r=replica: self._ended.put((r, f)))  # type: ignore[misc]
-        return any(replica.running for replica in self._replicas)
+            question, sample_id = self._jobs.popleft()
+            if question.key not in self._failed:
+                future = self._alive[name].generate(question, sample_id, self._seed)
+                self._running[future] = name, question, sample_id
+                future.add_done_callback(self._ended.put)
+        return bool(self._running)
 
-    def _next(self) -> list[tuple[_Replica, Future[Trace]]]:
+    def _next(self) -> list[Future[Trace]]:
         """Wait up to a second for requests to end, and return those that have."""
         try:
             first = self._ended.get(timeout=_LOOK_S)
@@ -317,67 +292,61 @@ class Collector:
             return []
         return [first, *(self._ended.get() for _ in range(self._ended.qsize()))]
 
-    def _take(self, ended: Sequence[tuple[_Replica, Future[Trace]]]) -> None:
+    def _take(self, ended: Sequence[Future[Trace]]) -> None:
         """Record finished traces and failures; requeue the traces of a lost engine."""
         self._record(ended)
-        for replica, future in ended:
-            job = replica.running.pop(future, None)
-            if job is None:  # recorded, or requeued from a lost engine
+        for future in ended:
+            if future not in self._running:  # recorded, or requeued from a lost engine
                 continue
+            name, question, sample_id = self._running.pop(future)
             error = _error(future)
             if isinstance(error, RequestError):
-                self._fail(job, str(error))
+                self._fail(question, sample_id, str(error))
             elif isinstance(error, EngineError):
-                self._jobs.appendleft(job)
-                self._lose(replica, error)
+                self._jobs.appendleft((question, sample_id))
+                self._lose(name, error)
             elif error is not None:
                 raise error
 
-    def _record(self, ended: Sequence[tuple[_Replica, Future[Trace]]]) -> None:
+    def _record(self, futures: Sequence[Future[Trace]]) -> None:
         """Write finished traces to the journal."""
-        finished = [
-            (replica, future, _writable(future.result()))
-            for replica, future in ended
-            if future in replica.running and future.done() and _error(future) is None
-        ]
+        finished = [f for f in futures if f in self._running and f.done() and _error(f) is None]
         if not finished:
             return
         with self._recording():
-            self._journal.append([trace for _, _, trace in finished])
-            for replica, future, trace in finished:
-                job = replica.running.pop(future)
-                job.question.traces[job.sample_id] = trace
+            self._journal.append([future.result() for future in finished])
+            for future in finished:
+                _, question, sample_id = self._running.pop(future)
+                self._traces[question.key][sample_id] = future.result()
                 self._n_recorded += 1
-                if len(job.question.traces) == self._n:
-                    self._complete.append(job.question)
+                self._check_complete(question)
 
-    def _fail(self, job: _Job, reason: str) -> None:
+    def _fail(self, question: Question, sample_id: int, reason: str) -> None:
         """Record that a question failed; its running traces continue."""
-        if job.question.failure is not None:
+        if question.key in self._failed:
             return
-        question = job.question.question
-        failure = Failure(question.dataset, question.question_id, job.sample_id, reason)
-        job.question.failure = failure
-        self._failed.append(failure)
+        failure = Failure(question.dataset, question.question_id, sample_id, reason)
+        self._failed[question.key] = failure
         with self._recording(), (self._folder / FAILED).open("a") as file:
             file.write(json.dumps(asdict(failure)) + "\n")
 
-    def _lose(self, replica: _Replica, error: EngineError) -> None:
+    def _lose(self, name: str, error: EngineError) -> None:
         """Stop using an engine and requeue its jobs.
 
         Raises:
             EngineError: If no engine is left.
         """
-        replica.is_lost = True
-        self._record([(replica, future) for future in replica.running])
-        running, replica.running = replica.running, {}
-        self._jobs.extendleft(reversed(running.values()))
-        for future in running:
-            future.cancel()
+        del self._alive[name]
+        lost = [future for future, job in self._running.items() if job[0] == name]
+        self._record(lost)
+        for future in reversed(lost):
+            if future in self._running:
+                self._jobs.appendleft(self._running.pop(future)[1:])
+                future.cancel()
         if not self._alive:
-            of = f"{replica.name}: " if len(self._replicas) > 1 else ""
+            of = f"{name}: " if len(self._engines) > 1 else ""
             raise EngineError(f"{of}{error}") from error
-        self._say(f"{replica.name} is lost ({error}); {len(self._alive)} replicas continue")
+        self._say(f"{name} is lost ({error}); {len(self._alive)} replicas continue")
 
     def _store_complete(self, all_of_it: bool = False) -> None:
         """Class and store complete questions in a thread, so that the engines keep running."""
@@ -391,17 +360,16 @@ class Collector:
                     future.result()
                     self._storing = None
                     self._journal.drop(traces)
-            n = sum(len(work.traces) for work in self._complete)
+            n = len(self._complete)
             is_late = time.monotonic() - self._last_part >= self._part_s
             if not n or not (all_of_it or is_late or n >= self._part_traces):
                 return
-            traces = [work.traces[i] for work in self._complete for i in sorted(work.traces)]
-            self._complete = []
+            traces, self._complete = self._complete, []
             self._last_part = time.monotonic()
             self._storing = self._writer.submit(_store, self._store, traces), traces
 
     def _progress(self) -> Progress:
-        n_tokens = sum(replica.engine.n_tokens for replica in self._replicas)
+        n_tokens = sum(engine.n_tokens for engine in self._engines.values())
         seconds = time.monotonic() - self._began
         return Progress(self._n_recorded, self._n_wanted, n_tokens, seconds)
 
@@ -418,13 +386,12 @@ class Collector:
 
     def _close(self) -> None:
         """Cancel all requests and close the engines."""
-        for replica in self._replicas:
-            running, replica.running = replica.running, {}
-            for future in running:
-                future.cancel()
-        for replica in self._replicas:
+        running, self._running = self._running, {}
+        for future in running:
+            future.cancel()
+        for engine in self._engines.values():
             with suppress(EngineError):  # a lost engine may raise it again
-                replica.engine.close()
+                engine.close()
 
 
 def _error(future: Future[Trace]) -> BaseException | None:
@@ -436,21 +403,3 @@ def _error(future: Future[Trace]) -> BaseException | None:
 def _store(store: TraceStore, traces: Sequence[Trace]) -> None:
     classed, counts = class_answers(SourceFile("generated", list(traces)))
     store.append(classed, **counts)
-
-
-def _writable(trace: Trace) -> Trace:
-    """Replace halves of surrogate pairs, which some servers emit: UTF-8 cannot encode them."""
-    if trace.text.isascii():
-        return trace
-    answer = None if trace.answer is None else _no_surrogates(trace.answer)
-    forced = [
-        one if one.answer is None else replace(one, answer=_no_surrogates(one.answer))
-        for one in trace.forced_answers
-    ]
-    return replace(
-        trace, text=_no_surrogates(trace.text), answer=answer, forced_answers=tuple(forced)
-    )
-
-
-def _no_surrogates(text: str) -> str:
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)  # same length: token ends stay valid

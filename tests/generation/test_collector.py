@@ -207,7 +207,8 @@ def test_other_models_are_refused(tmp_path):
 @pytest.mark.parametrize(("part_traces", "fails"), [(1024, JOURNAL), (4, STORE)])
 def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, whole, part_traces, fails):
     """No file may exceed 5000 bytes: ten traces in the journal, or a part with four."""
-    backend, limit = Script(seconds_per_token=0.001), 5000
+    # slow where the part is to fail before the journal does
+    backend, limit = Script(seconds_per_token=0.001 if fails == JOURNAL else 0.02), 5000
     before = set(threading.enumerate())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
@@ -227,14 +228,6 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, whole, part_trace
     assert len(again.asked) == 24 - there
     assert stored(tmp_path) == whole
     assert set(threading.enumerate()) <= before
-
-
-def test_half_of_a_surrogate_pair_is_stored_as_a_replacement_character(tmp_path):
-    (first, *others) = GROUPS[0].traces
-    odd = replace(first, text=first.text.replace("q0", "\ud83d0", 1))
-    backend = Script([replace(GROUPS[0], traces=(odd, *others))])
-    collector(tmp_path, backend).run(QUESTIONS[:1])
-    assert stored(tmp_path)[0].traces[0].text == first.text.replace("q0", "\ufffd0", 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
