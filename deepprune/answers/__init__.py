@@ -4,7 +4,7 @@ from deepprune.answers import EquivalenceChecker, answer_classes, extract_answer
 
 answers = [extract_answer(text) for text in texts]          # "\frac{1}{2}", "0.5", None, ...
 with EquivalenceChecker() as checker:
-    classes = answer_classes(answers, checker).class_ids    # (0, 0, -1, ...)
+    classes, _ = answer_classes(answers, checker)           # [0, 0, -1, ...]
 """
 
 from deepprune.answers.classes import answer_classes

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
 
+from deepprune.answers.equivalence import EquivalenceChecker
 from deepprune.core.types import NO_ANSWER
 
 
-class Checker(Protocol):
-    """Decides whether answers are equivalent; implemented by ``EquivalenceChecker``."""
-
-    def same_many(self, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
-        """Return for each pair whether its two answers are equivalent."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerClasses:
-    """The classes of a question's answers.
-
-    Attributes:
-        class_ids: Class of each answer in the order given, ``NO_ANSWER`` for ``None``. Class 0 is
-            the most frequent one; ties are ordered by first appearance.
-        conflicts: Number of pairs of distinct answers that share a class although the checker calls
-            them different. Equivalence with a tolerance is not transitive (0.333333 is 1/3, which
-            is 0.3333333), and a class is whatever a chain of equivalent answers connects.
-    """
-
-    class_ids: tuple[int, ...]
-    conflicts: int
-
-
-def answer_classes(answers: Sequence[str | None], checker: Checker) -> AnswerClasses:
+def answer_classes(
+    answers: Sequence[str | None], checker: EquivalenceChecker
+) -> tuple[list[int], int]:
     """Group the answers of one question into equivalence classes.
 
     Compares each pair of distinct strings once, all in one batch.
+
+    Returns:
+        The class of each answer, ``NO_ANSWER`` for ``None``; class 0 is the most frequent one, and
+        ties are ordered by first appearance. And the number of conflicts: pairs of distinct answers
+        that share a class although the checker calls them different. Equivalence with a tolerance
+        is not transitive (0.333333 is 1/3, which is 0.3333333), and a class is whatever a chain of
+        equivalent answers connects.
     """
     distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
     pairs = list(combinations(range(len(distinct)), 2))
@@ -63,9 +47,7 @@ def answer_classes(answers: Sequence[str | None], checker: Checker) -> AnswerCla
     sizes = Counter(class_of[answer] for answer in answers if answer is not None)
     order = sorted(sizes, key=lambda first: (-sizes[first], first))
     number = {first: k for k, first in enumerate(order)}
-    return AnswerClasses(
-        tuple(NO_ANSWER if a is None else number[class_of[a]] for a in answers), conflicts
-    )
+    return [NO_ANSWER if a is None else number[class_of[a]] for a in answers], conflicts
 
 
 class AnswerNumbers:
@@ -82,7 +64,7 @@ class AnswerNumbers:
         first: The first answer of each class.
     """
 
-    def __init__(self, checker: Checker, known: Mapping[str, int] | None = None) -> None:
+    def __init__(self, checker: EquivalenceChecker, known: Mapping[str, int] | None = None) -> None:
         self._checker = checker
         self._classes = dict(known or {})
         self.first: dict[int, str] = {}

@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from deepprune.answers.compare import same_answer
@@ -94,12 +93,7 @@ class EquivalenceChecker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _ask(self, pairs: Sequence[Pair]) -> None:

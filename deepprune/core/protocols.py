@@ -1,6 +1,6 @@
-"""The interfaces between engines, policies and judges.
+"""The interfaces between sessions of an engine, policies and judges.
 
-    engine   starts traces, advances them to a checkpoint, stops them      -> Observation
+    session  starts traces, advances them to a checkpoint, stops them      -> Observation
     policy   sees observations and evidence, decides what happens next     -> Step ... Vote
     judge    scores pairs of prefixes (its protocol: `judge.base.Judge`)   -> scores in [0, 1]
     loop     `pruning.controller.run_question`, called by the evaluator
@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.core.types import Decision, Prefix, PrefixRule, Question, Trace, Vote
+from deepprune.core.types import Decision, Prefix, PrefixRule, Trace, Vote
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -31,7 +31,7 @@ ScorePairs = Callable[[IntArray], FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The engine's report on the N started traces, in the order of their start.
+    """Report of a session on the N started traces, in the order of their start.
 
     Attributes:
         n_tokens: Tokens generated so far, shape ``(N,)``.
@@ -39,8 +39,8 @@ class Observation:
         is_stopped: A policy stopped it, shape ``(N,)``.
         answer_class: Class of the final answer; ``NO_ANSWER`` while unfinished or without one,
             shape ``(N,)``.
-        forced_class: Class of the answer that was forced at this checkpoint; of a finished trace
-            its ``answer_class``; ``NO_ANSWER`` where the step forced none, shape ``(N,)``.
+        forced_class: Class of the answer that was forced at this checkpoint, of a finished trace
+            its ``answer_class``; ``NO_ANSWER`` if the step forced none, shape ``(N,)``.
     """
 
     n_tokens: IntArray
@@ -57,10 +57,10 @@ class Step:
     Attributes:
         start: How many more traces to start.
         stop: The running traces to stop, and why.
-        until: Where running traces pause next: where a rule says, or after so many tokens more;
-            ``None`` runs them to their end.
-        force: Force an answer out of every trace that still runs there; it goes on as if nothing
-            had been asked.
+        until: Where running traces pause next, by a rule or after so many more tokens; ``None``
+            runs them to their end.
+        force: Force an answer out of every trace that still runs there; it then continues as if
+            nothing had been asked.
     """
 
     start: int = 0
@@ -73,18 +73,13 @@ PolicyRun = Generator[Step, Observation, Vote]
 
 
 class Evidence(Protocol):
-    """Questions that a policy can ask about running traces, on their current prefixes."""
+    """Evidence that a policy can ask for, on the current prefixes of running traces."""
 
     def score(self, pairs: IntArray) -> FloatArray:
-        """The judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``."""
-        ...
+        """Return the judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``."""
 
     def confidence(self, trace: int) -> FloatArray:
-        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
-
-        Of each token minus the mean of its top-k log-probabilities, in nats (see `types.Trace`).
-        """
-        ...
+        """Return the token confidences of a trace so far, see `Trace`, shape ``(n_tokens,)``."""
 
 
 class Need(StrEnum):
@@ -109,17 +104,14 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """The policy's name in configs, tables and figures."""
-        ...
+        """Name in configs, tables and figures."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Its requirements; an evaluation checks them before it begins."""
-        ...
+        """Requirements, which an evaluation checks before it begins."""
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Decide for one question with at most ``n_traces`` traces."""
-        ...
+        """Decide one question with at most ``n_traces`` traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +121,7 @@ class Usage:
     Attributes:
         tokens: Tokens generated over all traces, without forced answers.
         tokens_forced: Tokens generated to force answers.
-        forced_context: Tokens that those attended to, summed over them, for the FLOPs.
+        forced_context: Tokens that each of those attended to, summed, for the FLOPs.
         tokens_sequential: Tokens that had to be generated one after the other: the latency.
         peak_traces: The most traces that ran at once.
         seconds: On the engine's clock; virtual in a replay.
@@ -154,7 +146,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceState:
-    """A trace at this moment, for views: tokens generated, status, the end of its text."""
+    """Current state of a trace for views: tokens generated, status, the end of its text."""
 
     n_tokens: int
     status: Status
@@ -166,80 +158,54 @@ class Session(Protocol):
 
     def start(self, n: int) -> None:
         """Start ``n`` more traces."""
-        ...
 
     def stop(self, traces: Sequence[int]) -> None:
         """Stop traces by index; what they generated stays."""
-        ...
 
     def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
         """Advance every running trace to ``until``, see `Step`, and report."""
-        ...
 
     @property
     def n_started(self) -> int:
         """Traces that have been started."""
-        ...
 
     def prefix(self, trace: int) -> Prefix:
-        """The current prefix of trace ``trace``."""
-        ...
+        """Return the current prefix of a trace."""
 
     def confidence(self, trace: int) -> FloatArray:
-        """Its token confidences so far, see `Evidence`."""
-        ...
+        """Return its token confidences so far, see `Evidence`."""
 
     def read_forced_answers(self, traces: Sequence[int]) -> None:
-        """A judge reads all answers forced so far out of these traces: count them in ``usage``.
+        """Count in ``usage`` the answers forced so far out of these traces, which a judge reads.
 
         Each answer is counted once, however often it is read.
         """
-        ...
 
     @property
     def usage(self) -> Usage:
         """The engine's own counts for this question."""
-        ...
 
     def close(self) -> None:
-        """End whatever still runs and free its seats."""
-        ...
+        """Stop all running traces and free their seats."""
 
     def states(self) -> list[TraceState]:
-        """All started traces at this moment, or at the last checkpoint of a replay.
+        """Return the current states of all started traces, of a replay those at its checkpoint.
 
-        This and ``answer`` and ``answers`` may be called from any thread.
+        This, ``answer`` and ``answers`` may be called from any thread.
         """
-        ...
 
     def answer(self, trace: int) -> str | None:
-        """The answer of a finished trace, even if no checkpoint has counted it yet."""
-        ...
+        """Return the answer of a finished trace, even if no checkpoint has counted it yet."""
 
     def answers(self) -> Mapping[int, str]:
-        """For each answer class so far, the answer as it was first spelled."""
-        ...
+        """Return for each answer class so far the answer as it was first spelled."""
 
     def traces(self) -> tuple[Trace, ...]:
-        """All started traces as they stand, with classed answers; call it on a closed session.
+        """Return all started traces with classed answers; call it on a closed session.
 
         Raises:
             WorkerError: If answers cannot be compared.
         """
-        ...
 
     def records(self) -> list[Trace]:
-        """The same where answers cannot be compared: those of a live session have no class."""
-        ...
-
-
-class Engine(Protocol):
-    """Generates traces, or replays recorded ones."""
-
-    def open(self, question: Question, model: str, n_traces: int, seed: int) -> Session:
-        """Begin a question with a budget of ``n_traces`` traces of ``model``."""
-        ...
-
-    def close(self) -> None:
-        """Free the engine's resources."""
-        ...
+        """Return all started traces if answers cannot be compared: live ones have no class."""

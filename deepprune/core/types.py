@@ -139,16 +139,13 @@ class PrefixRule(Protocol):
     @property
     def kind(self) -> str:
         """Name of the rule in configs and results, e.g. ``first_tokens``."""
-        ...
 
     @property
     def k(self) -> float:
         """Length of the prefix: tokens, words or a fraction."""
-        ...
 
     def cut(self, text: str, token_end: Sequence[int]) -> int:
         """Return the number of tokens of the prefix, at most ``len(token_end)``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

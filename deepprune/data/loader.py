@@ -29,7 +29,6 @@ class PairInputs(Protocol):
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
         """Model inputs of the pairs at ``rows``."""
-        ...
 
 
 PairEncoding: TypeAlias = Callable[[Sequence[TracePair]], PairInputs]

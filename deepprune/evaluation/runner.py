@@ -100,7 +100,6 @@ class QuestionRunner:
                 question.guarded([number], question.run)
         for numbers in batches.values():
             question.guarded(numbers, question.run_batch)
-        engine.close()
         return question.outcomes
 
 

@@ -151,22 +151,18 @@ class Backend(Protocol):
     @property
     def model(self) -> str:
         """Name of the model in records, tables and figures."""
-        ...
 
     @property
     def token_counter(self) -> str:
         """``traces.GENERATOR`` where tokens are the model's own, else what counted them."""
-        ...
 
     @property
     def can_continue(self) -> bool:
         """Whether a request may have ``text`` and ``suffix``; known once it is open."""
-        ...
 
     @property
     def seats(self) -> int | None:
         """Most requests that generate at once, others wait; ``None``: no limit, or not open."""
-        ...
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
         """Load, or connect and find out what is there.
@@ -175,7 +171,6 @@ class Backend(Protocol):
             InputError: If what was asked for cannot be had; says the way out.
             EngineError: If it does not start.
         """
-        ...
 
     def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Generate. Closing or cancelling the generator ends the request in the engine.
@@ -184,8 +179,6 @@ class Backend(Protocol):
             RequestError: If this request failed for good, retries included.
             EngineError: If the engine is lost.
         """
-        ...
 
     async def close(self) -> None:
         """End all requests and free what is held."""
-        ...

@@ -22,7 +22,7 @@ from deepprune.pruning.controller import Outcome, run_question
 from deepprune.traces.tokens import token_ends
 
 OpenSession = Callable[[Question, str, int, int], Session]
-"""Begins a question: question, model, N, seed; see ``protocols.Engine.open``."""
+"""Begins a question: question, model, N (the most traces) and seed."""
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,6 @@ class ReplayEngine:
         """The recording of a question."""
         return self._recordings[question, model]
 
-    def close(self) -> None:
-        """Nothing to free."""
-
 
 class Recording:
     """The traces of one question as arrays, in their recorded order.

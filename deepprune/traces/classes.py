@@ -49,14 +49,14 @@ def class_answers(
 
 def _class_final(traces: Sequence[Trace], checker: EquivalenceChecker) -> tuple[list[Trace], int]:
     """Class the final answers of one question; return the traces and the conflicts."""
-    found = answer_classes([trace.answer for trace in traces], checker)
-    answers = [(k, t.answer) for t, k in zip(traces, found.class_ids, strict=True)]
-    verdicts = _verdicts(answers, traces[0].question.gold, checker)
+    answers = [trace.answer for trace in traces]
+    classes, conflicts = answer_classes(answers, checker)
+    verdicts = _verdicts(zip(classes, answers, strict=True), traces[0].question.gold, checker)
     classed = [
         replace(t, answer_class=k, is_correct=verdicts[k])
-        for t, k in zip(traces, found.class_ids, strict=True)
+        for t, k in zip(traces, classes, strict=True)
     ]
-    return classed, found.conflicts
+    return classed, conflicts
 
 
 def _verdicts(
@@ -101,7 +101,7 @@ def _class_forced_answers(traces: Sequence[Trace], checker: EquivalenceChecker) 
         if is_same:
             class_of.setdefault(forced, class_of[answer])
     others = [forced for forced in given if forced not in class_of]
-    for forced, class_id in zip(others, answer_classes(others, checker).class_ids, strict=True):
+    for forced, class_id in zip(others, answer_classes(others, checker)[0], strict=True):
         class_of[forced] = beyond + class_id
 
     def classed(p: ForcedAnswer) -> ForcedAnswer:

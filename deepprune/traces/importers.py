@@ -21,12 +21,10 @@ from deepprune.traces.manifest import SOURCE, check_free
 from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.progress import OnProgress
 from deepprune.traces.store import TraceStore
-from deepprune.traces.tokens import token_ends
+from deepprune.traces.tokens import TOKENIZER, token_ends
 
 IMPORTER_VERSION = 3
 """Incremented when an importer gives other rows for the same file, to renew cached imports."""
-
-TOKENIZER = "qwen"
 
 
 def import_file(
@@ -144,7 +142,7 @@ def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
     if source.token_counter is not None:
         return source
     texts = [trace.text for trace in source.traces]
-    ends = token_ends(texts, TOKENIZER, lambda done: report("tokens", done, len(texts)))
+    ends = token_ends(texts, lambda done: report("tokens", done, len(texts)))
     traces = [
         replace(t, token_end=cast(Sequence[int], e), n_tokens=len(e))
         for t, e in zip(source.traces, ends, strict=True)

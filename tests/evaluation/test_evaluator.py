@@ -25,7 +25,6 @@ from deepprune.pruning.policies.deepconf import DeepConf
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.early_exit import EarlyExit
 from deepprune.pruning.policies.esc import ESC
-from deepprune.pruning.replay import ReplayEngine
 
 
 def cons_n(rows, n=8):
@@ -392,17 +391,6 @@ def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_pat
 def test_impossible_settings_are_named(tmp_path, changes, said):
     with pytest.raises(InputError, match=said):
         evaluate(tmp_path, questions(1), **changes)
-
-
-def test_the_engine_is_closed(tmp_path):
-    closed = []
-
-    class Engine(ReplayEngine):
-        def close(self):
-            closed.append(self)
-
-    evaluate(tmp_path, make_engine=Engine)
-    assert len(closed) == 6
 
 
 def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):

@@ -17,22 +17,17 @@ class Architecture(Protocol):
     @property
     def name(self) -> str:
         """Name of the judge in tables."""
-        ...
 
     @property
     def needs(self) -> frozenset[Need]:
         """What it reads of the traces."""
-        ...
 
     @property
     def encoding(self) -> PairEncoding:
         """How pairs become its inputs; reads the tokenizer, no weights that are trained."""
-        ...
 
     def build(self, inputs: PairInputs | None = None) -> nn.Module:
         """The model before its training; ``inputs`` are those of the training pairs."""
-        ...
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> TrainedJudge:
         """The judge of a trained model, not yet calibrated."""
-        ...
