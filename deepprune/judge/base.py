@@ -22,21 +22,21 @@ class Prices(NamedTuple):
 
     @classmethod
     def none(cls, n: int) -> Prices:
-        """Zero tokens and FLOPs for each of n things."""
+        """Return zero tokens and FLOPs for each of n pairs or prefixes."""
         return cls(np.zeros(n), np.zeros(n))
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeProvenance:
-    """What an evaluation must know of a judge before it may use it.
+    """Identity of a judge, and the questions that it must not be evaluated on.
 
     Attributes:
-        name: Short name for tables.
+        name: Name in tables.
         fingerprint: Identifies the scoring function in the score cache; ``None`` where a score
             depends on more than the two prefixes (oracle, coin), which is then never cached.
         seen_questions: Hashes of the normalised texts of questions used for fitting it (see
             ``data.splits``).
-        path: Its export folder, where it has one.
+        path: Its export folder; ``None`` for a judge that was not read from one.
     """
 
     name: str
@@ -56,12 +56,11 @@ class Judge(ABC):
     """True where swapping a pair never changes its score."""
 
     is_model: bool = False
-    """True where scoring runs a neural network: scores are kept on disk, and one process asks for
-    them by default."""
+    """True where scoring runs a neural network: scores are kept on disk, and one process scores by
+    default."""
 
     needs: frozenset[Need] = TEXT_ALONE
-    """What it reads of the traces. The forced answers that one with ``Need.FORCED_ANSWERS``
-    reads are on the generator's bill."""
+    """Parts of the traces that it reads. Forced answers are on the generator's bill."""
 
     reads_peers: bool = False
     """True where a score also depends on the peers of the prefixes (``types.Peers``): it is then
@@ -70,31 +69,32 @@ class Judge(ABC):
     @property
     @abstractmethod
     def provenance(self) -> JudgeProvenance:
-        """Name, fingerprint and the questions it has seen."""
+        """Name, fingerprint and training questions."""
 
     @abstractmethod
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores in [0, 1], shape ``(len(pairs),)``; for a fingerprint always the same.
+        """Return scores in [0, 1], shape ``(len(pairs),)``.
 
-        A neural network's are so up to rounding, which depends on the pairs of a batch.
+        Equal pairs and fingerprints have equal scores; those of a neural network are equal up to
+        rounding, which depends on the other pairs of a batch.
         """
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
-        """What each pair costs; by default nothing."""
+        """Return the cost of each pair, by default zero."""
         return Prices.none(len(pairs))
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
-        """What each prefix costs, once, however many pairs it is in; by default nothing."""
+        """Return the cost of each prefix, however many pairs it is in; by default zero."""
         return Prices.none(len(prefixes))
 
     def prepare(self, sample: Callable[[], Sequence[TracePair]] | None) -> dict[str, float]:
-        """Fit the judge to the run before it scores; most judges need not.
+        """Fit the judge to the run before it scores; by default do nothing.
 
         Args:
             sample: Makes a seeded sample of the run's pairs; ``None`` where traces are generated.
 
         Returns:
-            What was chosen, for the record of the run.
+            The chosen values, for the record of the run.
 
         Raises:
             InputError: If a sample is needed and there is none.

@@ -1,4 +1,4 @@
-"""Judges without training: lexical overlap, lengths, oracle and coin, to compare others with."""
+"""Judges without training to compare others with: lexical overlap, lengths, oracle and coin."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def find_equations(text: str) -> list[str]:
 
 
 class LexicalJudge(Judge):
-    """Overlap of numbers and equations; a trained judge has to beat it.
+    """Overlap of numbers and equations, the baseline that a trained judge has to beat.
 
     The score is the mean of two Jaccard indices ``|A & B| / |A | B|``, one for the numbers of the
     two prefixes and one for their number-only equations (``12+3=15``). An index is skipped if
@@ -59,15 +59,12 @@ class LexicalJudge(Judge):
     """
 
     is_symmetric = True
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance("lexical", fingerprint="lexical-v1")
+    provenance = JudgeProvenance("lexical", fingerprint="lexical-v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
-        found = {key: _features(prefix.text) for key, prefix in prefixes.items()}
-        return _each(pairs, lambda pair: _overlap(found[id(pair.first)], found[id(pair.second)]))
+        return _each(
+            pairs, lambda pair: _overlap(_features(pair.first.text), _features(pair.second.text))
+        )
 
 
 class LengthOnlyJudge(Judge):
@@ -78,16 +75,11 @@ class LengthOnlyJudge(Judge):
     """
 
     is_symmetric = True
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance("length only", fingerprint="length-only-v1")
+    provenance = JudgeProvenance("length only", fingerprint="length-only-v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        prefixes = {id(p): p for pair in pairs for p in (pair.first, pair.second)}
-        length = {key: len(prefix.text) for key, prefix in prefixes.items()}
-        ends = [sorted((length[id(p.first)], length[id(p.second)])) for p in pairs]
-        return np.array([low / high if high else 1.0 for low, high in ends], dtype=np.float64)
+        lengths = [sorted((len(pair.first.text), len(pair.second.text))) for pair in pairs]
+        return np.array([low / high if high else 1.0 for low, high in lengths], dtype=np.float64)
 
 
 class QuestionOnlyJudge(Judge):
@@ -100,10 +92,7 @@ class QuestionOnlyJudge(Judge):
     """
 
     is_symmetric = True
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance("question only (labels)", fingerprint=None)
+    provenance = JudgeProvenance("question only (labels)", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         answers: defaultdict[Question, dict[object, int]] = defaultdict(dict)
@@ -123,10 +112,7 @@ class OracleJudge(Judge):
 
     is_symmetric = True
     needs: frozenset[Need] = frozenset()
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance("oracle", fingerprint=None)
+    provenance = JudgeProvenance("oracle", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         return _each(pairs, lambda pair: float(pair.label or 0))
@@ -144,24 +130,16 @@ class CoinJudge(Judge):
 
     is_symmetric = True
     needs: frozenset[Need] = frozenset()
+    provenance = JudgeProvenance("coin", fingerprint=None)
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance("coin", fingerprint=None)
-
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
-        traces = {id(p.trace): p.trace for pair in pairs for p in (pair.first, pair.second)}
-        names = {i: "\x1f".join(map(str, trace.key)) for i, trace in traces.items()}
-        return _each(
-            pairs,
-            lambda pair: self._toss(names[id(pair.first.trace)], names[id(pair.second.trace)]),
-        )
+        return _each(pairs, self._toss)
 
-    def _toss(self, first: str, second: str) -> float:
-        names = (first, second) if first <= second else (second, first)
+    def _toss(self, pair: TracePair) -> float:
+        names = sorted("\x1f".join(map(str, p.trace.key)) for p in (pair.first, pair.second))
         key = "\x1e".join((str(self.seed), *names)).encode("utf-8", "surrogatepass")
         return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 11) / 2**53
 
@@ -182,12 +160,8 @@ class NoisyOracleJudge(CoinJudge):
 
     def __init__(self, auroc: Annotated[float, Gt(0.5), Lt(1)] = 0.7, seed: int = 0) -> None:
         super().__init__(seed)
-        self.auroc = auroc
+        self.provenance = JudgeProvenance(f"oracle {auroc:g}", fingerprint=None)
         self._shift = 2**0.5 * NormalDist().inv_cdf(auroc)
-
-    @property
-    def provenance(self) -> JudgeProvenance:
-        return JudgeProvenance(f"oracle {self.auroc:g}", fingerprint=None)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         noise = ndtri(np.clip(super().score(pairs), 1e-12, 1 - 1e-12))
@@ -202,7 +176,7 @@ def _each(pairs: Sequence[TracePair], value: Callable[[TracePair], float]) -> Fl
 
 
 def _agreement(answer_classes: Sequence[int]) -> float:
-    """Fraction of pairs of answers that are the same; a missing answer never is."""
+    """Return the fraction of pairs of answers that are the same; a missing answer never is."""
     sizes = Counter(c for c in answer_classes if c != NO_ANSWER).values()
     return sum(n * (n - 1) for n in sizes) / (len(answer_classes) * (len(answer_classes) - 1))
 

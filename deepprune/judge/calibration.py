@@ -19,7 +19,7 @@ from deepprune.core.protocols import FloatArray
 
 METHODS = ("platt", "none")
 PRIOR_SD = 0.5
-"""Of the log scale: with few questions the scale stays within a factor of about e of 1."""
+"""Prior deviation of the log scale: from few questions the scale is within a factor e of 1."""
 
 FLAT_SPREAD = 0.05
 """Calibrated scores whose middle 90 % span less than this make thresholds useless."""
@@ -58,7 +58,7 @@ class Platt:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The calibration of an export.
+        """Read the calibration of an export.
 
         Raises:
             InputError: If it is of a kind that has ended.
@@ -121,7 +121,7 @@ def fit_calibration(
 
 
 def _platt(z: FloatArray, y: FloatArray, weights: FloatArray) -> Platt:
-    """By L-BFGS over (log scale, bias); the weights sum to the number of questions."""
+    """Fit (log scale, bias) by L-BFGS; the weights sum to the number of questions."""
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         log_scale, bias = parameters
@@ -137,6 +137,6 @@ def _platt(z: FloatArray, y: FloatArray, weights: FloatArray) -> Platt:
 
 
 def is_flat(scores: FloatArray) -> bool:
-    """Whether calibrated scores are so alike that no threshold in [0, 1] tells pairs apart."""
+    """Return whether calibrated scores are so alike that no threshold tells pairs apart."""
     low, high = np.quantile(scores, (0.05, 0.95)) if scores.size else (0.0, 1.0)
     return bool(high - low < FLAT_SPREAD)

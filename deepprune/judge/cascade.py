@@ -1,4 +1,4 @@
-"""A cheap judge for every pair, an expensive one where the cheap one is unsure.
+"""The cascade: a cheap judge for every pair, an expensive one where the cheap one is unsure.
 
 P: pairs.
 """
@@ -25,15 +25,15 @@ _LEAST = 1e-6  # scores are clipped to [_LEAST, 1 - _LEAST], so that their log-o
 
 
 class CascadeJudge(Judge):
-    """Scores all pairs by the cheap judge, and those in its uncertain band by both.
+    """Scores all pairs with the cheap judge, and those in its uncertain band with both.
 
     The score in the band is the mean of both log-odds (a logarithmic opinion pool). On the
     unfinished pairs of 80 MATH-500 questions, with number overlap before boosted trees (since
     removed), the mean had a within-question AUROC of .621 with half of the pairs sent and .627 with
     all; the expensive judge's own log-odds .604 and .614.
 
-    A pair costs what the cheap judge costs, and in the band what the expensive one does too. What
-    the expensive judge charges for prefixes is charged for all of them, an upper bound.
+    A pair in the band costs what both judges charge. What the expensive judge charges for prefixes
+    is charged for all of them, an upper bound.
 
     Args:
         cheap: Scores every pair.
@@ -97,7 +97,6 @@ class CascadeJudge(Judge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """Its fingerprint follows from both judges' and the band."""
         parts = [judge.provenance for judge in (self.cheap, self.expensive)]
         prints = [part.fingerprint for part in parts]
         fingerprint = None
@@ -115,7 +114,7 @@ class CascadeJudge(Judge):
         return scores
 
     def sends(self, pairs: Sequence[TracePair]) -> BoolArray:
-        """Which pairs lie in the band, its ends included, shape ``(len(pairs),)``."""
+        """Return which pairs lie in the band, its ends included, shape ``(len(pairs),)``."""
         assert self.low is not None, "prepare places the band of a share"
         assert self.high is not None
         odds = _log_odds(self._scores(self.cheap, pairs))
@@ -125,7 +124,6 @@ class CascadeJudge(Judge):
         return inside
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
-        """The cheap judge's, and in the band the expensive judge's as well."""
         prices = Prices(*(part.copy() for part in self.cheap.pair_prices(pairs)))
         inside = self.sends(pairs)
         if sent := list(itertools.compress(pairs, inside)):
@@ -139,7 +137,7 @@ class CascadeJudge(Judge):
         return Prices(cheap.tokens + expensive.tokens, cheap.flops + expensive.flops)
 
     def _scores(self, judge: Judge, pairs: Sequence[TracePair]) -> FloatArray:
-        """Scores of one of the judges, remembered where they follow from the prefixes alone."""
+        """Score with one of the judges; remember scores that follow from the prefixes alone."""
         fingerprint = judge.provenance.fingerprint
         if fingerprint is None or judge.reads_peers:
             return judge.score(pairs)

@@ -1,4 +1,4 @@
-"""The cheap trained judge: columns of numbers about a pair, weighed by a small network.
+"""The linear judge: columns of numbers about a pair, weighed by a small network.
 
 The judge scores in NumPy; only its training imports torch (``network.columns``).
 P: pairs, F: columns.
@@ -22,7 +22,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.base import Prices
-from deepprune.judge.features.groups import columns, groups_named
+from deepprune.judge.features.groups import joined_groups
 from deepprune.judge.saved import LINEAR, WEIGHTS, SavedJudge
 from deepprune.judge.trained import TrainedJudge
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepprune.judge.network.columns import ColumnInputs, ColumnModel
 
 FEATURES_VERSION = 3
-"""Of the columns: weights are read back only by the version that they were trained with."""
+"""Version of the columns: weights are read back only by the one that they were trained with."""
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -66,20 +66,20 @@ class LinearJudge(TrainedJudge):
     ) -> None:
         super().__init__(name=name, seen_questions=seen_questions)
         self.groups = tuple(groups)
-        self._groups = groups_named(groups)
+        self._features = joined_groups(groups)
         self._weights = dict(weights)
         self._layers = [f"layers.{i}" for i in (0, 2) if f"layers.{i}.weight" in weights]
-        n_columns = sum(len(group.names) for group in self._groups)
+        n_columns = len(self._features.names)
         shapes = {part: weights[part].shape for part in ("mean", "scale")}
         shapes["layers.0.weight"] = weights["layers.0.weight"].shape[1:]
         if set(shapes.values()) != {(n_columns,)}:
             raise ValueError(f"the groups have {n_columns} columns, the weights {shapes}")
-        self.needs = frozenset[Need]().union(*(group.needs for group in self._groups))
-        self.reads_peers = any(group.reads_peers for group in self._groups)
-        self.is_model = any(group.is_model for group in self._groups)
+        self.needs = self._features.needs
+        self.reads_peers = self._features.reads_peers
+        self.is_model = self._features.is_model
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        values = (columns(self._groups, pairs) - self._weights["mean"]) / self._weights["scale"]
+        values = (self._features.columns(pairs) - self._weights["mean"]) / self._weights["scale"]
         for number, layer in enumerate(self._layers):
             if number:
                 values = values * (1 + erf(values / np.sqrt(2))) / 2  # GELU
@@ -90,17 +90,16 @@ class LinearJudge(TrainedJudge):
     @property
     def settings(self) -> dict[str, Any]:
         """Groups, and the columns as they were in training."""
-        names = [name for group in self._groups for name in group.names]
+        names = list(self._features.names)
         return {"groups": list(self.groups), "columns": names, "version": FEATURES_VERSION}
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
-        """Two FLOPs a weight; the columns are counted as none."""
-        n_weights = sum(self._weights[f"{layer}.weight"].size for layer in self._layers)
-        n_weights += sum(self._weights[f"{layer}.bias"].size for layer in self._layers)
+        """Charge two FLOPs per weight, and none for the columns."""
+        n_weights = sum(a.size for name, a in self._weights.items() if name.startswith("layers."))
         return Prices(np.zeros(len(pairs)), np.full(len(pairs), 2.0 * n_weights))
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
-        """A forward pass over each prefix where embeddings are read."""
+        """Charge a forward pass over each prefix where embeddings are read."""
         if not self.is_model:
             return Prices.none(len(prefixes))
         from deepprune.judge.features.embeddings import embedder  # torch only here
@@ -152,23 +151,23 @@ class LinearArchitecture:
         if hidden < 0:
             raise InputError(f"model.hidden must be at least 0 units, got {hidden}.")
         self.groups, self._hidden = tuple(groups), hidden
-        self._groups = groups_named(groups)
+        self._features = joined_groups(groups)
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset[Need]().union(*(group.needs for group in self._groups))
+        return self._features.needs
 
     @property
     def encoding(self) -> Callable[[Sequence[TracePair]], ColumnInputs]:
         from deepprune.judge.network.columns import ColumnInputs
 
-        return lambda pairs: ColumnInputs(columns(self._groups, pairs))
+        return lambda pairs: ColumnInputs(self._features.columns(pairs))
 
     def build(self, inputs: ColumnInputs | None = None) -> ColumnModel:
-        """The model before its training; it standardises by the columns of ``inputs``."""
+        """Build the untrained model; it standardises by the columns of ``inputs``."""
         from deepprune.judge.network.columns import ColumnModel
 
-        model = ColumnModel(sum(len(group.names) for group in self._groups), self._hidden)
+        model = ColumnModel(len(self._features.names), self._hidden)
         if inputs is not None:
             model.standardise(inputs.columns)
         return model

@@ -1,4 +1,4 @@
-"""The folder of a trained judge: ``judge.json`` beside its weights, written and read here alone."""
+"""The folder of a trained judge: ``judge.json`` beside its weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,15 @@ class SavedJudge:
 
     Attributes:
         kind: ``cross_encoder`` or ``linear``.
-        name: Short name for tables.
-        needs: What the judge reads of the traces.
+        name: Name in tables.
+        needs: Parts of the traces that the judge reads.
         settings: JSON values from which the kind builds its model.
         calibration: Logits to scores.
         prefix_rule: The prefixes it was trained on, where known.
         seen_questions: Hashes of the training and validation questions.
         training: JSON values about the training.
         fingerprint: Identifies the scoring function.
-        files: sha256 of the other files of the folder, by their paths in it.
+        files: sha256 of the other files, by their paths in the folder.
     """
 
     kind: str
@@ -69,9 +69,9 @@ def write_judge(folder: Path, record: SavedJudge, write_files: Callable[[Path], 
     """Write a judge's folder beside its place, sync it, then rename it into place.
 
     Args:
-        folder: Where to; it must not exist.
-        record: What to say of the judge; its ``files`` are filled in.
-        write_files: Writes weights, and whatever else the kind needs, into the folder it is given.
+        folder: A folder that does not exist.
+        record: Contents of ``judge.json``; its ``files`` are filled in.
+        write_files: Writes weights and other files of the kind into a folder.
 
     Raises:
         InputError: If the folder exists.
@@ -100,7 +100,7 @@ def write_judge(folder: Path, record: SavedJudge, write_files: Callable[[Path], 
 
 
 def read_record(folder: Path) -> SavedJudge:
-    """Read ``judge.json``; weights stay unread.
+    """Read ``judge.json``, not the weights.
 
     Raises:
         InputError: If it is missing, damaged, of another format, or of a removed kind.
@@ -147,7 +147,7 @@ def check_files(folder: Path, record: SavedJudge) -> None:
 
 
 def damaged(folder: Path, error: Exception) -> InputError:
-    """The error to raise where ``judge.json`` has missing or wrong values."""
+    """Make the error for a ``judge.json`` with missing or wrong values."""
     return InputError(f"{folder / RECORD} is damaged ({error!r}): export again.")
 
 
@@ -155,41 +155,28 @@ def _to_json(record: SavedJudge) -> dict[str, Any]:
     rule: Any = record.prefix_rule
     return {
         "format": FORMAT,
-        "kind": record.kind,
-        "name": record.name,
+        **{field.name: getattr(record, field.name) for field in fields(record)},
         "needs": sorted(record.needs),
-        "settings": dict(record.settings),
         "calibration": record.calibration.to_json(),
         "prefix_rule": None if rule is None else {"rule": type(rule).__name__, **asdict(rule)},
         "seen_questions": sorted(record.seen_questions),
-        "training": dict(record.training),
-        "fingerprint": record.fingerprint,
-        "files": dict(record.files),
     }
 
 
 def _from_json(values: Mapping[str, Any]) -> SavedJudge:
-    rule = values["prefix_rule"]
-    if rule is not None:
-        fields = dict(rule)
-        rule = _RULES[fields.pop("rule")](**fields)
-    return SavedJudge(
-        kind=values["kind"],
-        name=values["name"],
-        needs=frozenset(map(Need, values["needs"])),
-        settings=values["settings"],
-        calibration=Platt.from_json(values["calibration"]),
-        prefix_rule=rule,
-        seen_questions=frozenset(values["seen_questions"]),
-        training=values["training"],
-        fingerprint=values["fingerprint"],
-        files=dict(values["files"]),
-    )
+    known = {field.name: values[field.name] for field in fields(SavedJudge)}
+    if (rule := known["prefix_rule"]) is not None:
+        known["prefix_rule"] = _RULES[rule.pop("rule")](**rule)
+    known["needs"] = frozenset(map(Need, known["needs"]))
+    known["calibration"] = Platt.from_json(known["calibration"])
+    known["seen_questions"] = frozenset(known["seen_questions"])
+    return SavedJudge(**known)
 
 
 def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A cross-encoder's record as 0.1 wrote it, in today's shape."""
+    """Convert a cross-encoder's record of version 0.1."""
     settings = {k: values[k] for k in ("backbone", "encoder", "symmetric", "frozen_digest")}
+    settings["encoder"].pop("padding_side", None)  # both sides gave the same logits
     return {
         **values,
         "kind": CROSS_ENCODER,

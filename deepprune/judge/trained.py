@@ -1,4 +1,4 @@
-"""What all trained judges share: logits, their calibration, export and reading back."""
+"""Logits, calibration, export and reading back of trained judges."""
 
 from __future__ import annotations
 
@@ -25,27 +25,23 @@ class TrainedJudge(Judge):
     """A judge that was fitted on labelled pairs.
 
     Args:
-        calibration: Logits to scores; the identity where ``None``.
-        name: Short name for tables.
+        name: Name in tables.
         seen_questions: Hashes of the questions used for fitting it.
+
+    Attributes:
+        calibration: Logits to scores; the identity until `calibrate` is called.
     """
 
     kind: ClassVar[str]
 
-    def __init__(
-        self,
-        calibration: Platt | None = None,
-        *,
-        name: str,
-        seen_questions: frozenset[str] = frozenset(),
-    ) -> None:
-        self.calibration = calibration or IDENTITY
+    def __init__(self, *, name: str, seen_questions: frozenset[str] = frozenset()) -> None:
+        self.calibration = IDENTITY
         self._name, self._seen = name, seen_questions
         self._path: Path | None = None
 
     @abstractmethod
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        """Uncalibrated logits, shape ``(len(pairs),)``."""
+        """Return uncalibrated logits, shape ``(len(pairs),)``."""
 
     @property
     @abstractmethod
@@ -54,11 +50,11 @@ class TrainedJudge(Judge):
 
     @abstractmethod
     def _identity(self) -> str:
-        """Everything that logits depend on."""
+        """Identify everything that logits depend on."""
 
     @abstractmethod
     def _write_files(self, folder: Path) -> None:
-        """Write weights, and what else reading back needs."""
+        """Write weights, and other files that ``_from_record`` reads."""
 
     @classmethod
     @abstractmethod
@@ -67,7 +63,6 @@ class TrainedJudge(Judge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """Its fingerprint follows from what logits depend on and the calibration."""
         state = f"{self._identity()}{json.dumps(self.calibration.to_json())}"
         fingerprint = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
         return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
@@ -76,18 +71,14 @@ class TrainedJudge(Judge):
         return self.calibration(self.logits(pairs))
 
     def calibrate(
-        self,
-        pairs: Sequence[TracePair],
-        method: str = "platt",
-        *,
-        same_share: float | None = None,
+        self, pairs: Sequence[TracePair], method: str = "platt", *, same_share: float | None = None
     ) -> Platt:
-        """Fit the calibration on labelled pairs (validation, never test) and use it from now on.
+        """Fit the calibration on labelled pairs and use it from now on, see `fit_calibration`.
 
         Args:
-            pairs: As a pruning policy meets them, finished and unfinished ones.
-            method: See ``fit_calibration``.
-            same_share: See ``fit_calibration``.
+            pairs: Validation pairs, never test; finished and unfinished, as a policy meets them.
+            method: One of ``calibration.METHODS``.
+            same_share: Share of "same" among all pairs, where it is known.
         """
         logits = self.logits(pairs)
         questions = questions_of(pairs)
@@ -112,17 +103,16 @@ class TrainedJudge(Judge):
         prefix_rule: PrefixRule | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write the folder that ``load`` reads, atomically; nothing in it refers to Lightning.
+        """Write the folder that ``load`` reads, atomically.
 
         Args:
-            folder: Where to; it must not exist.
-            prefix_rule: The prefixes it was trained on, for whoever loads it.
-            training: JSON values to keep with it: configuration, commit, metrics.
+            folder: A folder that does not exist.
+            prefix_rule: The prefixes it was trained on.
+            training: JSON values about the training.
 
         Raises:
             InputError: If the folder exists.
         """
-        provenance = self.provenance
         record = SavedJudge(
             kind=self.kind,
             name=self._name,
@@ -132,7 +122,7 @@ class TrainedJudge(Judge):
             prefix_rule=prefix_rule,
             seen_questions=self._seen,
             training=dict(training or {}),
-            fingerprint=str(provenance.fingerprint),
+            fingerprint=str(self.provenance.fingerprint),
         )
         return write_judge(Path(folder), record, self._write_files)
 
@@ -143,14 +133,13 @@ class TrainedJudge(Judge):
         """Read an export of this kind; ``loading.load_judge`` reads any.
 
         Args:
-            path: What ``export`` wrote.
+            path: A folder that ``export`` wrote.
             device: Where a neural network computes: ``auto`` or a torch device.
             backbone: The source that it must have been trained from; ``None`` for any.
             settings: Further arguments of the class.
 
         Raises:
-            InputError: If files are missing or changed, the backbone is another one, or the device
-                is not there.
+            InputError: If files are missing or changed, or the backbone is another one.
         """
         folder = Path(path)
         record = read_record(folder)

@@ -37,7 +37,8 @@ class Counted(TrainedJudge):
     settings = _identity = _write_files = _from_record = None  # it is never exported
 
     def __init__(self):
-        super().__init__(Platt(0.1, -2), name="counted")
+        super().__init__(name="counted")
+        self.calibration = Platt(0.1, -2)
         self.n_asked = 0
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +18,11 @@ class FeatureGroup(NamedTuple):
     """Columns that are computed together.
 
     Attributes:
-        names: Of the columns.
+        names: Names of the columns.
         columns: Pairs to finite numbers of shape ``(P, len(names))``; a swapped pair has the same.
-        needs: What they read of the traces.
-        reads_peers: Whether they read all prefixes of the question.
-        is_model: Whether they take a neural network.
+        needs: Parts of the traces that are read.
+        reads_peers: Whether all prefixes of the question are read.
+        is_model: Whether a neural network computes them.
     """
 
     names: tuple[str, ...]
@@ -48,8 +49,8 @@ GROUPS = {
 }
 
 
-def groups_named(names: Sequence[str]) -> list[FeatureGroup]:
-    """The groups of these names.
+def joined_groups(names: Sequence[str]) -> FeatureGroup:
+    """Put the columns of the named groups side by side.
 
     Raises:
         InputError: If there is none, one is unknown, or one is named twice.
@@ -58,9 +59,15 @@ def groups_named(names: Sequence[str]) -> list[FeatureGroup]:
         raise InputError(
             f"model.groups must be some of {', '.join(GROUPS)}, each once, got {list(names)}."
         )
-    return [GROUPS[name] for name in names]
+    groups = [GROUPS[name] for name in names]
+    return FeatureGroup(
+        names=tuple(column for group in groups for column in group.names),
+        columns=partial(_side_by_side, groups),
+        needs=frozenset[Need]().union(*(group.needs for group in groups)),
+        reads_peers=any(group.reads_peers for group in groups),
+        is_model=any(group.is_model for group in groups),
+    )
 
 
-def columns(groups: Sequence[FeatureGroup], pairs: Sequence[TracePair]) -> FloatArray:
-    """The columns of all groups side by side, shape ``(P, F)``."""
+def _side_by_side(groups: Sequence[FeatureGroup], pairs: Sequence[TracePair]) -> FloatArray:
     return np.concatenate([group.columns(pairs) for group in groups], axis=1)

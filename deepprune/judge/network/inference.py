@@ -1,4 +1,4 @@
-"""Forward passes over many pairs: batched by tokens, what pairs share computed once.
+"""Forward passes over many pairs, batched by tokens; a shared beginning is read once.
 
 Tensor names: B pairs, H tokens of the shared head, T tokens after it, D width.
 """
@@ -28,16 +28,16 @@ def pair_logits(
     tokens_per_batch: int,
     on_batch: Callable[[int], object] = lambda n: None,
 ) -> FloatArray:
-    """Logits of encoded pairs, shape ``(len(sequences),)``.
+    """Compute the logits of encoded pairs, shape ``(len(sequences),)``.
 
     Pairs are sorted by length, so that a batch has next to no padding. A causal model reads the
-    part before the second prefix (`PairTokens.segments` 0) once for all pairs that have the same:
-    its keys and values are kept, and the second prefixes are read after them, batch by batch. The
-    logits are those of separate passes up to rounding.
+    part before the second prefix (`PairTokens.segments` 0), the head, once for all pairs that share
+    it: its keys and values are kept, and the second prefixes are read after them, batch by batch.
+    The logits are those of separate passes up to rounding.
 
     Args:
         model: In evaluation mode.
-        encoder: Gives the model's inputs.
+        encoder: Makes the model's inputs.
         sequences: From ``encoder.join``.
         tokens_per_batch: Tokens of a batch, padding and the shared part of each row included; a
             longer pair is a batch of its own.
@@ -67,7 +67,7 @@ def pair_logits(
 
 
 def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Rows grouped by length, longest first, so that the largest batch comes first."""
+    """Group rows by length, longest first, so that the largest batch comes first."""
     batches: list[list[int]] = []
     width = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
@@ -111,7 +111,7 @@ def _forward_after_head(
 
 
 def _by_head(sequences: Sequence[PairTokens]) -> list[list[int]]:
-    """Rows that begin with the same head, two or more of them."""
+    """Group the rows that share a head with others."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
         head = tuple(sequence.input_ids[: _head_length(sequence)])

@@ -20,7 +20,7 @@ _LEAST_DISTANCE = 1e-6  # below it |y - p| is constant: to a power below 1 its s
 
 
 def ranking_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-    r"""Logistic pairwise loss within groups: "same" pairs should outscore "different" ones.
+    r"""Compute the logistic pairwise loss within groups: "same" should outscore "different".
 
     RankNet's cost ``log(1 + exp(-(z_i - z_j)))`` (Burges et al. 2005, eq. 3,
     https://doi.org/10.1145/1102351.1102363), its mean over all i labelled "same" and j "different"

@@ -68,9 +68,7 @@ class JudgeModule(pl.LightningModule):
         self._make_optimizer = optimizer
         self._scheduler, self._warmup = scheduler, warmup
         self._seed = seed
-        self.strict_loading = (
-            False  # frozen weights are not in a checkpoint; see on_load_checkpoint
-        )
+        self.strict_loading = False  # frozen weights are not in a checkpoint
         self._steps: list[dict[str, Tensor]] = []
 
     def configure_model(self) -> None:
@@ -88,7 +86,7 @@ class JudgeModule(pl.LightningModule):
         return logits.float()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over trainable parameters, stepping its schedule with every step."""
+        """Make the optimiser of the trainable parameters; its schedule steps with every step."""
         optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self._scheduler is None:
             return optimizer
@@ -164,7 +162,7 @@ class JudgeModule(pl.LightningModule):
 
 
 def _gathered(steps: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]] | None:
-    """Outputs of all ranks, a row for each pair; pairs that filled up batches are dropped."""
+    """Collect the outputs of all ranks, a row for each pair, without those that fill batches up."""
     mine = {
         name: torch.cat([step[name] for step in steps]).numpy()
         for name in (steps[0] if steps else ())

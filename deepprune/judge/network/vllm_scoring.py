@@ -28,11 +28,11 @@ from deepprune.judge.network.encoding import PairEncoder, PairTokens
 class VllmJudge(CrossEncoderJudge):
     """A cross-encoder whose forward passes vLLM runs; pooling ``last`` only.
 
-    The adapters are merged into the weights, and these are handed over with the head as a
-    ``...ForSequenceClassification`` checkpoint in a temporary folder. The prompts are the token ids
-    of our own encoder, those of one representative in a row: vLLM's prefix cache reads it once. The
-    weights are in the engine's type (under transformers bfloat16 is autocast from their own), so
-    that the backend is part of the fingerprint.
+    vLLM reads a ``...ForSequenceClassification`` checkpoint with merged adapters from a temporary
+    folder. The prompts are the token ids of our own encoder, sorted so that those of one
+    representative follow each other: vLLM's prefix cache reads it once. The weights are in the
+    engine's type (under transformers bfloat16 is autocast from their own), so that the backend is
+    part of the fingerprint.
 
     Args:
         model: The classifier; it stays in host memory, for ``export`` and the fingerprint.
@@ -40,8 +40,8 @@ class VllmJudge(CrossEncoderJudge):
         backbone: See ``CrossEncoderJudge``.
         device: ``auto``: vLLM computes on what it was built for.
         precision: ``auto``, ``float32`` or ``bfloat16``, of weights and activations.
-        gpu_memory_utilization: The share of the GPU's memory that vLLM takes, in (0, 1]; leave room
-            for the engine that generates.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM takes, in (0, 1]; leave room for
+            the engine that generates.
         settings: Further arguments of ``CrossEncoderJudge``.
 
     Raises:
@@ -123,7 +123,7 @@ def save_sequence_classifier(model: PairClassifier, folder: Path) -> None:
 
 
 def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """A backbone's weights by their original names, LoRA's products added; nothing is changed."""
+    """Return a backbone's weights by their original names, with LoRA's products added."""
     state = {name: t.detach() for name, t in encoder.state_dict().items() if ".lora_" not in name}
     for name, layer in encoder.named_modules():
         if isinstance(layer, LoraLayer):

@@ -50,7 +50,7 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[Pa
 
     Args:
         folder: The export.
-        backbone: What the model was built from.
+        backbone: Settings from which the model was built.
         frozen: ``frozen_digest`` of the model where it was trained with LoRA.
 
     Raises:
@@ -75,13 +75,13 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[Pa
 
 
 def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
-    """The backbone of an export; code from the hub runs only where the user says so."""
+    """Read the backbone of an export; code from the hub runs only if the user allows it."""
     lora = None if values["lora"] is None else Lora(**values["lora"])
     return replace(Backbone(**{**values, "lora": lora}), trust_remote_code=False)
 
 
 def model_identity(model: PairClassifier, backbone: Backbone) -> str:
-    """What logits depend on, of backbone and weights to the last value, 32 hexadecimal digits."""
+    """Hash the weights and all of the backbone that logits depend on, 32 hexadecimal digits."""
     settings = asdict(backbone)
     scored = json.dumps({name: settings[name] for name in _SCORED}, sort_keys=True, default=list)
     digest = hashlib.blake2b(scored.encode(), digest_size=16)
@@ -106,7 +106,7 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def _own_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]:
-    """Everything, or with LoRA the trained part."""
+    """Return all tensors, or with LoRA the trained ones."""
     state: dict[str, Tensor] = model.state_dict()
     if backbone.lora is None:
         return state

@@ -1,4 +1,4 @@
-"""The zero-shot judge: a language model that was never trained for it, asked yes or no."""
+"""The zero-shot judge: an untrained language model that answers yes or no."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def zero_shot_judge(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> CrossEncoderJudge:
-    """A cross-encoder whose head is the language model's own, as the paper's zero-shot baseline.
+    """Build a cross-encoder with the language model's own head, the paper's zero-shot baseline.
 
     A score is the probability of "Yes" where the next word is "Yes" or "No", not calibrated: a
     model that nearly always says yes still orders pairs, but needs a threshold near 1.
@@ -37,13 +37,13 @@ def zero_shot_judge(
         with_question: Whether the question stands before the prefixes.
         chat_template: Ask in the model's chat template; a base model has none.
         symmetric: Average both orders of a pair.
-        dtype: Of the weights, ``float32`` or ``bfloat16``.
+        dtype: Type of the weights, ``float32`` or ``bfloat16``.
         attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
         device: ``auto`` or a torch device.
         trust_remote_code: Whether code from the hub may run.
 
     Raises:
-        InputError: If the model or the device is not there, or the model lacks what is asked of it.
+        InputError: If the model or the device is missing, or the model has no chat template.
     """
     backbone = Backbone(
         source=source,
