@@ -60,7 +60,7 @@ def generated_store(path: Path, engine: LiveEngine, provenance: Mapping[str, Any
         return TraceStore.open(path)
     return TraceStore.create(
         path,
-        token_counter=engine.token_counter,
+        token_counter=engine.backend.token_counter,
         answers=engine.prompt.answer_style,
         sampling=engine.facts(),
         provenance=provenance,

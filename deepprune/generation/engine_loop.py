@@ -1,4 +1,4 @@
-"""The event loop of a live engine and the settings that its sessions share.
+"""Event loop of a live engine, and the settings that its sessions share.
 
 The requests live in an event loop in a thread of the engine; the policy and its judge run in the
 caller's thread.
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 Mode = Literal["stream", "resubmit"]
 
 CLOSE_S = 30.0
-"""Longest wait for requests to end, in seconds."""
+"""Maximum wait for requests to end, in seconds."""
 
 TASK = "deepprune-trace"
 """Name of the event loop's tasks that hold a request."""
@@ -31,17 +31,17 @@ TASK = "deepprune-trace"
 
 @checked
 class EngineLoop:
-    """A backend in an event loop of its own; `LiveEngine` opens sessions on it.
+    """Runs a backend in an event loop of its own; `LiveEngine` opens sessions on it.
 
     Args:
         backend: Generates the traces.
-        prompt: How questions are asked and answers forced.
-        sampling: How traces are sampled.
+        prompt: Prompt of questions and of forced answers.
+        sampling: Sampling parameters.
         mode: How traces reach a checkpoint: ``stream`` or ``resubmit``.
         force_every: Tokens between answers forced out of every trace, for judges that read forced
             answers and for recordings; ``None``: only when a policy asks.
         force_tokens: Maximum number of tokens of a forced answer.
-        stall_s: Give up the engine when no token has come for this many seconds.
+        stall_s: Longest wait for the next token, in seconds; then the engine counts as lost.
     """
 
     def __init__(
@@ -72,15 +72,10 @@ class EngineLoop:
         """Name of the model in records."""
         return self.backend.model
 
-    @property
-    def token_counter(self) -> str:
-        """Name of the token counter, see `Backend.token_counter`."""
-        return self.backend.token_counter
-
     def facts(self) -> dict[str, Any]:
-        """Sampling and prompt, for the manifest of a store."""
+        """Return sampling and prompt, for the manifest of a store."""
         prompt = asdict(self.prompt)
-        del prompt["answer_style"]  # `generated_store` records it by itself
+        del prompt["answer_style"]  # which the manifest has in a field of its own
         return {
             **asdict(self.sampling),
             "stop": list(self.sampling.stop),
@@ -94,7 +89,7 @@ class EngineLoop:
         """Open the backend, unless it is open.
 
         Raises:
-            InputError: If what was asked for cannot be had.
+            InputError: If the backend cannot do what was configured.
             EngineError: If the backend does not start.
         """
         if self._thread is not None:
@@ -153,4 +148,4 @@ async def _close_all(backend: Backend) -> None:
     try:
         await asyncio.wait_for(backend.close(), 3 * CLOSE_S)
     except TimeoutError:
-        _log.warning("the engine does not close; it is left behind")
+        _log.warning("the engine does not close; it is abandoned")

@@ -1,4 +1,4 @@
-"""One question of a `LiveEngine`: its traces, their requests, what a policy is shown of them."""
+"""Session of a `LiveEngine`: the traces of one question, their requests, and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ from deepprune.answers import extract_answer
 from deepprune.answers.classes import AnswerNumbers
 from deepprune.core.protocols import FloatArray, IntArray, Observation, TraceState, Usage
 from deepprune.core.seeding import derive
-from deepprune.core.types import (
-    NO_ANSWER,
-    FinishReason,
-    ForcedAnswer,
-    Prefix,
-    Question,
-    Trace,
-)
+from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Prefix, Question, Trace
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
 from deepprune.generation.live_trace import Forced, LiveTrace, Until
@@ -82,22 +75,21 @@ class LiveSession:
         """
         self._engine.call(self._reach(until, force))
         for trace in self._traces:
-            for n_tokens, forced in sorted(trace.forced.items()):
-                if n_tokens <= trace.shown and forced.is_done and forced.answer_class is None:
+            for place, forced in sorted(trace.forced.items()):
+                if place <= trace.shown and forced.is_done:
                     forced.answer_class = self._numbers.number(forced.answer)
-        stopped = np.array([t.is_stopped for t in self._traces], bool)
-        finished = np.array([t.is_seen_finished for t in self._traces], bool) & ~stopped
-        answers = np.full(len(self._traces), NO_ANSWER)
-        for i in finished.nonzero()[0].tolist():
-            answers[i] = self._numbers.number(self._traces[i].answer)
-        forced_class = np.full(len(self._traces), NO_ANSWER)
-        if force:
-            forced_class[:] = answers
-            for i in (~finished & ~stopped).nonzero()[0].tolist():
-                at_place = self._traces[i].forced.get(self._traces[i].shown)
-                if at_place is not None:
-                    assert at_place.answer_class is not None
-                    forced_class[i] = at_place.answer_class
+        n = len(self._traces)
+        stopped, finished = np.zeros(n, bool), np.zeros(n, bool)
+        answers, forced_class = np.full(n, NO_ANSWER), np.full(n, NO_ANSWER)
+        for i, trace in enumerate(self._traces):
+            if trace.is_stopped:
+                stopped[i] = True
+            elif trace.is_seen_finished:
+                finished[i] = True
+                answers[i] = self._numbers.number(trace.answer)
+                forced_class[i] = answers[i] if force else NO_ANSWER
+            elif force and trace.shown in trace.forced:
+                forced_class[i] = trace.forced[trace.shown].answer_class
         return Observation(self._n_tokens(), finished, stopped, answers, forced_class)
 
     @property
@@ -105,20 +97,14 @@ class LiveSession:
         return len(self._traces)
 
     def prefix(self, trace: int) -> Prefix:
-        """Return what a trace had generated at the last checkpoint."""
+        """Return the part of a trace that the last checkpoint has shown."""
         live = self._traces[trace]
-        shown = live.shown
-        n_forced = sum(f.answer_class is not None for f in list(live.forced.values()))
-        if live.snapshot is None or live.snapshot[:2] != (shown, n_forced):
-            live.snapshot = shown, n_forced, self._record(live, shown)
-        return Prefix(live.snapshot[2], shown, is_finished=live.is_seen_finished)
+        if live.snapshot is None:
+            live.snapshot = self._record(live, live.shown)
+        return Prefix(live.snapshot, live.shown, is_finished=live.is_seen_finished)
 
     def confidence(self, trace: int) -> FloatArray:
-        """Return the token confidences of a trace up to the last checkpoint, ``(n_tokens,)``.
-
-        Raises:
-            ValueError: If none were asked for.
-        """
+        """Return the token confidences of a trace up to the last checkpoint, ``(n_tokens,)``."""
         live = self._traces[trace]
         n = live.shown
         if len(live.confidence) < n:
@@ -129,11 +115,11 @@ class LiveSession:
         return np.array(live.confidence[:n], dtype=np.float64)
 
     def read_forced_answers(self, traces: Sequence[int]) -> None:
-        """Do nothing: forced answers are in ``usage`` as they are generated."""
+        """Do nothing: ``usage`` counts forced answers as they are generated."""
 
     @property
     def usage(self) -> Usage:
-        """Cost so far: all tokens of stopped traces, of others those up to the last checkpoint."""
+        """Cost of all tokens of stopped traces and of the shown tokens of the others."""
         forced = [(n, f.n_tokens) for t in self._traces for n, f in list(t.forced.items())]
         return Usage(
             tokens=int(self._n_tokens().sum()),
@@ -205,11 +191,11 @@ class LiveSession:
         if self._lost is not None:
             raise self._lost
         running = [t for t in self._traces if not t.is_stopped and not t.is_seen_finished]
-        self._last_token = time.monotonic()  # a paused engine is not a stalled one
+        self._last_token = time.monotonic()  # a paused engine has not stalled
         self._peak = max(self._peak, len(running))
         self._until = until
         for trace in running:
-            trace.found, trace.look_at = None, 0
+            trace.found, trace.look_at, trace.snapshot = None, 0, None
             if trace.task is None and not trace.has_ended:
                 limit, wanted = self._engine.sampling.max_tokens, trace.wanted(until)
                 limit = limit if wanted is None else min(limit, wanted)
@@ -233,7 +219,7 @@ class LiveSession:
         await self._await_forced(running, force)
 
     async def _await_forced(self, running: Sequence[LiveTrace], force: bool) -> None:
-        """Wait for the forced answers up to the checkpoint; ``force`` asks for them there."""
+        """Wait for the forced answers up to the checkpoint; ``force`` requests them there."""
         if force:
             for trace in running:
                 if trace.shown not in trace.forced and not trace.is_seen_finished:
@@ -274,7 +260,7 @@ class LiveSession:
         return task
 
     def _request(self, trace: LiveTrace, limit: int) -> None:
-        """Request the rest of a trace, up to ``limit`` tokens in all."""
+        """Request the rest of a trace, up to a total of ``limit`` tokens."""
         trace.task = self._spawn(self._generate(trace, limit))
 
     async def _generate(self, trace: LiveTrace, limit: int) -> None:
@@ -314,7 +300,7 @@ class LiveSession:
             self._changed.set()
 
     def _take(self, trace: LiveTrace, chunk: Chunk, limit: int) -> None:
-        """Add a chunk to a trace; the end of a request at ``limit`` is not the trace's end."""
+        """Add a chunk to a trace; a request that ends at ``limit`` does not end the trace."""
         before = len(trace.token_end)
         if not chunk.token_end and chunk.finish_reason and 0 < before == trace.shown:
             # The trace was shown as unfinished here, so that its end needs a token, which not every
@@ -334,7 +320,7 @@ class LiveSession:
             trace.answer = extract_answer(trace.text, self._engine.prompt.answer_style)
         trace.finish_reason = reason
         if every := self._engine.force_every:
-            end = n - 1 if reason is not None else n  # a trace's end is no place to force an answer
+            end = n - 1 if reason is not None else n  # no answer is forced at a trace's end
             for place in range((before // every + 1) * every, end + 1, every):
                 self._force(trace, place)
 
@@ -379,14 +365,14 @@ class LiveSession:
             self._changed.set()
 
     def _lose(self, error: Exception) -> None:
-        """Give the engine up; an error that is none of its own is a defect of the backend."""
+        """Record that the engine is lost; an error of another class is a defect of the backend."""
         if not isinstance(error, EngineError):
             cause, error = error, EngineError(f"{type(error).__name__}: {error}")
             error.__cause__ = cause
         self._lost = error
 
     async def _wait(self, is_done: Callable[[], bool]) -> None:
-        """Wait for ``is_done``, which can only change when ``_changed`` is set."""
+        """Wait for ``is_done``, which is checked whenever ``_changed`` is set."""
         while True:
             self._changed.clear()
             if self._lost is not None:
@@ -405,7 +391,7 @@ class LiveSession:
     # Records
 
     def _n_tokens(self) -> IntArray:
-        """Tokens per trace, ``(N,)``: all of stopped traces, of others those that are shown."""
+        """Count all tokens of stopped traces and the shown ones of the others, shape ``(N,)``."""
         counts = [len(t.token_end) if t.is_stopped else t.shown for t in self._traces]
         return np.array(counts, dtype=np.int64)
 
@@ -421,7 +407,7 @@ class LiveSession:
         if reason is None:
             reason = FinishReason.PRUNED if live.is_stopped else FinishReason.CUT
         forced_answers = [
-            ForcedAnswer(n, f.answer, NO_ANSWER if f.answer_class is None else f.answer_class)
+            ForcedAnswer(n, f.answer, f.answer_class)
             for n, f in sorted(live.forced.items())
             if n <= n_tokens and f.is_done
         ]

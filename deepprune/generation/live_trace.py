@@ -1,4 +1,4 @@
-"""One trace while it is being generated, and where it pauses."""
+"""A trace during generation, and where it pauses."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 from dataclasses import dataclass
 
 from deepprune.core.protocols import Status, TraceState
-from deepprune.core.types import FinishReason, PrefixRule, Trace
+from deepprune.core.types import NO_ANSWER, FinishReason, PrefixRule, Trace
 from deepprune.generation.backend import Chunk
 
 _LOOK_EVERY = 16  # tokens between two checks of a rule that reads the text
 _TAIL = 400  # characters
 
 Until = PrefixRule | int | None
-"""Where a trace pauses: at a rule, after further tokens, at its end."""
+"""Where a trace pauses: at a rule, after further tokens, or (``None``) at its end."""
 
 
 class LiveTrace:
-    """One trace that is being generated; only the engine's loop adds to it."""
+    """A trace during generation; only the engine's loop adds to it."""
 
     def __init__(self, sample_id: int, seed: int) -> None:
         self.sample_id = sample_id
@@ -36,14 +36,14 @@ class LiveTrace:
         self.found: int | None = None  # where it pauses next, once that is known
         self.look_at = 0  # number of tokens at which the rule is checked next
         self.forced: dict[int, Forced] = {}  # by the number of tokens before them
-        self.snapshot: tuple[int, int, Trace] | None = None
+        self.snapshot: Trace | None = None  # the shown part, built when it is read
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
 
     def text_at(self, n: int) -> str:
-        """Text of the first ``n`` tokens."""
+        """Return the text of the first ``n`` tokens."""
         return self.text[: self.token_end[n - 1]] if n else ""
 
     @property
@@ -53,11 +53,11 @@ class LiveTrace:
 
     @property
     def is_seen_finished(self) -> bool:
-        """Whether it has ended, and not beyond what has been shown."""
+        """Whether it has ended and all of it has been shown."""
         return self.has_ended and self.shown >= len(self.token_end)
 
     def ids(self, n: int) -> tuple[int, ...]:
-        """Ids of the first ``n`` tokens; empty where the backend does not report them."""
+        """Return the ids of the first ``n`` tokens, none where the backend does not report them."""
         return tuple(self.token_ids[:n]) if len(self.token_ids) >= n else ()
 
     def add(self, chunk: Chunk) -> None:
@@ -66,10 +66,11 @@ class LiveTrace:
         self.n_chars += len(chunk.text)
         self.token_ids.extend(chunk.token_ids)
         self.confidence.extend(chunk.confidence)
-        self.token_end.extend([before + end for end in chunk.token_end])  # last: others count these
+        # last, since other threads count these
+        self.token_end.extend([before + end for end in chunk.token_end])
 
     def arrives(self, until: Until) -> bool:
-        """Whether it has come to ``until``; ``found`` is then where it pauses."""
+        """Return whether it has come to ``until``; ``found`` is then where it pauses."""
         n = len(self.token_end)
         if self.found is None and (self.is_settled or n >= self.look_at):
             self.found = self.place(until)
@@ -83,7 +84,7 @@ class LiveTrace:
         return self.task is None or self.has_ended
 
     def wanted(self, until: Until) -> int | None:
-        """Number of tokens at which it pauses; ``None`` where its text or its end decides."""
+        """Return the number of tokens at which it pauses; ``None`` if text or end decide."""
         if isinstance(until, int):
             return self.shown + until
         if until is None or until.kind != "first_tokens":
@@ -91,10 +92,10 @@ class LiveTrace:
         return int(until.k)
 
     def place(self, until: Until) -> int | None:
-        """Number of tokens at which it pauses for ``until``; ``None`` before it gets there.
+        """Return the number of tokens at which it pauses for ``until``; ``None`` before that.
 
         While it runs, a token beyond the place must have come: the trace could end right there, or
-        its last word could go on.
+        its last word could continue.
         """
         n, is_settled = len(self.token_end), self.is_settled
         if until is None:
@@ -107,7 +108,7 @@ class LiveTrace:
         return max(cut, self.shown) if is_settled or is_known else None
 
     def fail(self, reason: str) -> None:
-        """End it here, since its request failed."""
+        """End the trace because its request failed."""
         self.error = reason
         self.finish_reason = FinishReason.FAILED
 
@@ -124,10 +125,10 @@ class LiveTrace:
 
 @dataclass
 class Forced:
-    """An answer forced out of a trace: its request and its result."""
+    """Request and result of an answer forced out of a trace."""
 
     task: asyncio.Task[None] | None = None
     is_done: bool = False
     answer: str | None = None
     n_tokens: int = 0
-    answer_class: int | None = None  # not numbered yet
+    answer_class: int = NO_ANSWER  # until a checkpoint shows it

@@ -1,14 +1,13 @@
-"""Recorded traces played as if a model generated them: for trying things out, and for tests."""
+"""Plays recorded traces as if a model generated them: for trying things out, and for tests."""
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated
 
 from deepprune.core.options import Ge, checked
-from deepprune.core.types import FinishReason, ForcedAnswer, QuestionTraces, Trace
+from deepprune.core.types import FinishReason, QuestionTraces, Trace
 from deepprune.generation.backend import Chunk, PromptFormat, Request, RequestError, Sampling
 from deepprune.traces import open_traces
 
@@ -16,14 +15,14 @@ from deepprune.traces import open_traces
 class ScriptedBackend:
     """Plays the traces of ``groups``, one token at a time; trace i of a question is its i-th.
 
-    A forced answer is what was recorded there, or last before it; without one, nothing.
+    A forced answer is the last one recorded up to its position, or empty.
 
     Args:
         groups: The traces, of one model.
         seconds_per_token: Real time between two tokens of a trace, >= 0.
 
     Raises:
-        ValueError: If ``seconds_per_token`` is negative, or the traces are of several models.
+        ValueError: If the traces are of several models.
     """
 
     token_counter = "generator"
@@ -31,10 +30,6 @@ class ScriptedBackend:
     seats = None
 
     def __init__(self, groups: Iterable[QuestionTraces], seconds_per_token: float = 0.0) -> None:
-        if seconds_per_token < 0:
-            raise ValueError(
-                f"engine.seconds_per_token must not be negative, got {seconds_per_token:g}."
-            )
         self.seconds_per_token = seconds_per_token
         groups = list(groups)
         models = sorted({g.model for g in groups})
@@ -48,29 +43,26 @@ class ScriptedBackend:
         self.n_running = 0
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Nothing to load."""
+        """Do nothing."""
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """Play what follows ``request.text``, or a forced answer."""
+        """Play the tokens after ``request.text``, or a forced answer."""
         trace = self._recorded(request)
         self.n_running += 1
         try:
             if request.suffix:
-                await self._pause()
+                await asyncio.sleep(self.seconds_per_token)
                 yield _forced(trace, len(request.token_ids))
                 return
             start = len(request.token_ids)
             last = min(start + request.max_tokens, trace.n_tokens)
             for i in range(start, last):
-                await self._pause()
+                await asyncio.sleep(self.seconds_per_token)
                 yield self._token(trace, i, last)
             if start >= last:
                 yield Chunk("", (), finish_reason=FinishReason.STOP)
         finally:
             self.n_running -= 1
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self.seconds_per_token)
 
     def _recorded(self, request: Request) -> Trace:
         name = request.question.key
@@ -100,19 +92,14 @@ class ScriptedBackend:
         )
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 def _forced(trace: Trace, n_tokens: int) -> Chunk:
-    """The answer that was recorded after ``n_tokens`` tokens, or last before, and its bracket."""
-    last = bisect_right(trace.forced_answers, n_tokens, key=_place) - 1
-    answer = trace.forced_answers[last].answer if last >= 0 else None
-    text = f"{answer or ''}}}"
+    """Return the last answer that was recorded up to ``n_tokens`` tokens, and its bracket."""
+    said = [forced.answer for forced in trace.forced_answers if forced.n_tokens <= n_tokens]
+    text = f"{(said and said[-1]) or ''}}}"
     return Chunk(text, (len(text),), finish_reason=FinishReason.STOP)
-
-
-def _place(forced: ForcedAnswer) -> int:
-    return forced.n_tokens
 
 
 @checked
@@ -124,8 +111,8 @@ def scripted(
     """Play recorded traces of one model as if they were generated.
 
     Args:
-        traces: What is played: ``pool``, a store, or a file.
-        model: Whose traces, if they are of several models.
+        traces: Traces that are played: ``pool``, a store, or a file.
+        model: Model whose traces are played, if they are of several.
         seconds_per_token: Real time between two tokens of a trace, in seconds.
     """
     groups = open_traces(traces).load(models=None if model is None else [model])

@@ -1,4 +1,4 @@
-"""Generation by vLLM in this machine: its V1 engine, driven from outside by requests and aborts."""
+"""Generation by vLLM on this machine: its V1 engine, driven from outside by requests and aborts."""
 
 from __future__ import annotations
 
@@ -39,38 +39,42 @@ _ENVIRONMENT = {
 """Set where the user has not."""
 
 _DIED = "vLLM's engine process died; what it logged above says why."
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no character yet
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # decoded from bytes that are not a whole character yet
 _SHUTDOWN_S = 30.0
-_GRACE_S = 5.0  # until a process that does not end is killed
-_CORE = "EngineCore"  # begins the name of vLLM's processes
+_GRACE_S = 5.0  # before a process that does not end is killed
+_CORE = "EngineCore"  # prefix of the names of vLLM's processes
 _CONTEXT = 16  # tokens before new ones that decide how these decode; a character has at most 4
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 @checked
 class VllmBackend:
-    """Traces as requests of one ``AsyncLLM`` each; vLLM runs in processes of its own.
+    """Runs one ``AsyncLLM``, each trace a request; vLLM computes in processes of its own.
 
     The traces of a question are separate requests of one prompt, which the prefix cache reads once.
-    So are a trace that goes on and an answer that is forced out of it: prompt and tokens so far are
-    in the cache. Tokens are decoded here, one by one, whatever the number that comes at a time.
+    A trace that continues and an answer that is forced out of it are further requests: prompt and
+    tokens so far are in the cache. Tokens are decoded here, one by one, however many arrive at a
+    time.
 
     Args:
         model: Folder or hub name of the model.
-        name: Its name in records; ``None``: the last part of ``model``.
-        revision: Of a model on the hub.
+        name: Name of the model in records; ``None``: the last part of ``model``.
+        revision: Revision of a model on the hub.
         tokenizer: Folder or hub name of the tokenizer; ``None``: the model's.
-        dtype: Of weights and activations: ``auto``, ``bfloat16``, ``float16`` or ``float32``.
-        max_model_len: Most tokens of prompt and trace, and of an answer forced out of it; ``None``:
-            what the model was trained for.
+        dtype: Type of weights and activations: ``auto``, ``bfloat16``, ``float16``, ``float32``.
+        max_model_len: Maximum number of tokens of prompt, trace and forced answer; ``None``: the
+            model's.
         gpu_memory_utilization: Share of each GPU's memory that vLLM takes for weights and cache, in
-            (0, 1]; what is left is the judge's.
+            (0, 1]; the judge can use the rest.
         tensor_parallel_size: GPUs over which the model is split.
-        max_num_seqs: Most requests that run at once, others wait; ``None``: vLLM's own.
+        max_num_seqs: Maximum number of running requests, others wait; ``None``: vLLM's default.
         enforce_eager: Run without compilation and CUDA graphs: starts sooner, runs slower.
-        trust_remote_code: Let code that comes with the model run in this machine.
+        trust_remote_code: Run code that comes with the model on this machine.
         extra: Further arguments of vLLM's ``AsyncEngineArgs``.
     """
+
+    token_counter = "generator"
+    can_continue = True  # prompts are token ids
 
     def __init__(
         self,
@@ -88,7 +92,8 @@ class VllmBackend:
         trust_remote_code: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        self._name = name or model.rstrip("/").rpartition("/")[2]
+        self.model = name or model.rstrip("/").rpartition("/")[2]
+        self.seats: int | None = None  # known once it is open
         self._arguments: dict[str, Any] = {
             "model": model,
             "revision": revision,
@@ -106,36 +111,15 @@ class VllmBackend:
         self._loading: asyncio.Task[Any] | None = None
         self._is_given_up = threading.Event()
         self._others: set[int | None] = set()
-        self._seats: int | None = None
         self._running: set[str] = set()
         self._numbers = count()
 
-    @property
-    def model(self) -> str:
-        """Name of the model in records, tables and figures."""
-        return self._name
-
-    @property
-    def token_counter(self) -> str:
-        """Tokens are the model's own: ``traces.GENERATOR``."""
-        return "generator"
-
-    @property
-    def seats(self) -> int | None:
-        """Its ``max_num_seqs``, known once it is open."""
-        return self._seats
-
-    @property
-    def can_continue(self) -> bool:
-        """Prompts are token ids, so that any can go on."""
-        return True
-
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Load the model; minutes for a large one. If this is cancelled, `close` ends the loading.
+        """Load the model, which takes minutes for a large one; `close` ends a cancelled loading.
 
         Raises:
-            InputError: If vLLM is missing, refuses an argument, or the model cannot be asked so.
-            EngineError: If it does not start.
+            InputError: If vLLM is missing or refuses an argument, or the model refuses the prompt.
+            EngineError: If vLLM does not start.
         """
         if importlib.util.find_spec("vllm") is None:
             raise InputError("engine=vllm needs vLLM: pip install 'deepprune[vllm]'.")
@@ -148,7 +132,7 @@ class VllmBackend:
         self._loading = None
 
     def _load(self, format: PromptFormat, sampling: Sampling) -> Any:
-        """The engine. Runs in a thread, so that the event loop can be interrupted meanwhile."""
+        """Return the engine. Runs in a thread, so that the event loop can be interrupted."""
         config = _engine_config(self._arguments, sampling.logprobs)
         self._max_model_len = int(config.model_config.max_model_len)
         if sampling.max_tokens >= self._max_model_len:
@@ -162,7 +146,7 @@ class VllmBackend:
         except Exception as error:  # vLLM's own class, or pydantic's
             raise InputError(f"vLLM refuses a value of sampling: {_line(error)}") from error
         self._read_tokenizer(config.model_config, example)
-        self._seats = int(config.scheduler_config.max_num_seqs)
+        self.seats = int(config.scheduler_config.max_num_seqs)
         if self._is_given_up.is_set():
             raise EngineError("the engine is closed.")
         return _start(config)
@@ -196,7 +180,7 @@ class VllmBackend:
 
         try:
             prompt_ids(example.question)
-        except Exception as error:  # a template is a programme, and raises what it likes
+        except Exception as error:  # a template is a program and raises any class
             raise InputError(
                 f"the chat template of {self.model!r} refuses this prompt: {_line(error)}. Change "
                 "prompt.system or prompt.chat_arguments, or take prompt.chat=false."
@@ -204,7 +188,7 @@ class VllmBackend:
         self._prompt_ids = prompt_ids
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """Generate; closing or cancelling the generator frees the request's seat.
+        """Generate; closing or cancelling the generator aborts the request.
 
         Raises:
             RequestError: If vLLM refuses or fails the request.
@@ -239,7 +223,7 @@ class VllmBackend:
             self._running.discard(request_id)
 
     def sampling_parameters(self, request: Request) -> Any:
-        """The ``SamplingParams`` of a request."""
+        """Return the ``SamplingParams`` of a request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -257,7 +241,7 @@ class VllmBackend:
         )
 
     def _all_ids(self, request: Request) -> list[int]:
-        """Prompt, what was generated before, and what is put after it."""
+        """Return the tokens of prompt, text and suffix."""
         prompt = self._prompt_ids(request.question)
         name, budget = request.question.question_id, request.sampling.max_tokens
         if len(prompt) + budget > self._max_model_len:
@@ -281,7 +265,7 @@ class VllmBackend:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def n_running(self) -> int:
-        """Requests that hold a seat in the engine, by its ``vllm:num_requests_running``."""
+        """Return vLLM's own count of running requests, ``vllm:num_requests_running``."""
         from vllm.v1.metrics.reader import get_metrics_snapshot
 
         metrics: Any = get_metrics_snapshot()
@@ -290,7 +274,7 @@ class VllmBackend:
     async def close(self) -> None:
         """Abort all requests and end vLLM's processes."""
         await self._end_loading()
-        engine, self._engine, self._seats = self._engine, None, None
+        engine, self._engine, self.seats = self._engine, None, None
         if engine is None:
             return
         with suppress(Exception):  # a dead engine has none
@@ -298,10 +282,10 @@ class VllmBackend:
         engine.shutdown(timeout=_SHUTDOWN_S)
         if engine.output_handler is not None:
             await asyncio.wait([engine.output_handler], timeout=_SHUTDOWN_S)
-        engine.engine_core.resources.ctx.destroy(linger=0)  # which vLLM leaves open
+        engine.engine_core.resources.ctx.destroy(linger=0)  # vLLM does not close it
 
     async def _end_loading(self) -> None:
-        """End a loading that was interrupted: without its process it fails."""
+        """End a loading that was interrupted by ending its process."""
         loading, self._loading = self._loading, None
         if loading is None:
             return
@@ -313,16 +297,16 @@ class VllmBackend:
                     is_late = time.monotonic() > began + _GRACE_S
                     process.kill() if is_late else process.terminate()
             await asyncio.wait([loading], timeout=0.2)
-        with suppress(Exception):  # it may have been faster
+        with suppress(Exception):  # the loading may have succeeded before
             self._engine = loading.result()
 
 
 class _Text:
-    """What a request generates, token by token, after the tokens ``before``.
+    """Decodes the tokens of a request, which follow the tokens ``before``.
 
-    A character that is split over tokens comes with the last of them; at the end of a trace the
-    beginning of one is dropped. A stop text ends it as soon as its last character has come, also
-    where it began before this request.
+    A character that is split over tokens comes with the last of them; an incomplete one at the end
+    of a trace is dropped. A stop text ends the request at its last character, also if it began
+    before the request.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int], request: Request) -> None:
@@ -340,7 +324,7 @@ class _Text:
         self._k = request.sampling.logprobs
 
     def add(self, completion: Any) -> Chunk:
-        """A delta of vLLM: one token, or several where nobody took them as they came."""
+        """Decode a delta of vLLM: one token, or several that were not read one by one."""
         reason = _finish_reason(completion.finish_reason)
         text, token_end = "", []
         for token in completion.token_ids:
@@ -359,12 +343,12 @@ class _Text:
     def _decode(self, token: int) -> str:
         try:
             return self._stream.step(self._tokenizer, token) or ""
-        except Exception:  # bytes that make no character, vllm-project/vllm#17448; it has no class
+        except Exception:  # invalid bytes, vllm-project/vllm#17448; the error has no own class
             self._stream = DecodeStream(skip_special_tokens=True)
             return self._stream.step(self._tokenizer, token) or ""
 
     def _stopped(self, piece: str) -> int | None:
-        """Characters of ``piece`` up to the end of the first stop text; ``None`` without one."""
+        """Return the characters of ``piece`` up to the end of a stop text; ``None`` without one."""
         seen = self._tail + piece
         ends = []
         for stop in self._stop:
@@ -381,9 +365,9 @@ def token_confidences(logprobs: Any, k: int) -> list[float]:
     DeepConf, Fu et al. 2025, eq. 2 (https://arxiv.org/abs/2508.15260).
 
     Args:
-        logprobs: vLLM's ``FlatLogprobs``: for each token the sampled one, then the top k; once,
-            where deltas were merged and the sampled one is among these. The last k are the top k.
-        k: As many as were asked for.
+        logprobs: vLLM's ``FlatLogprobs``: for each token the sampled one, then the top k; where
+            deltas were merged, a sampled one among the top k occurs once. The last k are the top k.
+        k: Number of log-probabilities that were requested.
     """
     values = logprobs.logprobs
     return [-sum(values[end - k : end]) / k for end in logprobs.end_indices]
@@ -400,7 +384,7 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
 
 
 def _engine_config(arguments: dict[str, Any], logprobs: int) -> Any:
-    """The configuration of vLLM; reads the model's, not its weights."""
+    """Return vLLM's configuration; reads the configuration of the model, not its weights."""
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
 
@@ -422,10 +406,10 @@ def _start(config: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     class Engine(AsyncLLM):  # type: ignore[misc]
-        """An engine whose finaliser is silent.
+        """Silences the finaliser.
 
-        It shuts the engine down once more, also one whose loading was interrupted; what then fails
-        is printed by Python as "Exception ignored in AsyncLLM.__del__".
+        It shuts the engine down once more, also one whose loading was interrupted; Python prints
+        the error of that as "Exception ignored in AsyncLLM.__del__".
         """
 
         def __del__(self) -> None:
@@ -434,8 +418,8 @@ def _start(config: Any) -> Any:
             except Exception:
                 pass
 
-    # Ctrl-C in a terminal reaches all processes. vLLM's are to outlive it: we abort and close. They
-    # inherit what this thread blocks.
+    # Ctrl-C in a terminal reaches all processes. vLLM's must outlive it, so that we can abort and
+    # close; they inherit the signals that this thread blocks.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return Engine.from_vllm_config(config)
