@@ -1,4 +1,4 @@
-"""The loop between a policy and an engine's session, the same for a recording and a live server."""
+"""The loop between a policy and a session, the same for a recording and a live server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ class JudgeError(RuntimeError):
 
 
 Tell = Callable[..., None]
-"""Receives what happens: the name of a method of `evaluation.watcher.Watcher`, and its facts."""
-
-
-def _tell_nobody(hook: str, *facts: object) -> None:
-    pass
+"""Called with the name of a method of `evaluation.watcher.Watcher`, and its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Outcome:
         decisions: The traces that were stopped, in the order of stopping.
         final: State of all started traces at the end.
         usage: The engine's own count.
-        fallback: Why the question was decided without the policy; ``None`` where the policy did.
+        fallback: Why the question was decided without the policy; ``None`` if the policy did.
     """
 
     vote: Vote
@@ -49,12 +45,12 @@ def run_question(
     n_traces: int,
     evidence: Evidence,
     rng: np.random.Generator,
-    tell: Tell = _tell_nobody,
+    tell: Tell = lambda hook, *facts: None,
 ) -> Outcome:
-    """Let ``policy`` decide one question on ``session``; closes the session, whatever happens.
+    """Run ``policy`` on one question, and close the session whatever happens.
 
-    Where the judge fails (`JudgeError`), the question goes on unpruned: all N traces run to their
-    end, but for those that had been stopped before, and vote.
+    If the judge fails (`JudgeError`), the question continues unpruned: all N traces run to their
+    end, except those that had been stopped before, and vote.
     """
     decisions: list[Decision] = []
     fallback: str | None = None

@@ -38,14 +38,19 @@ TAIL = 100
 class ReplayEngine:
     """Replays recorded traces.
 
-    A question's traces start in an order drawn from the seed, so that resampling means another
-    seed; with ``shuffle=False`` in their recorded order, as a live run started them. Running traces
-    advance in lock-step, one token each per tick: the clock reads the longest stretch at every step
-    (sequential decoding), times ``seconds_per_token``. An answer is reported only once its trace
-    has ended, so a policy cannot tell a recording from a live engine.
+    A question's traces start in an order drawn from the seed. Running traces advance in lock-step,
+    one token each per tick: the clock adds the longest stretch of every step (sequential decoding),
+    times ``seconds_per_token``. An answer is reported only once its trace has ended, so a policy
+    cannot tell a recording from a live engine.
 
-    A forced answer is what was recorded at the checkpoint, or last before it. All those of a
+    A forced answer is the one recorded at the checkpoint, or last before it. All those of a
     checkpoint run side by side: they cost ``tokens_per_forced_answer`` ticks.
+
+    Args:
+        groups: The traces of each question.
+        seconds_per_token: Virtual decoding time of a token, in seconds.
+        tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
+        shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
     """
 
     def __init__(
@@ -55,25 +60,16 @@ class ReplayEngine:
         tokens_per_forced_answer: Annotated[int, Ge(0)] = 20,
         shuffle: bool = True,
     ) -> None:
-        """Serve ``groups``.
-
-        Args:
-            groups: The traces of each question.
-            seconds_per_token: Virtual decoding time of a token, in seconds.
-            tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
-            shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
-        """
         self.seconds_per_token = seconds_per_token
         self.tokens_per_forced_answer = tokens_per_forced_answer
         self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}
 
     def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
-        """Begin a question; ``seed`` decides which recorded traces come, and in which order."""
+        """Begin a question; ``seed`` decides which recorded traces start, and in which order."""
         recording = self.recording(question, model)
         return ReplaySession(recording, recording.order(n_traces, seed), self)
 
     def recording(self, question: Question, model: str) -> Recording:
-        """The recording of a question."""
         return self._recordings[question, model]
 
 
@@ -84,8 +80,7 @@ class Recording:
         group: The traces.
         n_tokens: Their lengths, shape ``(M,)``.
         answer_class: Classes of their final answers, shape ``(M,)``.
-        is_open: The trace was stopped while it was recorded, and would have gone on, shape
-            ``(M,)``.
+        is_open: Whether a trace was stopped while it was recorded, shape ``(M,)``.
     """
 
     def __init__(self, group: QuestionTraces, shuffle: bool = True) -> None:
@@ -101,7 +96,7 @@ class Recording:
         self._forced: dict[int, tuple[list[int], IntArray]] = {}
 
     def order(self, n_traces: int, seed: int) -> IntArray:
-        """Which recorded traces come, and in which order, shape ``(n_traces,)``."""
+        """Return which recorded traces start, in their order, shape ``(n_traces,)``."""
         group = self.group
         if n_traces > len(group.traces):
             raise ValueError(
@@ -115,14 +110,14 @@ class Recording:
         return self._orders[n_traces, seed]
 
     def cuts(self, rule: PrefixRule) -> IntArray:
-        """Where ``rule`` pauses each trace, in tokens, shape ``(M,)``."""
+        """Return where ``rule`` pauses each trace, in tokens, shape ``(M,)``."""
         if rule not in self._cuts:
             cuts = [rule.cut(t.text, t.token_end) for t in self.group.traces]
             self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
         return self._cuts[rule]
 
     def forced_answer(self, trace: int, before: int, n_tokens: int) -> int:
-        """Class of the answer that was forced out of a trace last, up to ``n_tokens`` tokens.
+        """Return the class of the last answer forced out of a trace up to ``n_tokens`` tokens.
 
         Raises:
             ValueError: If the trace has no forced answers, or none since ``before`` tokens, where
@@ -143,10 +138,10 @@ class Recording:
         return forced[last].answer_class if last >= 0 else NO_ANSWER
 
     def forced(self, trace: int, n_tokens: int) -> IntArray:
-        """Answers forced out of a trace while it ran, up to ``n_tokens``, and tokens before them.
+        """Return how many answers were forced out of a running trace, and the sum of their places.
 
-        Shape ``(2,)``: how many, and the sum of the places. None is forced at the trace's end:
-        what a finished trace answers is known.
+        Up to ``n_tokens`` tokens, shape ``(2,)``. None is forced at the trace's end, where its
+        answer is known.
         """
         if trace not in self._forced:
             end = self.group.traces[trace].n_tokens + self.is_open[trace]
@@ -160,10 +155,10 @@ class Recording:
 
 
 def forced_context(forced: IntArray, each: int) -> FloatArray:
-    """Tokens that answers of ``each`` tokens attend to, summed over those, ``(..., 2)`` -> ``...``.
+    """Return the tokens that forced answers of ``each`` tokens attend to, summed over those.
 
     Args:
-        forced: How many answers, and tokens before them, see `Recording.forced`.
+        forced: Number of answers and sum of their places, see `Recording.forced`, ``(..., 2)``.
         each: Tokens of an answer.
     """
     return np.asarray(forced[..., 1] * each + forced[..., 0] * each**2 / 2)
@@ -176,16 +171,13 @@ class ReplaySession:
         self._recording = recording
         self._order = order
         self._engine = engine
-        self._lengths = recording.n_tokens[order]
-        self._answers = recording.answer_class[order]
-        self._is_open = recording.is_open[order]
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
         self._tokens = self._tokens_forced = self._ticks = self._peak = 0
         self._forced_context = 0.0
-        self._forced_at: dict[int, int] = {}  # of each trace, where it was last forced
-        self._read: dict[int, IntArray] = {}  # of each trace, the answers that a judge has read
-        self._n_read = 0  # the most that it read of one trace since all stand where they stand
+        self._forced_at: dict[int, int] = {}  # where each trace was last forced
+        self._read: dict[int, IntArray] = {}  # answers of each trace that a judge has read
+        self._n_read = 0  # the most that it read of one trace at this checkpoint
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
@@ -200,72 +192,62 @@ class ReplaySession:
 
     def stop(self, traces: Sequence[int]) -> None:
         """Stop traces by index; one that has ended stays as it is."""
-        started = len(self._n_tokens)
-        ended = (self._n_tokens >= self._lengths[:started]) & ~self._is_open[:started]
-        self._is_stopped[[t for t in traces if not ended[t]]] = True
+        self._is_stopped[[t for t in traces if not self.prefix(t).is_finished]] = True
 
     def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
         """Advance running traces to ``until``; none is ever moved back.
 
         Raises:
-            ValueError: If a trace would run on beyond where it was stopped while it was recorded.
+            ValueError: If a trace would continue beyond where it was stopped during recording.
         """
         self._n_read = 0
-        old = self._n_tokens
-        started = len(old)
-        lengths = self._lengths[:started]
-        is_open = self._is_open[:started]
+        old, recording, traces = self._n_tokens, self._recording, self._order[: self.n_started]
+        lengths, is_open = recording.n_tokens[traces], recording.is_open[traces]
         running = ~self._is_stopped & ((old < lengths) | is_open)
         if until is None:
-            target = lengths
+            wanted = lengths + 1
         elif isinstance(until, int):
-            target = np.minimum(old + until, lengths)
+            wanted = old + until
         else:
-            target = np.maximum(self._recording.cuts(until)[self._order[:started]], old)
-        wanted = old + until if isinstance(until, int) else lengths + (until is None)
+            wanted = np.maximum(recording.cuts(until)[traces], old)
         if (beyond := np.flatnonzero(running & is_open & (wanted > lengths))).size:
             first = int(beyond[0])
             raise ValueError(
-                f"trace {first} of {self._recording.group.question.question_id!r} was stopped "
+                f"trace {first} of {recording.group.question.question_id!r} was stopped "
                 f"after {lengths[first]} tokens while it was recorded, what would follow is not "
                 "known: replay the policy that it was recorded under, or collect whole traces."
             )
-        target = np.where(running, target, old)
+        target = np.where(running, np.minimum(wanted, lengths), old)
         stretch = target - old
         self._tokens += int(stretch.sum())
         self._ticks += int(stretch.max(initial=0))
         self._peak = max(self._peak, int(running.sum()))
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
-        answers = np.where(is_finished, self._answers[:started], NO_ANSWER)
-        forced = np.full(started, NO_ANSWER)
+        answers = np.where(is_finished, recording.answer_class[traces], NO_ANSWER)
+        forced = np.full(len(old), NO_ANSWER)
         if force:
             forced = answers.copy()
             asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
             for trace in asked:
-                recorded = int(self._order[trace])
-                place = int(target[trace])
-                forced[trace] = self._recording.forced_answer(
-                    recorded, self._forced_at.get(trace, 0), place
-                )
+                before, place = self._forced_at.get(trace, 0), int(target[trace])
+                forced[trace] = recording.forced_answer(int(traces[trace]), before, place)
                 self._forced_at[trace] = place
             self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
         return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
 
     @property
     def n_started(self) -> int:
-        """Traces that have been started."""
         return len(self._n_tokens)
 
     def prefix(self, trace: int) -> Prefix:
-        """The current prefix of trace ``trace``."""
         recorded = self._recording.group.traces[int(self._order[trace])]
         n_tokens = int(self._n_tokens[trace])
         is_finished = n_tokens >= recorded.n_tokens and not recorded.finish_reason.is_open
         return Prefix(recorded, n_tokens, is_finished=is_finished)
 
     def confidence(self, trace: int) -> FloatArray:
-        """Token confidences of trace ``trace`` so far, shape ``(n_tokens,)``.
+        """Return the token confidences of a trace so far, shape ``(n_tokens,)``.
 
         Raises:
             ValueError: If none are recorded.
@@ -281,8 +263,8 @@ class ReplaySession:
     def read_forced_answers(self, traces: Sequence[int]) -> None:
         """Count the answers that were forced out of these traces while they ran, once each.
 
-        Those of one checkpoint were forced side by side, as in ``advance``. What the policy itself
-        had forced by ``advance`` is not known to be the same answer: where it is, it is paid twice.
+        Those of one checkpoint were forced side by side, as in ``advance``. An answer that the
+        policy has forced by ``advance`` may be the same; it is then paid twice.
         """
         for trace in traces:
             forced = self._recording.forced(int(self._order[trace]), int(self._n_tokens[trace]))
@@ -300,7 +282,6 @@ class ReplaySession:
 
     @property
     def usage(self) -> Usage:
-        """Counts of what was replayed."""
         return Usage(
             self._tokens,
             self._tokens_forced,
@@ -314,7 +295,6 @@ class ReplaySession:
         """Nothing to end: a replay runs only in ``advance``."""
 
     def states(self) -> list[TraceState]:
-        """All started traces at the last checkpoint."""
         return [self._state(trace) for trace in range(self.n_started)]
 
     def _state(self, trace: int) -> TraceState:
@@ -327,11 +307,10 @@ class ReplaySession:
         return TraceState(prefix.n_tokens, status, prefix.text[-TAIL:])
 
     def answer(self, trace: int) -> str | None:
-        """The recorded answer of a trace."""
         return self.prefix(trace).trace.answer
 
     def answers(self) -> dict[int, str]:
-        """For each answer class of the finished traces, the answer of the first one."""
+        """Return for each class of the finished traces the answer of the first one."""
         spelled: dict[int, str] = {}
         for trace in map(self.prefix, range(self.n_started)):
             if trace.is_finished and trace.trace.answer is not None:
@@ -339,11 +318,11 @@ class ReplaySession:
         return spelled
 
     def traces(self) -> tuple[Trace, ...]:
-        """The recorded traces, cut where they stand."""
+        """Return the recorded traces, cut at the last checkpoint."""
         return tuple(map(self._played, range(self.n_started)))
 
     def records(self) -> list[Trace]:
-        """The same as ``traces``: recorded answers have their classes."""
+        """Return the same as ``traces``: recorded answers have their classes."""
         return list(self.traces())
 
     def _played(self, number: int) -> Trace:

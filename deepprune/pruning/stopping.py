@@ -7,7 +7,7 @@ answer classes, most votes first, to a confidence in [0, 1]. Departures from the
 - ``dirichlet`` integrates by quadrature (error below 1e-5) where the code draws at random, and
   takes all classes where the code takes the five largest. Like the code it knows the observed
   classes only, and one unseen class where a single one is observed.
-- ``entropy`` is turned round, 1 - normalised entropy, so that high means sure for every rule.
+- ``entropy`` is inverted, 1 - normalised entropy, so that high means sure for every rule.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def dirichlet(counts: Counts) -> float:
 
 
 def majority(counts: Counts) -> float:
-    """The leader's share of the votes; 0 for a single vote, as in the code."""
+    """Return the leader's share of the votes; 0 for a single vote, as in the code."""
     total = sum(counts)
     return counts[0] / total if total > 1 else 0.0
 
@@ -63,7 +63,7 @@ def majority(counts: Counts) -> float:
 def entropy(counts: Counts) -> float:
     """1 - normalised entropy of the votes; 0 for a single vote, as in the code.
 
-    A lone class meets one vote for an imaginary other, as in the code: (3,) counts as (3, 1).
+    A single class is compared with one imaginary vote, as in the code: (3,) counts as (3, 1).
     """
     if sum(counts) < 2:
         return 0.0
@@ -81,16 +81,13 @@ RULES: dict[str, Callable[[Counts], float]] = {
 
 
 def is_decided(counts: Iterable[float], rule: str, stop_confidence: float) -> bool:
-    """Whether the votes decide the question: the criterion reaches ``stop_confidence``.
+    """Return whether the criterion reaches ``stop_confidence``; false without votes.
 
     Args:
         counts: Votes of each answer class that has any, in any order.
         rule: One of `RULES`.
         stop_confidence: In [0, 1]. The paper uses .95 for ``beta`` and ``dirichlet``; its code .8
-            for ``majority`` and, turned round, .25 for ``entropy``.
-
-    Returns:
-        False without votes.
+            for ``majority`` and, inverted, .25 for ``entropy``.
     """
     ordered = tuple(sorted(counts, reverse=True))
     return bool(ordered) and RULES[rule](ordered) >= stop_confidence
@@ -99,7 +96,7 @@ def is_decided(counts: Iterable[float], rule: str, stop_confidence: float) -> bo
 def is_safe(
     leader: int, votes: Mapping[int, float], at_risk: Mapping[int, float], gamma: float
 ) -> bool:
-    """Whether the leader's margin exceeds the cost of expected switches, for every challenger.
+    """Return whether the leader's margin exceeds the cost of expected switches to every challenger.
 
     The rule of MARS, Chen et al. 2026 (https://arxiv.org/abs/2606.12935), summed over traces: with
     Q_a the expected switches away from answer a and Q their total, the cost against k is
@@ -109,7 +106,7 @@ def is_safe(
     Args:
         leader: The answer class with the most votes.
         votes: Votes of each class.
-        at_risk: Q_a of each class; of ``NO_ANSWER`` the traces without an answer.
+        at_risk: Q_a of each class; for ``NO_ANSWER`` the traces without an answer.
         gamma: In [0, 1].
     """
     if leader == NO_ANSWER:

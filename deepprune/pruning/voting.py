@@ -13,7 +13,7 @@ from deepprune.core.types import NO_ANSWER, Vote
 def plurality(
     answer_class: Sequence[int], voters: Iterable[int], weights: Sequence[float] | None = None
 ) -> Vote:
-    """The answer class with the most votes.
+    """Return the answer class with the most votes.
 
     A trace without an answer does not vote. A tie goes to the class whose first voter was started
     first: traces are exchangeable, so this is a fair draw, and the same one every time.
@@ -24,7 +24,7 @@ def plurality(
         weights: Weight of each voter, in the order of ``voters``; 1 each if not given.
 
     Returns:
-        The vote; its ``answer_class`` is ``NO_ANSWER`` where no voter has an answer.
+        The vote; its ``answer_class`` is ``NO_ANSWER`` if no voter has an answer.
     """
     voters = tuple(voters)
     ballots = sorted(zip(voters, weights or [1.0] * len(voters), strict=True))
@@ -37,11 +37,11 @@ def plurality(
 
 
 def plurality_rows(answer_class: IntArray, weights: FloatArray) -> IntArray:
-    """`plurality` of many votes at once, with the same rule for ties.
+    """Return the winners of many votes at once, with the same rule for ties as `plurality`.
 
     Args:
         answer_class: Class of each trace's answer in the order of start, shape ``(G, N)``.
-        weights: Weight of each trace; 0 where it has no vote, shape ``(G, N)``.
+        weights: Weight of each trace, 0 for one that does not vote, shape ``(G, N)``.
 
     Returns:
         The winning classes, shape ``(G,)``.

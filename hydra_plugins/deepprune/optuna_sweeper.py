@@ -20,6 +20,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
+from deepprune.core.provenance import FAILURE
+
 if TYPE_CHECKING:  # Hydra imports this module at every start
     from optuna import Study
     from optuna.distributions import BaseDistribution
@@ -93,6 +97,8 @@ class OptunaSweeper(Sweeper):
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
+        from deepprune.core.seeding import derive
+
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if trial.params.keys() != space.keys():  # killed while it was proposed
                 study.tell(trial.number, state=TrialState.FAIL)
@@ -100,9 +106,8 @@ class OptunaSweeper(Sweeper):
             len(running := study.get_trials(states=(TrialState.RUNNING,))) < self._n_jobs
             and (n := len(study.get_trials(deepcopy=False))) < self._n_trials
         ):
-            study.sampler = TPESampler(
-                seed=_derive(self._seed, n), n_startup_trials=self._startup_trials
-            )
+            seed = derive(self._seed, "trial", n) % 2**32
+            study.sampler = TPESampler(seed=seed, n_startup_trials=self._startup_trials)
             study.ask(dict(space))
         batch = running[: self._n_jobs]
         return [t for i, t in enumerate(batch) if t.number == batch[0].number + i]
@@ -120,8 +125,6 @@ def search_space(
     Raises:
         InputError: If there is nothing to search, or a value cannot be searched.
     """
-    from deepprune.core.errors import InputError
-
     try:
         import optuna  # noqa: F401
     except ImportError as error:
@@ -176,8 +179,6 @@ def _open_study(path: Path, space: Mapping[str, BaseDistribution], fixed: Sequen
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    from deepprune.core.errors import InputError
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name="deepprune",
@@ -230,10 +231,6 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
     """Write the best trial and print the command that runs it."""
     from optuna.trial import TrialState
 
-    from deepprune.core.errors import InputError
-    from deepprune.core.files import write_atomic
-    from deepprune.core.provenance import FAILURE
-
     trials = study.get_trials()
     n_failed = sum(t.state == TrialState.FAIL for t in trials)
     facts: dict[str, Any] = {"trials": len(trials), "failed": n_failed}
@@ -248,9 +245,3 @@ def _report(study: Study, fixed: Sequence[str], path: Path) -> None:
     write_atomic(path, json.dumps(facts, indent=2))
     if n_failed == len(trials) and not any(path.parent.glob(f"*/{FAILURE}")):  # else: exit code
         raise InputError(f"no trial has an objective: {NO_OBJECTIVE}.")
-
-
-def _derive(seed: int, number: int) -> int:
-    from deepprune.core.seeding import derive
-
-    return derive(seed, "trial", number) % 2**32

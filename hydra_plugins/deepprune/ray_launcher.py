@@ -20,6 +20,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
+from deepprune.core.provenance import FAILURE
+
 
 class RayLauncher(Launcher):
     """Runs each job in its own Ray process, which frees its GPU memory at the end.
@@ -51,8 +55,6 @@ class RayLauncher(Launcher):
         Raises:
             InputError: If Ray is missing.
         """
-        from deepprune.core.errors import InputError
-
         try:
             import ray
         except ImportError as error:
@@ -93,9 +95,6 @@ class RayLauncher(Launcher):
         try:
             result: JobReturn = ray.get(reference)
         except ray.exceptions.RayError as error:
-            from deepprune.core.files import write_atomic
-            from deepprune.core.provenance import FAILURE
-
             job = _job_config(self._context, self._config, overrides, number)
             folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)
             reason = f"its Ray worker was lost: {type(error).__name__}"
