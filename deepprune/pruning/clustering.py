@@ -1,7 +1,7 @@
 """Clusters of traces that a judge expects to end in the same answer.
 
-Every method clusters many runs at once: R orders of the traces at T thresholds, since a sweep asks
-for all of them. A live question is one order and one threshold.
+Every method clusters many runs at once: R orders of the traces at T thresholds, because a sweep
+needs all of them. A live question is one order and one threshold.
 
 - ``greedy``: one trace after the other, as in DeepPrune.
 - ``posterior``: log-odds of the scores with a Chinese-restaurant prior, re-assigned until stable.
@@ -36,11 +36,10 @@ class Clusterings:
     Attributes:
         labels: Number of each trace's cluster, in the order of opening, shape ``(G, N)``. A
             cluster's representative is its first trace.
-        similarity: How much each trace resembles the rest of its cluster, in [0, 1]: by the
-            greedy method the similarity with which it joined; of a representative 1, shape
-            ``(G, N)``.
+        similarity: Similarity of each trace to the rest of its cluster, in [0, 1]; by the greedy
+            method that with which it joined; 1 for a representative, shape ``(G, N)``.
         bill: Pairs that were scored, judge tokens, FLOPs, shape ``(G, 3)``.
-        at: Which clustering holds for an order and a threshold, shape ``(R, T)``.
+        at: Row of the clustering of an order and a threshold, shape ``(R, T)``.
     """
 
     labels: IntArray
@@ -64,15 +63,13 @@ def cluster(
 
     Args:
         method: One of `METHODS`.
-        score: The judge, on pairs of trace numbers as they stand in ``orders``, the earlier trace
-            first.
+        score: The judge, on pairs of trace numbers of ``orders``, the earlier trace first.
         orders: The traces in the order of their start, shape ``(R, N)``.
-        thresholds: tau; what joins has a similarity above it.
-        draws: Uniform draws of each order and trace, for the greedy method's members, shape
-            ``(R, N)``.
+        thresholds: tau; a trace joins a cluster with a similarity above it.
+        draws: Uniform draws for the greedy method's members, shape ``(R, N)``.
         max_clusters: K, the most clusters.
         max_members: K1, the most members that ``greedy`` compares a trace with.
-        price: What pairs cost; without it only their number is billed.
+        price: Price of pairs; without it only their number is billed.
     """
     taus, place = np.unique(np.asarray(thresholds, dtype=np.float64), return_inverse=True)
     if method == "greedy" or orders.shape[1] == 1:
@@ -91,16 +88,16 @@ def _greedy(
     max_members: int,
     price: PricePairs | None,
 ) -> Clusterings:
-    """DeepPrune's clustering (arXiv 2510.08483, section 4.2).
+    """Cluster as DeepPrune does (arXiv 2510.08483, section 4.2).
 
     For trace t and cluster c, ``sim(t, c)`` is the mean score over ``min(max_members, |c|)`` of its
     members, drawn without replacement. The trace joins the most similar cluster when that
     similarity exceeds the threshold; else it opens a new one while fewer than ``max_clusters``
-    exist, and at the cap it joins the most similar. The members drawn are a reservoir sample, which
+    exist, and at the cap it joins the most similar. The drawn members are a reservoir sample, which
     is uniform at any time.
 
-    Thresholds that have made the same decisions so far share a row; a similarity between two of
-    them splits it. So a further threshold costs only the decisions that it changes.
+    Thresholds with the same decisions so far share a row; a similarity between two of them splits
+    it. A further threshold thus costs only the decisions that it changes.
     """
     n_orders, n = orders.shape
     order = np.arange(n_orders)  # of each row
@@ -153,9 +150,9 @@ def _join(
     draw: FloatArray,
     max_members: int,
 ) -> None:
-    """Count trace t in its cluster of each row, and let it enter the cluster's reservoir by chance.
+    """Add trace t to its cluster of each row, and by chance to the cluster's reservoir.
 
-    The reservoir (algorithm R) keeps ``max_members`` uniform members; one leaves for a new one.
+    The reservoir (algorithm R) keeps ``max_members`` uniform members; a new one replaces another.
     """
     rows = np.arange(len(chosen))
     sizes[rows, chosen] += 1
@@ -176,7 +173,7 @@ def _column(
     t: int,
     wanted: BoolArray,
 ) -> FloatArray:
-    """``ask`` for trace t against those before it, ``(G, t)``; 0 where it is not wanted.
+    """Return ``ask`` of trace t and each before it, ``(G, t)``; 0 where it is not ``wanted``.
 
     A pair that several rows of one order want is asked for once.
     """
@@ -229,8 +226,8 @@ def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[I
     """Join the two most similar clusters while their mean score exceeds the threshold.
 
     Returns:
-        The first trace of each trace's cluster, a row for every number of joins that some
-        threshold allows, shape ``(G, N)``, and the row of each threshold, shape ``(T,)``.
+        The first trace of each trace's cluster, one row per number of joins that some threshold
+        allows, shape ``(G, N)``, and the row of each threshold, shape ``(T,)``.
     """
     n = len(scores)
     tree = linkage(1 - scores[np.triu_indices(n, 1)], "average")
@@ -251,10 +248,10 @@ def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[I
 def _posterior(scores: FloatArray, tau: float, max_clusters: int) -> tuple[IntArray, FloatArray]:
     """Assign each trace in turn to its most probable cluster, until none moves.
 
-    A pair with score s speaks for sharing an answer with log-odds ``logit(s) - logit(tau)``. Trace
-    t joins cluster c with log-probability ``log |c|`` plus the log-odds towards its
-    members, or at a new one with log 1: a Chinese-restaurant prior of concentration 1 (Pitman
-    2006). Pairs are taken as independent, which they are not: extreme scores weigh too much.
+    A pair with score s shares an answer with log-odds ``logit(s) - logit(tau)``. Trace t joins
+    cluster c with log-probability ``log |c|`` plus the log-odds of its members, or opens a new one
+    with log 1: a Chinese-restaurant prior of concentration 1 (Pitman 2006). Pairs are treated as
+    independent, which they are not: extreme scores weigh too much.
     """
     n = len(scores)
     odds = logit(np.clip(scores, 1e-6, 1 - 1e-6)) - logit(np.clip(tau, 1e-6, 1 - 1e-6))
@@ -281,13 +278,13 @@ def _posterior(scores: FloatArray, tau: float, max_clusters: int) -> tuple[IntAr
 
 
 def _numbered(root: IntArray) -> IntArray:
-    """Clusters numbered in the order of opening, from the first trace of each trace's cluster."""
+    """Number clusters in the order of opening, given the first trace of each trace's cluster."""
     opens = root == np.arange(root.shape[1])
     return np.take_along_axis(opens.cumsum(1) - 1, root, 1)
 
 
 def is_representative(labels: IntArray) -> BoolArray:
-    """Whether a trace is the first of its cluster, shape ``(G, N)``."""
+    """Return whether each trace is the first of its cluster, shape ``(G, N)``."""
     highest = np.maximum.accumulate(labels, axis=1)
     opens = np.ones(labels.shape, dtype=bool)
     opens[:, 1:] = labels[:, 1:] > highest[:, :-1]

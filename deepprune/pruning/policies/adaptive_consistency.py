@@ -6,8 +6,8 @@ beta criterion at .95, one trace at a time. Departures:
 - The paper samples at most 40 traces; here at most ``cap``, or all N of the question.
 - A trace without an answer does not vote.
 
-Ours is the ``budget``: the doubt that is let pass grows with the tokens already spent, so that few
-votes suffice where traces are long, and more are asked for where they are cheap
+The ``budget`` is ours: the criterion relaxes with the tokens already spent, so that few votes
+suffice if traces are long, and more are required if they are cheap
 (``experiments/p3_best_policy``).
 """
 
@@ -31,13 +31,13 @@ class AdaptiveConsistency:
     """Samples in waves that run to their end; after each, stops once the answers so far decide.
 
     Attributes:
-        stop_confidence: In [0, 1]: what the criterion has to reach.
+        stop_confidence: In [0, 1]: value that the criterion has to reach.
         cap: Most traces to sample; ``None`` for all N.
         wave: Traces sampled side by side. One saves most tokens, more save time.
         rule: The criterion, see `pruning.stopping`.
-        budget: Tokens of a question after which any leader will do: once t tokens are spent, a
+        budget: Tokens of a question after which any leader is accepted: once t tokens are spent, a
             criterion of ``1 - t / budget`` is enough; ``None`` for no such allowance. Without a
-            single vote sampling goes on.
+            single vote sampling continues.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -50,8 +50,7 @@ class AdaptiveConsistency:
     name: str = "adaptive_consistency"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Sample a wave, count, stop or go on; vote over all that were sampled."""
-        cap = n_traces if self.cap is None else min(self.cap, n_traces)
+        cap = min(self.cap or n_traces, n_traces)
         counts: dict[int, int] = {}
         started = 0
         while True:

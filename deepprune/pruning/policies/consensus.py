@@ -30,7 +30,6 @@ class Consensus:
     name: str = "consensus"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Sample and vote."""
-        k = n_traces if self.k is None else min(self.k, n_traces)
+        k = min(self.k or n_traces, n_traces)
         seen = yield Step(start=k)
         return plurality(seen.answer_class.tolist(), range(k))

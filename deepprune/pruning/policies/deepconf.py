@@ -1,16 +1,16 @@
-"""DeepConf, online: stop the traces that are generated with little confidence.
+"""DeepConf, online: stop traces that are generated with low confidence.
 
 Fu et al. 2025, Deep Think with Confidence (https://arxiv.org/abs/2508.15260), checked against its
 code (https://github.com/facebookresearch/deepconf): token confidence is minus the mean top-k
 log-probability, a group is a window of 2048 tokens that slides by one, a trace shorter than that
 is one group, and a trace votes with its confidence as its weight. Departures:
 
-- A running trace is looked at every ``check_every`` tokens; the paper stops it at the very token.
+- A running trace is checked every ``check_every`` tokens; the paper stops it at the exact token.
 - As in that code, a trace that ended although one of its groups had fallen below the threshold
-  does not vote; here that is a trace whose lapse came between two looks.
+  does not vote; here that is a trace that fell below it between two checks.
 - The paper's pseudocode adds traces one by one until there is consensus; its code runs the whole
-  budget at once and never asks for one. Here ``parallel`` traces run at a time, and consensus is
-  looked for at every pause, over what has ended by then.
+  budget at once without a consensus. Here ``parallel`` traces run at a time, and consensus is
+  checked at every pause, over the traces that have ended by then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deepprune.pruning.voting import plurality
 
 
 def group_confidences(confidence: FloatArray, window: int) -> FloatArray:
-    """Mean confidence of every ``window`` tokens in a row; of all tokens where there are fewer."""
+    """Return the mean confidence of every ``window`` tokens in a row, of all if there are fewer."""
     if len(confidence) < window:
         return np.array([confidence.mean() if len(confidence) else 0.0])
     sums = np.concatenate(([0.0], np.cumsum(confidence)))
@@ -47,7 +47,7 @@ class DeepConf:
         window: Tokens of a group.
         consensus: tau in (0, 1]: no more traces once the leading answer has this share of the
             weights; ``None`` always uses the whole budget.
-        check_every: Tokens between two looks at a running trace.
+        check_every: Tokens between two checks of a running trace.
         parallel: Traces that run at once after the warm-up.
     """
 
@@ -62,17 +62,16 @@ class DeepConf:
     name: str = "deepconf"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Calibrate on the warm-up, then start, stop and count until consensus."""
         started = min(self.warmup, n_traces)
         seen = yield Step(start=started)
         lowest = np.full(n_traces, np.inf)  # the lowest group confidence of each trace so far
-        read = [-1] * n_traces  # tokens of each trace that are in it
+        read = [-1] * n_traces  # tokens of each trace that it covers
         bar: float | None = None
         while True:
             for trace, n_tokens in enumerate(seen.n_tokens.tolist()):
                 has_group = seen.is_finished[trace] or n_tokens >= self.window
                 if has_group and n_tokens > read[trace]:
-                    first = max(0, read[trace] - self.window + 1)  # of the first group not yet read
+                    first = max(0, read[trace] - self.window + 1)  # start of the first new group
                     groups = group_confidences(evidence.confidence(trace)[first:], self.window)
                     lowest[trace] = min(lowest[trace], groups.min())
                     read[trace] = n_tokens

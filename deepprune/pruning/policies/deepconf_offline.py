@@ -1,9 +1,9 @@
-"""DeepConf, offline: of finished traces, let the most confident vote. It saves no tokens by itself.
+"""DeepConf, offline: the most confident of the finished traces vote. It saves no tokens by itself.
 
 Fu et al. 2025, Deep Think with Confidence (https://arxiv.org/abs/2508.15260). The measures, the
-percentile, and that traces without an answer are left out before it is taken, follow its code
-(https://github.com/facebookresearch/deepconf), with that code's 2048 tokens, bottom tenth, and top
-tenth (the paper also keeps nine tenths). No departures.
+percentile and the exclusion of traces without an answer follow its code
+(https://github.com/facebookresearch/deepconf), with its 2048 tokens, bottom tenth and top tenth
+(the paper also keeps nine tenths). No departures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepprune.core.types import NO_ANSWER
 from deepprune.pruning.policies.deepconf import group_confidences
 from deepprune.pruning.voting import plurality
 
-_BOTTOM = 0.1  # the share of groups that `bottom_groups` averages
+_BOTTOM = 0.1  # share of groups that `bottom_groups` averages
 
 
 @checked
@@ -45,8 +45,7 @@ class DeepConfOffline:
     name: str = "deepconf_offline"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Sample, rank, vote."""
-        k = n_traces if self.k is None else min(self.k, n_traces)
+        k = min(self.k or n_traces, n_traces)
         seen = yield Step(start=k)
         voters = np.flatnonzero(seen.answer_class != NO_ANSWER)
         weights = np.array([self.measured(evidence.confidence(t)) for t in voters.tolist()])
@@ -56,7 +55,7 @@ class DeepConfOffline:
         return plurality(seen.answer_class.tolist(), voters.tolist(), weights.tolist())
 
     def measured(self, confidence: FloatArray) -> float:
-        """The confidence of a trace from those of its tokens, shape ``(n_tokens,)``."""
+        """Return the confidence of a trace, given those of its tokens, shape ``(n_tokens,)``."""
         if self.measure == "mean":
             return float(confidence.mean())
         if self.measure == "tail":

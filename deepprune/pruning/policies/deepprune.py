@@ -1,4 +1,4 @@
-"""DeepPrune: cluster all traces on a prefix, stop the redundant, vote over those that go on.
+"""DeepPrune: cluster all traces on a prefix, stop the redundant ones, vote over the others.
 
 Tu et al. 2025 (https://arxiv.org/abs/2510.08483). Departures, where the paper is silent:
 
@@ -49,19 +49,19 @@ class DeepPrune:
         max_clusters: K, the most clusters.
         max_members: K1, the most members of a cluster that ``greedy`` compares a trace with.
         finish: ``largest_cluster``: up to ``max_finishers`` of the largest cluster go on and vote;
-            where all clusters are singletons, ``singleton_finishers`` of all traces do.
+            if all clusters are singletons, ``singleton_finishers`` of all traces do.
             ``representatives``: the first trace of each cluster goes on and votes.
         max_finishers: K2.
         singleton_finishers: K3.
         vote: Weight of a representative: ``plain`` 1; ``size`` the size of its cluster;
-            ``posterior`` the traces that can be expected to share its answer, the sum of the
-            members' similarities.
+            ``posterior`` the expected number of traces with its answer, the sum of the members'
+            similarities.
         wave: Traces that start at once, are clustered among themselves and finish; then the next
             wave, with one vote over all. ``None``: all at once.
-        stop_confidence: No further wave starts, and what still runs is stopped, once the leading
-            answer is ahead for good with this probability (`stopping.is_decided`, rule ``beta``);
+        stop_confidence: No further wave starts, and running traces are stopped, once the leading
+            answer stays ahead with this probability (`stopping.is_decided`, rule ``beta``);
             ``None``: never.
-        check_every: With ``stop_confidence``, tokens between two looks at the votes.
+        check_every: With ``stop_confidence``, tokens between two checks of the votes.
     """
 
     prefix: PrefixRule
@@ -80,24 +80,31 @@ class DeepPrune:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The judge, and the text where the prefix counts words."""
+        """The judge, and the text if the prefix counts words."""
         counts_words = self.prefix.kind == "reasoning_words"
         return frozenset([Need.JUDGE] + [Need.TEXT] * counts_words)
 
     @property
     def decides_once(self) -> bool:
-        """Whether everything is decided at one checkpoint, so that a replay can batch runs."""
+        """Whether all decisions fall at one checkpoint, so that a replay can batch runs."""
         return self.wave is None and self.stop_confidence is None
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Advance to the prefix, cluster, stop, finish, for every wave; vote."""
         voters: list[int] = []
         weights: list[float] = []
         wave = self.wave or n_traces
         for first in range(0, n_traces, wave):
             traces = np.arange(first, min(first + wave, n_traces))
             seen = yield Step(start=len(traces), until=self.prefix)
-            clusters = self.cluster_on(evidence, traces, rng.random(len(traces)))
+            clusters = cluster(
+                self.clustering,
+                evidence.score,
+                traces[None],
+                [self.threshold],
+                rng.random(len(traces))[None],
+                max_clusters=self.max_clusters,
+                max_members=self.max_members,
+            )
             mask, weight = self.finishers(clusters)
             chosen = np.flatnonzero(mask[0])
             voters += traces[chosen].tolist()
@@ -108,20 +115,8 @@ class DeepPrune:
                 break
         return plurality(seen.answer_class.tolist(), voters, weights)
 
-    def cluster_on(self, evidence: Evidence, traces: IntArray, draws: FloatArray) -> Clusterings:
-        """Cluster ``traces`` on what they have generated so far."""
-        return cluster(
-            self.clustering,
-            evidence.score,
-            traces[None],
-            [self.threshold],
-            draws[None],
-            max_clusters=self.max_clusters,
-            max_members=self.max_members,
-        )
-
     def finishers(self, clusters: Clusterings) -> tuple[BoolArray, FloatArray]:
-        """Which traces continue, and their weights in the vote, both of shape ``(G, N)``."""
+        """Return which traces continue, and their weights in the vote, both ``(G, N)``."""
         labels = clusters.labels
         n_rows, n = labels.shape
         flat = np.arange(n_rows)[:, None] * n + labels
@@ -157,7 +152,7 @@ class DeepPrune:
             stop = []
 
     def _is_decided(self, seen: Observation, voters: list[int], weights: list[float]) -> bool:
-        """Whether the answers so far decide the question at ``stop_confidence``."""
+        """Return whether the answers so far decide the question at ``stop_confidence``."""
         if self.stop_confidence is None:
             return False
         counts: dict[int, float] = {}
@@ -170,7 +165,7 @@ class DeepPrune:
     def _decisions(
         self, clusters: Clusterings, goes_on: BoolArray, traces: IntArray, seen: Observation
     ) -> list[Decision]:
-        """A decision for every running trace that does not continue, cluster by cluster."""
+        """Return decisions on all running traces that do not continue, cluster by cluster."""
         labels = clusters.labels[0]
         first = np.flatnonzero(is_representative(clusters.labels)[0])
         decisions = []
@@ -178,13 +173,13 @@ class DeepPrune:
             trace, number = int(traces[i]), int(labels[i])
             if goes_on[i] or seen.is_finished[trace] or seen.is_stopped[trace]:
                 continue
-            stands_for = bool(goes_on[first[number]])
+            is_represented = bool(goes_on[first[number]])
             decisions.append(
                 Decision(
                     trace,
-                    StopReason.REDUNDANT if stands_for else StopReason.NOT_CHOSEN,
+                    StopReason.REDUNDANT if is_represented else StopReason.NOT_CHOSEN,
                     cluster=number,
-                    by=int(traces[first[number]]) if stands_for else None,
+                    by=int(traces[first[number]]) if is_represented else None,
                     score=float(clusters.similarity[0, i]),
                 )
             )

@@ -44,8 +44,7 @@ class EarlyExit:
     name: str = "early_exit"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Force answers, stop what has settled, go on until no trace runs; vote."""
-        k = n_traces if self.k is None else min(self.k, n_traces)
+        k = min(self.k or n_traces, n_traces)
         votes = [NO_ANSWER] * k  # the last known answer of each trace
         streak = [0] * k  # how often it has been given in a row
         running = list(range(k))

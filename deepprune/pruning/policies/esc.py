@@ -38,8 +38,7 @@ class ESC:
     name: str = "esc"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Sample a window, stop or go on; vote over all that were sampled."""
-        cap = n_traces if self.cap is None else min(self.cap, n_traces)
+        cap = min(self.cap or n_traces, n_traces)
         started = 0
         while True:
             seen = yield Step(start=min(self.window, cap - started))

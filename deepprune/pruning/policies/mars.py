@@ -9,16 +9,16 @@ included. Defaults: 16 warm-up traces, gamma = 1 (the paper's fully conservative
 Hoeffding term (off in all of its reported runs). Departures:
 
 - q is not the paper's five-feature logistic model with Platt scaling but a smoothed count over the
-  warm-up traces: of their checkpoints with a like streak of the same answer, the share whose answer
-  is not the final one. Two of the five features are token confidences, which recordings with
-  forced answers lack; position and number of flips are left out with them.
+  warm-up traces: of their checkpoints with a similar streak of the same answer, the share whose
+  answer is not the final one. Two of the five features are token confidences, which recordings with
+  forced answers lack; position and number of flips are dropped with them.
 - gamma is fixed; the paper's headline rows calibrate it per question on the warm-up traces.
 - The warm-up traces are the question's first: they run to their end before the others start, are
-  paid for, vote, and cannot switch. The code draws them from the pool the votes are drawn from,
-  charges nothing for them, and leaves out all traces that end without an answer (here their
-  forced answers count as switched).
-- A finished trace has q = 0. One that runs and has given no answer yet has q = 1; the code leaves
-  it out of the bound.
+  charged, vote, and cannot switch. The code draws them from the pool of the votes, charges nothing
+  for them, and excludes all traces that end without an answer (here their forced answers count as
+  switched).
+- A finished trace has q = 0. A running one without an answer so far has q = 1; the code excludes
+  it from the bound.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ class MARS:
     name: str = "mars"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Warm up, count switches, then force answers until the leader is safe; vote."""
         warmup = min(self.warmup, n_traces)
         streaks = [(NO_ANSWER, 0)] * n_traces
         history: list[tuple[int, int, int]] = []  # trace, bucket of its streak, answer
@@ -92,15 +91,12 @@ class MARS:
 def switch_probabilities(
     history: list[tuple[int, int, int]], final: list[int]
 ) -> defaultdict[int, float]:
-    """How often the answer at a checkpoint is not the final one, ``(switched + 1) / (seen + 2)``.
+    """Return by bucket how often an answer is not the final one, ``(switched + 1) / (seen + 2)``.
 
     Args:
         history: Trace, bucket of its streak and answer at each checkpoint of the warm-up;
-            checkpoints without an answer are passed over.
+            checkpoints without an answer are skipped.
         final: Final answer class of each warm-up trace.
-
-    Returns:
-        By bucket; 1/2 for one that was never seen.
     """
     seen: dict[int, int] = defaultdict(int)
     switched: dict[int, int] = defaultdict(int)

@@ -36,7 +36,7 @@ class ParallelProbe:
         stable: Checkpoints in a row with the same majority answer that stop all traces.
         warmup: Checkpoints at which nothing is stopped or pruned; a majority's row counts from the
             first checkpoint, a trace's disagreement only after the warm-up.
-        prune_share: In [0, 1]: share of the votes from which on a majority makes others deviant.
+        prune_share: In [0, 1]: least share of the votes with which a majority makes others deviant.
         prune_after: Checkpoints in a row, counting those with such a majority, at which a trace
             has to disagree to be pruned.
         min_active: Traces, finished ones included, that are never pruned.
@@ -55,8 +55,7 @@ class ParallelProbe:
     name: str = "parallel_probe"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Force answers, vote, stop all, prune some or go on."""
-        k = n_traces if self.k is None else min(self.k, n_traces)
+        k = min(self.k or n_traces, n_traces)
         active = list(range(k))  # not pruned
         against = [0] * k  # checkpoints in a row at which a trace disagreed
         leader, in_a_row, checkpoint = NO_ANSWER, 0, 0

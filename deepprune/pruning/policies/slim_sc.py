@@ -4,8 +4,8 @@ Hong et al. 2025, Slim-SC: Thought Pruning for Efficient Scaling with Self-Consi
 (https://arxiv.org/abs/2509.13990), code ``slimsc``. Departures:
 
 - The paper cuts traces into thoughts at phrases such as "Wait", embeds each with all-mpnet-base-v2
-  and looks every new thought up among all earlier thoughts of the other traces. Here two prefixes
-  are compared every ``check_every`` tokens by the judge's score, and only as they stand.
+  and compares every new thought with all earlier thoughts of the other traces. Here two prefixes
+  are compared every ``check_every`` tokens by the judge's score, only with each other.
   ``judge=sentence_embedding`` comes nearest: it reads the end of a prefix, so its latest thought.
   Its score is ``(1 + cosine) / 2``: a cosine of 0.9 is a score of 0.95.
 - The paper's threshold is one on its own cosine, and its warm-up counts thoughts, so neither
@@ -50,7 +50,6 @@ class SlimSC:
     name: str = "slim_sc"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
-        """Start all traces, stop redundant ones at every checkpoint, vote over the finished."""
         seen = yield Step(start=n_traces, until=self.warmup)
         while True:
             running = np.flatnonzero(~(seen.is_finished | seen.is_stopped))
@@ -64,7 +63,7 @@ class SlimSC:
     def _redundant(
         self, running: IntArray, evidence: Evidence, rng: np.random.Generator
     ) -> list[Decision]:
-        """The decisions of a checkpoint, from the most similar pair down."""
+        """Return the decisions of a checkpoint, from the most similar pair down."""
         first, second = np.triu_indices(len(running), 1)
         scores = evidence.score(np.stack((running[first], running[second]), axis=1))
         means = np.zeros(len(running))
