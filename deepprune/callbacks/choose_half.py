@@ -1,4 +1,4 @@
-"""Watcher: the best point of a sweep, chosen on half of the questions."""
+"""Watcher: choose the best point of a sweep on half of the questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import BoolArray, FloatArray
 from deepprune.core.seeding import generator
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, QuestionKey, Row, write_rows
+from deepprune.evaluation.outcomes import Outcomes, OutcomeStore, Row, write_rows
 from deepprune.evaluation.watcher import SweepPlan, Watcher
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.report.tables import show, sweep_table
@@ -31,7 +31,7 @@ class ChooseHalf(Watcher):
 
     Which point is chosen depends on the split: so the choice is repeated over ``splits`` random
     halves, and their mean is printed. A point that `DropDominated` gave up cannot be chosen; the
-    half that reports has then had its say in what was given up.
+    half that reports has then taken part in what was given up.
 
     Args:
         within: How far below cons@N a point may lie on the choosing half, a share of questions.
@@ -62,9 +62,14 @@ class ChooseHalf(Watcher):
             )
 
     def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
-        """Choose, report, write."""
+        """Choose on one half and report on the other; then repeat the choice on random halves."""
         keys = [ref.key for ref in plan.questions]
-        names = sorted({key[:2] for key in keys})
+        numbers = {name: i for i, name in enumerate(sorted({key[:2] for key in keys}))}
+        question = np.array([numbers[key[:2]] for key in keys])
+
+        def half(rng: np.random.Generator) -> BoolArray:
+            return np.isin(question, rng.permutation(len(numbers))[: len(numbers) // 2])
+
         wanted = [
             number
             for number, row in enumerate(rows)
@@ -76,18 +81,15 @@ class ChooseHalf(Watcher):
         store = OutcomeStore(plan.folder / "outcomes", plan.points)
         measure = _measure(Outcomes(store, plan.points, keys), wanted)
         seed = int(rows[0].facts["seed"])
-        is_choosing = _half(keys, names, generator(seed, "half"))
+        is_choosing = half(generator(seed, "half"))
         best = self._choose(measure, is_choosing)
         if best is None:
             print(f"no point is within {100 * self.within:g} points of cons@N on half of them")
             return
-        number = wanted[best]
+        curve = {i for i, r in enumerate(rows) if r.status == "ok" and r.policy == "consensus"}
+        rival = {i for i, r in enumerate(rows) if r.status == "ok" and r.policy == plan.baseline}
+        compared = sorted(curve | rival | {wanted[best]})
         others = [key for key, is_in in zip(keys, is_choosing, strict=True) if not is_in]
-        compared = [
-            i
-            for i, row in enumerate(rows)
-            if i == number or (row.status == "ok" and row.policy in ("consensus", plan.baseline))
-        ]
         kept = sweep_rows(
             Outcomes(store, plan.points, others).only(compared),
             seed=seed,
@@ -95,25 +97,21 @@ class ChooseHalf(Watcher):
             baseline=plan.baseline,
         )
         write_rows(plan.folder / CHOSEN, kept)
-        shown = [
-            row
-            for i, row in zip(compared, kept, strict=True)
-            if i == number or row.policy == "consensus"
-        ]
+        shown = [kept[compared.index(i)] for i in sorted(curve | {wanted[best]})]
         n = len({key[:2] for key in others})
-        show(sweep_table(shown, f"chosen on {len(names) // 2} questions, reported on {n} others"))
+        show(sweep_table(shown, f"chosen on {len(numbers) // 2} questions, reported on {n} others"))
         rng = generator(seed, "halves")
-        print(self._repeated(measure, [_half(keys, names, rng) for _ in range(self.splits)]))
+        print(self._repeated(measure, [half(rng) for _ in range(self.splits)]))
         print(f"chosen: {plan.folder / CHOSEN}")
 
     def _choose(self, measure: Measure, questions: BoolArray) -> int | None:
-        """The place of the cheapest point within ``within`` of cons@N on these questions."""
+        """Find the cheapest point within ``within`` of cons@N on these questions."""
         gain, saving = measure(questions)
         saving[gain < -self.within] = -np.inf
         return int(saving.argmax()) if saving.max(initial=-np.inf) > -np.inf else None
 
     def _repeated(self, measure: Measure, halves: Sequence[BoolArray]) -> str:
-        """Mean accuracy and saving of the points that each half chooses, on its other half."""
+        """Average accuracy and saving of the points that each half chooses, on its other half."""
         chosen = [(self._choose(measure, half), half) for half in halves]
         found = [[m[i] for m in measure(~half)] for i, half in chosen if i is not None]
         if not found:
@@ -127,16 +125,8 @@ class ChooseHalf(Watcher):
         )
 
 
-def _half(
-    keys: Sequence[QuestionKey], names: Sequence[tuple[str, str]], rng: np.random.Generator
-) -> BoolArray:
-    """Which of the ``keys`` belong to a random half of the questions ``names``."""
-    half = {names[i] for i in rng.permutation(len(names))[: len(names) // 2]}
-    return np.array([key[:2] in half for key in keys])
-
-
 def _measure(outcomes: Outcomes, wanted: Sequence[int]) -> Measure:
-    """A function of questions: accuracy less that of cons@N, and net saving, of ``wanted``."""
+    """Return a function of questions that measures the points ``wanted``."""
     points = outcomes.points
     full = {p.policy.k: i for i, p in enumerate(points) if isinstance(p.policy, Consensus)}
     against = [full[points[number].n_traces] for number in wanted]

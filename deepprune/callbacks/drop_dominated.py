@@ -1,4 +1,4 @@
-"""Watcher: gives up grid points that another one beats by several standard errors."""
+"""Watcher: drop grid points that another one beats by several standard errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from deepprune.pruning.policies.consensus import Consensus
 class DropDominated(Watcher):
     """Stops evaluating a point once another is cheaper and more accurate beyond its interval.
 
-    Looked at are paired differences over questions: a point is dominated where some other needs no
-    more FLOPs (judge included) and its accuracy is higher by more than ``z`` standard errors, each
-    at least 1 / n: n questions without a difference do not make one certain. The curve of cons@k
-    always stays. Looks repeat and points are many, so ``z`` is well above 1.96; it is not corrected
-    for their number. A point is compared with those of its own judge, of the sweep's first judge
-    and of none, so that an oracle in ``sweep.judges`` ends nobody's measurement.
+    A point is dominated if another needs no more FLOPs (judge included) and, in paired differences
+    over questions, its accuracy is higher by more than ``z`` standard errors, each at least 1 / n:
+    n questions without a difference do not make one certain. The curve of cons@k always stays.
+    Looks repeat and points are many, so ``z`` is well above 1.96; it is not corrected for their
+    number. A point is compared with those of its own judge, of the sweep's first judge and of none,
+    so that an oracle in ``sweep.judges`` drops no other judge's points.
 
     Args:
         look_every: Questions between two looks, at least 2.
@@ -38,7 +38,7 @@ class DropDominated(Watcher):
         self._judge = plan.judges[0]
 
     def give_up(self, seen: Outcomes) -> dict[int, str]:
-        """The dominated points."""
+        """Return the dominated points."""
         accuracy = seen["is_correct"].mean(1)  # (Q, P)
         flops = (seen["generator_flops"] + seen["judge_flops"]).mean((0, 1))
         is_out = np.zeros(len(seen.points), dtype=bool)

@@ -1,4 +1,4 @@
-"""Watcher: draws accuracy against tokens when the sweep ends."""
+"""Watcher: draw accuracy against tokens when the sweep ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class SweepFigure(Watcher):
             )
 
     def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:
-        """Draw."""
         n = len({q.question for q in plan.questions})
         title = f"{n} questions, N = {plan.n_traces} traces, judge: {', '.join(plan.judges)}"
         accuracy_figure(rows, plan.folder / FIGURE, title)

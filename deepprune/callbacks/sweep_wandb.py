@@ -1,4 +1,4 @@
-"""Watcher: the sweep's rows, headline and figure in a W&B run."""
+"""Watcher: log a sweep's rows and figure to W&B."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepprune.report.tables import shown_rows
 
 
 class SweepWandb(Watcher):
-    """Logs what ``results.jsonl`` holds, so that a run can be compared in W&B.
+    """Logs the rows of ``results.jsonl``, so that runs can be compared in W&B.
 
     Args:
         run: The W&B run (`report.tracking.start_run`).

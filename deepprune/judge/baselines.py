@@ -182,13 +182,8 @@ def _agreement(answer_classes: Sequence[int]) -> float:
 
 
 def _overlap(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]]) -> float:
-    total, n_kinds = 0.0, 0
-    for a, b in zip(first, second, strict=True):
-        if a or b:
-            shared = len(a & b)
-            total += shared / (len(a) + len(b) - shared)
-            n_kinds += 1
-    return total / n_kinds if n_kinds else _NO_EVIDENCE
+    indices = [len(a & b) / len(a | b) for a, b in zip(first, second, strict=True) if a or b]
+    return sum(indices) / len(indices) if indices else _NO_EVIDENCE
 
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)

@@ -65,8 +65,6 @@ class CascadeJudge(Judge):
             raise InputError(
                 f"a cascade needs 0 <= judge.low <= judge.high <= 1, got {low:g} and {high:g}."
             )
-        if share is not None and not 0 < share <= 1:
-            raise InputError(f"judge.share must lie in (0, 1], got {share:g}.")
         self.cheap, self.expensive = cheap, expensive
         self.low, self.high = low, high
         self.share = share if low is None else None

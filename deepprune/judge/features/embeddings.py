@@ -47,30 +47,31 @@ class SentenceEmbeddingJudge(Judge):
 
     @property
     def provenance(self) -> JudgeProvenance:
-        """Nothing was fitted on traces, so it has seen no question."""
         return JudgeProvenance("sentence-embedding", f"all-MiniLM-L6-v2/{self.max_length}/v1")
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         if not pairs:
             return np.empty(0)
         self.read_model()
-        self._embed(_texts(pairs))
+        self._embed(
+            list(dict.fromkeys(p.text for pair in pairs for p in (pair.first, pair.second)))
+        )
         first = np.stack([self._vectors[pair.first.text] for pair in pairs])
         second = np.stack([self._vectors[pair.second.text] for pair in pairs])
         scores: FloatArray = np.clip((1 + (first * second).sum(1)) / 2, 0.0, 1.0)
         return scores
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
-        """A forward pass over each; comparing two vectors costs next to nothing."""
-        lengths = np.array([len(ids) for ids in self._tokenise([p.text for p in prefixes])])
-        tokens = lengths.astype(np.float64)
+        """Charge a forward pass over each; comparing two vectors costs next to nothing."""
+        found = self._tokenise([prefix.text for prefix in prefixes])
+        tokens = np.array([len(ids) for ids in found], dtype=np.float64)
         return Prices(tokens, forward_flops(self._model, tokens, causal=False))
 
     def read_model(self) -> None:
-        """Read the model, which the first score else does.
+        """Read the model now instead of at the first score.
 
         Raises:
-            InputError: If it is not there.
+            InputError: If it is missing.
         """
         try:
             _ = self._tokenizer, self._model
@@ -90,7 +91,7 @@ class SentenceEmbeddingJudge(Judge):
         return AutoTokenizer.from_pretrained(resolve_source("minilm"))
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Special tokens around the last tokens of each text."""
+        """Put special tokens around the last tokens of each text."""
         if not texts:
             return []
         tokenizer, room = self._tokenizer, self.max_length - 2
@@ -99,7 +100,7 @@ class SentenceEmbeddingJudge(Judge):
 
     @torch.inference_mode()
     def _embed(self, texts: Sequence[str]) -> None:
-        """Make sure that unit vectors of all texts are in ``self._vectors``."""
+        """Put unit vectors of all texts into ``self._vectors``."""
         missing = [text for text in texts if text not in self._vectors]
         if len(self._vectors) + len(missing) > _CACHED_TEXTS:
             self._vectors.clear()
@@ -118,14 +119,10 @@ class SentenceEmbeddingJudge(Judge):
 
 @functools.cache
 def embedder() -> SentenceEmbeddingJudge:
-    """The embeddings that ``cosine`` compares."""
+    """Return the judge whose embeddings ``cosine`` compares."""
     return SentenceEmbeddingJudge()
 
 
 def cosine(pairs: Sequence[TracePair]) -> FloatArray:
-    """Cosine of the embeddings of two prefixes, in [-1, 1], shape ``(P,)``."""
+    """Compute the cosine of two prefixes' embeddings, in [-1, 1], shape ``(P,)``."""
     return 2 * embedder().score(pairs) - 1
-
-
-def _texts(pairs: Sequence[TracePair]) -> list[str]:
-    return list(dict.fromkeys(p.text for pair in pairs for p in (pair.first, pair.second)))

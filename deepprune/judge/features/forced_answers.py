@@ -1,4 +1,4 @@
-"""How far the forced answers of two traces agree; reads no text.
+"""Agreement of the forced answers of two traces; reads no text.
 
 P: pairs, F: columns, n: distinct prefixes, M: the most checkpoints of a prefix.
 """
@@ -32,7 +32,7 @@ _PAIRS = 8192  # compared together, which bounds the memory
 
 
 def columns(pairs: Sequence[TracePair]) -> FloatArray:
-    """Agreement of forced answers, finite, shape ``(P, F)``; symmetric.
+    """Compare the forced answers of pairs, finite, shape ``(P, F)``; symmetric.
 
     A checkpoint is the i-th forced answer of either trace. Only those up to the end of a prefix
     count, never the final answer, and an answer stands until the trace gives another: an attempt
@@ -44,7 +44,7 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
     - ``latest_in_other``: share of the other's checkpoints that have one's latest answer.
     - ``latest_run``: checkpoints in a row, up to the last, that have the latest answer.
     - ``answered``: share of the checkpoints with an answer of their own.
-    - ``checkpoints``: how many. Where there are none, all is 0.
+    - ``checkpoints``: their number. Where it is 0, so are all columns.
     """
     distinct, ends = distinct_prefixes(pairs)
     histories = _Histories(distinct)
@@ -53,7 +53,7 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
 
 
 class _Histories:
-    """The answers of n prefixes at their checkpoints, as they stand there, shape ``(n, M)``."""
+    """The answers of n prefixes that stand at their checkpoints, shape ``(n, M)``."""
 
     def __init__(self, prefixes: Sequence[Prefix]) -> None:
         given = [[one.answer_class for one in p.forced_answers] for p in prefixes]
@@ -73,7 +73,7 @@ class _Histories:
         self._shares = self._answer_shares(prefixes)
 
     def compare(self, ends: IntArray) -> FloatArray:
-        """Features of pairs of rows, shape ``(P, 2)`` -> ``(P, F)``."""
+        """Compute the columns of pairs of rows, shape ``(P, 2)`` -> ``(P, F)``."""
         first, second = ends.T
         n = np.maximum(self._n[first], self._n[second])
         checkpoint = np.arange(self._answer.shape[1])
@@ -96,7 +96,7 @@ class _Histories:
         return np.column_stack(columns).astype(np.float64)
 
     def _found(self, rows: IntArray, others: IntArray) -> FloatArray:
-        """Share of the checkpoints of ``others`` that have the latest answer of ``rows``."""
+        """Return the share of the checkpoints of ``others`` with the latest answer of ``rows``."""
         latest = self._latest[rows, None]
         is_there = np.arange(self._answer.shape[1]) < self._n[others, None]
         return _share(
@@ -105,7 +105,7 @@ class _Histories:
         )
 
     def _answer_shares(self, prefixes: Sequence[Prefix]) -> csr_array:
-        """Share of a prefix's checkpoints at each answer of its question; a column an answer."""
+        """Return the share of each prefix's checkpoints (rows) at each answer (columns)."""
         row, checkpoint = np.nonzero(
             (self._answer != NO_ANSWER) & (np.arange(self._answer.shape[1]) < self._n[:, None])
         )

@@ -1,4 +1,4 @@
-"""What two prefixes share: Jaccard index and containment of numbers, equations, words, ...
+"""Overlaps of two prefixes: Jaccard index and containment of numbers, equations, words, ...
 
 P: pairs, F: columns, K: kinds of sets.
 """
@@ -58,7 +58,7 @@ COUNTS = (
     "fractions",
     *COUNTED_WORDS,
 )
-"""Counts of a text, see ``lengths``: one pass over a text gives its sets and its counts."""
+"""Counts of a text, see ``lengths``."""
 
 NAMES = tuple(f"{kind}_{measure}" for kind in KINDS for measure in ("jaccard", "containment"))
 """Names of the columns."""
@@ -77,12 +77,10 @@ _Sets: TypeAlias = tuple[NDArray[np.uint32], ...]  # hashes without duplicates, 
 
 
 def columns(pairs: Sequence[TracePair]) -> FloatArray:
-    """Overlaps of pairs, finite, shape ``(P, F)``; swapping a pair changes nothing."""
+    """Compute overlaps of pairs, finite, shape ``(P, F)``; swapping a pair changes nothing."""
     prefixes, ends = distinct_prefixes(pairs)
-    found = [
-        prefix_sets(prefix)
-        for prefix in tqdm(prefixes, desc="features", unit="prefix", delay=2, leave=False)
-    ]
+    bar = tqdm(prefixes, desc="features", unit="prefix", delay=2, leave=False)
+    found = [prefix_sets(prefix) for prefix in bar]
     made: list[FloatArray] = []
     for kind in range(len(KINDS)):
         sets = [of_prefix[kind] for of_prefix in found]
@@ -96,7 +94,7 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
 
 
 def distinct_prefixes(pairs: Sequence[TracePair]) -> tuple[list[Prefix], IntArray]:
-    """The prefixes of pairs, each once, and the positions of each pair's two, shape ``(P, 2)``."""
+    """List the prefixes of pairs, each once, and the positions of each pair's two, ``(P, 2)``."""
     position: dict[int, int] = {}  # by identity: a prefix is in many pairs
     prefixes = [p for pair in pairs for p in (pair.first, pair.second)]
     ends = np.array([position.setdefault(id(p), len(position)) for p in prefixes], dtype=np.int64)
@@ -104,17 +102,17 @@ def distinct_prefixes(pairs: Sequence[TracePair]) -> tuple[list[Prefix], IntArra
 
 
 def prefix_sets(prefix: Prefix) -> _Sets:
-    """Hashes of what a prefix has of each of `KINDS`, without duplicates."""
+    """Return the hashes of a prefix's elements, by `KINDS`."""
     return _prefix_features(prefix.text, prefix.trace.question.text)[0]
 
 
 def text_counts(prefix: Prefix) -> tuple[int, ...]:
-    """Counts of a prefix's text by `COUNTS`."""
+    """Return the counts of a prefix's text, by `COUNTS`."""
     return _prefix_features(prefix.text, prefix.trace.question.text)[1]
 
 
 def _shared(sets: Sequence[NDArray[np.uint32]], ends: IntArray) -> FloatArray:
-    """Elements that the two sets of each pair share, ``(P, 2)`` -> ``(P,)``."""
+    """Count the elements that the two sets of each pair share, ``(P, 2)`` -> ``(P,)``."""
     owner = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
     _, column, times = np.unique(
         np.concatenate([*sets, np.empty(0, np.uint32)]), return_inverse=True, return_counts=True
@@ -138,7 +136,7 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 @functools.lru_cache(maxsize=_CACHED_PREFIXES)
 def _prefix_features(text: str, question: str) -> tuple[_Sets, tuple[int, ...]]:
-    """Sets by `KINDS` and counts by `COUNTS`, in one pass over the text."""
+    """Compute sets by `KINDS` and counts by `COUNTS`, in one pass over the text."""
     plain = without_thousands(text)
     words = _WORD.findall(plain.lower())
     numbers = [word for word in words if word[0].isdecimal()]
@@ -194,7 +192,7 @@ def _hashes(values: Iterable[str]) -> NDArray[np.uint32]:
 
 
 def _ngrams(words: Sequence[str], n: int) -> NDArray[np.uint32]:
-    """Hashes of n words in a row; two collide once in four billion."""
+    """Hash n words in a row; two collide once in four billion."""
     known = {word: zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in set(words)}
     hashed = np.array([known[word] for word in words], dtype=np.uint64)
     mixed = np.zeros(max(0, len(words) - n + 1), dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""A pair among the other prefixes of its question: rare overlaps, and how common each one is.
+"""Rare overlaps of a pair, and how common each prefix is among all of its question.
 
 P: pairs, n: peers, K: kinds of sets, see ``overlaps.KINDS``.
 """
@@ -39,13 +39,13 @@ _known: WeakKeyDictionary[Peers, _Tables] = WeakKeyDictionary()
 
 
 def columns(pairs: Sequence[TracePair]) -> FloatArray:
-    """Columns of pairs among their peers, finite, shape ``(P, 5 K)``; symmetric.
+    """Compare pairs with their peers, finite, shape ``(P, 5 K)``; symmetric.
 
-    For each kind of set: the Jaccard index weighed by rarity, ``log((n + 1) / (m + 1/2))`` for what
-    m of the n peers have; and the mean index, plain and weighed, of each of the two prefixes with
-    all other peers, the lower and the higher. The first measures what two traces share that others
-    lack, the others how common the approach of each is. Peers may have finished, and then show
-    their answers, as they do to a policy.
+    For each kind of set: the Jaccard index weighed by rarity, ``log((n + 1) / (m + 1/2))`` for an
+    element that m of the n peers have; and the mean index, plain and weighed, of each of the two
+    prefixes with all other peers, the lower and the higher. The first measures overlaps that others
+    lack, the rest how common each approach is. Peers may have finished, and then show their
+    answers, as they do to a policy.
 
     Raises:
         ValueError: If a pair does not say who its peers are.
@@ -74,7 +74,7 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
 
 
 def _compare(weighted: FloatArray, means: FloatArray, ends: IntArray) -> FloatArray:
-    """``(P, 2)`` -> ``(P, 5 K)``."""
+    """Look up the columns of pairs of rows, ``(P, 2)`` -> ``(P, 5 K)``."""
     weighted = weighted[:, ends[:, 0], ends[:, 1]]  # (K, P)
     means = means[:, :, ends]  # (K, 2, P, 2)
     low_high = np.stack([means.min(-1), means.max(-1)], axis=2).reshape(len(KINDS), 4, -1)
@@ -102,7 +102,7 @@ def _tables(peers: Peers) -> _Tables:
 
 
 def _jaccard(has: csr_array, weights: FloatArray) -> FloatArray:
-    """Weighed Jaccard index of the rows of a 0-1 matrix, ``(n, M)``, ``(M,)`` -> ``(n, n)``."""
+    """Compute the weighed Jaccard index of a matrix's rows, ``(n, M)``, ``(M,)`` -> ``(n, n)``."""
     shared = (has.multiply(weights) @ has.T).toarray()
     sizes = has @ weights
     union = sizes[:, None] + sizes[None] - shared

@@ -1,4 +1,4 @@
-"""Runs of a multirun compared: intervals over seeds and questions, paired differences.
+"""The comparison of a multirun's runs: intervals over seeds and questions, paired differences.
 
 Runs that differ in their seeds alone are one row; folds of a cross-validation are one run. S: seeds
 of a row, R: draws.
@@ -55,7 +55,7 @@ class RunRecord:
         overrides: Option -> value.
         point: Grid point of its policy metrics.
         metrics: Metrics on its own questions.
-        scores: Scores of the test pairs; ``None`` for a run without a trained judge.
+        scores: Scores of the test pairs; ``None`` without a trained judge.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ComparedRow:
         missing: All others.
         metrics: Means over the seeds. Judge metrics have a 95 % interval, see `compare`; a policy
             metric of several seeds has none (its ends are ``nan``).
-        baseline: Overrides of the row it is compared with; ``None`` for that row itself.
+        baseline: Overrides of the row that it is compared with; ``None`` for that row itself.
         differences: Judge metrics minus the baseline's, paired by question and seed.
     """
 
@@ -111,7 +111,7 @@ def read_runs(folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[RunRe
     """Read the runs of a multirun in the order of their numbers, failed and unfinished ones too.
 
     Args:
-        folder: Of the multirun.
+        folder: Folder of the multirun.
         planned: Overrides of the runs 0, 1, ...: a run without a folder was not started.
     """
     folders = [path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")]
@@ -187,55 +187,39 @@ def compare(
         n_draws: R.
     """
     runs = join_folds(runs)
-    ignored = SEEDS if any(run.scores is not None for run in runs) else ()
+    scored = {id(run): run.scores for run in runs if run.scores is not None}  # names may repeat
+    draws = QuestionDraws({q for s in scored.values() for q in s.question.tolist()}, seed, n_draws)
+    measures = {key: draws.measure(scores) for key, scores in scored.items()}
+    ignored = SEEDS if scored else ()
     grouped = _grouped(runs, ignored)
-    measures = _measures(runs, seed, n_draws)
     rows = []
     for kept, members in grouped.items():
         finished = _finished(members)
-        mine = {_seeds(run): measures[id(run)] for run in finished if id(run) in measures}
         reference = _baseline(kept, grouped, baseline)
         others = [] if reference in (None, kept) else _finished(grouped[reference])
+        mine, theirs = ({_seeds(r): r for r in rs if id(r) in scored} for rs in (finished, others))
+        differences = {}
+        for seeds in mine.keys() & theirs.keys():
+            one, other = id(mine[seeds]), id(theirs[seeds])
+            if _have_same_pairs(scored[one], scored[other]):
+                minus = {m: measures[one][m] - measures[other][m] for m in COMPARED}
+                differences[seeds] = minus
+        by_seeds = {seeds: measures[id(run)] for seeds, run in mine.items()}
         rows.append(
             ComparedRow(
                 {k: v for k, v in members[0].overrides.items() if k not in ignored},
                 finished,
                 [run for run in members if run.status != "ok"],
-                _other_metrics(finished) | _over_seeds(mine, seed, lowest=0),
+                _other_metrics(finished) | _over_seeds(by_seeds, seed, lowest=0),
                 dict(reference or ()) if others else None,
-                _over_seeds(_paired(finished, others, measures), seed, lowest=-1),
+                _over_seeds(differences, seed, lowest=-1),
             )
         )
     return rows
 
 
-_Measures: TypeAlias = dict[str, FloatArray]
-
-
-def _measures(runs: Sequence[RunRecord], seed: int, n_draws: int) -> dict[int, _Measures]:
-    """Measure runs on common draws; by ``id``, since two multiruns have a run 0 each."""
-    scored = {id(run): run.scores for run in runs if run.scores is not None}
-    questions = {name for scores in scored.values() for name in scores.question.tolist()}
-    draws = QuestionDraws(questions, seed, n_draws)
-    return {key: draws.measure(scores) for key, scores in scored.items()}
-
-
-def _paired(
-    runs: Sequence[RunRecord], others: Sequence[RunRecord], measures: Mapping[int, _Measures]
-) -> dict[tuple[str, ...], _Measures]:
-    """Subtract measures for each seed that both rows have with the same pairs."""
-    those = {_seeds(run): run for run in others}
-    differences = {}
-    for run in runs:
-        other = those.get(_seeds(run))
-        if other is not None and _have_same_pairs(run, other):
-            theirs = measures[id(other)]
-            differences[_seeds(run)] = {m: measures[id(run)][m] - theirs[m] for m in COMPARED}
-    return differences
-
-
 def _over_seeds(
-    by_seeds: Mapping[tuple[str, ...], _Measures], seed: int, lowest: float
+    by_seeds: Mapping[tuple[str, ...], Mapping[str, FloatArray]], seed: int, lowest: float
 ) -> dict[str, Estimate]:
     """Average over the seeds, with intervals cut off at ``lowest`` and 1."""
     names = sorted(by_seeds)
@@ -276,13 +260,9 @@ def _finished(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.status == "ok"]
 
 
-def _have_same_pairs(run: RunRecord, other: RunRecord) -> bool:
-    """Return whether two runs have scored pairs of the same questions and labels, in any order."""
-    if run.scores is None or other.scores is None:
-        return False
-    these, those = (
-        np.sort(np.char.add(s.group, s.labels.astype(str))) for s in (run.scores, other.scores)
-    )
+def _have_same_pairs(one: PairScores, other: PairScores) -> bool:
+    """Return whether both score pairs of the same questions and labels, in any order."""
+    these, those = (np.sort(np.char.add(s.group, s.labels.astype(str))) for s in (one, other))
     return np.array_equal(these, those)
 
 

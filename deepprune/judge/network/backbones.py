@@ -270,17 +270,34 @@ def _common(backbone: Backbone) -> dict[str, Any]:
 def build_classifier(
     encoder: nn.Module, backbone: Backbone, head: nn.Linear | None = None
 ) -> PairClassifier:
-    """Add head and adapters to a base model and freeze what is not trained."""
+    """Add head and adapters to a base model and freeze what is not trained.
+
+    Adapters are float32 even in a bfloat16 backbone, which would round an optimiser's small steps
+    away.
+
+    Raises:
+        InputError: If no linear layer has a name of ``target_modules``.
+    """
     if getattr(encoder, "pooler", None) is not None:
         setattr(encoder, "pooler", None)  # noqa: B010  # unused weights have no gradient: DDP stops
     model = PairClassifier(encoder, backbone.pooling, head)
-    if backbone.freeze:
-        encoder.requires_grad_(False)
     model.head.float()
     if backbone.is_generative:
         model.head.requires_grad_(False)
-    if backbone.lora is not None:
-        add_lora(model, backbone.lora)
+    if backbone.freeze or backbone.lora is not None:
+        encoder.requires_grad_(False)
+    if (lora := backbone.lora) is not None:
+        _check_targets(encoder, lora.target_modules)
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.target_modules),
+        )
+        inject_adapter_in_model(config, encoder)
+        for p in encoder.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()
     if backbone.gradient_checkpointing:
         encoder.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -288,31 +305,14 @@ def build_classifier(
     return model
 
 
-def add_lora(model: PairClassifier, lora: Lora) -> None:
-    """Freeze the backbone and put adapters into it; the head is not changed.
-
-    Adapters are float32 even in a bfloat16 backbone, which would round an optimiser's small steps
-    away.
-
-    Raises:
-        InputError: If no linear layer has such a name.
-    """
-    targets = list(lora.target_modules)
-    names = [name for name, part in model.encoder.named_modules() if isinstance(part, nn.Linear)]
+def _check_targets(encoder: nn.Module, targets: Sequence[str]) -> None:
+    names = [name for name, part in encoder.named_modules() if isinstance(part, nn.Linear)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names})
             raise InputError(
                 f"lora.target_modules must name linear layers, got {target!r}; there are {known}."
             )
-    model.encoder.requires_grad_(False)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
-    )
-    inject_adapter_in_model(config, model.encoder)
-    for p in model.encoder.parameters():
-        if p.requires_grad:
-            p.data = p.data.float()
 
 
 def shard(model: nn.Module, mesh: Any) -> None:
@@ -381,15 +381,14 @@ def set_pad_token(tokenizer: Any) -> None:
     vocabulary = tokenizer.get_vocab()
     used = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    spare = [token for token in (*_PAD_TOKENS, *added[::-1]) if token in vocabulary]
-    for token in spare:
-        if token not in used:
-            tokenizer.pad_token = token
-            return
-    raise InputError(
-        f"the tokenizer needs a pad token besides {tokenizer.eos_token!r} and has none to spare: "
-        "add one to its files."
-    )
+    candidates = (*_PAD_TOKENS, *added[::-1])
+    spare = [token for token in candidates if token in vocabulary and token not in used]
+    if not spare:
+        raise InputError(
+            f"the tokenizer needs a pad token besides {tokenizer.eos_token!r} and has none to "
+            "spare: add one to its files."
+        )
+    tokenizer.pad_token = spare[0]
 
 
 def mean_pooled(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
