@@ -1,8 +1,7 @@
-"""The interface of whatever generates: streams of tokens that can be ended at any time.
+"""Interface of generators: streams of tokens that can be ended at any time.
 
-`LiveEngine` (`generation.live`) drives one of these: vLLM in this machine (`generation.vllm`), a
-server (`generation.openai`), or recorded traces played as if they were generated
-(`generation.scripted`).
+`LiveEngine` (`generation.live`) drives one of three: vLLM on this machine (`generation.vllm`), a
+server (`generation.openai`), or recorded traces (`generation.scripted`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from deepprune.core.types import FinishReason, Question
 
 
 class EngineError(RuntimeError):
-    """The engine is lost: it died, does not answer, or refuses everything. One line, for users."""
+    """The engine is lost: it died, does not answer, or refuses everything; one line for users."""
 
 
 class RequestError(RuntimeError):
-    """One request failed for good; others may go on. One line, for users."""
+    """One request failed for good, others continue; one line for users."""
 
 
 @checked
@@ -30,15 +29,15 @@ class PromptFormat:
     r"""Turns a question into a prompt, and forces an answer out of a trace.
 
     Attributes:
-        template: What the user says; ``{question}`` stands for the question's text.
+        template: The user's message; ``{question}`` stands for the question's text.
         system: The system message; ``None`` for none.
-        chat: Apply the model's chat template; otherwise the template is all of the prompt.
-        chat_arguments: For the chat template, e.g. ``{"enable_thinking": True}``.
-        think_end: What closes the model's thoughts, e.g. ``</think>``; put before ``force`` where
-            the trace has not closed them itself. Empty for a model that does not think.
-        force: What is put after a prefix to force its answer out. It opens a box that the model
-            then fills: the answer is read from ``force`` and what follows it.
-        answer_style: How traces state their answers.
+        chat: Apply the model's chat template; otherwise the template is the whole prompt.
+        chat_arguments: Arguments of the chat template, e.g. ``{"enable_thinking": True}``.
+        think_end: Tag that closes the model's thoughts, e.g. ``</think>``; put before ``force`` if
+            the trace has not closed them. Empty for a model that does not think.
+        force: Text after a prefix that forces its answer out. It opens a box that the model then
+            fills: the answer is read from ``force`` and the text after it.
+        answer_style: Form in which traces state their answers.
     """
 
     template: str = (
@@ -59,16 +58,16 @@ class PromptFormat:
             )
 
     def messages(self, question: Question) -> list[dict[str, str]]:
-        """The chat that asks a question."""
+        """Return the messages of a chat that asks a question."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": self.user(question)}]
 
     def user(self, question: Question) -> str:
-        """What the user says."""
+        """Return the user's message."""
         return self.template.replace("{question}", question.text)
 
     def forced(self, text: str) -> str:
-        """What follows a prefix to force its answer out."""
+        """Return the text that is put after a prefix to force its answer out."""
         is_open = bool(self.think_end) and self.think_end not in text
         return f"\n{self.think_end}{self.force}" if is_open else self.force
 
@@ -79,10 +78,10 @@ class Sampling:
     """Sampling parameters of traces.
 
     Attributes:
-        max_tokens: Most tokens of a trace, thoughts and answer.
-        temperature: 0 is greedy, and all traces of a question are then alike.
-        top_p: Share of the probability mass that is sampled from.
-        top_k: Number of tokens that are sampled from; 0 for all.
+        max_tokens: Maximum number of tokens of a trace, thoughts and answer.
+        temperature: 0 is greedy: all traces of a question are equal.
+        top_p: Share of the probability mass to sample from.
+        top_k: Number of tokens to sample from; 0 for all.
         stop: Texts that end a trace; they stay in it.
         logprobs: k of the top-k log-probabilities whose negative mean is a token's confidence; 0
             for no confidences.
@@ -98,17 +97,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: a prompt, what a trace has generated after it, and how it goes on.
+    """One request to start or continue a trace, or to force an answer out of it.
 
     Attributes:
-        question: What is asked.
-        format: How it becomes a prompt.
-        sampling: Temperature and the like; its ``max_tokens`` is the trace's, not the request's.
-        max_tokens: Most new tokens.
-        seed: For the sampling of this request, in [0, 2^31).
-        text: What the trace has generated before.
-        token_ids: Its tokens, where the backend has told them; otherwise empty.
-        suffix: Put after ``text``, not generated, to force an answer.
+        question: The question.
+        format: Turns it into a prompt.
+        sampling: Sampling parameters; its ``max_tokens`` is the trace's, not the request's.
+        max_tokens: Maximum number of new tokens.
+        seed: Seed of this request, in [0, 2^31).
+        text: Text that the trace has generated before.
+        token_ids: Tokens of ``text``, where the backend has reported them; otherwise empty.
+        suffix: Text put after ``text`` to force an answer.
         sample_id: The trace's number within its question.
     """
 
@@ -125,16 +124,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a request has generated since its last chunk.
+    """Output of a request since its last chunk.
 
     Attributes:
         text: New text.
-        token_end: For each new token the characters of this ``text`` up to its end; never more than
-            ``len(text)``, not falling.
+        token_end: For each new token, the number of characters of ``text`` up to its end; in
+            ascending order, at most ``len(text)``.
         token_ids: The new tokens, where the backend knows them; otherwise empty.
-        confidence: For each new token minus the mean of its top-k log-probabilities (nats); empty
-            where none were asked for.
-        finish_reason: On the last chunk: ``STOP`` where the model ended, ``LENGTH`` where
+        confidence: For each new token, minus the mean of its top-k log-probabilities (nats); empty
+            where none were requested.
+        finish_reason: On the last chunk: ``STOP`` if the model ended the trace, ``LENGTH`` if
             ``max_tokens`` did.
     """
 
@@ -146,7 +145,7 @@ class Chunk:
 
 
 class Backend(Protocol):
-    """Generates. All coroutines run in the event loop of one `LiveEngine`."""
+    """A generator of traces. All coroutines run in the event loop of one `LiveEngine`."""
 
     @property
     def model(self) -> str:
@@ -154,7 +153,7 @@ class Backend(Protocol):
 
     @property
     def token_counter(self) -> str:
-        """``traces.GENERATOR`` where tokens are the model's own, else what counted them."""
+        """``traces.GENERATOR`` if tokens are the model's own, else the name of the counter."""
 
     @property
     def can_continue(self) -> bool:
@@ -162,13 +161,13 @@ class Backend(Protocol):
 
     @property
     def seats(self) -> int | None:
-        """Most requests that generate at once, others wait; ``None``: no limit, or not open."""
+        """Maximum number of running requests, others wait; ``None``: no limit, or not open."""
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Load, or connect and find out what is there.
+        """Load the model, or connect to the server.
 
         Raises:
-            InputError: If what was asked for cannot be had; says the way out.
+            InputError: If the backend cannot do what was configured.
             EngineError: If it does not start.
         """
 
@@ -176,7 +175,7 @@ class Backend(Protocol):
         """Generate. Closing or cancelling the generator ends the request in the engine.
 
         Raises:
-            RequestError: If this request failed for good, retries included.
+            RequestError: If this request failed for good, after all retries.
             EngineError: If the engine is lost.
         """
 

@@ -3,7 +3,7 @@
 Each trace is a separate request. There are two ways to reach a checkpoint:
 
     stream    every trace keeps running while the policy decides; a stopped one is aborted. Nothing
-              waits, and what a stopped trace has generated meanwhile is lost.
+              waits, and the tokens of a stopped trace after the checkpoint are lost.
     resubmit  every trace is generated up to the checkpoint and continues as a new request from
               prompt + prefix, which the engine's prefix cache has. No token is lost; the traces
               wait for the policy.
@@ -40,18 +40,18 @@ class LiveEngine(EngineLoop):
         seats = self.backend.seats
         if self.mode == "stream" and seats is not None and n_traces > seats:
             _log.warning(
-                "%d traces share the engine's %d seats: while some wait for one, the others run on "
-                "past the checkpoint, and pruning saves less; live.mode=resubmit does not mind",
+                "%d traces share the engine's %d seats: while some wait for one, the others run "
+                "past the checkpoint, and pruning saves less; live.mode=resubmit avoids this",
                 n_traces,
                 seats,
             )
         return LiveSession(self, question, n_traces, seed)
 
     def generate(self, question: Question, sample_id: int, seed: int) -> Future[Trace]:
-        """Generate one whole trace; its answer is extracted, not yet classed nor compared.
+        """Generate one whole trace; its answer is extracted, neither classed nor compared.
 
-        It has the seed that trace ``sample_id`` of ``open(question, ..., seed)`` has. Cancelling
-        the future aborts the request. It raises RequestError or EngineError.
+        Its seed is that of trace ``sample_id`` of ``open(question, ..., seed)``. Cancelling the
+        future aborts the request. The future raises RequestError or EngineError.
         """
         self.start()
         assert self._loop is not None

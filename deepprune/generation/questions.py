@@ -1,11 +1,11 @@
-"""Question sets: files, data sets of the Hugging Face hub, generators, trace stores."""
+"""Sets of questions: files, data sets of the Hugging Face hub, generators, trace stores."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import isnan
@@ -51,24 +51,20 @@ class QuestionSource(ABC):
             InputError: If the source cannot be read, is empty, or has an id twice; if an id is
                 unknown.
         """
-        questions = list(self._read())
-        if not questions:
-            raise InputError(f"{self._name} has no questions.")
-        seen: set[tuple[str, str]] = set()
-        for question in questions:
-            if question.key in seen:
+        questions: dict[tuple[str, str], Question] = {}
+        for question in self._read():
+            if question.key in questions:
                 raise InputError(
                     f"a question_id must be unique, but {self._name} has {question.question_id!r} "
                     "twice. Without a question_id column it is a hash of the text: remove the "
                     "repeated question."
                 )
-            seen.add(question.key)
-        return self._chosen(questions)[: self.limit]
-
-    def _chosen(self, questions: list[Question]) -> list[Question]:
+            questions[question.key] = question
+        if not questions:
+            raise InputError(f"{self._name} has no questions.")
         if self.ids is None:
-            return questions
-        known = {question.question_id: question for question in questions}
+            return list(questions.values())[: self.limit]
+        known = {question.question_id: question for question in questions.values()}
         if len(known) < len(questions):
             raise InputError("questions.ids needs ids that are unique over all data sets.")
         wanted = list(dict.fromkeys(map(str, self.ids)))
@@ -76,7 +72,7 @@ class QuestionSource(ABC):
             near = get_close_matches(unknown[0], known, 1)
             hint = f"did you mean {near[0]}?" if near else f"the first is {next(iter(known))}."
             raise InputError(f"{self._name} has no question {unknown[0]!r}; {hint}")
-        return [known[id_] for id_ in wanted]
+        return [known[id_] for id_ in wanted][: self.limit]
 
     @property
     @abstractmethod
@@ -107,13 +103,10 @@ class Columns:
 
     @property
     def required(self) -> list[str]:
-        """Columns that must exist."""
-        named = [name for name in (self.gold, self.question_id) if name not in (None, *_OWN)]
-        right = [self.gold] if self.wrong else []
-        return [self.question, *filter(None, [*named, *right]), *self.wrong]
-
-
-_OWN = ("gold", "question_id")
+        """Columns that must exist: all but ``gold`` and ``question_id`` under their usual names."""
+        may_be_missing = ("question_id",) if self.wrong else ("gold", "question_id")
+        named = (self.question, self.gold, self.question_id, *self.wrong)
+        return [name for name in named if name is not None and name not in may_be_missing]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,60 +135,52 @@ class _Table(QuestionSource):
                 f"{len(ascii_uppercase) - 1} columns, got {len(self.columns.wrong)}."
             )
 
-    def _questions(self, rows: Iterator[Cells], dataset: str) -> Iterator[Question]:
+    def _questions(self, rows: Iterable[Cells], dataset: str) -> Iterator[Question]:
         """Yield the questions of rows; messages number the rows from 1."""
         for number, row in enumerate(rows, 1):
-            self._check_columns(row)
+            for name in (*self.columns.required, *self.where):
+                if name not in row:
+                    raise InputError(
+                        f"{self._name} has no column {name!r}; it has {', '.join(row)}. Name the "
+                        "right one with questions.columns.question=NAME; set "
+                        "questions.columns.gold and .question_id in the same way, to null if there "
+                        "is none."
+                    )
             if all(text in str(row[name]) for name, text in self.where.items()):
                 yield self._question(row, dataset, number)
 
-    def _check_columns(self, row: Cells) -> None:
-        for name in (*self.columns.required, *self.where):
-            if name not in row:
-                raise InputError(
-                    f"{self._name} has no column {name!r}; it has {', '.join(row)}. Name the right "
-                    "one with questions.columns.question=NAME; set questions.columns.gold and "
-                    ".question_id in the same way, to null if there is none."
-                )
-
     def _question(self, row: Cells, dataset: str, number: int) -> Question:
         columns = self.columns
-        text = self._filled(row, columns.question, number)
-        question_id = self._scalar(row, columns.question_id, number) or question_id_of(text)
-        gold = self._scalar(row, columns.gold, number)
+        text = self._cell(row, columns.question, number)
+        if text is None or not isinstance(row[columns.question], str):
+            raise self._unfit(row, columns.question, number, "must be a text in every row")
+        question_id = self._cell(row, columns.question_id, number) or question_id_of(text)
+        gold = self._cell(row, columns.gold, number)
         if columns.wrong:
             choices = self._choices(row, number)
             text, gold = lettered(text.strip(), choices, self.seed, question_id)
         return Question(dataset, question_id, text, gold)
 
-    def _filled(self, row: Cells, name: str, number: int) -> str:
-        value = row[name]
-        if not isinstance(value, str) or not value.strip():
-            raise self._unfit(row, name, number, "must be a text in every row")
-        return whole(value)
-
     def _choices(self, row: Cells, number: int) -> list[str]:
-        """Return the correct choice, then the wrong ones."""
-        choices: dict[str, str] = {}  # choice -> column
+        """Return the choices of a question, the correct one first."""
+        choices: dict[str, str] = {}  # and their columns
         for name in filter(None, (self.columns.gold, *self.columns.wrong)):
-            choice = self._scalar(row, name, number)
-            if choice is None:
+            choice = (self._cell(row, name, number) or "").strip()
+            if not choice:
                 raise self._unfit(row, name, number, "must be a choice in every row")
-            if (choice := choice.strip()) in choices:
+            if choice in choices:
                 rule = f"must differ from {choices[choice]}"
                 raise self._unfit(row, name, number, rule)
             choices[choice] = name
         return list(choices)
 
-    def _scalar(self, row: Cells, name: str | None, number: int) -> str | None:
+    def _cell(self, row: Cells, name: str | None, number: int) -> str | None:
         """Return a text or number as text; ``None`` if it is missing, blank or NaN."""
         value = None if name is None else row.get(name)
         if isinstance(value, list | tuple | dict | bytes):
             raise self._unfit(row, str(name), number, "must be a text or a number")
         is_nan = isinstance(value, float) and isnan(value)
-        if value is None or is_nan or not str(value).strip():
-            return None
-        return whole(str(value))
+        return None if value is None or is_nan or not str(value).strip() else whole(str(value))
 
     def _unfit(self, row: Cells, name: str, number: int, rule: str) -> InputError:
         return InputError(
@@ -245,8 +230,15 @@ class QuestionFile(_Table):
             raise InputError(
                 f"questions.path must be a .jsonl or .parquet file that exists, got {self.path!r}."
             )
-        rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
-        yield from self._questions(iter(rows), self.dataset or path.stem)
+        if path.suffix == ".jsonl":
+            rows = _json_rows(path)
+        else:
+            try:
+                rows = pq.read_table(path).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"{self.path!r} cannot be read as Parquet ({reason}).") from error
+        yield from self._questions(rows, self.dataset or path.stem)
 
 
 def _json_rows(path: Path) -> list[Cells]:
@@ -256,21 +248,12 @@ def _json_rows(path: Path) -> list[Cells]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _parquet_rows(path: Path) -> list[Cells]:
-    try:
-        rows: list[Cells] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{str(path)!r} cannot be read as Parquet ({reason}).") from error
-    return rows
-
-
 @checked
 @dataclass(frozen=True, kw_only=True)
 class HubQuestions(_Table):
     """Questions of a data set of the Hugging Face hub; needs the package ``datasets``.
 
-    Data sets that need ``trust_remote_code`` are refused: they run foreign code.
+    Data sets that need ``trust_remote_code`` are refused: they run code of others.
 
     Attributes:
         path: Name on the hub, or a local folder of data files with the same columns.
@@ -308,7 +291,7 @@ class HubQuestions(_Table):
                 "connection to the hub; for a gated data set, accept its terms and set HF_TOKEN. "
                 "questions=file reads a local copy."
             ) from error
-        yield from self._questions(iter(rows), self.dataset or self.path)
+        yield from self._questions(rows, self.dataset or self.path)
 
 
 @checked

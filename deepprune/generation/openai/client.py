@@ -1,6 +1,6 @@
 """Client of any OpenAI-compatible server: vLLM, SGLang, llama.cpp, hosted ones.
 
-Servers differ in what they can do, and few report it: `OpenAIBackend.open` finds out with requests
+Servers differ in their abilities, and few report them: `OpenAIBackend.open` tests them by requests
 of a few tokens. A trace continues from a prefix by ``/v1/completions``, whose prompt we write, or
 by a chat whose last message is the assistant's and stays open (prefill).
 """
@@ -76,16 +76,16 @@ class OpenAIBackend:
     template may move or drop the thoughts of a message that it continues.
 
     Args:
-        base_url: E.g. ``http://localhost:8000/v1``.
-        model: As the server names it; ``None``: the only one that it serves.
-        name: Of the model in records; ``None``: as the server names it.
-        api: ``completions``, ``chat``, or ``auto``: completions where they can be had.
+        base_url: Address of the server, e.g. ``http://localhost:8000/v1``.
+        model: The server's name of the model; ``None``: the only one that it serves.
+        name: Name of the model in records; ``None``: the server's name.
+        api: ``completions``, ``chat``, or ``auto``: completions if the server supports them.
         tokenizer: Folder or hub name of the model's tokenizer, whose chat template then writes the
             prompts of completions; ``None``: the server's own (``/tokenize``, vLLM).
         api_key_env: Environment variable with the key; none is needed where it is unset.
         timeout_s: Longest wait for a connection or for the next byte, in seconds.
-        max_retries: Failures in a row that a request survives.
-        max_concurrent: Requests at a time; the others wait here.
+        max_retries: Maximum number of consecutive failures that are retried.
+        max_concurrent: Maximum number of running requests; others wait.
         extra_body: Further fields of every request, e.g. ``{"min_p": 0.05}``.
 
     Raises:
@@ -123,12 +123,12 @@ class OpenAIBackend:
 
     @property
     def model(self) -> str:
-        """Name of the model in records; without ``model`` and ``name`` known once it is open."""
+        """Name of the model in records; if not configured, known once the backend is open."""
         return self._name or self._model or ""
 
     @property
     def token_counter(self) -> str:
-        """``generator`` where the server reports tokens, else ``chunks``: pieces of a stream."""
+        """``generator`` if the server reports tokens, else ``chunks``: pieces of a stream."""
         return "generator" if self._features.token_ids or self._features.logprobs else "chunks"
 
     @property
@@ -137,7 +137,7 @@ class OpenAIBackend:
         return self.continuation is not Continuation.NOTHING
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Connect, name the model and find out what the server can do.
+        """Connect, choose the model and test the abilities of the server.
 
         Raises:
             InputError: If the package openai, the model, an API or log-probabilities are missing.
@@ -178,7 +178,7 @@ class OpenAIBackend:
         if client is not None:
             await client.close()
 
-    # Detection of the server's capabilities
+    # Abilities of the server
 
     async def _only_model(self) -> str:
         listed = await self._offered("/models")
@@ -406,7 +406,7 @@ class OpenAIBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Features:
-    """What the server accepts and reports."""
+    """Optional fields that the server accepts or reports."""
 
     extensions: bool = False  # accepts fields that OpenAI does not have
     token_ids: bool = False
