@@ -27,7 +27,8 @@ def fit(config: DictConfig, parts: build.FitParts, splits: Splits, run: Run, exp
     pl.seed_everything(config.seed, verbose=False)
     data = build.datamodule(config, parts, splits)
     data.setup("fit")  # bad data stops here, before any weights are read
-    facts = data.facts("train")
+    train = data.encoded("train")
+    facts = {"pairs": len(train), "truncated": int(train.inputs.is_truncated.sum())}
     if is_rank_zero():
         print(_summary(facts))
     module = build.module(config, parts, data)

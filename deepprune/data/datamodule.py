@@ -27,9 +27,9 @@ SamplerFactory = Callable[[IntArray, IntArray, int], PairSampler]
 class JudgeDataModule(pl.LightningDataModule):
     """Token batches of labelled pairs for training and validation.
 
-    Samplers know their rank, and ``PairLoader`` is left alone by Lightning's own splitting. The
-    train loader's place in its epoch is part of a checkpoint: a run resumed in mid-epoch sees
-    exactly the batches that were left. Resume with as many ranks as before.
+    Samplers know their rank, and Lightning does not split a ``PairLoader``. The train loader's
+    place in its epoch is part of a checkpoint: a run resumed in mid-epoch sees exactly the
+    remaining batches. Resume with as many ranks as before.
 
     Args:
         splits: Groups of traces for each part.
@@ -43,12 +43,10 @@ class JudgeDataModule(pl.LightningDataModule):
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
             Validation keeps all pairs, and marks them.
         answer_style: How a trace states its answer, see ``build_pairs``.
-        bucket_batches: Batches that are sorted by length together.
         seed: Decides the sample of pairs, their orientation and their order.
 
     Raises:
-        InputError: If a question, or a near-duplicate of it, stands in two parts.
-        ValueError: If a size is out of range.
+        InputError: If a question, or a near-duplicate of it, is in two parts.
     """
 
     def __init__(
@@ -64,7 +62,6 @@ class JudgeDataModule(pl.LightningDataModule):
         eval_pairs_per_question: int | None = None,
         only_unfinished: bool = True,
         answer_style: str | Mapping[str, str] = "auto",
-        bucket_batches: int = 8,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -76,14 +73,13 @@ class JudgeDataModule(pl.LightningDataModule):
         self._max_eval_pairs = eval_pairs_per_question
         self._only_unfinished = only_unfinished
         self._answer_style = answer_style
-        self._bucket_batches = bucket_batches
         self._seed = seed
         self._encoded: dict[str, EncodedPairs] = {}
         self._train_loader: PairLoader | None = None
         self._resume: BatchState | None = None
 
     def pairs(self, part: str) -> list[TracePair]:
-        """The pairs of ``"train"`` or ``"val"``.
+        """Return the pairs of ``"train"`` or ``"val"``.
 
         Raises:
             InputError: If the part has none, or training lacks a class.
@@ -91,7 +87,7 @@ class JudgeDataModule(pl.LightningDataModule):
         return self.encoded(part).pairs
 
     def encoded(self, part: str) -> EncodedPairs:
-        """The pairs of a part with their tokens; built once."""
+        """Return the pairs of a part with their tokens; built once."""
         if part not in self._encoded:
             is_train = part == "train"
             pairs = build_part(
@@ -106,14 +102,6 @@ class JudgeDataModule(pl.LightningDataModule):
             self._encoded[part] = EncodedPairs(pairs, self.encoding)
         return self._encoded[part]
 
-    def facts(self, part: str) -> dict[str, int]:
-        """Counts for the log: ``pairs``, and those ``truncated`` to the window."""
-        encoded = self.encoded(part)
-        return {
-            "pairs": len(encoded),
-            "truncated": int(encoded.inputs.is_truncated.sum()),
-        }
-
     def setup(self, stage: str) -> None:
         """Build all pairs, so that errors in them show before the model is loaded."""
         for part in ("train", "val") if self.splits.val else ("train",):
@@ -122,9 +110,7 @@ class JudgeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> PairLoader:
         encoded = self.encoded("train")
         sampler = self._make_sampler(encoded.labels, encoded.group, self._seed)
-        batches = BucketBatchSampler(
-            sampler, encoded.inputs.lengths, self._batch_size, bucket_batches=self._bucket_batches
-        )
+        batches = BucketBatchSampler(sampler, encoded.inputs.lengths, self._batch_size)
         self._train_loader = PairLoader(encoded, batches)
         if self._resume is not None:
             self._train_loader.load_state_dict(self._resume)
@@ -132,7 +118,7 @@ class JudgeDataModule(pl.LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the train loader in its epoch.
+        """Return the position of the train loader in its epoch.
 
         Lightning keeps the state of a loader as well, but loads it only while it makes the loader,
         which ``Trainer.estimated_stepping_batches`` (a schedule asks for it) does too early.
@@ -145,11 +131,11 @@ class JudgeDataModule(pl.LightningDataModule):
             self._resume = dict(state_dict)
 
     def val_dataloader(self) -> PairLoader | list[PairLoader]:
-        """Validation batches; none where the split has no validation part."""
+        """Return validation batches; none if the split has no validation part."""
         if not self.splits.val:
             return []
         encoded = self.encoded("val")
-        # Sorting all pairs by length at once wastes the least padding; order is free here.
+        # Sorting all pairs by length at once pads least; their order does not matter here.
         batches = BucketBatchSampler(
             OrderedSampler(encoded.labels, encoded.group),
             encoded.inputs.lengths,

@@ -1,7 +1,7 @@
 """DeepPrune's one-checkpoint runs on a recording, all orders and thresholds at once.
 
-The decisions are those of `controller.run_question` on a `ReplayEngine` (tests compare them). Here
-they are arrays over runs, since a sweep has 100,000 of them per question.
+The decisions are those of `controller.run_question` on a `ReplayEngine` (tests compare them), as
+arrays over runs: a sweep has 100,000 of them per question.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def replay_batch(
     ledger: Ledger,
     correct: IntArray,
 ) -> dict[str, NDArray[Any]]:
-    """Outcomes of policies that differ in threshold, finishing rule and vote alone.
+    """Return the outcomes of policies that differ only in threshold, finishing rule and vote.
 
     Args:
         policies: P of them, each with ``decides_once``.
@@ -45,7 +45,7 @@ def replay_batch(
         orders: Which traces start, in which order, shape ``(R, N)``.
         draws: The policies' uniform draws, shape ``(R, N)``.
         scores: The judge's scores; for a judge that reads peers those of one order, ``R = 1``.
-        ledger: Draws the bills.
+        ledger: Makes the bills.
         correct: Answer classes that are right.
 
     Returns:
@@ -92,7 +92,7 @@ def replay_batch(
 def _scored_prefixes(
     recording: Recording, cuts: IntArray, orders: IntArray, scores: QuestionScores
 ) -> IntArray:
-    """The number of each trace's prefix in the table, shape ``(M,)``; scores their pairs.
+    """Score the prefixes and return the number of each in the table, shape ``(M,)``.
 
     With peers only the traces of the one order have a prefix there.
     """
@@ -109,7 +109,7 @@ def _scored_prefixes(
 
 @lru_cache(maxsize=65_536)
 def _rule(policy: DeepPrune) -> DeepPrune:
-    """The policy without its threshold: how it decides on a given clustering."""
+    """Return the policy without its threshold: how it decides on a given clustering."""
     return replace(policy, threshold=0.0, name="")
 
 
@@ -123,17 +123,11 @@ def _finishing(
     correct: IntArray,
     forced: IntArray,
 ) -> Callable[[DeepPrune], dict[str, NDArray[Any]]]:
-    """A function of a finishing rule: the outcomes of G runs under it, each of shape ``(G,)``.
+    """Return a function from a finishing rule to the outcomes of G runs, each of shape ``(G,)``.
 
-    Args:
-        engine: Gives the clock and the price of a forced answer.
-        recording: The traces.
-        traces: Those of each run, in the order of their start, shape ``(G, N)``.
-        cuts: Where each trace pauses, shape ``(M,)``.
-        clusters: A clustering for each run.
-        ledger: Draws the bills.
-        correct: Answer classes that are right.
-        forced: Answers that were forced for the judge, see `Recording.forced`, shape ``(M, 2)``.
+    ``traces`` are those of each run in the order of their start, shape ``(G, N)``; ``cuts`` where
+    each recorded trace pauses, shape ``(M,)``; ``forced`` the answers forced for the judge, see
+    `Recording.forced`, shape ``(M, 2)``.
     """
     length, cut, answer = recording.n_tokens[traces], cuts[traces], recording.answer_class[traces]
     is_right = np.isin(answer, correct)

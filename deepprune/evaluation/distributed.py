@@ -33,8 +33,9 @@ class Processes:
     """Processes of this machine.
 
     Args:
-        n: How many; ``None`` for one a core, and one alone for a judge that is a neural network
-            (it uses the cores or the GPU itself) or for few questions. 1 is this process.
+        n: Number of processes; ``None`` for one per core, but a single one for few questions or a
+            judge that is a neural network, which uses the cores or the GPU itself. 1 is this
+            process.
     """
 
     def __init__(self, n: Count | None = None) -> None:
@@ -42,7 +43,7 @@ class Processes:
 
     @contextmanager
     def workers(self, runner: QuestionRunner, n_questions: int) -> Iterator[Work]:
-        """Start the processes; end all of them with the context, also after an error."""
+        """Start the processes; the end of the context ends them, also after an error."""
         n = self.n or _fitting(runner, n_questions)
         if n == 1:
             yield lambda tasks: map(runner, tasks)
@@ -77,7 +78,7 @@ _runner: QuestionRunner
 
 
 def _take(runner: QuestionRunner, n: int) -> None:
-    """Initialise a worker process: its runner, its share of the cores, its end with the parent."""
+    """Initialise a worker process: set its runner and its share of the cores."""
     global _runner
     _runner = runner
     Thread(target=_end_with_parent, daemon=True).start()
@@ -88,7 +89,7 @@ def _take(runner: QuestionRunner, n: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End the process with its parent: a worker of a killed parent would wait for ever."""
+    """End this process with its parent: the worker of a killed parent would wait forever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -105,7 +106,7 @@ class Ray:
 
     Args:
         n: Actors, each on ``cpus`` cores.
-        address: Of the cluster, e.g. ``auto``; ``None`` starts one on this machine.
+        address: Address of the cluster, e.g. ``auto``; ``None`` starts one on this machine.
         cpus: Cores of an actor.
         gpus: GPUs of an actor, for a judge that is a neural network; may be a fraction.
 
@@ -126,7 +127,7 @@ class Ray:
 
     @contextmanager
     def workers(self, runner: QuestionRunner, n_questions: int) -> Iterator[Work]:
-        """Start the actors, and a cluster on this machine where none is given."""
+        """Start the actors, and a cluster on this machine if no address is given."""
         import ray
         from ray.util import ActorPool
 
@@ -147,7 +148,7 @@ class Ray:
 
 
 class _Actor:
-    """A process of a Ray cluster."""
+    """Evaluates tasks in a process of a Ray cluster."""
 
     def __init__(self, runner: QuestionRunner) -> None:
         self._runner = runner

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepprune.core.errors import InputError
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.distributed import Distributed, Processes
 from deepprune.evaluation.metrics import sweep_rows
@@ -49,10 +48,6 @@ def evaluate(
             policy needs, before anything runs.
     """
     points = runner.points
-    if runner.n_traces < 2:
-        raise InputError(f"a vote needs at least 2 traces a question, got {runner.n_traces}.")
-    if runner.resamples < 1:
-        raise InputError(f"resamples must be at least 1, got {runner.resamples}.")
     check_questions(questions, runner.n_traces)
     needs = {name: judge.needs for name, judge in runner.judges.items()}
     check_needs(points, runner.load(questions[0]), needs)

@@ -40,14 +40,14 @@ class Point:
 
     @cached_property
     def key(self) -> str:
-        """Names the point in the record on disk."""
+        """Name of the point in the record on disk."""
         facts = {"policy": self.policy.name, "n_traces": self.n_traces, "judge": self.judge}
         facts |= self.axes
         return json.dumps(facts, sort_keys=True)
 
 
 def consensus_sizes(n_traces: int) -> list[int]:
-    """The k of the cons@k curve: 1, 2, 3, 4, 6, 8, 12, ... and N."""
+    """Return the k of the cons@k curve: 1, 2, 3, 4, 6, 8, 12, ... and N."""
     steps = {m << i for i in range(n_traces.bit_length()) for m in (1, 3)}
     return sorted({k for k in steps if k < n_traces} | {n_traces})
 
@@ -63,7 +63,7 @@ def grid(
     ns: Sequence[int] = (),
     axes: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Point]:
-    """Every policy at every value of the axes that it has, with every judge if it asks one.
+    """Return every policy at every value of its axes, with every judge if it asks one.
 
     The last axis varies fastest. The cons@k curve up to cons@N is always part of a sweep and comes
     first: savings are relative to it. ``ks`` and ``ns`` add to it.
@@ -75,7 +75,7 @@ def grid(
         thresholds: Values of ``threshold``, for every policy that has one.
         prefixes: Values of ``prefix``, for every policy that has one.
         ks: Further values of k for cons@k.
-        ns: Values of N, at most ``n_traces``; that alone where empty.
+        ns: Values of N, at most ``n_traces``; empty for ``n_traces`` alone.
         axes: Values of any other field of a policy: name -> field -> values.
 
     Raises:
@@ -116,7 +116,7 @@ def grid(
 def _check_axis(
     axis: str, field: str, chosen: Sequence[Any], policy: Policy, known: set[str]
 ) -> None:
-    """Refuse an axis that is not a field of its policy, is empty, or has values of a wrong type."""
+    """Check that an axis is a field of its policy, has values, and these are of its type."""
     elsewhere = {"k": "sweep.ks", "prefix": "sweep.prefix_lens", "name": "a policy of its own"}
     if field in elsewhere and field in known and (field != "k" or isinstance(policy, Consensus)):
         raise InputError(f"{axis} cannot be an axis: use {elsewhere[field]}.")

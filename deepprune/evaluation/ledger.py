@@ -22,10 +22,10 @@ class GeneratorSize:
 
     Attributes:
         params: Weights that a token is multiplied with: without an input embedding table that is
-            not the output head as well; of a mixture of experts the active ones.
+            not also the output head; of a mixture of experts only the active ones.
         layers: Transformer layers.
         hidden: Attention width, heads x head size.
-        usd_prompt: Price of a million prompt tokens; ``None`` where unknown.
+        usd_prompt: Price of a million prompt tokens; ``None`` if unknown.
         usd_generated: Price of a million generated tokens.
     """
 
@@ -36,16 +36,16 @@ class GeneratorSize:
     usd_generated: float | None = None
 
     def forced_flops(self, tokens: FloatArray, context: FloatArray) -> FloatArray:
-        """FLOPs of tokens of forced answers that attend to ``context`` tokens, summed over them."""
+        """Return the FLOPs of forced answers whose tokens attend to ``context`` tokens in total."""
         return 2 * self.params * tokens + 4 * self.layers * self.hidden * context
 
     def flops(self, n_tokens: FloatArray) -> FloatArray:
-        """FLOPs of sequences of so many tokens, read or generated, attention included."""
+        """Return the FLOPs of reading or generating sequences of ``n_tokens`` tokens each."""
         return transformer_flops(self.params, self.layers, self.hidden, n_tokens, causal=True)
 
 
 def generator_size(model: str, known: Mapping[str, GeneratorSize]) -> GeneratorSize:
-    """The size of ``model``.
+    """Return the size of ``model``.
 
     Raises:
         InputError: If ``known`` does not have it: a net saving would be a guess.
@@ -70,7 +70,7 @@ class Ledger:
     Args:
         size: The generator.
         prompt_tokens: Tokens of the question's text; the chat template is not recorded.
-        usd_judge: Price of a million judge tokens; ``None`` where unknown.
+        usd_judge: Price of a million judge tokens; ``None`` if unknown.
     """
 
     size: GeneratorSize
@@ -78,11 +78,9 @@ class Ledger:
     usd_judge: float | None = None
 
     def draw(self, outcome: Outcome, judge: FloatArray) -> dict[str, float]:
-        """The bill of an outcome; its token kinds add up to the engine's own count.
+        """Return the bill of an outcome; its kinds of tokens add up to the engine's own count.
 
-        Args:
-            outcome: What became of the question.
-            judge: The judge's calls, tokens and FLOPs had this policy run alone, nothing cached.
+        ``judge`` are the judge's calls, tokens and FLOPs if this policy ran alone, without a cache.
         """
         final, usage = outcome.final, outcome.usage
         finished = int(final.n_tokens[final.is_finished].sum())
@@ -109,9 +107,9 @@ class Ledger:
         trace_flops: FloatArray,
         judge: FloatArray,
     ) -> dict[str, FloatArray]:
-        """Tokens, FLOPs and money of runs, each of any shape ``(...)``, ``judge`` of ``(..., 3)``.
+        """Return tokens, FLOPs and money of runs, shape ``(...)``; ``judge`` is ``(..., 3)``.
 
-        ``cost`` is ``nan`` where a price is unknown.
+        ``cost`` is ``nan`` if a price is unknown.
         """
         prompt = self.size.flops(np.array(float(self.prompt_tokens)))
         generated = tokens_finished + tokens_pruned + tokens_forced

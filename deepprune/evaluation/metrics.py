@@ -59,13 +59,11 @@ def sweep_rows(
         baseline: Name of the policy to compare with besides consensus sampling.
 
     Raises:
-        InputError: If no point has a policy named ``baseline``, or the margin is not in (0, 1).
+        InputError: If no point has a policy named ``baseline``.
     """
     names = {p.policy.name for p in outcomes.points}
     if baseline not in names:
         raise InputError(f"baseline {baseline!r} is not in the sweep, it has {sorted(names)}.")
-    if not 0 < margin < 1:
-        raise InputError(f"margin must lie in (0, 1), got {margin}: 0.01 is one point.")
     unmeasured = _unmeasured(outcomes)
     measured = [i for i in range(len(outcomes.points)) if i not in unmeasured]
     some = outcomes.only(measured)

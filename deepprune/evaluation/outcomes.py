@@ -54,8 +54,8 @@ class QuestionOutcomes:
         tokens_prompt: Tokens of the question's text.
         failures: Point number -> why it failed here.
         skipped: Numbers of points that were skipped here; their fields are zeros.
-        events: Checkpoints and decisions, where they are watched, for the hooks of a `Watcher`:
-            point number, name of the hook, facts. They are not recorded.
+        events: Watched checkpoints and decisions: point number, name of the hook of `Watcher`,
+            its arguments. They are not recorded.
     """
 
     fields: dict[str, NDArray[Any]]
@@ -63,12 +63,6 @@ class QuestionOutcomes:
     failures: dict[int, str] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
     events: list[tuple[int, str, tuple[object, ...]]] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, n_points: int, n_orders: int, tokens_prompt: int) -> QuestionOutcomes:
-        """Outcomes of zeros."""
-        shape = (n_points, n_orders)
-        return cls({n: np.zeros(shape, t) for n, t in FIELDS.items()}, tokens_prompt)
 
 
 class OutcomeStore:
@@ -183,7 +177,7 @@ class Row:
         policy: Name of the policy.
         axes: Fields of the policy, ``judge`` and ``n_traces``.
         facts: Facts of the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``.
-        metrics: Estimates with intervals; ``None`` where a comparison is with itself or undefined.
+        metrics: Estimates with intervals; ``None`` if a comparison is with itself or undefined.
         counts: Means per question, p-values and other plain numbers.
         status: ``ok``, ``failed`` or ``dropped``; without ``ok`` there are no metrics and counts.
         reason: Why it failed or was dropped.
@@ -199,7 +193,7 @@ class Row:
 
     @property
     def judge(self) -> str | None:
-        """Name of the judge that scored; ``None`` for a policy that asks none."""
+        """Name of the judge; ``None`` for a policy that asks none."""
         return self.axes["judge"]  # type: ignore[no-any-return]
 
     @property
@@ -210,7 +204,7 @@ class Row:
         return accuracy
 
     def count(self, name: str) -> float:
-        """A count that every point with status ``ok`` has."""
+        """Return a count that every point with status ``ok`` has."""
         count = self.counts[name]
         assert count is not None, name
         return count

@@ -58,8 +58,8 @@ class QuestionRunner:
         seed: Decides the orders and the policies' draws.
         generators: Size of every generator by model name.
         load: Reads the traces of a question.
-        make_engine: An engine that serves them.
-        judges: The judges by the names that the points give.
+        make_engine: Makes an engine that replays them.
+        judges: The judges by their names in the points.
         cache: Scores on disk, kept between runs.
         usd_judge: Price of a million judge tokens.
         is_watched: Whether checkpoints and decisions are reported.
@@ -79,7 +79,7 @@ class QuestionRunner:
 
     @property
     def has_model(self) -> bool:
-        """Whether a judge is a neural network, which takes the cores or the GPU for itself."""
+        """Whether a judge is a neural network, which uses the cores or the GPU itself."""
         return any(judge.is_model for judge in self.judges.values())
 
     def __call__(self, task: Task) -> QuestionOutcomes:
@@ -104,7 +104,7 @@ class QuestionRunner:
 
 
 def _family(point: Point) -> tuple[Any, ...]:
-    """The settings that points of one batch share: their clusterings are the same."""
+    """Return the settings that points of one batch share: their clusterings are the same."""
     policy = point.policy
     assert isinstance(policy, DeepPrune)
     sizes = policy.max_clusters, policy.max_members
@@ -126,10 +126,9 @@ class _Question:
         self._scores = {
             name: QuestionScores(judge, runner.cache) for name, judge in runner.judges.items()
         }
-        self.outcomes = QuestionOutcomes.empty(
-            len(runner.points), runner.resamples, task.tokens_prompt
-        )
-        self.outcomes.skipped = task.skip
+        shape = len(runner.points), runner.resamples
+        fields = {name: np.zeros(shape, dtype) for name, dtype in FIELDS.items()}
+        self.outcomes = QuestionOutcomes(fields, task.tokens_prompt, skipped=task.skip)
 
     def guarded(self, numbers: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
         """Evaluate points; an error fails them, and the sweep exits non-zero at its end."""

@@ -66,7 +66,7 @@ def estimated_saving(
 
 
 def generator_flops(ledger: Ledger, n_tokens: FloatArray, usage: Usage | None = None) -> float:
-    """FLOPs of a question: its prompt, traces of ``n_tokens``, the forced answers in ``usage``."""
+    """Return the FLOPs of a question: prompt, traces, and the forced answers of ``usage``."""
     lengths = np.append(n_tokens, float(ledger.prompt_tokens))
     flops = ledger.size.flops(lengths).sum()
     if usage is not None:

@@ -51,12 +51,12 @@ class QuestionScores:
         return QuestionScores(self.judge, self._cache) if self.judge.reads_peers else self
 
     def prefix_ids(self, prefixes: Sequence[Prefix]) -> IntArray:
-        """Number prefixes that exist at the same time, shape ``(len(prefixes),)``."""
+        """Return the numbers of prefixes that exist at the same time, shape ``(n,)``."""
         known = among_peers(prefixes) if self.judge.reads_peers else prefixes
         return np.array([self.prefix_id(prefix) for prefix in known], dtype=np.int64)
 
     def prefix_id(self, prefix: Prefix) -> int:
-        """Number a prefix; the same tokens of the same trace have the same number."""
+        """Return the number of a prefix; the same tokens of the same trace have the same one."""
         trace = prefix.trace
         key = (trace.model, trace.sample_id, prefix.n_tokens, id(prefix.peers))
         if key not in self._ids:
@@ -68,7 +68,7 @@ class QuestionScores:
         return self._ids[key]
 
     def lookup(self, ids: IntArray) -> FloatArray:
-        """Scores of pairs of prefix numbers, shape ``(P, 2)`` -> ``(P,)``."""
+        """Return the scores of pairs of prefix numbers, shape ``(P, 2)`` -> ``(P,)``."""
         scores = self._scores[ids[:, 0], ids[:, 1]]
         missing = np.isnan(scores)
         if missing.any():
@@ -77,16 +77,16 @@ class QuestionScores:
         return scores
 
     def prices(self, ids: IntArray) -> FloatArray:
-        """Judge tokens and FLOPs of scored pairs, ``(P, 2)`` -> ``(P, 2)``."""
+        """Return judge tokens and FLOPs of scored pairs, ``(P, 2)`` -> ``(P, 2)``."""
         return self._prices[ids[:, 0], ids[:, 1]]
 
     def prefix_prices(self, ids: IntArray) -> FloatArray:
-        """Judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``."""
+        """Return judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``."""
         prefixes = [self._prefixes[i] for i in ids.tolist()]
         return np.column_stack(self.judge.prefix_prices(prefixes))
 
     def bill(self, ids: IntArray) -> FloatArray:
-        """Distinct pairs, judge tokens and FLOPs of scoring pairs from scratch, shape ``(3,)``.
+        """Return distinct pairs, judge tokens and FLOPs of scoring from scratch, shape ``(3,)``.
 
         A prefix that is the same among other peers counts once.
         """
@@ -97,7 +97,7 @@ class QuestionScores:
         return np.array([len(ids), *(self.prices(ids).sum(0) + prefixes.sum(0))])
 
     def _one_way(self, ids: IntArray) -> IntArray:
-        """The pairs with the smaller number first if the judge is symmetric."""
+        """Put the smaller number of each pair first if the judge is symmetric."""
         return np.sort(ids, axis=1) if self.judge.is_symmetric else ids
 
 
@@ -117,7 +117,7 @@ class RunEvidence:
         self._ids: IntArray = np.zeros(0, dtype=np.int64)
 
     def score(self, pairs: IntArray) -> FloatArray:
-        """Scores of pairs of trace indices on their current prefixes."""
+        """Return the scores of pairs of trace indices on their current prefixes."""
         table = self._scores
         assert table is not None, "a policy that needs no judge asks for scores"
         tokens = self._session.usage.tokens
@@ -141,7 +141,6 @@ class RunEvidence:
         return scores
 
     def confidence(self, trace: int) -> FloatArray:
-        """Token confidences of a trace so far."""
         return self._session.confidence(trace)
 
     @property

@@ -24,7 +24,7 @@ def select_questions(
     """Choose questions, and N.
 
     Args:
-        refs: What the store has.
+        refs: The questions of the store.
         n_questions: Number of questions drawn by the seed, kept in order; ``None`` for all.
         n_traces: N; ``None`` for as many as every question has.
         skip_short: Skip questions with fewer than N traces.
@@ -81,19 +81,14 @@ def check_questions(questions: Sequence[QuestionRef], n_traces: int) -> None:
 
 
 def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
-    """The ``needs`` that the traces of ``group`` do not meet, in words."""
+    """Return the needs that the traces of ``group`` do not meet, in words."""
     traces = group.traces
-    has = {
-        Need.TEXT: any(t.text for t in traces),
-        Need.FORCED_ANSWERS: all(t.forced_answers for t in traces),
-        Need.CONFIDENCE: all(t.token_confidence is not None for t in traces),
+    in_words = {
+        Need.TEXT: (any(t.text for t in traces), "the text of the traces"),
+        Need.FORCED_ANSWERS: (all(t.forced_answers for t in traces), "recorded forced answers"),
+        Need.CONFIDENCE: (all(t.token_confidence is not None for t in traces), "token confidences"),
     }
-    words = {
-        Need.TEXT: "the text of the traces",
-        Need.FORCED_ANSWERS: "recorded forced answers",
-        Need.CONFIDENCE: "token confidences",
-    }
-    return [words[need] for need in sorted(needs) if not has[need]]
+    return [words for is_met, words in (in_words[need] for need in sorted(needs)) if not is_met]
 
 
 def check_needs(
@@ -123,12 +118,12 @@ def check_needs(
 def with_needs_met(
     points: Sequence[Point], group: QuestionTraces, judges: Mapping[str, frozenset[Need]]
 ) -> list[Point]:
-    """The points whose policies and judges these traces can serve, see `check_needs`."""
+    """Return the points whose needs these traces meet, see `check_needs`."""
     return [p for p in points if not unmet_needs(_all_needs(p, judges), group)]
 
 
 def _all_needs(point: Point, judges: Mapping[str, frozenset[Need]]) -> frozenset[Need]:
-    """The needs of a point's policy and of its judge."""
+    """Return the needs of a point's policy and of its judge."""
     of_judge = frozenset() if point.judge is None else judges[point.judge]
     return point.policy.needs - {Need.JUDGE} | of_judge
 
@@ -149,7 +144,7 @@ def check_judge_needs(needs: frozenset[Need], groups: Sequence[QuestionTraces]) 
 
 
 def unseen_questions(refs: Sequence[QuestionRef], judges: Collection[Judge]) -> list[QuestionRef]:
-    """The questions that were not used to train any of the judges.
+    """Return the questions that were not used to train any of the judges.
 
     Raises:
         InputError: If they have seen them all.

@@ -72,10 +72,10 @@ class Watcher:
         """The judge has failed; all traces run to their end, unpruned. Never in a sweep."""
 
     def on_question_end(self, question: Any, result: Any) -> None:
-        """The `QuestionOutcomes` of a sweep's question, or the line of a live one, are on disk."""
+        """A question is recorded: `QuestionOutcomes` of a sweep, the line of a live one."""
 
     def give_up(self, seen: Outcomes) -> dict[int, str]:
-        """Points that need no further questions: number and reason."""
+        """Return the points that need no further questions: number and reason."""
         return {}
 
     def on_sweep_end(self, plan: SweepPlan, rows: Sequence[Row]) -> None:

@@ -78,9 +78,7 @@ class Recorder(pl.LightningModule):
 def data(**settings):
     groups = [group(["a", "a", "b", "b", "a"], [9, 9, 9, 9, 4], name=f"q{i}") for i in range(6)]
     splits = Splits(tuple(groups[:4]), tuple(groups[4:5]), tuple(groups[5:]))
-    return JudgeDataModule(
-        splits, FirstTokens(5), Words().encode, **{"batch_size": 4, "bucket_batches": 2, **settings}
-    )
+    return JudgeDataModule(splits, FirstTokens(5), Words().encode, **{"batch_size": 4, **settings})
 
 
 def test_training_sees_unfinished_pairs_and_evaluation_all():

@@ -382,8 +382,6 @@ def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"n_traces": 1}, "at least 2 traces a question, got 1"),
-        ({"resamples": 0}, "resamples must be at least 1, got 0"),
         ({"baseline": "esc"}, "baseline 'esc' is not in the sweep"),
         ({"generators": {"large": SIZES["tiny"]}}, "the generator's size, and 'tiny' is not among"),
     ],

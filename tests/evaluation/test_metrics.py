@@ -291,11 +291,6 @@ def test_a_row_names_the_judge_of_its_point():
     assert [r["judge"] for r in sweep_rows(outcomes, seed=0)[3:]] == ["j", "coin", None]
 
 
-def test_margins_are_shares():
-    with pytest.raises(InputError, match="got 3"):
-        sweep_rows(sweep(), seed=0, margin=3)
-
-
 def test_too_few_questions_are_said_to_be_too_few():
     """An arm of .06 at n = 300 is sd = .06 / 1.96 * sqrt(300) = .5302; (2.4865 * sd / .03)^2."""
 
