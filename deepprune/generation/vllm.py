@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import lru_cache
-from itertools import count
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -111,8 +111,6 @@ class VllmBackend:
         self._loading: asyncio.Task[Any] | None = None
         self._is_given_up = threading.Event()
         self._others: set[int | None] = set()
-        self._running: set[str] = set()
-        self._numbers = count()
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
         """Load the model, which takes minutes for a large one; `close` ends a cancelled loading.
@@ -202,11 +200,10 @@ class VllmBackend:
             raise EngineError("the engine is closed.")
         ids = self._all_ids(request)
         text = _Text(self._tokenizer, ids, request)
-        request_id = f"deepprune-{next(self._numbers)}"
-        self._running.add(request_id)
         try:
             parameters = self.sampling_parameters(request)
-            generated = self._engine.generate(tokens_input(ids), parameters, request_id)
+            # closing this aborts the request
+            generated = self._engine.generate(tokens_input(ids), parameters, uuid4().hex)
             async with aclosing(generated) as outputs:
                 async for output in outputs:
                     chunk = text.add(output.outputs[0])
@@ -219,8 +216,6 @@ class VllmBackend:
             if self._engine is None or self._engine.errored:
                 raise EngineError(_DIED) from error
             raise RequestError(f"vLLM fails the request: {_line(error)}") from error
-        finally:
-            self._running.discard(request_id)
 
     def sampling_parameters(self, request: Request) -> Any:
         """Return the ``SamplingParams`` of a request."""
@@ -264,21 +259,12 @@ class VllmBackend:
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def n_running(self) -> int:
-        """Return vLLM's own count of running requests, ``vllm:num_requests_running``."""
-        from vllm.v1.metrics.reader import get_metrics_snapshot
-
-        metrics: Any = get_metrics_snapshot()
-        return int(sum(m.value for m in metrics if m.name == "vllm:num_requests_running"))
-
     async def close(self) -> None:
-        """Abort all requests and end vLLM's processes."""
+        """End vLLM's processes."""
         await self._end_loading()
         engine, self._engine, self.seats = self._engine, None, None
         if engine is None:
             return
-        with suppress(Exception):  # a dead engine has none
-            await engine.abort(list(self._running))
         engine.shutdown(timeout=_SHUTDOWN_S)
         if engine.output_handler is not None:
             await asyncio.wait([engine.output_handler], timeout=_SHUTDOWN_S)

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -118,7 +118,8 @@ class OpenAIBackend:
         self.seats = max_concurrent
         self._extra_body = dict(extra_body or {})
         self._tokenizer: Tokenizer | None = None
-        self._features = _Features()
+        self._fields: dict[str, Any] = {}  # that the server accepts beside the usual ones
+        self._has_ids = False
         self._client: AsyncOpenAI | None = None
 
     @property
@@ -129,7 +130,7 @@ class OpenAIBackend:
     @property
     def token_counter(self) -> str:
         """``generator`` if the server reports tokens, else ``chunks``: pieces of a stream."""
-        return "generator" if self._features.token_ids or self._features.logprobs else "chunks"
+        return "generator" if self._has_ids or "logprobs" in self._fields else "chunks"
 
     @property
     def can_continue(self) -> bool:
@@ -242,16 +243,16 @@ class OpenAIBackend:
 
     async def _learn_features(self, trial: Request) -> str:
         """Find out which fields are accepted; return why none are, or an empty text."""
-        k = trial.sampling.logprobs
-        trial = replace(trial, sampling=replace(trial.sampling, logprobs=0))
-        n, refusal = max(1, k), ""
-        for features in (
-            _Features(extensions=True, logprobs=n, usage=True),
-            _Features(logprobs=n, usage=True),
-            _Features(usage=True),
-            _Features(),
-        ):
-            self._features = features
+        k, is_chat = trial.sampling.logprobs, self.continuation is not Continuation.COMPLETIONS
+        usage = {"stream_options": {"include_usage": True}}
+        n = max(1, k)  # log-probabilities show tokens too
+        shown = {"logprobs": True, "top_logprobs": n} if is_chat else {"logprobs": n}
+        ours = {"return_token_ids": True}
+        if trial.sampling.stop:  # the names of vLLM and SGLang
+            ours |= {"include_stop_str_in_output": True, "no_stop_trim": True}
+        trial, refusal = replace(trial, sampling=replace(trial.sampling, logprobs=0)), ""
+        for self._fields in (usage | shown | ours, usage | shown, usage, {}):
+            self._has_ids = False
             try:
                 seen = await self._try(trial)
             except Refused as refused:
@@ -259,15 +260,19 @@ class OpenAIBackend:
                 if refused.status not in (400, 422):
                     break
                 continue
-            logprobs = n if seen.has_logprobs else 0
-            self._features = replace(features, logprobs=logprobs, token_ids=seen.has_ids)
-            if k and not logprobs:
+            self._has_ids = seen.has_ids
+            if not seen.has_logprobs:
+                self._fields = self._without_logprobs()
+            if k and not seen.has_logprobs:
                 raise InputError(
                     f"sampling.logprobs={k} needs log-probabilities, and {self.base_url} gives "
                     f"none{': ' + refusal if refusal else ''}; take sampling.logprobs=0."
                 )
             return ""
         return refusal
+
+    def _without_logprobs(self) -> dict[str, Any]:
+        return {k: v for k, v in self._fields.items() if "logprobs" not in k}
 
     async def _find_prefill(self, trial: Request) -> Continuation:
         """Try to continue a text that only a continuation goes on with ``_GOES_ON``."""
@@ -332,35 +337,25 @@ class OpenAIBackend:
         """Send a request for what follows ``done``."""
         from openai import AsyncStream
 
-        sampling, features, format = request.sampling, self._features, request.format
+        sampling, format = request.sampling, request.format
+        needs_logprobs = sampling.logprobs > 0 or not self._has_ids
         body: dict[str, Any] = {
             "max_tokens": request.max_tokens - done.n_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": (request.seed + done.n_tokens) % 2**31,
             "stream": True,
+            **(self._fields if needs_logprobs else self._without_logprobs()),
         }
-        if features.usage:
-            body["stream_options"] = {"include_usage": True}
         if sampling.top_k:
             body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop"] = list(sampling.stop)
-        if features.extensions:
-            body["return_token_ids"] = True
-            if sampling.stop:  # the names of vLLM and SGLang
-                body |= {"include_stop_str_in_output": True, "no_stop_trim": True}
-        is_needed = sampling.logprobs > 0 or not features.token_ids  # logprobs show tokens too
-        logprobs = features.logprobs if is_needed else 0
         if self.continuation is Continuation.COMPLETIONS:
             path = "/completions"
-            if logprobs:
-                body["logprobs"] = logprobs
             body["prompt"] = await prompt_of(self._tokenizer, request, done)
         else:
             path = "/chat/completions"
-            if logprobs:
-                body |= {"logprobs": True, "top_logprobs": logprobs}
             if format.chat_arguments:
                 body["chat_template_kwargs"] = dict(format.chat_arguments)
             body["messages"] = format.messages(request.question)
@@ -402,16 +397,6 @@ class OpenAIBackend:
         if type(failure) is not RequestError:
             return failure
         return RequestError(f"{failure}; given up after {self._max_retries} retries")
-
-
-@dataclass(frozen=True, slots=True)
-class _Features:
-    """Optional fields that the server accepts or reports."""
-
-    extensions: bool = False  # accepts fields that OpenAI does not have
-    token_ids: bool = False
-    logprobs: int = 0  # maximum number per token
-    usage: bool = False
 
 
 def _check_no_key(base_url: str, api_key_env: str) -> None:
