@@ -13,12 +13,12 @@ from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.cascade import CascadeJudge
 from deepprune.judge.saved import CROSS_ENCODER, LINEAR, read_record
 
-_KINDS = {  # imported when one is read: only the cross-encoder needs torch
+_KINDS = {  # imported when one is read: the linear judge needs no torch
     CROSS_ENCODER: "deepprune.judge.network.cross_encoder.CrossEncoderJudge",
     LINEAR: "deepprune.judge.linear.LinearJudge",
 }
 LEXICAL = "lexical"
-"""A judge of a cascade that is no folder: the overlap of numbers."""
+"""Name of the overlap of numbers as the cheap judge of a cascade, instead of a folder."""
 
 
 @checked

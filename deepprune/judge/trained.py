@@ -143,8 +143,6 @@ class TrainedJudge(Judge):
         """
         folder = Path(path)
         record = read_record(folder)
-        if record.kind != cls.kind:
-            raise InputError(f"{folder} must hold a judge of kind {cls.kind}, got {record.kind}.")
         try:
             source = record.settings.get("backbone", {}).get("source")
             if backbone is not None and backbone != source:

@@ -36,7 +36,7 @@ def start_run(
         job_type: Name of the command.
 
     Returns:
-        The ``wandb.Run``; the caller finishes it.
+        A ``wandb.Run`` that the caller finishes.
     """
     import wandb
 

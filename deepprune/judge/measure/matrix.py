@@ -1,4 +1,4 @@
-"""Judges x traces: how well judges do on stores that they were not trained on."""
+"""The matrix of judges x traces: judges measured on stores that they were not trained on."""
 
 from __future__ import annotations
 
@@ -27,16 +27,9 @@ MatrixRow = dict[str, Any]
 
 
 class CellFacts(NamedTuple):
-    """The cell of a row.
+    """A cell: a store as the user named it, a data set, a model or ``cross-model``, a prefix rule.
 
-    Attributes:
-        store: The store, as the user named it.
-        dataset: The data set.
-        model: The model, or ``cross-model``.
-        prefix_kind: The rule of the prefixes.
-        prefix_len: Its length.
-        prefix_rule: The rule in full.
-        n_questions_seen: Questions that are excluded because a judge was trained on them.
+    ``n_questions_seen`` questions are excluded because a judge was trained on them.
     """
 
     store: str
@@ -67,18 +60,11 @@ def cell_rows(
     cache: ScoreCache | None = None,
     on_judge: Callable[[], None] = lambda: None,
 ) -> list[MatrixRow]:
-    """Score the pairs of a cell with every judge, and report each metric with its interval.
+    """Score the labelled pairs of a cell with every judge, and report each metric.
 
-    All judges are measured on the same draws of questions, so differences are paired.
-
-    Args:
-        facts: Which cell it is.
-        pairs: Labelled pairs; without any there are no rows.
-        judges: Judges that are reported.
-        baselines: Judges that these are compared with.
-        seed: Seed of the bootstrap.
-        cache: Scores on disk.
-        on_judge: Called after each judge.
+    All judges are measured on the same draws of questions, so the differences between ``judges``
+    and ``baselines`` are paired. Without pairs there are no rows. ``on_judge`` is called after each
+    judge.
     """
     if not pairs:
         return []

@@ -40,12 +40,7 @@ _HEADS = {"score.weight", "lm_head.weight"}  # trained here, or refused below
 _PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty_output>")
 
 Pooling: TypeAlias = Literal["last", "cls", "mean", "segments"]
-"""Hidden states that the head reads: of the ``last`` token (causal models), of the first (``cls``),
-the ``mean`` of all, or ``segments``: (u + v) / 2, |u - v|, u * v with the means u and v of the two
-prefixes."""
-
 Head: TypeAlias = Literal["classification", "generative"]
-"""A new linear layer, trained; or the language model's own logits of "Yes" minus "No", frozen."""
 
 
 @checked
@@ -133,7 +128,7 @@ class PairClassifier(nn.Module):
 
     Args:
         encoder: A base model without head, as ``AutoModel`` gives it.
-        pooling: Hidden states that the head reads.
+        pooling: Hidden states that the head reads, see `Backbone`.
         head: The head, for ``last``; a new one where ``None``.
     """
 
@@ -236,25 +231,15 @@ def load_model(backbone: Backbone) -> PairClassifier:
                 f"a generative head is that of a language model, and {backbone.source!r} has no "
                 "such head: take a causal language model, or model.backbone.head=classification."
             )
-        head = generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
+        head = _generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
         return build_classifier(loaded.base_model, backbone, head)
     if backbone.layout == "causal":  # a checkpoint that has a head of its own keeps it
         return build_classifier(loaded.base_model, backbone, loaded.score)
     return build_classifier(loaded, backbone)
 
 
-def generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
-    """Make the head ``h -> logit("Yes") - logit("No")`` of a language model, float32.
-
-    Its sigmoid is the probability of "Yes" where nothing but the two words may come next.
-
-    Args:
-        rows_VD: Weights of the language model's head, a row for each token.
-        tokenizer: The model's tokenizer.
-
-    Raises:
-        InputError: If the tokenizer cannot tell the words apart.
-    """
+def _generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
+    """Make the head ``h -> logit("Yes") - logit("No")`` from a head with a row for each token."""
     yes, no = answer_ids(tokenizer)
     rows = rows_VD.detach().float()
     head = nn.Linear(rows.shape[1], 1, bias=False)

@@ -26,7 +26,7 @@ from deepprune.judge.network.backbones import (
     load_model,
     load_tokenizer,
 )
-from deepprune.judge.network.encoding import PairEncoder, PairTexts, PairTokens, pair_texts
+from deepprune.judge.network.encoding import PairEncoder, PairTokens
 from deepprune.judge.network.inference import pair_logits
 from deepprune.judge.network.weights import (
     backbone_from_json,
@@ -37,8 +37,6 @@ from deepprune.judge.network.weights import (
 )
 from deepprune.judge.saved import CROSS_ENCODER, SavedJudge
 from deepprune.judge.trained import TrainedJudge
-
-_CACHED_TEXTS = 65_536
 
 
 class CrossEncoderJudge(TrainedJudge):
@@ -93,7 +91,6 @@ class CrossEncoderJudge(TrainedJudge):
         if tokens_per_batch is None:
             tokens_per_batch = 2_048 if self.device.type == "cpu" else 16_384
         self._tokens_per_batch = tokens_per_batch
-        self._tokens: dict[str, list[int]] = {}
         self._known_identity: str | None = None
 
     @property
@@ -102,24 +99,19 @@ class CrossEncoderJudge(TrainedJudge):
         return self.precision
 
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
-        texts = [pair_texts(pair) for pair in pairs]
+        inputs = self.encoder.encode(pairs)
+        rows = [tuple(row) for row in inputs.texts.tolist()]
         if self.is_symmetric:
-            texts += [(question, second, first) for question, first, second in texts]
-        todo = list(dict.fromkeys(texts))
-        self._tokenise(todo)
-        sequences = [self.encoder.join(*(self._tokens[part] for part in text)) for text in todo]
-        known = dict(zip(todo, self._sequence_logits(sequences).tolist(), strict=True))
-        values = np.array([known[text] for text in texts], dtype=np.float64)
+            rows += [(question, second, first) for question, first, second in rows]
+        todo = list(dict.fromkeys(rows))
+        found = self._sequence_logits([inputs.sequence(row) for row in todo])
+        known = dict(zip(todo, found.tolist(), strict=True))
+        values = np.array([known[row] for row in rows], dtype=np.float64)
         return np.asarray(values.reshape(1 + self.is_symmetric, len(pairs)).mean(axis=0))
 
     def pair_prices(self, pairs: Sequence[TracePair]) -> Prices:
         """Charge a forward pass over each pair, two where both orders are read."""
-        texts = [pair_texts(pair) for pair in pairs]
-        self._tokenise(texts)
-        tokens = np.array(
-            [self.encoder.length(*(len(self._tokens[part]) for part in text)) for text in texts],
-            dtype=np.float64,
-        )
+        tokens = self.encoder.encode(pairs).lengths.astype(np.float64)
         flops = forward_flops(self.model, tokens, causal=self.encoder.layout == "causal")
         n_passes = 1 + self.is_symmetric
         return Prices(n_passes * tokens, n_passes * flops)
@@ -157,15 +149,6 @@ class CrossEncoderJudge(TrainedJudge):
             symmetric=values["symmetric"],
             **settings,
         )
-
-    def _tokenise(self, texts: Sequence[PairTexts]) -> None:
-        """Put the tokens of all parts of all texts into ``self._tokens``."""
-        parts = dict.fromkeys(part for text in texts for part in text)
-        missing = [part for part in parts if part not in self._tokens]
-        if len(self._tokens) + len(missing) > _CACHED_TEXTS:
-            self._tokens.clear()
-            missing = list(parts)
-        self._tokens.update(zip(missing, self.encoder.tokenise(missing), strict=True))
 
     def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
         """Return the logits of encoded pairs, shape ``(len(sequences),)``."""

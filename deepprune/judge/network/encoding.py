@@ -20,9 +20,6 @@ Layout: TypeAlias = Literal["bert", "causal"]
 """``bert`` reads [CLS] question [SEP] first [SEP] second [SEP]; ``causal`` an instruction,
 question, first and second prefix, in words."""
 
-PairTexts: TypeAlias = tuple[str, str, str]
-"""Question, first and second prefix: everything that a score depends on."""
-
 _INSTRUCTION = (
     "Below are the beginnings of two solutions to one question. "
     "Will both end in the same final answer?"
@@ -32,6 +29,7 @@ _VERDICT = "\n\nSame final answer:"
 _ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
 ANSWER_WORDS = ("Yes", "No")
 """Next words that a generative head compares: "same", then "different"."""
+_CACHED_TEXTS = 65_536
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
 
@@ -91,9 +89,10 @@ class PairEncoder:
         if layout not in ("bert", "causal"):
             raise ValueError(f"layout must be bert or causal, got {layout!r}.")
         self.tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
         self.layout = layout
         self.max_length, self.with_question = max_length, with_question
-        if self.layout == "causal":
+        if layout == "causal":
             template = template or _template(tokenizer, chat_template, generative)
         elif chat_template or generative:
             raise ValueError(
@@ -110,13 +109,11 @@ class PairEncoder:
         }
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
-        if self.layout == "bert":
-            if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+        if layout == "bert":
+            start, separator = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+            if None in start + separator:
                 raise ValueError("the bert layout needs a tokenizer with [CLS] and [SEP].")
-            separator = [tokenizer.sep_token_id]
-            parts = [[tokenizer.cls_token_id], [], separator, separator]
-            if with_question:
-                parts[1] = separator
+            parts = [start, separator if with_question else [], separator, separator]
         else:
             if generative:
                 answer_ids(tokenizer)
@@ -128,10 +125,10 @@ class PairEncoder:
         # Around the question, the first and the second prefix: before, between, between, after.
         self._before, self._to_first, self._to_second, self._after = parts
         self._n_fixed = sum(map(len, parts))
-        if self.max_length < self._n_fixed + 2:
+        if max_length < self._n_fixed + 2:
             raise ValueError(
                 f"max_length must leave room for two tokens beside the template's {self._n_fixed}, "
-                f"got {self.max_length}."
+                f"got {max_length}."
             )
 
     def encode(self, pairs: Sequence[TracePair]) -> TokenInputs:
@@ -139,17 +136,22 @@ class PairEncoder:
         return TokenInputs(pairs, self)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of whole texts, without special tokens."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return [list(ids) for ids in encoded["input_ids"]]
+        """Return the token ids of whole texts, without special tokens; remember them."""
+        distinct = dict.fromkeys(texts)
+        missing = [text for text in distinct if text not in self._known]
+        if len(self._known) + len(missing) > _CACHED_TEXTS:
+            self._known.clear()
+            missing = list(distinct)
+        if missing:
+            encoded = self.tokenizer(
+                missing,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            self._known.update(zip(missing, encoded["input_ids"], strict=True))
+        return [self._known[text] for text in texts]
 
     def length(self, n_question: int, n_first: int, n_second: int) -> int:
         """Return the length of a sequence from the tokens of question and prefixes."""
@@ -211,32 +213,33 @@ class PairEncoder:
 class TokenInputs:
     """Token batches of pairs, see ``data.loader.PairInputs``.
 
-    Args:
-        pairs: The pairs.
-        encoder: Tokenises and joins them.
+    Attributes:
+        texts: Numbers of question, first and second prefix of each pair, shape ``(P, 3)``.
     """
 
     def __init__(self, pairs: Sequence[TracePair], encoder: PairEncoder) -> None:
         self._encoder = encoder
         ids: dict[str, int] = {}
-        rows = [[ids.setdefault(text, len(ids)) for text in pair_texts(pair)] for pair in pairs]
-        self._texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        rows = [
+            [
+                ids.setdefault(text, len(ids))
+                for text in (pair.first.trace.question.text, pair.first.text, pair.second.text)
+            ]
+            for pair in pairs
+        ]
+        self.texts: IntArray = np.array(rows, dtype=np.int64).reshape(-1, 3)
         self._tokens = encoder.tokenise(list(ids))
         sizes = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
-        of_pair = sizes[self._texts].tolist()
+        of_pair = sizes[self.texts].tolist()
         self.lengths: IntArray = np.array([encoder.length(*n) for n in of_pair], dtype=np.int64)
         self.is_truncated: BoolArray = np.array([encoder.is_truncated(*n) for n in of_pair], bool)
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
-        sequences = [
-            self._encoder.join(*(self._tokens[text] for text in row))
-            for row in self._texts[rows].tolist()
-        ]
-        return self._encoder.collate(sequences)
+        return self._encoder.collate([self.sequence(row) for row in self.texts[rows].tolist()])
 
-
-def pair_texts(pair: TracePair) -> PairTexts:
-    return pair.first.trace.question.text, pair.first.text, pair.second.text
+    def sequence(self, texts: Sequence[int]) -> PairTokens:
+        """Join question, first and second prefix, given by their numbers."""
+        return self._encoder.join(*(self._tokens[text] for text in texts))
 
 
 def answer_ids(tokenizer: Any) -> tuple[int, int]:

@@ -100,8 +100,8 @@ class JudgeModule(pl.LightningModule):
         }
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        names = ("batch", self.global_step, self.global_rank, batch_idx)
-        torch.manual_seed(derive(self._seed, *names) % 2**63)
+        place = self.global_step, self.global_rank, batch_idx
+        torch.manual_seed(derive(self._seed, "batch", *place) % 2**63)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         logits = self(**batch["inputs"])
@@ -114,7 +114,7 @@ class JudgeModule(pl.LightningModule):
         self._steps.append({name: value.detach().cpu() for name, value in kept.items()})
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what an interrupted validation collected."""
+        """Drop the outputs of an interrupted validation."""
         self._steps.clear()
 
     def on_validation_epoch_end(self) -> None:
@@ -163,10 +163,8 @@ class JudgeModule(pl.LightningModule):
 
 def _gathered(steps: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]] | None:
     """Collect the outputs of all ranks, a row for each pair, without those that fill batches up."""
-    mine = {
-        name: torch.cat([step[name] for step in steps]).numpy()
-        for name in (steps[0] if steps else ())
-    }
+    names = steps[0] if steps else ()
+    mine = {name: torch.cat([step[name] for step in steps]).numpy() for name in names}
     ranks = [mine]
     if distributed.is_available() and distributed.is_initialized():
         ranks = [{} for _ in range(distributed.get_world_size())]

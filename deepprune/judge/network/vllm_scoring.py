@@ -34,15 +34,10 @@ class VllmJudge(CrossEncoderJudge):
     engine's type (under transformers bfloat16 is autocast from their own), so that the backend is
     part of the fingerprint.
 
-    Args:
-        model: The classifier; it stays in host memory, for ``export`` and the fingerprint.
-        encoder: See ``CrossEncoderJudge``.
-        backbone: See ``CrossEncoderJudge``.
-        device: ``auto``: vLLM computes on what it was built for.
-        precision: ``auto``, ``float32`` or ``bfloat16``, of weights and activations.
-        gpu_memory_utilization: Share of the GPU's memory that vLLM takes, in (0, 1]; leave room for
-            the engine that generates.
-        settings: Further arguments of ``CrossEncoderJudge``.
+    Arguments are those of ``CrossEncoderJudge``, but ``device`` must be ``auto``, since vLLM
+    computes on what it was built for, and ``gpu_memory_utilization`` is the share of the GPU's
+    memory that vLLM takes, in (0, 1]: leave room for the engine that generates. ``model`` stays in
+    host memory, for ``export`` and the fingerprint.
 
     Raises:
         InputError: If vLLM is not installed, the judge is not causal, or a device is given.
