@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -92,27 +92,17 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
         columns[name] = [getattr(t.question, name) for t in traces]
     columns["question"] = [t.question.text for t in traces]
     columns["finish_reason"] = [str(t.finish_reason) for t in traces]
-    columns["token_end"] = _list_array(
-        [np.asarray(t.token_end, np.int32) for t in traces], pa.int32()
-    )
-    columns["token_confidence"] = _list_array(
-        [
-            None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
-            for t in traces
-        ],
-        pa.float32(),
-    )
+    columns["token_end"] = [np.asarray(t.token_end, np.int32) for t in traces]
+    columns["token_confidence"] = [
+        None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
+        for t in traces
+    ]
     forced = [field.name for field in _FORCED_2]
     columns["probes"] = [
         [{name: getattr(p, name) for name in forced} for p in t.forced_answers] or None
         for t in traces
     ]
-    arrays = [
-        column
-        if isinstance(column := columns[field.name], pa.Array)
-        else pa.array(column, field.type)
-        for field in SCHEMA
-    ]
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -154,18 +144,3 @@ def list_slices(column: pa.ChunkedArray) -> list[NDArray[Any] | None]:
             values[offsets[i] : offsets[i + 1]] if valid[i] else None for i in range(len(chunk))
         )
     return slices
-
-
-def _list_array(rows: Iterable[NDArray[Any] | None], element: pa.DataType) -> pa.Array:
-    """Return a list array of ``element``; null where a row is ``None``."""
-    rows = list(rows)
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])
-    present = [row for row in rows if row is not None]
-    values = np.concatenate(present) if present else np.zeros(0, element.to_pandas_dtype())
-    return pa.ListArray.from_arrays(
-        pa.array(offsets),
-        pa.array(values, element),
-        type=pa.list_(pa.field("element", element, nullable=False)),
-        mask=pa.array([row is None for row in rows], pa.bool_()),
-    )
