@@ -50,7 +50,7 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
 
 
 def _may_be_algebra(a: Answer, b: Answer) -> bool:
-    """Whether one is an expression and neither is words; a single letter may be a variable."""
+    """Return whether one is an expression and neither is words; a letter may be a variable."""
     return any(x.kind in _ALGEBRA for x in (a, b)) and not any(
         x.kind is Kind.TEXT and len(x.text) > 1 for x in (a, b)
     )

@@ -76,7 +76,7 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of git on the source tree, or ``None`` outside a checkout."""
+    """Return the output of git on the source tree, or ``None`` outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)

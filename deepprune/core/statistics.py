@@ -1,11 +1,11 @@
 """Intervals by a bootstrap over questions, and the tests of a sweep, for all its points at once.
 
-The traces of one question are not independent, so questions are what is drawn.
+Questions are drawn, because the traces of one question are not independent.
 
 Shapes: Q questions (one row for each model), R orders of the traces (resamples), P points, D draws
 of the bootstrap, K points of a curve. *Draws* are arrays of shape ``(1 + D, P)`` whose first row
-is the data itself: whatever is computed from draws row by row, a ratio or a place on a curve, comes
-with its value and its bootstrap distribution.
+is the data itself: a ratio or a place on a curve that is computed row by row thus has its value
+and its bootstrap distribution.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Estimate(NamedTuple):
 
 
 def estimate(draws: FloatArray) -> list[Estimate | None]:
-    """The value (first row) of each point and the 2.5 and 97.5 % quantiles of its draws (the rest).
+    """Return the first row as values, with the 2.5 and 97.5 % quantiles of the other rows.
 
-    ``None`` where it is not a number.
+    ``None`` for a point that is not a number.
     """
     tail = (1 - LEVEL) / 2
     rows = np.stack([draws[0], *quantiles(draws, tail, 1 - tail)], axis=1)
@@ -48,9 +48,9 @@ def estimate(draws: FloatArray) -> list[Estimate | None]:
 
 
 def quantiles(draws: FloatArray, *levels: float) -> list[FloatArray]:
-    """Quantiles of ``draws`` without their first row, each of shape ``(P,)``.
+    """Return quantiles of ``draws`` without their first row, each of shape ``(P,)``.
 
-    What `numpy.quantile` computes, in a third of its time; NaN where a draw is.
+    The same as `numpy.quantile` in a third of its time; NaN if a draw is.
     """
     ordered = np.sort(draws[1:], axis=0)  # NaN comes last
     results = []
@@ -65,13 +65,13 @@ def quantiles(draws: FloatArray, *levels: float) -> list[FloatArray]:
 class NestedBootstrap:
     """Draws questions with replacement, and within each drawn question its resamples.
 
-    The same draws for every statistic: differences between points are paired. Resamples of one
-    question are orders of one pool of traces. Their spread is in the spread between questions
-    already, to 1 / R; drawing them again counts that part twice, so that intervals are a little
-    wide where R is small, never narrow (Davison & Hinkley 1997, section 3.8).
+    The same draws serve every statistic: differences between points are paired. Resamples of one
+    question are orders of one pool of traces. 1 / R of their spread is part of the spread between
+    questions; drawing them again counts that part twice, so that intervals are slightly too wide
+    for a small R, never too narrow (Davison & Hinkley 1997, section 3.8).
 
     Sums are exact: draws are counts, and floats are rounded to a grid (relative 1e-11 or finer) on
-    which float64 adds without error. So equal points differ by exactly 0, and a result does not
+    which float64 adds without error. Equal points thus differ by exactly 0, and a result does not
     depend on the order in which a BLAS adds.
 
     Args:
@@ -98,7 +98,7 @@ class NestedBootstrap:
         self._total: FloatArray = self._counts.sum(axis=1, dtype=np.float64)
 
     def draws(self, values: NDArray[Any]) -> FloatArray:
-        """Means of ``values``, shape ``(Q, R, P)`` -> ``(1 + D, P)``; the first row is the data's.
+        """Return means of ``values``, ``(Q, R, P)`` -> ``(1 + D, P)``; the first row is the data.
 
         Bool, integer or float; sums of integers have to stay below 2^53.
         """
@@ -117,18 +117,18 @@ class NestedBootstrap:
         return sums
 
     def mean(self, values: NDArray[Any]) -> list[Estimate | None]:
-        """Means of ``values``, shape ``(Q, R, P)``."""
+        """Estimate means of ``values``, shape ``(Q, R, P)``."""
         return estimate(self.draws(values))
 
     def ratio(self, numerator: NDArray[Any], denominator: NDArray[Any]) -> list[Estimate | None]:
-        """Ratios of sums, ``sum(numerator) / sum(denominator)``, each of shape ``(Q, R, P)``."""
+        """Estimate ratios of sums, of a numerator and a denominator of shape ``(Q, R, P)``."""
         return estimate(self.draws(numerator) / self.draws(denominator))
 
     def by_question(self, values: NDArray[Any]) -> FloatArray:
-        """Share of each question in the mean, times Q: shape ``(Q, R, P)`` -> ``(n_questions, P)``.
+        """Return each question's part of the mean, times Q: ``(Q, R, P)`` -> ``(n_questions, P)``.
 
-        With one row a question its mean over resamples; several rows are added up, over the mean
-        number of rows.
+        For a question with one row its mean over resamples; several rows are added, relative to the
+        mean number of rows.
         """
         means: FloatArray = values.mean(axis=1, dtype=np.float64)
         sums = np.zeros((self.n_questions, means.shape[1]))
@@ -136,7 +136,7 @@ class NestedBootstrap:
         return sums * (self.n_questions / len(means))
 
     def _exact(self, values: NDArray[Any]) -> FloatArray:
-        """``values`` on a grid, a power of two for each column, on which no sum is rounded."""
+        """Round each column to a grid, a power of two, on which sums are exact."""
         block: FloatArray = values.astype(np.float64)
         if np.issubdtype(values.dtype, np.floating):
             peak = np.abs(block).max(axis=0) * self._total.max()
@@ -146,7 +146,7 @@ class NestedBootstrap:
 
 
 def _blocks(n: int, width: int) -> list[slice]:
-    """``n`` rows of ``width`` elements in slices of at most `BLOCK` elements."""
+    """Split ``n`` rows of ``width`` elements into slices of at most `BLOCK` elements."""
     step = max(1, BLOCK // width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
@@ -156,7 +156,7 @@ class Curve:
     """Accuracy against tokens of one policy at several settings, as draws of shape ``(1 + D, K)``.
 
     Both coordinates are random: each draw has its own curve, ordered by its own tokens, and a
-    point is placed on it by the tokens, or the accuracy, that it has in the same draw.
+    point is placed on it by its tokens, or its accuracy, in the same draw.
     """
 
     tokens: FloatArray
@@ -169,21 +169,20 @@ class Curve:
             object.__setattr__(self, name, ordered)
 
     def accuracy_at(self, tokens: FloatArray) -> FloatArray:
-        """Accuracy at ``tokens``, linear between neighbours, shape ``(1 + D, P)``.
+        """Return the accuracy at ``tokens``, linear between neighbours, shape ``(1 + D, P)``.
 
-        Beyond its ends the curve goes on flat: a point that spends more than cons@N is compared
-        with cons@N, one that spends less than the cheapest point with that point.
+        The curve is flat beyond its ends: a point with more tokens than cons@N is compared with
+        cons@N, one with fewer than the cheapest point with that point.
         """
         return np.stack(
             [np.interp(*row) for row in zip(tokens, self.tokens, self.accuracy, strict=True)]
         )
 
     def tokens_to_reach(self, accuracy: FloatArray) -> FloatArray:
-        """The fewest tokens at which the curve reaches ``accuracy``, shape ``(1 + D, P)``.
+        """Return the fewest tokens at which the curve reaches ``accuracy``, ``(1 + D, P)``.
 
         The curve is made monotone by its running maximum, and is linear between neighbours.
-        Infinite where it never reaches ``accuracy``; the tokens of its cheapest point where that
-        one does: fewer are not on the curve.
+        Infinite if it never reaches ``accuracy``, and at least the tokens of its cheapest point.
         """
         reached = np.maximum.accumulate(self.accuracy, axis=1)
         needed = np.empty_like(accuracy)
@@ -203,7 +202,7 @@ class Curve:
 
 
 def frontier(tokens: FloatArray, accuracy: FloatArray) -> IntArray:
-    """Indices of the points that none beats in both, by rising tokens; each of shape ``(K,)``."""
+    """Return the indices of the points that none beats in both, by rising tokens."""
     order = np.lexsort((-accuracy, tokens))
     best = np.maximum.accumulate(accuracy[order])
     return order[np.r_[True, best[1:] > best[:-1]]]
@@ -232,11 +231,11 @@ def holm(p: FloatArray) -> FloatArray:
 
 
 def is_non_inferior(differences: FloatArray, n_questions: int, margin: float) -> BoolArray:
-    """Whether a loss of ``margin`` or more is ruled out, one-sided at 5 %, shape ``(P,)``.
+    """Return whether a loss of ``margin`` or more is ruled out, one-sided at 5 %, shape ``(P,)``.
 
     The 5 % quantile of the paired differences lies above ``-margin``, and n is at least 3 / margin:
-    a bootstrap of n questions without a difference has no width, yet they leave losses of up to
-    3 / n open (the rule of three), so fewer questions show nothing.
+    a bootstrap of n questions without a difference has no width, but losses of up to 3 / n remain
+    possible (the rule of three).
 
     Args:
         differences: Draws of the accuracy less that of the reference.
@@ -248,7 +247,7 @@ def is_non_inferior(differences: FloatArray, n_questions: int, margin: float) ->
 
 
 def questions_needed(deviation: FloatArray | float, margin: float) -> IntArray:
-    """How many questions show non-inferiority at ``margin`` if there is no difference.
+    """Return how many questions show non-inferiority at ``margin`` if there is no difference.
 
     ``((z_.95 + z_.80) * deviation / margin)^2``: with 80 % power, one-sided at 5 %; at least
     3 / margin (the rule of three, see `is_non_inferior`).

@@ -22,7 +22,7 @@ class FinishReason(StrEnum):
     PRUNED = "pruned"  # a policy stopped it during generation
     CUT = "cut"  # the run or the engine ended first
     FAILED = "failed"  # its request failed after all retries; it has no answer
-    UNKNOWN = "unknown"  # the source does not say
+    UNKNOWN = "unknown"  # not recorded
 
     @property
     def is_open(self) -> bool:
@@ -47,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class ForcedAnswer:
-    """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` where it gave none.
+    """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` if it gave none.
 
     ``answer_class`` is its equivalence class, in the numbering of the question's final answers;
     ``is_correct`` says whether that class is the gold answer, as in `Trace`.
@@ -152,8 +152,8 @@ class PrefixRule(Protocol):
 class Prefix:
     """The first ``n_tokens`` tokens of a trace.
 
-    ``is_finished`` is a fact about the text: it contains the final answer, or the trace ends with
-    it. ``peers`` are the question's prefixes at the time of the cut, if known.
+    ``is_finished``: the text contains the final answer, or the trace ends with it. ``peers`` are
+    the question's prefixes at the time of the cut, if known.
     """
 
     trace: Trace
@@ -174,7 +174,7 @@ class Prefix:
 
     @property
     def forced_answers(self) -> tuple[ForcedAnswer, ...]:
-        """The answers that were forced out of it; its trace's final answer is none of them."""
+        """The answers that were forced out of it, without its trace's final answer."""
         return tuple(one for one in self.trace.forced_answers if one.n_tokens <= self.n_tokens)
 
 
@@ -196,7 +196,7 @@ def among_peers(prefixes: Sequence[Prefix]) -> list[Prefix]:
 
 @dataclass(frozen=True, slots=True)
 class TracePair:
-    """Two prefixes of one question; the representative first, the candidate second."""
+    """Two prefixes of one question, first the representative, then the candidate."""
 
     first: Prefix
     second: Prefix
@@ -209,7 +209,7 @@ class TracePair:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether neither prefix has reached its answer: only such pairs test a judge."""
+        """Whether neither prefix has reached its answer; only such pairs test a judge."""
         return not (self.first.is_finished or self.second.is_finished)
 
 
@@ -218,7 +218,7 @@ class StopReason(StrEnum):
 
     REDUNDANT = "redundant"  # the judge expects the same answer as that of a kept trace
     NOT_CHOSEN = "not_chosen"  # not among the traces that the finishing rule keeps
-    SETTLED = "settled"  # its own answer has stood through its last forced answers
+    SETTLED = "settled"  # its last forced answers agree
     DECIDED = "decided"  # it cannot change the vote any more
     DEVIANT = "deviant"  # its forced answers keep disagreeing with a clear majority
     UNSURE = "unsure"  # its token confidence fell too low

@@ -15,7 +15,7 @@ CROSS_MODEL = "cross-model"
 """Model name of pairs across models."""
 
 MIN_TRACES = 3
-"""Least traces of a question for one pair to agree and another to differ."""
+"""Fewest traces of a question with which one pair can agree and another differ."""
 
 Load = Callable[[QuestionRef], QuestionTraces]
 
@@ -27,8 +27,8 @@ class Cell:
     Attributes:
         dataset: Name of the data set.
         model: Name of the model, or `CROSS_MODEL`.
-        questions: The traces to pair, per question: those of one model, or of several models, where
-            some pairs are of one model too.
+        questions: The traces to pair, per question: those of one model, or of several; some pairs
+            are then of one model, too.
     """
 
     dataset: str

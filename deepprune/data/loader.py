@@ -1,4 +1,4 @@
-"""Pairs as batches of what a model reads, with what a loss and the metrics ask for.
+"""Batches of pairs: model inputs, labels, and what losses and metrics need of each pair.
 
 Tensor names: B pairs of a batch, P pairs of a part.
 """
@@ -19,7 +19,7 @@ from deepprune.data.samplers import BatchState, BucketBatchSampler
 
 
 class PairInputs(Protocol):
-    """What a model reads of some pairs."""
+    """Model inputs of some pairs."""
 
     lengths: IntArray
     """Tokens of each pair as the model reads it, shape ``(P,)``."""
@@ -28,7 +28,7 @@ class PairInputs(Protocol):
     """Whether the window is too short for the pair, shape ``(P,)``."""
 
     def batch(self, rows: IntArray) -> dict[str, Tensor]:
-        """Model inputs of the pairs at ``rows``."""
+        """Return the model inputs of the pairs at ``rows``."""
 
 
 PairEncoding: TypeAlias = Callable[[Sequence[TracePair]], PairInputs]
@@ -38,9 +38,9 @@ PairEncoding: TypeAlias = Callable[[Sequence[TracePair]], PairInputs]
 class PairBatch(TypedDict):
     """A batch: ``model(**batch["inputs"])`` gives the logits of ``batch["labels"]``.
 
-    Labels are 1 or 0, float32. ``meta`` says of each pair which one of the part it is (``pair``; a
-    rank's filled-up pairs repeat one), the number of its question and model (``group``), and
-    whether neither prefix has reached its answer (``is_unfinished``). All have shape ``(B,)``.
+    Labels are 1 or 0, float32. ``meta`` has the index of each pair in its part (``pair``; some are
+    repeated so that ranks have equally many), of its question and model (``group``), and whether
+    neither prefix has reached its answer (``is_unfinished``). All have shape ``(B,)``.
     """
 
     inputs: dict[str, Tensor]
@@ -49,7 +49,7 @@ class PairBatch(TypedDict):
 
 
 class EncodedPairs:
-    """The pairs of one part as a model reads them.
+    """The pairs of one part with their model inputs.
 
     Args:
         pairs: Pairs with a label.
@@ -58,7 +58,7 @@ class EncodedPairs:
     Attributes:
         labels: 1 or 0, shape ``(P,)``.
         group: Index of question and model of each pair, shape ``(P,)``.
-        inputs: What the model reads.
+        inputs: Model inputs.
     """
 
     def __init__(self, pairs: Sequence[TracePair], encoding: PairEncoding) -> None:
@@ -77,7 +77,7 @@ class EncodedPairs:
         return len(self.pairs)
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
-        """The pairs at ``indices`` as tensors."""
+        """Return the pairs at ``indices`` as tensors."""
         rows = np.asarray(indices, dtype=np.int64)
         return PairBatch(
             inputs=self.inputs.batch(rows),
@@ -91,15 +91,11 @@ class EncodedPairs:
 
 
 class PairLoader:
-    """Batches of pairs, resumable in mid-epoch; what a dataloader is to Lightning.
+    """A dataloader of pairs that can be resumed in mid-epoch.
 
-    No ``torch.utils.data.DataLoader`` on purpose: the tokens are in memory, so worker processes
-    would bring nothing but batches drawn ahead of those trained on, and under DDP Lightning
-    rebuilds a ``DataLoader`` around a second sampler unless told not to.
-
-    Args:
-        pairs: Where batches come from.
-        batch_sampler: Which pairs go together.
+    Not a ``torch.utils.data.DataLoader``: the tokens are in memory, so worker processes would only
+    draw batches ahead of those trained on, and under DDP Lightning rebuilds a ``DataLoader`` around
+    a second sampler unless told not to.
     """
 
     def __init__(self, pairs: EncodedPairs, batch_sampler: BucketBatchSampler) -> None:

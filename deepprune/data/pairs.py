@@ -111,7 +111,7 @@ def labels_of(pairs: Sequence[TracePair]) -> IntArray:
 
 
 def same_share(groups: Sequence[QuestionTraces], max_pairs: int | None = None) -> float:
-    """Expected fraction of pairs from ``build_pairs`` with label 1; ``nan`` without pairs."""
+    """Return the expected share of label 1 in ``build_pairs``; ``nan`` without pairs."""
     n_pairs = n_same = 0.0
     for group in groups:
         sizes = Counter(t.answer_class for t in group.traces if t.answer_class != NO_ANSWER)

@@ -58,7 +58,7 @@ class FirstTokens:
 @checked
 @dataclass(frozen=True)
 class ReasoningWords:
-    """The tokens up to the ``k``-th reasoning word; the paper compares 15, 25 and 35.
+    """The tokens up to the ``k``-th reasoning word.
 
     Counts whole words, ignoring case. If the text has fewer, the prefix is the whole text; a trace
     that is still being generated then continues.
@@ -66,9 +66,6 @@ class ReasoningWords:
     Attributes:
         k: Reasoning words that the prefix holds; the paper compares 15, 25 and 35.
         words: The words that count, in any case.
-
-    Raises:
-        ValueError: If ``k`` is below 1 or ``words`` is empty.
     """
 
     kind: ClassVar[str] = "reasoning_words"

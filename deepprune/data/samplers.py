@@ -180,7 +180,7 @@ class QuestionBalancedSampler(PairSampler):
         return blocks.ravel()
 
     def _in_turn(self, pairs: IntArray, length: int, rng: np.random.Generator) -> IntArray:
-        """``length`` of a question's pairs, its classes in turn; which begins, a coin decides."""
+        """Draw ``length`` of a question's pairs, its classes in turn, in random order."""
         classes = [pairs[rows] for rows in _classes(self.labels[pairs]) if len(rows)]
         rng.shuffle(classes)
         drawn = np.empty(length, dtype=np.int64)
@@ -198,19 +198,19 @@ class OrderedSampler(PairSampler):
 
 
 def _classes(labels: IntArray) -> tuple[IntArray, IntArray]:
-    """Indices of the minority and of the majority; of equal classes "different" is the minority."""
+    """Return indices of minority and majority; "different" is the minority of equal classes."""
     same, different = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     return (same, different) if len(same) < len(different) else (different, same)
 
 
 def _rows_of(numbers: IntArray, n: int) -> list[IntArray]:
-    """Rows of each of the numbers 0, ..., n - 1."""
+    """Return the rows of each of the numbers 0, ..., n - 1."""
     rows = np.argsort(numbers, kind="stable")
     return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, n)))
 
 
 def _cycle(indices: IntArray, length: int, rng: np.random.Generator) -> IntArray:
-    """``length`` of ``indices`` in random order, none repeated before all have had their turn."""
+    """Draw ``length`` of ``indices`` in random order, none twice before all have been drawn."""
     if not len(indices):
         return indices
     rounds = [rng.permutation(indices) for _ in range(-(-length // len(indices)))]
@@ -225,12 +225,12 @@ class BucketBatchSampler(Sampler[list[int]]):
     """Batches of pairs of similar length; deterministic, and resumable in mid-epoch.
 
     A rank's epoch is cut into buckets of ``bucket_batches`` batches; the sampler's blocks in each
-    bucket are sorted by length, cut into batches, and the batches are shuffled. Padding falls, no
-    block is torn, and all ranks still yield equally many batches. As with torch's own
-    ``DistributedSampler``, whoever iterates calls ``set_epoch`` before each epoch; Lightning does.
+    bucket are sorted by length, cut into batches, and the batches are shuffled. This reduces
+    padding, keeps blocks whole, and all ranks still yield equally many batches. As with torch's own
+    ``DistributedSampler``, ``set_epoch`` is called before each epoch; Lightning does.
 
     Args:
-        sampler: What is batched.
+        sampler: The pairs of an epoch.
         lengths: Tokens of each pair, shape ``(P,)``.
         batch_size: Pairs in a batch, >= 1, a multiple of the sampler's block; one batch of an
             epoch may be smaller.
@@ -291,10 +291,10 @@ class BucketBatchSampler(Sampler[list[int]]):
         return batches
 
     def state_dict(self) -> BatchState:
-        """The epoch and how many of its batches have been handed out."""
+        """Return the epoch and how many of its batches have been yielded."""
         return self._state
 
     def load_state_dict(self, state: BatchState) -> None:
-        """Go on after the batches that ``state`` counts, if that epoch is iterated next."""
+        """Continue after the batches that ``state`` counts, if that epoch is iterated next."""
         self._state = self._resume = dict(state)
         self.set_epoch(state["epoch"])

@@ -17,7 +17,7 @@ from deepprune.core.seeding import generator
 from deepprune.core.types import QuestionTraces
 
 NEAR_DUPLICATE = 0.9
-"""Least similarity of two questions that count as the same; see ``question_similarity``."""
+"""Least ``question_similarity`` of two questions that count as the same."""
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIGN = r"[+*/^=<>\u00d7\u00f7]|-(?=\s?[\d(])"
@@ -44,7 +44,7 @@ def question_hash(text: str) -> str:
 
 
 def question_similarity(first: str, second: str) -> float:
-    """Jaccard index of the multisets of three-word runs of two questions, in [0, 1].
+    """Return the Jaccard index of the multisets of three-word runs of two questions, in [0, 1].
 
     It is 0 if the questions differ in their sequence of numbers and arithmetic signs: sums from one
     template share everything else and yet are different questions.
@@ -88,8 +88,8 @@ def split_questions(
     Args:
         groups: Traces of questions, of one or more models.
         fractions: Fractions of the questions for train, validation and test; they sum to 1.
-        holdout_models: Models whose traces are all of the test part, and no other part has: neither
-            the model nor the question was then seen in training.
+        holdout_models: Models whose traces form the test part alone: neither the model nor the
+            question was then seen in training.
         fold: Number of the cross-validation fold, below 1 / (test fraction). With a fraction of 1/5
             the test parts of folds 0 to 4 are disjoint and cover all questions.
         seed: Decides the order of the questions.
@@ -156,7 +156,7 @@ def _check_split(groups: Sequence[QuestionTraces], fractions: Sequence[float], f
 
 
 def check_disjoint(splits: Splits) -> None:
-    """Check splits that were not made by ``split_questions``.
+    """Check that no question is in two parts.
 
     Raises:
         InputError: If a question, or a near-duplicate of it, is in two parts.

@@ -114,28 +114,23 @@ class RunEvidence:
         self._session = session
         self._asked: list[IntArray] = []
         self._seen_tokens = -1
-        self._ids: IntArray = np.zeros(0, dtype=np.int64)
+        self._ids: dict[int, int] = {}  # number of each trace's prefix at these tokens
 
     def score(self, pairs: IntArray) -> FloatArray:
         """Return the scores of pairs of trace indices on their current prefixes."""
-        table = self._scores
+        table, session = self._scores, self._session
         assert table is not None, "a policy that needs no judge asks for scores"
-        tokens = self._session.usage.tokens
-        if tokens != self._seen_tokens:  # prefixes have grown since
-            self._seen_tokens = tokens
-            self._ids = np.full(0, -1, dtype=np.int64)
-        if (missing := int(pairs.max()) + 1 - len(self._ids)) > 0:
-            self._ids = np.append(self._ids, np.full(missing, -1, dtype=np.int64))
-        ids = self._ids[pairs]
-        if (ids < 0).any():
-            new = np.unique(pairs[ids < 0]).tolist()
+        if (tokens := session.usage.tokens) != self._seen_tokens:  # prefixes have grown since
+            self._seen_tokens, self._ids = tokens, {}
+        traces, places = np.unique(pairs, return_inverse=True)
+        if new := [trace for trace in traces.tolist() if trace not in self._ids]:
             if table.judge.reads_peers:  # peers are all started traces
-                new = list(range(self._session.n_started))
-                self._ids = np.full(len(new), -1, dtype=np.int64)
-            self._ids[new] = table.prefix_ids([self._session.prefix(i) for i in new])
+                new = list(range(session.n_started))
+            found = table.prefix_ids([session.prefix(trace) for trace in new])
+            self._ids.update(zip(new, found.tolist(), strict=True))
             if Need.FORCED_ANSWERS in table.judge.needs:
-                self._session.read_forced_answers(new)
-            ids = self._ids[pairs]
+                session.read_forced_answers(new)
+        ids = np.array([self._ids[trace] for trace in traces.tolist()])[places].reshape(-1, 2)
         scores = table.lookup(ids)
         self._asked.append(ids)  # after the lookup: failed calls are not billed
         return scores

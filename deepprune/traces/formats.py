@@ -91,7 +91,7 @@ def read_parquet(path: Path, format: str) -> SourceFile:
 
 
 def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
-    """Give the columns our names, and the types of the schema, e.g. of other integers."""
+    """Rename the columns to ours and cast them to the types of the schema."""
     for i, name in enumerate(table.column_names):
         if known[name] not in SCHEMA.names:
             continue

@@ -11,7 +11,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @contextmanager
 def import_progress(title: str) -> Iterator[OnProgress]:
-    """Show the progress of an import on stderr, stage by stage; nothing remains of it."""
+    """Show the progress of an import on stderr, stage by stage, and clear it at the end."""
     from rich import progress
     from rich.console import Console
 

@@ -111,7 +111,7 @@ def summarise(store: TraceStore) -> list[TraceSummary]:
 
 
 def plurality_accuracy(classes: NDArray[np.int32], is_correct: NDArray[np.float64]) -> float:
-    """Expected accuracy of the most frequent answer class, with ties broken at random.
+    """Return the expected accuracy of the most frequent answer class, ties broken at random.
 
     >>> plurality_accuracy(np.array([0, 0, 1, 1, -1]), np.array([1.0, 1, 0, 0, 0]))
     0.5
