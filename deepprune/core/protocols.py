@@ -146,11 +146,19 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceState:
-    """Current state of a trace for views: tokens generated, status, the end of its text."""
+    """A trace at this moment, for views.
+
+    Attributes:
+        n_tokens: Tokens generated.
+        status: Whether it runs, and if not, how it ended.
+        tail: End of its text.
+        answer: Answer of a trace that has ended, even if no checkpoint has counted it yet.
+    """
 
     n_tokens: int
     status: Status
     tail: str
+    answer: str | None
 
 
 class Session(Protocol):
@@ -191,11 +199,8 @@ class Session(Protocol):
     def states(self) -> list[TraceState]:
         """Return the current states of all started traces, of a replay those at its checkpoint.
 
-        This, ``answer`` and ``answers`` may be called from any thread.
+        This and ``answers`` may be called from any thread.
         """
-
-    def answer(self, trace: int) -> str | None:
-        """Return the answer of a finished trace, even if no checkpoint has counted it yet."""
 
     def answers(self) -> Mapping[int, str]:
         """Return for each answer class so far the answer as it was first spelled."""

@@ -163,6 +163,7 @@ class Collector:
         self._complete: list[Trace] = []  # of complete ones, not yet handed to the writer
         self._storing: tuple[Future[None], list[Trace]] | None = None
         self._failed: dict[tuple[str, str], Failure] = {}
+        self._store: TraceStore | None = None
         self._n_recorded = self._n_wanted = 0
         self._began = self._last_part = time.monotonic()
 
@@ -175,43 +176,55 @@ class Collector:
             RecordingError: If writing to disk fails. Traces recorded before are kept.
         """
         try:
-            if (finished := self._finished(questions)) is not None:
-                return finished
-            model = self._start()
             with self._recording():
-                engine = next(iter(self._alive.values()))
-                store = generated_store(self._folder / STORE, engine, self._provenance)
-                write_atomic(self._folder / FAILED, "")
                 journal = TraceJournal(self._folder / JOURNAL)
             with journal, ThreadPoolExecutor(1, "deepprune-store") as writer:
-                self._store, self._journal, self._writer = store, journal, writer
-                self._plan(questions, model)
-                self._work()
-                progress = self._progress()
-            failed = list(self._failed.values())
-            return Collected(store if store.models else None, progress, failed)
+                self._journal, self._writer = journal, writer
+                models = self._plan(questions)
+                if self._jobs or self._complete:
+                    self._start(models)
+                    self._work()
+                else:
+                    n = self._n_wanted
+                    self._say(f"all {n:,} traces are recorded already; no engine is started")
+                store = self._store if self._store is not None and self._store.models else None
+                return Collected(store, self._progress(), list(self._failed.values()))
         finally:
             with self._held():
                 self._close()
 
-    def _finished(self, questions: Sequence[Question]) -> Collected | None:
-        """Return the result of an earlier start that completed all questions, if any."""
-        if not (self._folder / STORE / MANIFEST).exists():
-            return None
-        store = TraceStore.open(self._folder / STORE)
-        refs = store.refs() if store.models else []
-        stored = {ref.key[:2] for ref in refs if ref.n_traces >= self._n}
-        if not all(question.key in stored for question in questions):
-            return None
-        with self._recording(), TraceJournal(self._folder / JOURNAL) as journal:
-            journal.drop([trace for trace in journal.traces if trace.question.key in stored])
+    def _plan(self, questions: Sequence[Question]) -> set[str]:
+        """Read the recorded traces and queue the missing ones; return the recorded models."""
+        stored: set[tuple[str, str]] = set()
+        models = {trace.model for trace in self._journal.traces}
+        if (self._folder / STORE / MANIFEST).exists():
+            self._store = TraceStore.open(self._folder / STORE)
+            if self._store.models:
+                stored = {ref.key[:2] for ref in self._store.refs()}
+                models |= set(self._store.models)
+        self._traces = {q.key: {} for q in questions if q.key not in stored}
+        leftover = []  # in the store and the journal, after a crash between the two writes
+        for trace in self._journal.traces:
+            key = trace.question.key
+            if key in stored:
+                leftover.append(trace)
+            elif key in self._traces:
+                self._traces[key][trace.sample_id] = trace
+        with self._recording():
             write_atomic(self._folder / FAILED, "")
-        n_traces = self._n * len(questions)
-        self._say(f"all {n_traces:,} traces are recorded already; no engine is started")
-        return Collected(store, Progress(n_traces, n_traces, 0, 0.0), [])
+            if leftover:
+                self._journal.drop(leftover)
+        self._n_wanted = self._n * len(questions)
+        self._n_recorded = self._n * (len(questions) - len(self._traces))
+        for question in questions:
+            if (traces := self._traces.get(question.key)) is not None:
+                self._n_recorded += len(traces)
+                self._jobs += [(question, i) for i in range(self._n) if i not in traces]
+                self._check_complete(question)
+        return models
 
-    def _start(self) -> str:
-        """Start the engines and return their model."""
+    def _start(self, recorded: set[str]) -> None:
+        """Start the engines, which must serve the one model that is recorded."""
         for name, engine in self._engines.items():
             try:
                 engine.start()
@@ -221,36 +234,17 @@ class Collector:
         if len(models) > 1:
             served = ", ".join(f"{name} {model!r}" for model, name in models.items())
             raise InputError(f"replicas must serve one model, but they serve: {served}.")
-        self._began = self._last_part = time.monotonic()
-        return next(iter(models))
-
-    def _plan(self, questions: Sequence[Question], model: str) -> None:
-        """Read the recorded traces and queue the missing ones."""
-        stored = {ref.key for ref in self._store.refs()} if self._store.models else set()
-        there = {key[2] for key in stored} | {trace.model for trace in self._journal.traces}
-        if others := sorted(there - {model}):
+        if others := sorted(recorded - {*models}):
             raise InputError(
-                f"{self._folder} has traces of {others[0]!r}, but the engine serves {model!r}: "
-                "resume with the same model, or choose another hydra.run.dir."
+                f"{self._folder} has traces of {others[0]!r}, but the engine serves "
+                f"{next(iter(models))!r}: resume with the same model, or choose another "
+                "hydra.run.dir."
             )
-        self._traces = {q.key: {} for q in questions if (*q.key, model) not in stored}
-        leftover = []  # in the store and the journal, after a crash between the two writes
-        for trace in self._journal.traces:
-            key = trace.question.key
-            if (*key, model) in stored:
-                leftover.append(trace)
-            elif key in self._traces:
-                self._traces[key][trace.sample_id] = trace
-        if leftover:
+        if self._store is None:
             with self._recording():
-                self._journal.drop(leftover)
-        self._n_wanted = self._n * len(questions)
-        self._n_recorded = self._n * (len(questions) - len(self._traces))
-        for question in questions:
-            if (traces := self._traces.get(question.key)) is not None:
-                self._n_recorded += len(traces)
-                self._jobs += [(question, i) for i in range(self._n) if i not in traces]
-                self._check_complete(question)
+                engine = next(iter(self._alive.values()))
+                self._store = generated_store(self._folder / STORE, engine, self._provenance)
+        self._began = self._last_part = time.monotonic()
 
     def _check_complete(self, question: Question) -> None:
         if len(self._traces[question.key]) >= self._n:
@@ -366,6 +360,7 @@ class Collector:
                 return
             traces, self._complete = self._complete, []
             self._last_part = time.monotonic()
+            assert self._store is not None
             self._storing = self._writer.submit(_store, self._store, traces), traces
 
     def _progress(self) -> Progress:

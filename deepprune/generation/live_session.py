@@ -139,10 +139,6 @@ class LiveSession:
         """Return the states of all started traces; callable from any thread."""
         return [trace.state() for trace in list(self._traces)]
 
-    def answer(self, trace: int) -> str | None:
-        """Return the answer of a finished trace, even if no checkpoint has counted it yet."""
-        return self._traces[trace].answer
-
     def answers(self) -> dict[int, str]:
         """Return the first answer of each class so far; callable from any thread."""
         return dict(self._numbers.first)

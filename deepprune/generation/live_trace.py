@@ -113,14 +113,14 @@ class LiveTrace:
         self.finish_reason = FinishReason.FAILED
 
     def state(self) -> TraceState:
-        """Return the number of tokens, the status and the last words at this moment."""
         if self.error is not None:
             status = Status.FAILED
         elif self.is_stopped:
             status = Status.STOPPED
         else:
             status = Status.FINISHED if self.has_ended else Status.RUNNING
-        return TraceState(len(self.token_end), status, "".join(self.pieces[-_TAIL:])[-_TAIL:])
+        tail = "".join(self.pieces[-_TAIL:])[-_TAIL:]
+        return TraceState(len(self.token_end), status, tail, self.answer)
 
 
 @dataclass

@@ -83,7 +83,7 @@ def question_frame(
     parts: list[RenderableType] = [
         Text(one_line(live.question.text), style="bold", no_wrap=True, overflow="ellipsis"),
         Text(one_line(title), style="dim", no_wrap=True, overflow="ellipsis"),
-        _traces(live, states, decisions, shown),
+        _traces(states, decisions, shown),
     ]
     if hidden := [state for i, state in enumerate(states) if i not in shown]:
         parts.append(Text(f"and {len(hidden)} more traces: {_counted(hidden)}", style="dim"))
@@ -123,10 +123,7 @@ def _most_telling(
 
 
 def _traces(
-    live: LiveQuestion,
-    states: Sequence[TraceState],
-    decisions: Mapping[int, Decision],
-    shown: Iterable[int],
+    states: Sequence[TraceState], decisions: Mapping[int, Decision], shown: Iterable[int]
 ) -> Table:
     """Draw a row per trace: number, bar, tokens, text; traces of a cluster have one colour."""
     colours: dict[int | None, str] = {}
@@ -151,7 +148,7 @@ def _traces(
         elif state.status is Status.FAILED:
             said = Text("failed", style="bold red")
         elif state.status is Status.FINISHED:
-            said = Text(_said(live.session.answer(i)), style="bold")
+            said = Text(_said(state.answer), style="bold")
         else:
             said = Text(one_line(state.tail)[-60:], style="dim")
         table.add_row(Text(str(i), style=colour), bar, f"{state.n_tokens:,}", said)

@@ -304,10 +304,8 @@ class ReplaySession:
         elif prefix.is_finished:
             is_failed = prefix.trace.finish_reason is FinishReason.FAILED
             status = Status.FAILED if is_failed else Status.FINISHED
-        return TraceState(prefix.n_tokens, status, prefix.text[-TAIL:])
-
-    def answer(self, trace: int) -> str | None:
-        return self.prefix(trace).trace.answer
+        answer = prefix.trace.answer if prefix.is_finished else None
+        return TraceState(prefix.n_tokens, status, prefix.text[-TAIL:], answer)
 
     def answers(self) -> dict[int, str]:
         """Return for each class of the finished traces the answer of the first one."""
