@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -46,26 +48,17 @@ def _serve(requests: TextIO, replies: TextIO) -> None:
     for line in requests:
         request = json.loads(line)
         for a, b in request["pairs"]:
-            _alarm(2 * request["limit_s"] + 1)
+            signal.setitimer(signal.ITIMER_REAL, 2 * request["limit_s"] + 1)
             same = same_untrusted(a, b)
-            _alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             print(int(same), file=replies, flush=True)
 
 
-def _alarm(seconds: float) -> None:
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
 def _limit_memory() -> None:
-    try:
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    except (ImportError, ValueError, OSError):  # no such limit on this platform
-        pass
 
 
 def same_untrusted(a: str, b: str) -> bool:

@@ -40,8 +40,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename inside it survives a power failure."""
-    if os.name != "posix":
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

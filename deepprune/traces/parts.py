@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +16,7 @@ from deepprune.core.files import replacing, sha256_file
 from deepprune.core.types import Trace
 from deepprune.traces.index import IndexRow
 from deepprune.traces.manifest import Part
-from deepprune.traces.schema import SCHEMA, SCHEMAS, to_table
+from deepprune.traces.schema import SCHEMA, SCHEMAS, from_table, to_table
 
 _ROW_GROUP_TRACES = 64
 _ROW_GROUP_CHARS = 4_000_000
@@ -108,24 +108,31 @@ class PartReader:
             )
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        self._starts: list[int] = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).tolist()
-
-    @property
-    def n_row_groups(self) -> int:
-        return len(self._starts) - 1
+        self._starts = [0, *accumulate(sizes)]  # of the row groups, and the end
+        self._kept: tuple[int, list[Trace]] = -1, []  # number and traces of a row group
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         with self._readable():
             return self._file.read(columns=list(names))
 
-    def row_group(self, number: int) -> pa.Table:
-        with self._readable():
-            return self._file.read_row_group(number)
+    def traces(self, rows: slice) -> list[Trace]:
+        """Read rows of one row group; keep it in memory until its end was read."""
+        number = bisect_right(self._starts, rows.start) - 1
+        first, end = self._starts[number : number + 2]
+        kept, traces = self._kept
+        if kept != number:
+            traces = self._row_group(number)
+        self._kept = (-1, []) if rows.stop == end else (number, traces)
+        return traces[rows.start - first : rows.stop - first]
 
-    def row_group_of(self, row: int) -> tuple[int, int]:
-        """Return the number and the first row of the row group that contains ``row``."""
-        number = bisect_right(self._starts, row) - 1
-        return number, self._starts[number]
+    def all_traces(self) -> Iterator[Trace]:
+        """Read all traces, one row group in memory at a time."""
+        for number in range(len(self._starts) - 1):
+            yield from self._row_group(number)
+
+    def _row_group(self, number: int) -> list[Trace]:
+        with self._readable():
+            return from_table(self._file.read_row_group(number))
 
     def index_rows(self) -> list[IndexRow]:
         table = self.columns(["dataset", "question_id", "model", "sample_id", "question", "gold"])

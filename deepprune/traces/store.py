@@ -16,7 +16,7 @@ from deepprune.core.types import Question, QuestionRef, QuestionTraces, Trace
 from deepprune.traces.index import IndexRow, StoreIndex
 from deepprune.traces.manifest import Manifest, check_free, read_manifest
 from deepprune.traces.parts import PartReader, write_part
-from deepprune.traces.schema import SCHEMA_VERSION, check_trace, from_table
+from deepprune.traces.schema import SCHEMA_VERSION, check_trace
 
 
 class TraceStore:
@@ -36,7 +36,6 @@ class TraceStore:
         self.path = path
         self.manifest = manifest
         self._readers: dict[str, PartReader] = {}
-        self._row_groups: dict[int, tuple[int, list[Trace]]] = {}  # part -> number, traces
 
     @classmethod
     def create(
@@ -184,7 +183,7 @@ class TraceStore:
     def group(self, ref: QuestionRef) -> QuestionTraces:
         """Read the traces of one question and model, sorted by sample_id."""
         parts = self._index.groups[ref.key]
-        traces = [trace for part, rows in parts for trace in self._rows(part, rows)]
+        traces = [trace for part, rows in parts for trace in self._reader(part).traces(rows)]
         traces.sort(key=lambda trace: trace.sample_id)
         return QuestionTraces(traces[0].question, ref.model, tuple(traces))
 
@@ -214,10 +213,9 @@ class TraceStore:
                     )
                 index.check(rows)
                 index.add(number, rows)
-                for group in range(reader.n_row_groups):
-                    for trace in from_table(reader.row_group(group)):
-                        check_trace(trace)
-                        n_tokens += trace.n_tokens
+                for trace in reader.all_traces():
+                    check_trace(trace)
+                    n_tokens += trace.n_tokens
             except InputError as error:
                 problems.append(str(error))
         if problems:
@@ -247,16 +245,6 @@ class TraceStore:
         if part.file not in self._readers:
             self._readers[part.file] = PartReader(self.path, part)
         return self._readers[part.file]
-
-    def _rows(self, part: int, rows: slice) -> list[Trace]:
-        """Read rows of one row group; keep the part's last row group until its end was read."""
-        number, first = self._reader(part).row_group_of(rows.start)
-        kept, traces = self._row_groups.pop(part, (-1, []))
-        if kept != number:
-            traces = from_table(self._reader(part).row_group(number))
-        if rows.stop < first + len(traces):
-            self._row_groups[part] = (number, traces)
-        return traces[rows.start - first : rows.stop - first]
 
 
 def _known(wanted: Iterable[str] | None, what: str, known: Sequence[str]) -> set[str]:

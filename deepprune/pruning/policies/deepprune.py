@@ -31,7 +31,7 @@ from deepprune.core.protocols import (
     PolicyRun,
     Step,
 )
-from deepprune.core.types import NO_ANSWER, Decision, PrefixRule, StopReason
+from deepprune.core.types import Decision, PrefixRule, StopReason
 from deepprune.pruning.clustering import Clusterings, cluster, is_representative
 from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
@@ -155,12 +155,8 @@ class DeepPrune:
         """Return whether the answers so far decide the question at ``stop_confidence``."""
         if self.stop_confidence is None:
             return False
-        counts: dict[int, float] = {}
-        for trace, weight in zip(voters, weights, strict=True):
-            answer = int(seen.answer_class[trace])
-            if answer != NO_ANSWER:
-                counts[answer] = counts.get(answer, 0.0) + weight
-        return is_decided(tuple(counts.values()), "beta", self.stop_confidence)
+        vote = plurality(seen.answer_class.tolist(), voters, weights)
+        return is_decided(vote.weights.values(), "beta", self.stop_confidence)
 
     def _decisions(
         self, clusters: Clusterings, goes_on: BoolArray, traces: IntArray, seen: Observation
