@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,6 @@ from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Prefix, 
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
 from deepprune.generation.live_trace import Forced, LiveTrace, Until
-
-_log = logging.getLogger(__name__)
 
 
 class LiveSession:
@@ -168,7 +166,7 @@ class LiveSession:
         self._traces += new
         if self._engine.mode == "stream":
             for trace in new:
-                self._request(trace, self._engine.sampling.max_tokens)
+                self._spawn(trace, partial(self._generate, trace, self._engine.sampling.max_tokens))
 
     async def whole_trace(self) -> Trace:
         """Generate one trace to its end."""
@@ -197,7 +195,7 @@ class LiveSession:
                 limit = limit if wanted is None else min(limit, wanted)
                 n = len(trace.token_end)
                 if limit > n and trace.place(until) == n:
-                    self._request(trace, limit)
+                    self._spawn(trace, partial(self._generate, trace, limit))
         self._is_waiting = True
         try:
             await self._wait(lambda: all(trace.arrives(until) for trace in running))
@@ -249,19 +247,33 @@ class LiveSession:
                         task.cancel()
                 trace.task = None
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=TASK)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _spawn(self, of: LiveTrace | Forced, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a request of a trace or a forced answer as its task."""
 
-    def _request(self, trace: LiveTrace, limit: int) -> None:
-        """Request the rest of a trace, up to a total of ``limit`` tokens."""
-        trace.task = self._spawn(self._generate(trace, limit))
+        async def run() -> None:
+            try:
+                await work()
+            except RequestError as error:
+                of.fail(str(error))
+            except EngineError as error:
+                self._lost = error
+            except Exception as error:  # a defect of the backend
+                self._lost = EngineError(f"{type(error).__name__}: {error}")
+                self._lost.__cause__ = error
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if of.task is task:
+                of.task = None
+            self._changed.set()
+
+        of.task = asyncio.create_task(run(), name=TASK)
+        of.task.add_done_callback(end)
+        self._tasks.add(of.task)
 
     async def _generate(self, trace: LiveTrace, limit: int) -> None:
-        """Run one request of a trace, until the trace ends or pauses."""
-        engine, n = self._engine, len(trace.token_end)
+        """Request the rest of a trace, up to a total of ``limit`` tokens, or to where it pauses."""
+        engine, n, me = self._engine, len(trace.token_end), trace.task
         request = Request(
             self.question,
             engine.prompt,
@@ -272,28 +284,17 @@ class LiveSession:
             token_ids=trace.ids(n),
             sample_id=trace.sample_id,
         )
-        pauses = engine.mode == "resubmit"
-        me = asyncio.current_task()
-        try:
-            async with aclosing(engine.backend.stream(request)) as stream:
-                async for chunk in stream:
-                    if trace.task is not me:  # stopped, or paused
-                        return
-                    self._take(trace, chunk, limit)
-                    if self._is_waiting and trace.arrives(self._until):
-                        if pauses and not trace.has_ended:
-                            trace.task = None
-                        self._changed.set()
-            if not trace.has_ended and len(trace.token_end) < limit:
-                trace.fail("the engine ended the request without saying why")
-        except RequestError as error:
-            trace.fail(str(error))
-        except Exception as error:
-            self._lose(error)
-        finally:
-            if trace.task is me:
-                trace.task = None
-            self._changed.set()
+        async with aclosing(engine.backend.stream(request)) as stream:
+            async for chunk in stream:
+                if trace.task is not me:  # stopped, or paused
+                    return
+                self._take(trace, chunk, limit)
+                if self._is_waiting and trace.arrives(self._until):
+                    if engine.mode == "resubmit" and not trace.has_ended:
+                        trace.task = None
+                    self._changed.set()
+        if not trace.has_ended and len(trace.token_end) < limit:
+            trace.fail("the engine ended the request without saying why")
 
     def _take(self, trace: LiveTrace, chunk: Chunk, limit: int) -> None:
         """Add a chunk to a trace; a request that ends at ``limit`` does not end the trace."""
@@ -324,7 +325,7 @@ class LiveSession:
         """Force an answer out after ``place`` tokens, while the trace goes on."""
         if place not in trace.forced:
             forced = trace.forced[place] = Forced()
-            forced.task = self._spawn(self._force_answer(trace, place, forced))
+            self._spawn(forced, partial(self._force_answer, trace, place, forced))
 
     async def _force_answer(self, trace: LiveTrace, place: int, forced: Forced) -> None:
         engine, format = self._engine, self._engine.prompt
@@ -341,31 +342,15 @@ class LiveSession:
             sample_id=trace.sample_id,
         )
         said = format.force
-        try:
-            async with aclosing(engine.backend.stream(request)) as stream:
-                async for chunk in stream:
-                    said += chunk.text
-                    forced.n_tokens += len(chunk.token_end)
-                    self._last_token = time.monotonic()
-                    forced.answer = extract_answer(said, format.answer_style)
-                    if forced.answer is not None and "}" in chunk.text:
-                        break
-            forced.is_done = True
-        except RequestError as error:
-            _log.warning("an answer could not be forced out, it counts as none: %s", error)
-            forced.is_done, forced.answer = True, None
-        except Exception as error:
-            self._lose(error)
-        finally:
-            forced.task = None
-            self._changed.set()
-
-    def _lose(self, error: Exception) -> None:
-        """Record that the engine is lost; an error of another class is a defect of the backend."""
-        if not isinstance(error, EngineError):
-            cause, error = error, EngineError(f"{type(error).__name__}: {error}")
-            error.__cause__ = cause
-        self._lost = error
+        async with aclosing(engine.backend.stream(request)) as stream:
+            async for chunk in stream:
+                said += chunk.text
+                forced.n_tokens += len(chunk.token_end)
+                self._last_token = time.monotonic()
+                forced.answer = extract_answer(said, format.answer_style)
+                if forced.answer is not None and "}" in chunk.text:
+                    break
+        forced.is_done = True
 
     async def _wait(self, is_done: Callable[[], bool]) -> None:
         """Wait for ``is_done``, which is checked whenever ``_changed`` is set."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from deepprune.core.protocols import Status, TraceState
 from deepprune.core.types import NO_ANSWER, FinishReason, PrefixRule, Trace
 from deepprune.generation.backend import Chunk
+
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 16  # tokens between two checks of a rule that reads the text
 _TAIL = 400  # characters
@@ -132,3 +135,7 @@ class Forced:
     answer: str | None = None
     n_tokens: int = 0
     answer_class: int = NO_ANSWER  # until a checkpoint shows it
+
+    def fail(self, reason: str) -> None:
+        _log.warning("an answer could not be forced out, it counts as none: %s", reason)
+        self.is_done, self.answer = True, None
