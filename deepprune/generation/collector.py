@@ -125,8 +125,8 @@ class Collector:
         on_progress: Receives the progress about once per second.
         say: Receives messages for the user, one line each.
         held: Context in which files are written; the caller defers interrupts in it.
-        part_traces: A part of the store is written when this many traces are complete,
-        part_s: or when any are complete this many seconds after the last part.
+        part_traces: Number of complete traces at which a part of the store is written.
+        part_s: Seconds after the last part at which a smaller one is written.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class ScriptedBackend:
         self.n_running = 0
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
-        """Do nothing."""
+        pass
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Play the tokens after ``request.text``, or a forced answer."""
@@ -92,7 +92,7 @@ class ScriptedBackend:
         )
 
     async def close(self) -> None:
-        """Do nothing."""
+        pass
 
 
 def _forced(trace: Trace, n_tokens: int) -> Chunk:

@@ -15,11 +15,7 @@ from deepprune.live.question import LiveQuestion, LiveResult
 
 
 class EventLines(Watcher):
-    """Writes the events of ``docs/prune.md``.
-
-    Args:
-        stream: Receives the lines; flushed after every line.
-    """
+    """Writes the events of ``docs/prune.md`` to a stream; flushes after every line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -30,15 +26,11 @@ class EventLines(Watcher):
         self._write("start", live, **facts, n_traces=live.n_traces)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        until: dict[str, Any] | None = None
-        if isinstance(step.until, int):
-            until = {"kind": "further_tokens", "k": step.until}
-        elif step.until is not None:
-            until = {"kind": step.until.kind, "k": step.until.k}
+        until, kind = step.until, getattr(step.until, "kind", "further_tokens")
         self._write(
             "checkpoint",
             live,
-            until=until,
+            until=None if until is None else {"kind": kind, "k": getattr(until, "k", until)},
             n_tokens=seen.n_tokens.tolist(),
             finished=seen.is_finished.nonzero()[0].tolist(),
             stopped=seen.is_stopped.nonzero()[0].tolist(),

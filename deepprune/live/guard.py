@@ -71,11 +71,6 @@ class GuardedEvidence:
         seconds: Time spent waiting for the judge.
         n_scores: Pairs scored so far; the same pair counts each time.
         bill: Calls, tokens and FLOPs of the scores so far, see `RunEvidence`, shape ``(3,)``.
-
-    Args:
-        evidence: Asks the judge.
-        worker: Thread in which it computes.
-        name: Name of the judge; ``None`` for a policy that asks none.
     """
 
     def __init__(self, evidence: RunEvidence, worker: JudgeWorker, name: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The terminal while questions are pruned live: growing traces, decisions, the vote.
+"""Views of questions that are pruned live: in a terminal, and as lines.
 
 A model's text is untrusted: it is shown without control characters.
 """
@@ -39,7 +39,7 @@ class LiveView(Watcher, Live):
     Args:
         title: Policy, judge and model.
         n_questions: Number of questions of the run.
-        console: Where the frames are drawn.
+        console: Draws the frames.
     """
 
     def __init__(self, title: str, n_questions: int, console: Console | None = None) -> None:
@@ -197,12 +197,7 @@ def _saving(gross: float | None, net: float | None) -> str:
 
 
 class ProgressLines(Watcher):
-    """Prints a line per checkpoint and per kind of decision, for output that is not a terminal.
-
-    Args:
-        title: Policy, judge and model.
-        n_questions: Number of questions of the run.
-    """
+    """Prints a line per checkpoint and per kind of decision, for output that is not a terminal."""
 
     def __init__(self, title: str, n_questions: int) -> None:
         self._n_questions, self._n_done = n_questions, 0

@@ -42,12 +42,7 @@ class LocalTokenizer:
 
 
 class ServerTokenizer:
-    """The server's tokenizer, at ``/tokenize`` beside ``/v1`` (vLLM).
-
-    Args:
-        url: Its address.
-        ask: Sends a request to an address and returns the answer.
-    """
+    """The server's tokenizer, at ``/tokenize`` beside ``/v1`` (vLLM)."""
 
     def __init__(self, url: str, ask: Callable[..., Awaitable[Any]]) -> None:
         self._url, self._ask = url, ask
