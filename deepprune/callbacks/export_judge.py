@@ -22,8 +22,9 @@ class ExportJudge(pl.Callback):
         folder: Folder of the export; its presence means that the training is complete.
         architecture: Builds the model and its judge.
         data: Provides the validation pairs and the seen questions.
-        calibration: Method, see ``judge.calibration.fit_calibration``.
-        same_share: Fraction of "same" among the pairs of all seen questions, see there.
+        calibration: ``platt`` or ``none``.
+        same_share: Share of "same" among the pairs of all seen questions, see
+            ``judge.calibration.fit_calibration``.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class ExportJudge(pl.Callback):
         trained = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         model.load_state_dict(trained, strict=False)  # a checkpoint has no frozen weights
         judge = self._architecture.judge(model, self._data.splits.seen_questions())
-        if self._data.splits.val:
-            judge.calibrate(self._data.pairs("val"), self._calibration, same_share=self._same_share)
+        if self._data.splits.val and self._calibration == "platt":
+            judge.calibrate(self._data.pairs("val"), same_share=self._same_share)
         judge.export(
             self._folder,
             prefix_rule=self._data.rule,

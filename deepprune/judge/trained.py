@@ -15,7 +15,7 @@ from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge, JudgeProvenance
-from deepprune.judge.calibration import IDENTITY, Platt, fit_calibration, is_flat
+from deepprune.judge.calibration import IDENTITY, fit_calibration, is_flat
 from deepprune.judge.saved import SavedJudge, check_files, damaged, read_record, write_judge
 
 _log = logging.getLogger(__name__)
@@ -70,20 +70,17 @@ class TrainedJudge(Judge):
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         return self.calibration(self.logits(pairs))
 
-    def calibrate(
-        self, pairs: Sequence[TracePair], method: str = "platt", *, same_share: float | None = None
-    ) -> Platt:
+    def calibrate(self, pairs: Sequence[TracePair], *, same_share: float | None = None) -> None:
         """Fit the calibration on labelled pairs and use it from now on, see `fit_calibration`.
 
         Args:
             pairs: Validation pairs, never test; finished and unfinished, as a policy meets them.
-            method: One of ``calibration.METHODS``.
             same_share: Share of "same" among all pairs, where it is known.
         """
         logits = self.logits(pairs)
         questions = questions_of(pairs)
         self.calibration = fit_calibration(
-            logits, labels_of(pairs), questions, method=method, same_share=same_share
+            logits, labels_of(pairs), questions, same_share=same_share
         )
         self._path = None  # the folder holds another calibration
         if is_flat(self.calibration(logits)):
@@ -94,7 +91,6 @@ class TrainedJudge(Judge):
                 self._name,
                 len(set(questions)),
             )
-        return self.calibration
 
     def export(
         self,
