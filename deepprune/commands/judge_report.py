@@ -13,6 +13,7 @@ from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.config import build
 from deepprune.config.judges import export_hash
 from deepprune.core.errors import InputError
+from deepprune.core.files import write_json
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
 from deepprune.data.cells import Cell
@@ -28,7 +29,6 @@ from deepprune.judge.measure.matrix import (
     read_matrix,
     write_matrix,
 )
-from deepprune.judge.measure.report import write_json
 from deepprune.judge.saved import read_record
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.figures import drawn, matrix_figure

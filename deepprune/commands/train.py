@@ -19,6 +19,7 @@ from deepprune.commands.sweep import (
 )
 from deepprune.config import build
 from deepprune.config.judges import FurtherJudge, all_judges, check_unseen, further_judges
+from deepprune.core.files import write_json
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
@@ -28,9 +29,8 @@ from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.calibration import Platt
 from deepprune.judge.loading import load_judge
-from deepprune.judge.measure.bootstrap import QuestionDraws
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
-from deepprune.judge.measure.report import estimates_by_part, write_json
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk."""
@@ -36,6 +39,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def as_json(value: Any) -> Any:
+    """Convert to what JSON can hold: NaN to null, tuples to lists."""
+    if isinstance(value, Mapping):
+        return {name: as_json(v) for name, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, indented, with NaN as null."""
+    write_atomic(path, json.dumps(as_json(value), indent=1))
 
 
 def sync_folder(folder: Path) -> None:

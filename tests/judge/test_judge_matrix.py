@@ -11,9 +11,8 @@ from deepprune.data.prefixes import FirstTokens
 from deepprune.judge.base import JudgeProvenance
 from deepprune.judge.baselines import CoinJudge, LexicalJudge, OracleJudge, QuestionOnlyJudge
 from deepprune.judge.calibration import Platt
-from deepprune.judge.measure.bootstrap import QuestionDraws
+from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.matrix import CellFacts, cell_rows, read_matrix, write_matrix
-from deepprune.judge.measure.report import estimates_by_part
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores

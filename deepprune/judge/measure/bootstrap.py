@@ -5,13 +5,14 @@ P: pairs, Q: questions, R: draws. A draw is a vector of counts: how often each q
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from deepprune.core.protocols import FloatArray
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
+from deepprune.core.types import TracePair
 from deepprune.judge.measure.metrics import NAN, weighted_metrics
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
@@ -57,6 +58,19 @@ class QuestionDraws:
     def estimates(self, pairs: PairScores) -> dict[str, Estimate]:
         """Compute every judge metric with its interval over questions."""
         return {name: estimate(measure) for name, measure in self.measure(pairs).items()}
+
+
+def estimates_by_part(
+    pairs: Sequence[TracePair], scored: PairScores, draws: QuestionDraws
+) -> dict[str, dict[str, Estimate]]:
+    """Measure ``all`` pairs and, where there are several, each ``model=`` and ``dataset=``."""
+    parts = {"all": draws.estimates(scored)}
+    datasets = np.array([pair.first.trace.question.dataset for pair in pairs], dtype=str)
+    for kind, of_pair in (("model", scored.model), ("dataset", datasets)):
+        names = sorted(set(of_pair.tolist()))
+        for name in names if len(names) > 1 else ():
+            parts[f"{kind}={name}"] = draws.estimates(scored.select(of_pair == name))
+    return parts
 
 
 def estimate(measure: FloatArray) -> Estimate:

@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from omegaconf import OmegaConf
 
+from deepprune.core.files import as_json
 from deepprune.core.protocols import FloatArray
 from deepprune.core.provenance import FAILURE
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
 from deepprune.judge.measure.metrics import METRICS, current_name
-from deepprune.judge.measure.report import as_json
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 
 SUMMARY, TEST_SCORES = "summary.json", "test_scores.npz"

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepprune.core.files import write_atomic
+from deepprune.core.files import as_json, write_atomic
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import TracePair
 from deepprune.data.cells import CROSS_MODEL
 from deepprune.judge.base import Judge
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
 from deepprune.judge.measure.metrics import METRICS, current_name
-from deepprune.judge.measure.report import as_json
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.judge.scoring import cached_scores
