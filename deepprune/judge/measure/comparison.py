@@ -96,9 +96,9 @@ class ComparedRow:
             "runs": [run.name for run in self.runs],
             "missing": [run.name for run in self.missing],
             "point": self.runs[0].point if self.runs else "",
-            "metrics": {name: as_json(e) for name, e in self.metrics.items()},
+            "metrics": as_json(self.metrics),
             "baseline": self.baseline and dict(self.baseline),
-            "differences": {name: as_json(e) for name, e in self.differences.items()},
+            "differences": as_json(self.differences),
         }
 
 
