@@ -32,8 +32,7 @@ from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
 from deepprune.judge.measure.scored_pairs import PairScores
-from deepprune.judge.score_cache import ScoreCache
-from deepprune.judge.scoring import cached_scores
+from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
 from deepprune.report.tables import SHOWN_CALIBRATION, judge_table, show, sweep_table

@@ -9,8 +9,7 @@ import numpy as np
 from deepprune.core.protocols import FloatArray, IntArray, Need, Session
 from deepprune.core.types import Prefix, TracePair, among_peers
 from deepprune.judge.base import Judge
-from deepprune.judge.score_cache import ScoreCache
-from deepprune.judge.scoring import cached_scores
+from deepprune.judge.score_cache import ScoreCache, cached_scores
 
 
 class QuestionScores:

@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import TracePair
+from deepprune.judge.base import Judge
 
-_CHUNK = 500  # keys of one query; older SQLite allows 999 variables
+_KEYS = 500  # of one query; older SQLite allows 999 variables
+_PAIRS = 2048  # that are scored before they are recorded
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, score REAL NOT NULL) WITHOUT ROWID"
 )
@@ -66,8 +68,8 @@ class ScoreCache:
         """Return scores, shape ``(len(pairs),)``; ``nan`` for a pair that is not stored."""
         scores: FloatArray = np.full(len(pairs), np.nan)
         keys = [pair_key(fingerprint, pair) for pair in pairs]
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
+        for start in range(0, len(keys), _KEYS):
+            chunk = keys[start : start + _KEYS]
             marks = ",".join("?" * len(chunk))
             rows = self._db.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", chunk)
             known = dict(rows.fetchall())
@@ -145,3 +147,31 @@ def pair_key(fingerprint: str, pair: TracePair) -> bytes:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.digest()
+
+
+def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TracePair]) -> FloatArray:
+    """Score pairs, shape ``(len(pairs),)``; only those not in ``cache`` are computed.
+
+    A neural network's scores are recorded a chunk at a time, so that a kill costs little.
+
+    Raises:
+        ValueError: If a score lies outside [0, 1].
+    """
+    fingerprint = judge.provenance.fingerprint
+    if cache is None or fingerprint is None or not judge.is_model or judge.reads_peers:
+        return _checked(judge.score(pairs), judge)
+    scores = cache.get_many(fingerprint, pairs)
+    missing = np.flatnonzero(np.isnan(scores)).tolist()
+    for start in range(0, len(missing), _PAIRS):
+        chunk = missing[start : start + _PAIRS]
+        todo = [pairs[i] for i in chunk]
+        scores[chunk] = _checked(judge.score(todo), judge)
+        cache.put_many(fingerprint, todo, scores[chunk])
+    return scores
+
+
+def _checked(scores: FloatArray, judge: Judge) -> FloatArray:
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails as well
+        bad = scores[~((scores >= 0) & (scores <= 1))][0]
+        raise ValueError(f"judge {judge.provenance.name!r} gave {bad}; a score lies in [0, 1].")
+    return scores

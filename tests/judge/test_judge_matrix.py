@@ -14,8 +14,7 @@ from deepprune.judge.calibration import Platt
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.matrix import CellFacts, cell_rows, read_matrix, write_matrix
 from deepprune.judge.measure.scored_pairs import PairScores
-from deepprune.judge.score_cache import ScoreCache
-from deepprune.judge.scoring import cached_scores
+from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import matrix_figure, reliability_figure
 from deepprune.report.tables import difference_table, matrix_tables

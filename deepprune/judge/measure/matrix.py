@@ -17,8 +17,7 @@ from deepprune.judge.base import Judge
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
 from deepprune.judge.measure.metrics import METRICS, current_name
 from deepprune.judge.measure.scored_pairs import UNFINISHED, PairScores
-from deepprune.judge.score_cache import ScoreCache
-from deepprune.judge.scoring import cached_scores
+from deepprune.judge.score_cache import ScoreCache, cached_scores
 
 MatrixRow = dict[str, Any]
 """A judge in a cell: facts of the cell, ``metrics`` by name and, unless it is a baseline,
