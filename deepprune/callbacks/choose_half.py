@@ -34,7 +34,7 @@ class ChooseHalf(Watcher):
     half that reports has then taken part in what was given up.
 
     Args:
-        within: How far below cons@N a point may lie on the choosing half, a share of questions.
+        within: Largest loss of accuracy against cons@N on the choosing half, a share of questions.
         splits: Random halves for the second figure.
         policies: Choose among these policies; ``None`` for all but consensus. Points of further
             judges (``sweep.judges``, often an oracle) are never chosen.

@@ -1,4 +1,4 @@
-"""Hydra callback: when a multirun ends, one table and one figure of all its runs."""
+"""Hydra callback: compare the runs of a multirun when it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _started: list[tuple[MultirunTable, DictConfig]] = []
 
 
 class MultirunTable(Callback):
-    """Compares the runs of a multirun by what their folders hold, whichever launcher ran them.
+    """Compares the runs of a multirun from their folders, whichever launcher started them.
 
     Writes ``comparison.jsonl`` and ``comparison.png``, prints the table, and ends the program with
     the highest exit code of a run; an error of its own counts as 1.
@@ -90,7 +90,7 @@ def show_interrupted() -> None:
 
 
 def _planned(config: DictConfig) -> list[list[str]]:
-    """Overrides of the runs that Hydra's own sweeper starts; nothing for a search."""
+    """List the overrides of the runs that Hydra's own sweeper starts; nothing for a search."""
     sweeper = config.hydra.get("sweeper", {})
     if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
         return []

@@ -38,8 +38,8 @@ class CascadeJudge(Judge):
     Args:
         cheap: Scores every pair.
         expensive: Scores the pairs in the band.
-        low: Where the band begins, a score of the cheap judge.
-        high: Where it ends, >= ``low``.
+        low: Start of the band, a score of the cheap judge.
+        high: End of the band, >= ``low``.
         share: Without both, the band holds this share of the run's pairs, in (0, 1], those nearest
             the cheap judge's median log-odds; ``prepare`` places it.
 

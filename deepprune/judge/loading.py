@@ -33,10 +33,10 @@ def load_judge(
 
     Args:
         path: The folder.
-        device: Where a neural network computes: ``auto`` or, with transformers, a torch device.
+        device: Device of a neural network: ``auto`` or, with transformers, a torch device.
         backbone: The source that it must have been trained from; ``None`` for any.
         backend: ``transformers``, or ``vllm`` for a causal cross-encoder (``VllmJudge``).
-        gpu_memory_utilization: The share of the GPU's memory that vLLM takes.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM takes.
 
     Raises:
         InputError: If the folder is no export, the backend is missing, or device, backbone and
@@ -77,10 +77,10 @@ def load_cascade(
     Args:
         cheap: The folder of a trained judge, or ``lexical``.
         expensive: The folder of a trained judge.
-        low: Where the band begins, a score of the cheap judge.
-        high: Where it ends.
+        low: Start of the band, a score of the cheap judge.
+        high: End of the band.
         share: Share of the pairs that the band holds, without ``low`` and ``high``.
-        device: Where neural networks compute: ``auto`` or a torch device.
+        device: Device of neural networks: ``auto`` or a torch device.
 
     Raises:
         InputError: If a folder is no export, or the band is not given.

@@ -1,4 +1,7 @@
-"""Pair scores in an SQLite file, keyed by the judge's fingerprint and the two prefixes."""
+"""Pair scores, each computed once and kept in an SQLite file.
+
+The key is the judge's fingerprint and the two prefixes.
+"""
 
 from __future__ import annotations
 
@@ -78,20 +81,9 @@ class ScoreCache:
         return scores
 
     def put_many(self, fingerprint: str, pairs: Sequence[TracePair], scores: ArrayLike) -> None:
-        """Store the scores of ``pairs`` in one transaction.
-
-        Raises:
-            ValueError: If there are not as many scores as pairs, or one lies outside [0, 1].
-        """
-        values = np.asarray(scores, dtype=np.float64)
-        if values.shape != (len(pairs),):
-            raise ValueError(f"scores must have shape ({len(pairs)},), got {values.shape}.")
-        if not ((values >= 0) & (values <= 1)).all():  # nan fails as well
-            raise ValueError(f"scores must lie in [0, 1], got {values.min()} to {values.max()}.")
-        rows = [
-            (pair_key(fingerprint, pair), score)
-            for pair, score in zip(pairs, values.tolist(), strict=True)
-        ]
+        """Store the scores of ``pairs`` in one transaction."""
+        values = np.asarray(scores, dtype=np.float64).tolist()
+        rows = [(pair_key(fingerprint, p), score) for p, score in zip(pairs, values, strict=True)]
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
@@ -155,23 +147,26 @@ def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TraceP
     A neural network's scores are recorded a chunk at a time, so that a kill costs little.
 
     Raises:
-        ValueError: If a score lies outside [0, 1].
+        ValueError: If a score lies outside [0, 1], or scores are missing.
     """
     fingerprint = judge.provenance.fingerprint
     if cache is None or fingerprint is None or not judge.is_model or judge.reads_peers:
-        return _checked(judge.score(pairs), judge)
+        return _checked_scores(judge, pairs)
     scores = cache.get_many(fingerprint, pairs)
     missing = np.flatnonzero(np.isnan(scores)).tolist()
     for start in range(0, len(missing), _PAIRS):
         chunk = missing[start : start + _PAIRS]
         todo = [pairs[i] for i in chunk]
-        scores[chunk] = _checked(judge.score(todo), judge)
+        scores[chunk] = _checked_scores(judge, todo)
         cache.put_many(fingerprint, todo, scores[chunk])
     return scores
 
 
-def _checked(scores: FloatArray, judge: Judge) -> FloatArray:
-    if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails as well
-        bad = scores[~((scores >= 0) & (scores <= 1))][0]
-        raise ValueError(f"judge {judge.provenance.name!r} gave {bad}; a score lies in [0, 1].")
+def _checked_scores(judge: Judge, pairs: Sequence[TracePair]) -> FloatArray:
+    scores, name = judge.score(pairs), judge.provenance.name
+    if scores.shape != (len(pairs),):
+        raise ValueError(f"judge {name!r} gave scores of shape {scores.shape} for {len(pairs)}.")
+    is_score = (scores >= 0) & (scores <= 1)  # NaN is none
+    if not is_score.all():
+        raise ValueError(f"judge {name!r} gave {scores[~is_score][0]}; a score lies in [0, 1].")
     return scores

@@ -130,7 +130,7 @@ class TrainedJudge(Judge):
 
         Args:
             path: A folder that ``export`` wrote.
-            device: Where a neural network computes: ``auto`` or a torch device.
+            device: Device of a neural network: ``auto`` or a torch device.
             backbone: The source that it must have been trained from; ``None`` for any.
             settings: Further arguments of the class.
 

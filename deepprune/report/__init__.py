@@ -1,1 +1,1 @@
-"""What a person reads: tables in the terminal, the figure, the W&B run."""
+"""Results for people: tables in the terminal, figures, the W&B run."""

@@ -11,7 +11,8 @@ from builders import group
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import Prefix, TracePair
-from deepprune.judge.score_cache import ScoreCache
+from deepprune.judge.base import Judge, JudgeProvenance
+from deepprune.judge.score_cache import ScoreCache, cached_scores
 
 
 def pairs(n=4):
@@ -50,9 +51,16 @@ def test_more_keys_than_one_query_takes():
 
 @pytest.mark.parametrize("scores", [[0.5, 1.5], [0.5, float("nan")], [0.5]])
 def test_only_scores_are_stored(scores):
+    class Wrong(Judge):
+        is_model = True
+        provenance = JudgeProvenance("wrong", "wrong-1")
+
+        def score(self, pairs):
+            return np.array(scores)
+
     cache = ScoreCache()
-    with pytest.raises(ValueError, match="scores must"):
-        cache.put_many("judge", pairs(2), scores)
+    with pytest.raises(ValueError, match="judge 'wrong' gave"):
+        cached_scores(Wrong(), cache, pairs(2))
     assert len(cache) == 0
 
 

@@ -1,1 +1,1 @@
-"""How well judges tell pairs apart: scored pairs, metrics, intervals, reports, comparisons."""
+"""Measures of judges: scored pairs, metrics, intervals, the matrix, comparisons of runs."""
