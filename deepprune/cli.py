@@ -110,7 +110,7 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
         words = _judge_overrides(words)
     elif command == "prune":
         words, question = _question_apart(words)
-    config = _composed(name, words)
+    config = composed(name, words)
     if question is not None:
         config.question = _literal(question)  # free text, which Hydra's grammar need not read
     if given.cfg:
@@ -131,7 +131,7 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
         run_job(name, config)
 
 
-def _composed(name: str, overrides: Sequence[str]) -> Any:
+def composed(name: str, overrides: Sequence[str]) -> Any:
     """Compose the configuration of a single run, and tell Hydra's parts of it as `hydra.main` does.
 
     `HydraConfig` then has the run folder.
@@ -292,7 +292,7 @@ def run_job(name: str, config: Any) -> float | None:
     failure.unlink(missing_ok=True)
     try:
         check_ranges(config)
-        run = getattr(import_module(f"deepprune.commands.{name}"), name)(config)
+        run = getattr(import_module(f"deepprune.commands.{name}"), name)(_plan(name, config))
     except Exception as error:
         if not is_multirun:
             raise
@@ -308,6 +308,13 @@ def run_job(name: str, config: Any) -> float | None:
         sys.exit(1)
     objective: float | None = run.objective if run.status == "ok" else None
     return objective
+
+
+def _plan(name: str, config: Any) -> Any:
+    """Turn a configuration into the plan of its command; nothing below sees the configuration."""
+    from deepprune.config import build, build_live
+
+    return getattr(build_live if name in ("collect", "prune") else build, name)(config)
 
 
 def config_folder() -> Path:

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TextIO
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.run import Run, command_run, is_rank_zero
 from deepprune.commands.traces import print_summary
-from deepprune.config import build_live
+from deepprune.config.plans import CollectPlan
 from deepprune.core.errors import InputError
 from deepprune.generation.backend import EngineError
 from deepprune.generation.collector import (
@@ -37,42 +35,39 @@ LOCK = ".lock"
 _PLAIN_EVERY_S = 30.0
 
 
-def collect(config: DictConfig) -> Run:
+def collect(plan: CollectPlan) -> Run:
     """Run ``conf/collect.yaml``, or resume an interrupted run in its folder."""
     if not is_rank_zero():
         raise InputError(
             "collect must be one process, but a launcher started several: run it once, and use "
             "several servers with engine=openai collect.replicas=[URL,...]."
         )
-    questions = build_live.question_set(config)
-    engines = build_live.replicas(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    inputs = {"questions": questions_hash(questions)}
+    inputs = {"questions": questions_hash(plan.questions)}
     stopped: Exception | None = None
     try:
         with (
             Interrupts() as interrupts,
-            _alone(folder),
-            command_run(config, "collect", inputs) as run,
+            _alone(plan.run.folder),
+            command_run(plan.run, inputs) as run,
         ):
             try:
                 with _Bar() as bar:
                     collected = Collector(
-                        engines,
+                        plan.engines,
                         run.folder,
-                        n=config.collect.n,
-                        concurrency=config.collect.concurrency,
-                        seed=config.seed,
-                        provenance=build_live.generation(config),
+                        n=plan.n,
+                        concurrency=plan.concurrency,
+                        seed=plan.seed,
+                        provenance=plan.provenance,
                         on_progress=bar.show,
                         say=bar.say,
                         held=interrupts.held,
-                    ).run(questions)
-                _report(collected, len(questions), run)
+                    ).run(plan.questions)
+                _report(collected, len(plan.questions), run)
             except (EngineError, RecordingError, OSError) as error:
                 run.status, stopped = "failed", error
     except OSError as error:  # the files of the run itself could not be written
-        stopped = stopped or recording_error(folder, error) or error
+        stopped = stopped or recording_error(plan.run.folder, error) or error
     if isinstance(stopped, EngineError | RecordingError):
         print(f"error: {' '.join(str(stopped).split())}", file=sys.stderr)
         sys.exit(1)

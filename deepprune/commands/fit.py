@@ -7,47 +7,68 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from deepprune.commands.run import Run, is_rank_zero
-from deepprune.config import build
+from deepprune.commands.run import is_rank_zero
+from deepprune.config.instantiation import inputs_of
+from deepprune.config.plans import Learner, TrainPlan
 from deepprune.data.pairs import same_share
 from deepprune.data.splits import Splits
 
 
-def fit(config: DictConfig, parts: build.FitParts, splits: Splits, run: Run, export: Path) -> None:
-    """Fit, calibrate, and export into the folder ``export``; resume where ``run`` was killed."""
+def fit(
+    plan: TrainPlan, learner: Learner, splits: Splits, folder: Path, wandb_loggers: list[Any]
+) -> None:
+    """Fit, calibrate and export into ``folder/judge``; resume where an earlier start ended."""
     import pytorch_lightning as pl  # slow to import: bad options stop before
 
     from deepprune.callbacks.export_judge import ExportJudge
     from deepprune.callbacks.resume_point import LAST
+    from deepprune.data.datamodule import JudgeDataModule
+    from deepprune.judge.network.module import JudgeModule
     from deepprune.report.metrics_file import MetricsFile
 
     _quieten()
-    pl.seed_everything(config.seed, verbose=False)
-    data = build.datamodule(config, parts, splits)
+    pl.seed_everything(plan.seed, verbose=False)
+    architecture = learner.architecture
+    with inputs_of("model"):
+        encoding = architecture.encoding  # reads a tokenizer
+    data = JudgeDataModule(
+        splits,
+        plan.rule,
+        encoding,
+        plan.sampler,
+        batch_size=plan.batch_size,
+        pairs_per_question=plan.pairs_per_question,
+        eval_pairs_per_question=plan.eval_pairs_per_question,
+        only_unfinished=plan.only_unfinished,
+        answer_style=plan.answer_style,
+        seed=plan.seed,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
     data.setup("fit")  # bad data stops here, before any weights are read
     train = data.encoded("train")
     facts = {"pairs": len(train), "truncated": int(train.inputs.is_truncated.sum())}
     if is_rank_zero():
-        print(_summary(facts))
-    module = build.module(config, parts, data)
-    loggers: list[Any] = [MetricsFile(run.folder)]
-    if run.wandb is not None:
-        from pytorch_lightning.loggers import WandbLogger
-
-        loggers.append(WandbLogger(experiment=run.wandb))
-    exporter = ExportJudge(
-        export,
-        parts.architecture,
-        data,
-        calibration=parts.calibration,
-        same_share=_same_share(config, splits),
+        print(_summary(architecture.name, facts))
+    module = JudgeModule(
+        lambda: architecture.build(data.encoded("train").inputs),
+        plan.loss,
+        learner.optimizer,
+        learner.scheduler,
+        warmup=learner.warmup,
+        seed=plan.seed,
     )
-    trainer = build.trainer(config, run.folder, loggers, [exporter])
+    exporter = ExportJudge(
+        folder / "judge",
+        architecture,
+        data,
+        calibration=plan.calibration,
+        same_share=same_share([*splits.train, *splits.val], plan.eval_pairs_per_question),
+    )
+    loggers = [MetricsFile(folder), *wandb_loggers]
+    trainer = plan.make_trainer(folder, loggers, [exporter])
     for logger in loggers:
         logger.log_metrics({f"data/train/{name}": n for name, n in facts.items()}, step=0)
-    last = run.folder / LAST
+    last = folder / LAST
     if last.exists():
         print(f"resuming from {last}")
     try:
@@ -63,14 +84,9 @@ def fit(config: DictConfig, parts: build.FitParts, splits: Splits, run: Run, exp
         raise
 
 
-def _same_share(config: DictConfig, splits: Splits) -> float:
-    """Share of "same" among the pairs of all training and validation questions."""
-    return same_share([*splits.train, *splits.val], config.data.eval_pairs_per_question)
-
-
-def _summary(facts: dict[str, int]) -> str:
-    """Number of training pairs, and how many the model's window cuts."""
-    told = f"{facts['pairs']} training pairs"
+def _summary(name: str, facts: dict[str, int]) -> str:
+    """Return the number of training pairs, and how many the model's window cuts."""
+    told = f"training {name} on {facts['pairs']} pairs"
     if facts["truncated"]:
         told += (
             f"\n{facts['truncated']} are longer than the model's max_length: the judge reads the "

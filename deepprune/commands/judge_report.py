@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from deepprune.commands.run import SCORES, Run, command_run
-from deepprune.config import build
 from deepprune.config.judges import export_hash
+from deepprune.config.plans import JudgeReportPlan
 from deepprune.core.errors import InputError
 from deepprune.core.files import write_json
 from deepprune.core.protocols import Need
@@ -49,23 +48,19 @@ class _Task:
     judges: Mapping[str, Judge]
 
 
-def judge_report(config: DictConfig) -> Run:
+def judge_report(plan: JudgeReportPlan) -> Run:
     """Run ``conf/judge_report.yaml``; resume in the folder of an interrupted run."""
-    exports = build.exports(config)
-    rules = {name: build.export_rule(config, path) for name, path in exports.items()}
-    baselines = build.baselines(config)
-    stores = build.stores(config)
-    cells = build.report_cells(config, stores)
+    exports, stores, rules = plan.exports, plan.stores, plan.rules
     needs = frozenset[Need]().union(*(read_record(path).needs for path in exports.values()))
-    for name, of_store in cells.items():
+    for name, of_store in plan.cells.items():
         for cell in of_store:
             _check_needs(needs, next(cell.groups(stores[name].group)), name)
     inputs = {f"traces.{name}": store.content_hash for name, store in stores.items()}
     inputs |= {f"judges.{name}": export_hash(path) for name, path in exports.items()}
-    with command_run(config, "judge-report", inputs) as run:
-        judges = {name: load_judge(path, config.device) for name, path in exports.items()}
+    with command_run(plan.run, inputs) as run:
+        judges = {name: load_judge(path, plan.device) for name, path in exports.items()}
         seen = frozenset[str]()
-        if config.leave_out_seen:
+        if plan.leave_out_seen:
             seen = seen.union(*(judge.provenance.seen_questions for judge in judges.values()))
         tasks = [
             _Task(
@@ -75,11 +70,11 @@ def judge_report(config: DictConfig) -> Run:
                 rule,
                 {judge: judges[judge] for judge, its in rules.items() if its == rule},
             )
-            for name, of_store in cells.items()
+            for name, of_store in plan.cells.items()
             for cell, n_seen in (_unseen(cell, seen) for cell in of_store)
             for rule in dict.fromkeys(rules.values())
         ]
-        rows = _all_rows(config, tasks, baselines, run)
+        rows = _all_rows(plan, tasks, run)
         facts = {
             name: {
                 "path": str(path),
@@ -111,15 +106,13 @@ def _log(run: Run, rows: Sequence[MatrixRow], figure: Path | None) -> None:
             run.wandb.summary[f"judge/{name}/{metric}"] = found.value
 
 
-def _all_rows(
-    config: DictConfig, tasks: Sequence[_Task], baselines: Mapping[str, Judge], run: Run
-) -> list[MatrixRow]:
+def _all_rows(plan: JudgeReportPlan, tasks: Sequence[_Task], run: Run) -> list[MatrixRow]:
     """Read the recorded cells, measure and record the others."""
     recorded: dict[CellFacts, list[MatrixRow]] = {}
     for row in read_matrix(run.folder / MATRIX):
         recorded.setdefault(CellFacts.of(row), []).append(row)
     rows: list[MatrixRow] = []
-    total = sum(len(task.judges) + len(baselines) for task in tasks)
+    total = sum(len(task.judges) + len(plan.baselines) for task in tasks)
     with (
         ScoreCache(run.folder / SCORES) as cache,
         tqdm(total=total, desc="judges x cells", delay=2, leave=False) as progress,
@@ -128,10 +121,10 @@ def _all_rows(
             if task.facts not in recorded:
                 recorded[task.facts] = cell_rows(
                     task.facts,
-                    _pairs(config, task),
+                    _pairs(plan, task),
                     task.judges,
-                    baselines,
-                    seed=config.seed,
+                    plan.baselines,
+                    seed=plan.seed,
                     cache=cache,
                     on_judge=progress.update,
                 )
@@ -170,7 +163,7 @@ def _check_needs(needs: frozenset[Need], group: QuestionTraces, store: str) -> N
         )
 
 
-def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
+def _pairs(plan: JudgeReportPlan, task: _Task) -> list[TracePair]:
     """Build the labelled pairs of a cell."""
     needs = frozenset[Need]().union(*(judge.needs for judge in task.judges.values()))
     pairs: list[TracePair] = []
@@ -187,8 +180,8 @@ def _pairs(config: DictConfig, task: _Task) -> list[TracePair]:
         pairs += build_pairs(
             group,
             task.rule,
-            max_pairs=config.data.eval_pairs_per_question,
-            answer_style=build.answer_style(config),
-            seed=config.seed,
+            max_pairs=plan.pairs_per_question,
+            answer_style=plan.answer_style,
+            seed=plan.seed,
         )
     return pairs

@@ -9,21 +9,20 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any, TextIO
 
-from omegaconf import DictConfig
 from rich.console import Console
 
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.run import Run, command_run
-from deepprune.config import build, build_live
+from deepprune.config.plans import PrunePlan
 from deepprune.core.errors import InputError
 from deepprune.core.files import NO_SPACE
 from deepprune.core.protocols import Need, Session
 from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
+from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import unmet_needs
 from deepprune.evaluation.watcher import Watcher
 from deepprune.generation.backend import EngineError
-from deepprune.generation.live import LiveEngine
 from deepprune.generation.questions import questions_hash
 from deepprune.judge.base import Judge
 from deepprune.live.events import EventLines
@@ -35,15 +34,15 @@ from deepprune.live.summary import live_estimates, live_table, tokens_figure
 from deepprune.live.view import LiveView, ProgressLines, one_line
 from deepprune.report.figures import drawn
 from deepprune.report.tables import show
-from deepprune.traces import TraceStore, open_traces
+from deepprune.traces import TraceStore
 
 EVENTS, FIGURE = "events.jsonl", "tokens.png"
 
 
-def prune(config: DictConfig) -> Run:
+def prune(plan: PrunePlan) -> Run:
     """Prune the questions of ``conf/prune.yaml``; checks everything cheap before a model loads."""
     try:
-        return _prune(config)
+        return _prune(plan)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
@@ -53,38 +52,36 @@ def prune(config: DictConfig) -> Run:
         ) from error
 
 
-def _prune(config: DictConfig) -> Run:
-    live = build_live.live(config)
-    needs = build_live.live_needs(config, live.policy)
-    questions = build_live.live_questions(config)
-    inputs = {"questions": questions_hash(questions), "judge": build.judge_hash(config)}
-    output = sys.stdout
+def _prune(plan: PrunePlan) -> Run:
+    questions, output = plan.questions, sys.stdout
+    judge_hash = None if plan.judge is None else plan.judge.sha256
+    inputs = {"questions": questions_hash(questions), "judge": judge_hash}
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
-        source = stack.enter_context(_source(config, questions, needs, interrupts))
-        stack.enter_context(redirect_stdout(_stdout(live.view)))
-        run = stack.enter_context(command_run(config, "prune", inputs | source.inputs))
+        source = stack.enter_context(_source(plan, interrupts))
+        stack.enter_context(redirect_stdout(_stdout(plan.view)))
+        run = stack.enter_context(command_run(plan.run, inputs | source.inputs))
         run.results_path = run.folder / RESULTS
-        record = LiveRecord(run.folder, source.engine, questions)
+        record = LiveRecord(run.folder, plan.engine, questions)
         try:
             source.start()
-            _check_can_force(source, needs, live.policy.name)
-            judge = build.judge(config) if Need.JUDGE in live.policy.needs else None
+            _check_can_force(plan)
+            judge = None if plan.judge is None else plan.judge.load()
             if judge is not None:
                 judge.prepare(None)
-            size = build_live.live_generator(config, source.model)
+            size = plan.generator(source.model)
             pruner = LivePruner(
                 source.open,
                 source.model,
-                live.policy,
+                plan.policy,
                 judge,
-                JudgeWorker(live.judge_timeout_s),
-                live.n_traces,
-                live.seed,
+                JudgeWorker(plan.judge_timeout_s),
+                plan.n_traces,
+                plan.seed,
                 size,
             )
             _say_beforehand(judge, size, questions, source.model)
-            _prune_all(pruner, record, live.view, output, interrupts)
+            _prune_all(pruner, record, plan.view, output, interrupts)
         except EngineError as error:
             run.status = "failed"
             print(f"error: the engine is lost: {one_line(str(error))}", file=sys.stderr)
@@ -93,8 +90,8 @@ def _prune(config: DictConfig) -> Run:
                 f"interrupted; {record.said}; the same command with hydra.run.dir={run.folder} "
                 "goes on"
             ) from None
-        _conclude(run, record.rows, questions, live)
-    _answer_last(record.rows, questions, live.view, output)
+        _conclude(run, record.rows, plan)
+    _answer_last(record.rows, questions, plan.view, output)
     return run
 
 
@@ -103,31 +100,30 @@ class _Source:
 
     Attributes:
         model: What generates them, or did.
-        engine: The live one.
         inputs: Hashes of what is replayed.
     """
 
-    def __init__(
-        self, config: DictConfig, questions: Sequence[Question], needs: frozenset[Need]
-    ) -> None:
-        self.engine: LiveEngine | None = None
+    def __init__(self, plan: PrunePlan) -> None:
+        self._engine = plan.engine
         self.inputs: dict[str, str | None] = {}
         self.open: OpenSession
         self.model: str
-        if (played := build_live.played_traces(config)) is not None:
-            _check_recorded(open_traces(played), needs)
-        if build_live.is_replay(config):
-            self._replay(config, questions)
+        if plan.recorded is not None:
+            _check_recorded(plan.recorded, plan.needs)
+        if plan.engine is not None:
+            self.open = plan.engine.open
         else:
-            self.engine = build_live.live_engine(config)
-            self.open = self.engine.open
+            assert plan.recorded is not None
+            assert plan.make_replay is not None
+            self._replay(plan.recorded, plan.make_replay, plan.questions)
 
-    def _replay(self, config: DictConfig, questions: Sequence[Question]) -> None:
-        store, make_engine = build.store(config), build.make_engine(config)
+    def _replay(
+        self, store: TraceStore, make_engine: MakeEngine, questions: Sequence[Question]
+    ) -> None:
         self.inputs = {"traces": store.content_hash}
         if len(store.models) > 1:
             raise InputError(
-                f"a replay is of one model, and {config.traces} has {', '.join(store.models)}: "
+                f"a replay is of one model, and {store.path} has {', '.join(store.models)}: "
                 "import one of them into a store of its own."
             )
         (self.model,) = store.models
@@ -135,7 +131,7 @@ class _Source:
         for question in questions:
             if (*question.key, self.model) not in refs:
                 raise InputError(
-                    f"{config.traces} has no traces of question {question.question_id!r}: leave "
+                    f"{store.path} has no traces of question {question.question_id!r}: leave "
                     "questions out to replay all that it has."
                 )
 
@@ -148,14 +144,14 @@ class _Source:
 
     def start(self) -> None:
         """Load the model, or connect: a server tells its model then."""
-        if self.engine is not None:
-            self.engine.start()
-            self.model = self.engine.model
+        if self._engine is not None:
+            self._engine.start()
+            self.model = self._engine.model
 
     def close(self) -> None:
         """Free what the engine holds."""
-        if self.engine is not None:
-            self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
 
 
 def _check_recorded(store: TraceStore, needs: frozenset[Need]) -> None:
@@ -168,13 +164,8 @@ def _check_recorded(store: TraceStore, needs: frozenset[Need]) -> None:
 
 
 @contextmanager
-def _source(
-    config: DictConfig,
-    questions: Sequence[Question],
-    needs: frozenset[Need],
-    interrupts: Interrupts,
-) -> Iterator[_Source]:
-    source = _Source(config, questions, needs)
+def _source(plan: PrunePlan, interrupts: Interrupts) -> Iterator[_Source]:
+    source = _Source(plan)
     try:
         yield source
     finally:
@@ -182,12 +173,13 @@ def _source(
             source.close()
 
 
-def _check_can_force(source: _Source, needs: frozenset[Need], policy: str) -> None:
-    engine = source.engine
-    if Need.FORCED_ANSWERS in needs and engine is not None and not engine.backend.can_continue:
+def _check_can_force(plan: PrunePlan) -> None:
+    engine = plan.engine
+    if Need.FORCED_ANSWERS in plan.needs and engine and not engine.backend.can_continue:
         raise InputError(
-            f"{policy} forces answers out of prefixes, and the server of {engine.model!r} cannot "
-            "go on from a prefix: take another pruning=NAME, or a server with /v1/completions."
+            f"{plan.policy.name} forces answers out of prefixes, and the server of "
+            f"{engine.model!r} cannot go on from a prefix: take another pruning=NAME, or a server "
+            "with /v1/completions."
         )
 
 
@@ -240,10 +232,9 @@ def _say_beforehand(
         print(f"the judge was trained on {n} of the {len(questions)} questions")
 
 
-def _conclude(
-    run: Run, rows: Sequence[LiveResult], questions: Sequence[Question], live: build_live.Live
-) -> None:
+def _conclude(run: Run, rows: Sequence[LiveResult], plan: PrunePlan) -> None:
     """Summarise: metrics, table, figure, W&B. A failed question fails the run."""
+    questions = plan.questions
     failed = [row for row in rows if row["status"] != "ok"]
     if failed:
         run.status = "failed"
@@ -261,10 +252,10 @@ def _conclude(
         print(f"{n_failed} of {started} traces failed: they have no vote", file=sys.stderr)
     if not rows:
         return
-    run.metrics |= live_estimates(rows, live.seed)
-    run.point = live.policy.name
+    run.metrics |= live_estimates(rows, plan.seed)
+    run.point = plan.policy.name
     if len(questions) > 1:
-        show(live_table(rows, f"{live.policy.name}, N = {live.n_traces}", live.seed))
+        show(live_table(rows, f"{plan.policy.name}, N = {plan.n_traces}", plan.seed))
     figure = drawn(tokens_figure, rows, run.folder / FIGURE)
     if figure is not None:
         print(f"figure: {figure}")

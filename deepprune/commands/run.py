@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
 from deepprune.callbacks.sweep_figure import FIGURE
+from deepprune.config.plans import RunPlan
 from deepprune.core.files import write_atomic
 from deepprune.core.provenance import open_run
 from deepprune.core.statistics import Estimate
@@ -22,21 +19,6 @@ from deepprune.judge.measure.comparison import SUMMARY, by_option
 from deepprune.report.tracking import start_run
 
 SCORES = "scores.sqlite"
-
-OPERATIONAL = {
-    "collect": ("concurrency", "replicas"),
-    "prune": ("judge_timeout_s",),
-    "live": ("stall_s",),
-    "engine": (
-        "base_url",
-        "timeout_s",
-        "max_retries",
-        "max_concurrent",
-        "gpu_memory_utilization",
-        "max_num_seqs",
-    ),
-}
-"""Options by section that change how a run is carried out, not what it is: it resumes with any."""
 
 
 @dataclass
@@ -63,70 +45,60 @@ class Run:
     results_path: Path | None = None
 
 
-def finished_run(config: DictConfig, inputs: Mapping[str, str | None]) -> Run | None:
+def finished_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Run | None:
     """Return what an earlier start of this job of a multirun recorded, if it finished.
 
     Args:
-        config: See ``command_run``.
+        plan: Where the run goes.
         inputs: See ``command_run``.
 
     Raises:
         InputError: If the folder holds a run of another configuration.
     """
-    hydra = HydraConfig.get()
-    folder = _folder(hydra)
-    if hydra.mode != RunMode.MULTIRUN or not (folder / SUMMARY).exists():
+    if plan.multirun is None or not (plan.folder / SUMMARY).exists():
         return None
-    summary = json.loads((folder / SUMMARY).read_text())
+    summary = json.loads((plan.folder / SUMMARY).read_text())
     if summary["status"] != "ok":
         return None
     if is_rank_zero():
-        open_run(folder, {**_identity(config), "inputs": dict(inputs)}, ())
-        print(f"finished before: {folder}")
+        open_run(plan.folder, {**plan.identity, "inputs": dict(inputs)}, ())
+        print(f"finished before: {plan.folder}")
     metrics = {name: Estimate(*estimate) for name, estimate in summary["metrics"].items()}
-    return Run(folder, None, metrics, summary["point"], summary["objective"])
+    return Run(plan.folder, None, metrics, summary["point"], summary["objective"])
 
 
 @contextmanager
-def command_run(
-    config: DictConfig, job_type: str, inputs: Mapping[str, str | None]
-) -> Iterator[Run]:
+def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run]:
     """Claim the run folder, start W&B; at the end write ``summary.json`` and say where things are.
 
     Args:
-        config: The composed configuration.
-        job_type: The command.
+        plan: Where the run goes, and what identifies it.
         inputs: Hashes of what the configuration names: a run goes on only with the same.
 
     Raises:
         InputError: If the folder holds a run of another configuration.
     """
-    hydra = HydraConfig.get()
-    folder = _folder(hydra)
-    overrides = list(hydra.overrides.task)
+    folder = plan.folder
     if not is_rank_zero():  # rank 0 keeps the record
         yield Run(folder, wandb=None)
         return
-    resolved = _identity(config)
-    open_run(folder, {**resolved, "inputs": dict(inputs)}, overrides)
-    logger: Any = config.logger and OmegaConf.to_container(config.logger, resolve=True)
-    is_multirun = hydra.mode == RunMode.MULTIRUN
+    open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides)
     wandb_run = None
-    if logger:
+    if plan.logger is not None:
         wandb_run = start_run(
             folder,
-            resolved,
-            **logger,
-            group=Path(hydra.sweep.dir).name if is_multirun else None,
-            tags=overrides,
-            job_type=job_type,
+            plan.identity,
+            **plan.logger,
+            group=plan.multirun.name if plan.multirun else None,
+            tags=plan.overrides,
+            job_type=plan.command,
         )
     run = Run(folder, wandb_run)
     try:
         yield run
     except KeyboardInterrupt as interrupt:
         run.status = "interrupted"
-        option = f"sweep.dir={hydra.sweep.dir}" if is_multirun else f"run.dir={folder}"
+        option = f"sweep.dir={plan.multirun}" if plan.multirun else f"run.dir={folder}"
         said = f"interrupted; the same command with hydra.{option} resumes"
         raise type(interrupt)(str(interrupt) or said) from interrupt
     except BaseException:
@@ -135,7 +107,7 @@ def command_run(
     finally:
         summary = {
             "status": run.status,
-            "overrides": by_option(overrides),
+            "overrides": by_option(plan.overrides),
             "point": run.point,
             "objective": run.objective,
             "metrics": run.metrics,
@@ -154,19 +126,3 @@ def is_rank_zero() -> bool:
     """Whether this process keeps the record, of those that a launcher or Lightning started."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), "0")) == 0
-
-
-def _folder(hydra: Any) -> Path:
-    """The run folder, relative where it lies below the working directory."""
-    folder = Path(hydra.runtime.output_dir)
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def _identity(config: DictConfig) -> dict[str, Any]:
-    """Return the configuration that identifies a run, without how it is logged or carried out."""
-    resolved: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    for section, names in OPERATIONAL.items():
-        if isinstance(options := resolved.get(section), dict):
-            for name in names:
-                options.pop(name, None)
-    return {k: v for k, v in resolved.items() if k not in ("logger", "distributed", "view")}

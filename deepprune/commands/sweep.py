@@ -4,50 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from omegaconf import DictConfig
-
 from deepprune.commands.run import Run
-from deepprune.config import build
+from deepprune.config.plans import Sweep
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
+from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
 from deepprune.evaluation.outcomes import RESULTS, Row
 from deepprune.evaluation.runner import QuestionRunner
 from deepprune.evaluation.selection import check_needs, with_needs_met
-from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, policy_label
-from deepprune.traces import TraceStore
+
+
+def chosen_questions(
+    sweep: Sweep, refs: Sequence[QuestionRef], needs: Mapping[str, frozenset[Need]]
+) -> tuple[list[QuestionRef], int]:
+    """Choose the questions and N; check the grid, the traces and the generators' sizes.
+
+    Args:
+        sweep: Axes and traces.
+        refs: What to choose from.
+        needs: What each judge reads, by name.
+
+    Raises:
+        InputError: If the grid is not sound, the traces lack what a policy or a judge needs, or the
+            size of a generator is not known.
+    """
+    questions, n_traces = sweep.choose(refs)
+    points = sweep_points(sweep, questions, n_traces, needs)
+    left = {p.name for p in sweep.policies.values()} - {point.policy.name for point in points}
+    if left:
+        print(f"skipped, since these traces lack what they need: {', '.join(sorted(left))}")
+    _sizes(sweep, questions)
+    return questions, n_traces
 
 
 def run_sweep(
-    config: DictConfig,
-    sweep: build.Sweep,
+    sweep: Sweep,
     questions: Sequence[QuestionRef],
     n_traces: int,
-    store: TraceStore,
     judges: Mapping[str, Judge],
     run: Run,
     cache: ScoreCache,
 ) -> list[Row]:
     """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B."""
-    watchers: list[Watcher] = build.sweep_callbacks(config)
+    watchers = list(sweep.watchers)
     if run.wandb is not None:
         from deepprune.callbacks.sweep_wandb import SweepWandb
 
         watchers.append(SweepWandb(run.wandb))
     runner = QuestionRunner(
-        sweep_points(sweep, store, questions, n_traces, {n: j.needs for n, j in judges.items()}),
+        sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in judges.items()}),
         n_traces=n_traces,
         resamples=sweep.resamples,
         seed=sweep.seed,
-        generators=build.generators(config, questions),
-        load=store.group,
-        make_engine=build.make_engine(config),
+        generators=_sizes(sweep, questions),
+        load=sweep.store.group,
+        make_engine=sweep.make_engine,
         judges=judges,
         cache=cache,
         usd_judge=sweep.usd_judge,
@@ -56,7 +74,7 @@ def run_sweep(
         runner,
         questions,
         run.folder,
-        distributed=build.distributed(config),
+        distributed=sweep.distributed,
         watchers=watchers,
         baseline=sweep.baseline,
         margin=sweep.margin,
@@ -72,19 +90,18 @@ def run_sweep(
 
 
 def sweep_points(
-    sweep: build.Sweep,
-    store: TraceStore,
+    sweep: Sweep,
     questions: Sequence[QuestionRef],
     n_traces: int,
     needs: Mapping[str, frozenset[Need]],
 ) -> list[Point]:
-    """The grid for judges with these needs; with ``sweep.skip_unmet`` what the traces can serve.
+    """Return the grid for judges with these needs; with ``sweep.skip_unmet`` what traces can serve.
 
     Raises:
         InputError: If the grid is not sound, or the traces lack what a policy or the judge needs.
     """
     points = sweep.points(n_traces, list(needs))
-    group = store.group(questions[0])
+    group = sweep.store.group(questions[0])
     if sweep.skip_unmet:
         points = with_needs_met(points, group, needs)
     check_needs(points, group, needs)
@@ -96,19 +113,8 @@ def sweep_points(
     return points
 
 
-def say_left_out(sweep: build.Sweep, points: Sequence[Point]) -> None:
-    """Print the policies that are skipped because the traces lack what they need."""
-    left = {p.name for p in sweep.policies.values()} - {point.policy.name for point in points}
-    if left:
-        print(f"skipped, since these traces lack what they need: {', '.join(sorted(left))}")
-
-
-def check_parts(config: DictConfig, questions: Sequence[QuestionRef]) -> None:
-    """Build the cheap objects once, so that a bad value is found before a judge loads."""
-    build.generators(config, questions)
-    build.make_engine(config)
-    build.distributed(config)
-    build.sweep_callbacks(config)
+def _sizes(sweep: Sweep, questions: Sequence[QuestionRef]) -> dict[str, GeneratorSize]:
+    return {ref.model: sweep.generator(ref.model) for ref in questions}
 
 
 def headline(rows: Sequence[Row], run: Run) -> None:

@@ -1,33 +1,26 @@
-"""``train.py``: train a judge, export it, report it, and sweep pruning policies with it."""
+"""``train.py``: train judges, export and report them, and sweep pruning policies with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero
-from deepprune.commands.sweep import (
-    check_parts,
-    headline,
-    run_sweep,
-    say_left_out,
-    sweep_points,
-)
-from deepprune.config import build
-from deepprune.config.judges import FurtherJudge, all_judges, check_unseen, further_judges
+from deepprune.commands.sweep import chosen_questions, headline, run_sweep
+from deepprune.config.judges import all_judges, check_unseen, chosen_export
+from deepprune.config.plans import Sweep, TrainPlan
 from deepprune.core.files import write_json
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
-from deepprune.data.pairs import build_pairs
+from deepprune.data.pairs import build_pairs, build_part
 from deepprune.data.splits import Splits
 from deepprune.evaluation.selection import check_judge_needs
 from deepprune.judge.base import Judge
 from deepprune.judge.baselines import LexicalJudge
-from deepprune.judge.calibration import Platt
 from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
@@ -36,85 +29,92 @@ from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
 from deepprune.report.tables import SHOWN_CALIBRATION, judge_table, show, sweep_table
-from deepprune.traces import TraceStore
+
+Reports = dict[str, dict[str, dict[str, Estimate]]]
+"""Estimates by judge, part of the pairs and metric."""
 
 
-def train(config: DictConfig) -> Run:
+def train(plan: TrainPlan) -> Run:
     """Run ``conf/train.yaml``; in the folder of an interrupted run, do what is missing."""
-    sweep = build.sweep(config) if build.has_sweep(config) else None
-    parts = build.fit_parts(config)
-    store = build.store(config)
-    further = {} if sweep is None else further_judges(list(config.sweep.judges), config.seed)
-    inputs: dict[str, str | None] = {"traces": store.content_hash}
-    inputs |= {name: judge.sha256 for name, judge in further.items() if judge.sha256}
-    if (finished := finished_run(config, inputs)) is not None:
+    sweep = plan.sweep
+    inputs = {"traces": plan.content_hash, **(sweep.inputs if sweep else {})}
+    if (finished := finished_run(plan.run, inputs)) is not None:
         return finished
-    splits = build.splits(config, build.groups(config, store))
-    check_judge_needs(parts.architecture.needs, [*splits.train, *splits.val, *splits.test])
-    pruning = None if sweep is None else _pruning(config, sweep, parts, store, splits, further)
-    with command_run(config, "train", inputs) as run:
-        export = run.folder / "judge"
-
-        def after_training(judge: Judge) -> None:
-            """Report and sweep the exported judge: what users load, not the model in memory."""
-            with ScoreCache(run.folder / SCORES) as cache:
-                run.objective = _objective(config, parts, splits, judge, cache)
-                reports = _report(config, parts, splits, judge, run, cache)
-                tables = [judge_table({name: r["all"] for name, r in reports.items()})]
-                if pruning is not None:
-                    judges = all_judges(judge, further)
-                    rows = run_sweep(config, *pruning, store, judges, run, cache)
-                    headline(rows, run)
-                    title = f"pruning with {', '.join(judges)}"
-                    tables.append(sweep_table(rows, title))
-            show(*tables)
-
-        if not export.exists():
-            fit(config, parts, splits, run, export)
-        elif is_rank_zero():
-            print(f"the judge of this run is trained: {export}")
-        if is_rank_zero() and export.exists():  # the other ranks of a training end here
-            after_training(load_judge(export))
-    return run
+    splits = plan.load_splits()
+    learners = {"": plan.learner, **plan.beside}
+    for learner in learners.values():
+        needs = learner.architecture.needs
+        check_judge_needs(needs, [*splits.train, *splits.val, *splits.test])
+    chosen = None if sweep is None else _test_questions(plan, sweep, splits)
+    with command_run(plan.run, inputs) as run:
+        folders = {name: run.folder / "beside" / name if name else run.folder for name in learners}
+        for name, learner in learners.items():
+            if not (export := folders[name] / "judge").exists():
+                fit(plan, learner, splits, folders[name], _wandb_loggers(run, name))
+            elif is_rank_zero():
+                print(f"the judge of this run is trained: {export}")
+        exports = [folder / "judge" for folder in folders.values()]
+        if is_rank_zero() and all(export.exists() for export in exports):
+            _report_and_sweep(plan, splits, chosen, exports, run)
+    return run  # the other ranks of a training end here
 
 
-class _Pruning(NamedTuple):
-    """A sweep on the test questions."""
-
-    sweep: build.Sweep
-    questions: list[QuestionRef]
-    n_traces: int
-
-
-def _pruning(
-    config: DictConfig,
-    sweep: build.Sweep,
-    parts: build.FitParts,
-    store: TraceStore,
+def _report_and_sweep(
+    plan: TrainPlan,
     splits: Splits,
-    further: Mapping[str, FurtherJudge],
-) -> _Pruning:
-    """Check the pruning sweep that follows the training, and return it."""
+    chosen: tuple[list[QuestionRef], int] | None,
+    exports: Sequence[Path],
+    run: Run,
+) -> None:
+    """Report and sweep the exported judges: what users load, not the models in memory."""
+    beside = {str(export): chosen_export(export) for export in exports[1:]}
+    trained = all_judges(load_judge(exports[0]), beside)
+    first = next(iter(trained.values()))
+    with ScoreCache(run.folder / SCORES) as cache:
+        run.objective = _objective(plan, splits, first, cache)
+        reports = _report(plan, splits, trained, [e.parent for e in exports], run, cache)
+        tables = [judge_table({name: r["all"] for name, r in reports.items()})]
+        if plan.sweep is not None and chosen is not None:
+            judges = all_judges(first, {**beside, **plan.sweep.judges})
+            rows = run_sweep(plan.sweep, *chosen, judges, run, cache)
+            headline(rows, run)
+            tables.append(sweep_table(rows, f"pruning with {', '.join(judges)}"))
+    show(*tables)
+
+
+def _test_questions(plan: TrainPlan, sweep: Sweep, splits: Splits) -> tuple[list[QuestionRef], int]:
+    """Choose the questions of the sweep and N, and check the sweep before anything is trained."""
     held_out = {(g.question, g.model) for g in splits.test}
-    refs = [r for r in build.refs(config, store) if (r.question, r.model) in held_out]
-    questions, n_traces = build.questions(config, refs)
-    check_unseen(further, questions)
-    needs = {"the trained judge": parts.architecture.needs}
-    needs |= {name: judge.needs for name, judge in further.items()}
-    say_left_out(sweep, sweep_points(sweep, store, questions, n_traces, needs))
-    check_parts(config, questions)
-    return _Pruning(sweep, questions, n_traces)
+    needs = {
+        f"that {name or 'model'} trains": each.architecture.needs
+        for name, each in {"": plan.learner, **plan.beside}.items()
+    }
+    needs |= {name: judge.needs for name, judge in sweep.judges.items()}
+    refs = [ref for ref in sweep.refs if (ref.question, ref.model) in held_out]
+    questions, n_traces = chosen_questions(sweep, refs, needs)
+    check_unseen(sweep.judges, questions)
+    return questions, n_traces
 
 
-def _objective(
-    config: DictConfig,
-    parts: build.FitParts,
-    splits: Splits,
-    judge: Judge,
-    cache: ScoreCache,
-) -> float | None:
-    """Within-question AUROC of the exported judge on unfinished validation pairs."""
-    pairs = build.part_pairs(config, parts, splits, "val")
+def _wandb_loggers(run: Run, beside: str) -> list[Any]:
+    """Make the logger of a training into the run of W&B, if there is one."""
+    if run.wandb is None:
+        return []
+    from pytorch_lightning.loggers import WandbLogger
+
+    return [WandbLogger(experiment=run.wandb, prefix=f"beside/{beside}" if beside else "")]
+
+
+def _objective(plan: TrainPlan, splits: Splits, judge: Judge, cache: ScoreCache) -> float | None:
+    """Return the within-question AUROC of an exported judge on unfinished validation pairs."""
+    pairs = build_part(
+        "val",
+        splits.val,
+        plan.rule,
+        max_pairs=plan.eval_pairs_per_question,
+        answer_style=plan.answer_style,
+        seed=plan.seed,
+    )
     pairs = [pair for pair in pairs if pair.is_unfinished]
     if not pairs:
         return None
@@ -123,61 +123,62 @@ def _objective(
 
 
 def _report(
-    config: DictConfig,
-    parts: build.FitParts,
+    plan: TrainPlan,
     splits: Splits,
-    judge: Judge,
+    trained: Mapping[str, Judge],
+    folders: Sequence[Path],
     run: Run,
     cache: ScoreCache,
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Measure the judge and the lexical baseline on all test questions; write and log it."""
+) -> Reports:
+    """Measure the judges and the lexical baseline on all test questions; write and log it."""
     pairs: list[TracePair] = []
-    for group in splits.test:
+    for traces in splits.test:
         pairs += build_pairs(
-            group,
-            parts.rule,
-            max_pairs=config.data.eval_pairs_per_question,
-            answer_style=parts.answer_style,
-            seed=config.data.split_seed,
+            traces,
+            plan.rule,
+            max_pairs=plan.eval_pairs_per_question,
+            answer_style=plan.answer_style,
+            seed=plan.split_seed,
         )
-    scored = PairScores.of(pairs, cached_scores(judge, cache, pairs))
     lexical = PairScores.of(pairs, LexicalJudge().score(pairs))
-    draws = QuestionDraws(scored.question, config.seed)
-    reports = {
-        judge.provenance.name: estimates_by_part(pairs, scored, draws),
-        "lexical": estimates_by_part(pairs, lexical, draws),
-    }
-    write_json(run.folder / "judge_report.json", reports)
-    scored.save(run.folder / TEST_SCORES)
-    mine = reports[judge.provenance.name]["all"]
-    run.metrics |= mine
-    if run.wandb is not None:
-        for name, estimate in mine.items():
-            run.wandb.summary[f"judge/test/{name}"] = estimate.value
-    if isinstance(judge, TrainedJudge):
-        before = scored._replace(scores=judge.calibration.undo(scored.scores))
-        errors = {"before": draws.estimates(before), "after": mine}
+    draws = QuestionDraws(lexical.question, plan.seed)
+    reports: Reports = {}
+    for (name, judge), folder in zip(trained.items(), folders, strict=True):
+        assert isinstance(judge, TrainedJudge)
+        after = PairScores.of(pairs, cached_scores(judge, cache, pairs))
+        before = after._replace(scores=judge.calibration.undo(after.scores))
+        after.save(folder / TEST_SCORES)
+        reports[name] = estimates_by_part(pairs, after, draws)
+        errors = {"before": draws.estimates(before), "after": reports[name]["all"]}
         errors = {w: {m: e[m] for m in SHOWN_CALIBRATION} for w, e in errors.items()}
-        _show_calibration(judge.calibration, errors, before, scored, run)
+        about = {"calibration": judge.calibration.to_json(), **errors}
+        write_json(folder / "calibration.json", about)
+        figure = drawn(reliability_figure, before, after, folder / "reliability.png")
+        title = f"calibration of {name}: {judge.calibration.kind}"
+        show(judge_table(errors, title, SHOWN_CALIBRATION))
+        if run.wandb is not None:
+            group = "judge" if folder == run.folder else f"beside/{folder.name}"
+            _log(run.wandb, group, reports[name]["all"], errors, figure)
+    run.metrics |= next(iter(reports.values()))["all"]
+    reports["lexical"] = estimates_by_part(pairs, lexical, draws)
+    write_json(run.folder / "judge_report.json", reports)
     return reports
 
 
-def _show_calibration(
-    calibration: Platt,
+def _log(
+    wandb_run: Any,
+    group: str,
+    metrics: Mapping[str, Estimate],
     errors: Mapping[str, Mapping[str, Estimate]],
-    before: PairScores,
-    after: PairScores,
-    run: Run,
+    figure: Path | None,
 ) -> None:
-    """Write, show and log how the calibration changes the scores of the test pairs."""
-    write_json(run.folder / "calibration.json", {"calibration": calibration.to_json(), **errors})
-    figure = drawn(reliability_figure, before, after, run.folder / "reliability.png")
-    show(judge_table(errors, f"calibration: {calibration.kind}", SHOWN_CALIBRATION))
-    if run.wandb is not None:
-        import wandb
+    """Log a judge's metrics on the test questions, and its calibration."""
+    import wandb
 
-        if figure is not None:
-            run.wandb.log({"judge/reliability": wandb.Image(str(figure))})
-        for when, found in errors.items():
-            for name, estimate in found.items():
-                run.wandb.summary[f"judge/test/{name}/{when}"] = estimate.value
+    if figure is not None:
+        wandb_run.log({f"{group}/reliability": wandb.Image(str(figure))})
+    for name, estimate in metrics.items():
+        wandb_run.summary[f"{group}/test/{name}"] = estimate.value
+    for when, found in errors.items():
+        for metric, estimate in found.items():
+            wandb_run.summary[f"{group}/test/{metric}/{when}"] = estimate.value

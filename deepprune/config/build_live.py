@@ -1,23 +1,76 @@
-"""From a composed configuration to what generates traces and prunes them live."""
+"""From a composed configuration to the plans of the commands that generate traces."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from deepprune.config.build import REPLAY, generators, inputs_of, instantiated, judge_needs
+from deepprune.config.build import REPLAY, generator_sizes, make_engine, run_plan
+from deepprune.config.instantiation import inputs_of, instantiated
+from deepprune.config.judges import choose_judge
+from deepprune.config.plans import CollectPlan, JudgeChoice, PrunePlan
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need, Policy
-from deepprune.core.types import Question, QuestionRef
+from deepprune.core.types import Question
 from deepprune.data.splits import question_hash
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.generation.live import LiveEngine
 from deepprune.generation.questions import QuestionSource, RecordedQuestions
+from deepprune.traces import open_traces
+
+ORACLES = (
+    "deepprune.judge.baselines.OracleJudge",
+    "deepprune.judge.baselines.NoisyOracleJudge",
+)
 
 
-def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
+def collect(config: DictConfig) -> CollectPlan:
+    """Make the plan of ``deepprune collect``."""
+    nodes = ("questions", "prompt", "engine")
+    parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
+    return CollectPlan(
+        run=run_plan(config, "collect"),
+        questions=question_set(config),
+        engines=_replicas(config),
+        n=config.collect.n,
+        concurrency=config.collect.concurrency,
+        seed=config.seed,
+        provenance={**parts, "seed": config.seed},
+    )
+
+
+def prune(config: DictConfig) -> PrunePlan:
+    """Make the plan of ``deepprune prune``."""
+    policy = _policy(config)
+    is_replay = config.engine._target_ == REPLAY
+    judge = choose_judge(config.judge) if Need.JUDGE in policy.needs else None
+    if judge is not None and not is_replay and config.judge._target_ in ORACLES:
+        raise InputError(
+            "an oracle knows the final answers, which nobody does while traces are generated: take "
+            "another judge=NAME, or engine=replay."
+        )
+    played = config.traces if is_replay else config.engine.get("traces")
+    return PrunePlan(
+        run=run_plan(config, "prune"),
+        questions=_live_questions(config, played, is_replay),
+        policy=policy,
+        judge=judge,
+        needs=_needs(config, policy, judge, is_replay),
+        n_traces=config.prune.traces,
+        judge_timeout_s=config.prune.judge_timeout_s,
+        view=config.view,
+        seed=config.seed,
+        engine=None if is_replay else _live_engine(config),
+        recorded=None if played is None else open_traces(played),
+        make_replay=make_engine(config) if is_replay else None,
+        generator=_live_generator(config),
+    )
+
+
+def _live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
     """Build the live engine; nothing is loaded or connected before it starts.
 
     Args:
@@ -44,41 +97,11 @@ def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
         )
 
 
-def is_replay(config: DictConfig) -> bool:
-    """Whether the engine replays recorded traces."""
-    return bool(config.engine._target_ == REPLAY)
-
-
-def played_traces(config: DictConfig) -> str | None:
-    """The recorded traces that the engine replays or plays; ``None`` where a model generates."""
-    played: str | None = config.traces if is_replay(config) else config.engine.get("traces")
-    return played
-
-
-@dataclass(frozen=True)
-class Live:
-    """How questions are pruned live, checked.
-
-    Attributes:
-        policy: The one that decides.
-        n_traces: N.
-        judge_timeout_s: The longest that the judge may take for one answer.
-        view: ``live``, ``json`` or ``none``.
-        seed: Decides the traces' seeds and the policy's draws.
-    """
-
-    policy: Policy
-    n_traces: int
-    judge_timeout_s: float
-    view: str
-    seed: int
-
-
-def live(config: DictConfig) -> Live:
-    """The policy and settings of ``deepprune prune``.
+def _policy(config: DictConfig) -> Policy:
+    """Return the policy of a live run.
 
     Raises:
-        InputError: If there is not exactly one policy, or a value is out of range.
+        InputError: If there is not exactly one, or a value is out of range.
     """
     names = [str(name) for name in config.pruning]
     if len(names) != 1:
@@ -98,31 +121,20 @@ def live(config: DictConfig) -> Live:
         if not hasattr(policy, "threshold"):
             raise InputError(f"{policy.name} has no threshold: leave threshold out.")
         policy = replace(policy, threshold=config.threshold)
-    chosen = config.prune
-    asks = Need.JUDGE in policy.needs
-    if not is_replay(config) and asks and config.judge._target_ in ORACLES:
-        raise InputError(
-            "an oracle knows the final answers, which nobody does while traces are generated: take "
-            "another judge=NAME, or engine=replay."
-        )
-    return Live(policy, chosen.traces, chosen.judge_timeout_s, config.view, config.seed)
+    chosen: Policy = policy
+    return chosen
 
 
-ORACLES = (
-    "deepprune.judge.baselines.OracleJudge",
-    "deepprune.judge.baselines.NoisyOracleJudge",
-)
-
-
-def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
-    """What the policy, and the judge that it asks, read of the traces; loads no judge.
+def _needs(
+    config: DictConfig, policy: Policy, judge: JudgeChoice | None, is_replay: bool
+) -> frozenset[Need]:
+    """Return what the policy, and the judge that it asks, read of the traces.
 
     Raises:
         InputError: If the traces will not have it: confidences or forced answers are switched off.
     """
-    asks = Need.JUDGE in policy.needs
-    of_judge = judge_needs(config) if asks else frozenset()
-    if not is_replay(config):
+    of_judge = frozenset[Need]() if judge is None else judge.needs
+    if not is_replay:
         if Need.CONFIDENCE in policy.needs and config.sampling.logprobs == 0:
             raise InputError(
                 f"{policy.name} needs token confidences, and sampling.logprobs=0 asks for none: "
@@ -136,7 +148,7 @@ def live_needs(config: DictConfig, policy: Policy) -> frozenset[Need]:
     return policy.needs - {Need.JUDGE} | of_judge
 
 
-def live_questions(config: DictConfig) -> list[Question]:
+def _live_questions(config: DictConfig, played: str | None, is_replay: bool) -> list[Question]:
     """Return the questions of ``deepprune prune``: the given text, a set, or all that a replay has.
 
     Where the traces are recorded, the text or the id of a recorded question names it.
@@ -151,14 +163,14 @@ def live_questions(config: DictConfig) -> list[Question]:
         raise InputError("the question is empty: write it in quotes behind deepprune prune.")
     if is_set:
         return question_set(config)
-    if text is None and is_replay(config):
+    if text is None and is_replay:
         return RecordedQuestions(traces=config.traces).load()
     if text is None:
         raise InputError(
             'prune needs a question: deepprune prune "What is 12*13?" (- for standard input, '
             "@FILE for a file), or a set with questions=NAME."
         )
-    if (played := played_traces(config)) is None:
+    if played is None:
         return [Question("question", question_hash(text)[:12], text)]
     recorded = RecordedQuestions(traces=played).load()
     wanted = question_hash(text)
@@ -172,18 +184,23 @@ def live_questions(config: DictConfig) -> list[Question]:
     )
 
 
-def live_generator(config: DictConfig, model: str) -> GeneratorSize | None:
-    """The generator's size; ``None`` where nobody has given it: nothing net is claimed then."""
-    known = {str(name) for name in config.generators}
-    for name in (model, model.rpartition("/")[2]):
-        if config.generator is not None or name in known:
-            question = Question("", "", "")
-            return generators(config, [QuestionRef(question, name, 0)])[name]
-    return None
+def _live_generator(config: DictConfig) -> Callable[[str], GeneratorSize | None]:
+    """Return sizes by model, or by what stands behind its last ``/``.
+
+    Nothing net is claimed of a generator whose size nobody has given: ``None``.
+    """
+    size = generator_sizes(config)
+
+    def found(model: str) -> GeneratorSize | None:
+        names = (model, model.rpartition("/")[2])
+        known = (n for n in names if config.generator is not None or n in config.generators)
+        return next(map(size, known), None)
+
+    return found
 
 
 def question_set(config: DictConfig) -> list[Question]:
-    """The questions of a command that generates.
+    """Return the questions of a command that generates.
 
     Raises:
         InputError: If they cannot be had, or a value is out of its range; if they are multiple
@@ -201,22 +218,15 @@ def question_set(config: DictConfig) -> list[Question]:
     return source.load()
 
 
-def replicas(config: DictConfig) -> dict[str, LiveEngine]:
-    """The engines of a collection by name; nothing is loaded or connected before they start.
+def _replicas(config: DictConfig) -> dict[str, LiveEngine]:
+    """Return the engines of a collection by name.
 
     Raises:
         InputError: If a value is out of its range, or the engine has no replicas.
     """
     urls = config.collect.replicas
     if urls is None:
-        return {"the engine": live_engine(config)}
+        return {"the engine": _live_engine(config)}
     if not urls or len(set(urls)) < len(urls):
         raise InputError(f"collect.replicas must be servers, each once, got {list(urls)}.")
-    return {url: live_engine(config, url) for url in urls}
-
-
-def generation(config: DictConfig) -> dict[str, Any]:
-    """Return the manifest's record of questions and prompt."""
-    nodes = ("questions", "prompt", "engine")
-    parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
-    return {**parts, "seed": config.seed}
+    return {url: _live_engine(config, url) for url in urls}

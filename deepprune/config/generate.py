@@ -22,9 +22,11 @@ TARGETS = {
     "prefix/first_tokens": "deepprune.data.prefixes.FirstTokens",
     "prefix/reasoning_words": "deepprune.data.prefixes.ReasoningWords",
     "prefix/fraction": "deepprune.data.prefixes.Fraction",
+    "model/linear": "deepprune.judge.linear.LinearArchitecture",
     "model/lora": "deepprune.judge.network.backbones.Lora",
     "model/backbone": "deepprune.judge.network.backbones.Backbone",
     "model/encoder": "deepprune.judge.network.encoding.PairEncoder",
+    "model/cross_encoder": "deepprune.judge.network.cross_encoder.CrossEncoderArchitecture",
     "loss/focal": "deepprune.judge.network.losses.FocalLoss",
     "loss/bce": "deepprune.judge.network.losses.BCELoss",
     "loss/weighted_bce": "deepprune.judge.network.losses.WeightedBCELoss",
@@ -75,7 +77,7 @@ TARGETS = {
 }
 """The constructor of each choice of a group, and of each part of one."""
 
-NESTED = {"Lora": "model/lora", "Columns": "questions/columns"}
+NESTED = {"Lora": "model/lora", "Backbone": "model/backbone", "Columns": "questions/columns"}
 """Constructors that are arguments of others."""
 
 NOT_OPTIONS = {
@@ -87,7 +89,8 @@ NOT_OPTIONS = {
 }
 """Arguments that code gives, by group or choice."""
 
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "model/cross_encoder": {"backbone": {}, "encoder": {}},
     "pruning/deepprune": {"prefix": "${prefix}"},
     "pruning/representatives": {"prefix": "${prefix}", "name": "representatives"},
     "pruning/adaptive_budget": {"name": "adaptive_budget"},
@@ -193,6 +196,8 @@ def _source(annotation: Any) -> str:
             return name
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(dict.fromkeys(map(_source, get_args(annotation))))
+    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], str):
+        return f'Annotated[Any, "{get_args(annotation)[1]}"]'
     if get_origin(annotation) is Annotated:
         kind, bounds, _ = parts(annotation)
         names = {">=": "Ge", ">": "Gt", "<=": "Le", "<": "Lt"}
@@ -216,11 +221,9 @@ def _source(annotation: Any) -> str:
 
 def _type_name(annotation: Any) -> str:
     kind, _, is_optional = parts(annotation)
-    name = _source(kind)
+    name = "group" if "Any, " in _source(annotation) else _source(kind)
     if name.startswith("Literal"):
         name = "choice"
-    if "Any, " in name:
-        name = "group"
     name = re.sub(r"Annotated\[(\w+)[^\]]*\]*\)?\]", r"\1", name).replace("Share", "float")
     return (name + " or null" * is_optional).replace("|", "\\|")
 

@@ -1,41 +1,67 @@
-"""The judges of ``sweep.judges``, beside the one of ``judge=`` or of a training."""
+"""The judges that options name: ``judge=``, ``sweep.judges``, ``baselines``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from deepprune.config.instantiation import instantiated
+from deepprune.config.plans import JudgeChoice
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.protocols import Need
 from deepprune.core.types import QuestionRef
 from deepprune.data.splits import question_hash
 from deepprune.judge.base import Judge
-from deepprune.judge.baselines import CoinJudge, LengthOnlyJudge, LexicalJudge, OracleJudge
-from deepprune.judge.loading import load_judge
+from deepprune.judge.baselines import (
+    CoinJudge,
+    LengthOnlyJudge,
+    LexicalJudge,
+    OracleJudge,
+    QuestionOnlyJudge,
+)
+from deepprune.judge.loading import LEXICAL, load_judge
 from deepprune.judge.saved import RECORD, read_record
 
 
-@dataclass(frozen=True)
-class FurtherJudge:
-    """A judge of ``sweep.judges`` before it is loaded.
+def choose_judge(node: DictConfig) -> JudgeChoice:
+    """Return the judge of ``judge=``; exports are read as far as ``judge.json``.
 
-    Attributes:
-        needs: What it reads of the traces.
-        load: Loads it.
-        sha256: Identifies an export; ``None`` for a judge without a folder.
-        seen_questions: Hashes of the questions that it was trained on.
+    Raises:
+        InputError: If a folder is no export.
     """
+    named = [node.get(option) for option in ("path", "cheap", "expensive")]
+    folders = [Path(name) for name in named if name not in (None, LEXICAL)]
+    for folder in folders:
+        if not (folder / RECORD).is_file():
+            raise InputError(
+                f"judge.path must be a folder that train.py has exported, got {str(folder)!r} "
+                f"without {RECORD}: give the folder `judge` of its run."
+            )
+    needs = getattr(get_object(node._target_), "needs", Judge.needs)
+    if folders:
+        needs = frozenset[Need]().union(*(read_record(folder).needs for folder in folders))
+    hashes = " ".join(map(export_hash, folders))
+    return JudgeChoice(needs, partial(instantiated, node), hashes or None)
 
-    needs: frozenset[Need]
-    load: Callable[[], Judge]
-    sha256: str | None = None
-    seen_questions: frozenset[str] = frozenset()
+
+def named_judges(seed: int) -> dict[str, Callable[[], Judge]]:
+    """Return the judges without settings, by name; ``seed`` is the coin's."""
+    return {
+        "lexical": LexicalJudge,
+        "length_only": LengthOnlyJudge,
+        "question_only": QuestionOnlyJudge,
+        "sentence_embedding": sentence_embedding,
+        "oracle": OracleJudge,
+        "coin": partial(CoinJudge, seed),
+    }
 
 
-def further_judges(entries: Sequence[str], seed: int) -> dict[str, FurtherJudge]:
+def further_judges(entries: Sequence[str], seed: int) -> dict[str, JudgeChoice]:
     """The judges that ``entries`` name, by entry; loads none.
 
     Args:
@@ -45,26 +71,15 @@ def further_judges(entries: Sequence[str], seed: int) -> dict[str, FurtherJudge]
     Raises:
         InputError: If an entry is none of these, or is there twice.
     """
-    named: dict[str, Callable[[], Judge]] = {
-        "lexical": LexicalJudge,
-        "length_only": LengthOnlyJudge,
-        "sentence_embedding": sentence_embedding,
-        "oracle": OracleJudge,
-        "coin": partial(CoinJudge, seed),
-    }
-    found: dict[str, FurtherJudge] = {}
+    named = named_judges(seed)
+    found: dict[str, JudgeChoice] = {}
     for entry in entries:
         if entry in found:
             raise InputError(f"sweep.judges has {entry} twice: name each judge once.")
         if entry in named:
-            found[entry] = FurtherJudge(Judge.needs, named[entry])
+            found[entry] = JudgeChoice(Judge.needs, named[entry])
         elif (folder := export_folder(entry)) is not None:
-            found[entry] = FurtherJudge(
-                read_record(folder).needs,
-                partial(load_judge, folder),
-                export_hash(folder),
-                read_record(folder).seen_questions,
-            )
+            found[entry] = chosen_export(folder)
         else:
             raise InputError(
                 f"sweep.judges takes {', '.join(named)} or the folders of runs of train.py, got "
@@ -73,7 +88,14 @@ def further_judges(entries: Sequence[str], seed: int) -> dict[str, FurtherJudge]
     return found
 
 
-def check_unseen(further: Mapping[str, FurtherJudge], questions: Sequence[QuestionRef]) -> None:
+def chosen_export(folder: Path) -> JudgeChoice:
+    """Return the trained judge of an export, not yet loaded."""
+    record = read_record(folder)
+    load = partial(load_judge, folder)
+    return JudgeChoice(record.needs, load, export_hash(folder), record.seen_questions)
+
+
+def check_unseen(further: Mapping[str, JudgeChoice], questions: Sequence[QuestionRef]) -> None:
     """Check that no judge was trained on the test questions of a training.
 
     Raises:
@@ -88,7 +110,7 @@ def check_unseen(further: Mapping[str, FurtherJudge], questions: Sequence[Questi
             )
 
 
-def all_judges(first: Judge, further: Mapping[str, FurtherJudge]) -> dict[str, Judge]:
+def all_judges(first: Judge, further: Mapping[str, JudgeChoice]) -> dict[str, Judge]:
     """``first`` and the loaded ``further`` ones by their names in the results, no two alike.
 
     Raises:

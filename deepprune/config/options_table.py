@@ -15,6 +15,9 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "words": (list[str], ["wait", "thus", "since", "so", "therefore", "hence", "because", "but", "however", "then", "alternatively", "hmm", "first", "next", "now", "let"])}),
     "prefix/fraction": ("deepprune.data.prefixes.Fraction", {
         "k": (Annotated[float, Gt(0), Le(1)], 0.25)}),
+    "model/linear": ("deepprune.judge.linear.LinearArchitecture", {
+        "groups": (list[str], ["overlaps", "lengths"]),
+        "hidden": (Annotated[int, Ge(0)], 0)}),
     "model/lora": ("deepprune.judge.network.backbones.Lora", {
         "r": (Count, 16),
         "alpha": (int, 32),
@@ -36,6 +39,10 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "max_length": (Count, 512),
         "with_question": (bool, False),
         "chat_template": (bool, False)}),
+    "model/cross_encoder": ("deepprune.judge.network.cross_encoder.CrossEncoderArchitecture", {
+        "backbone": (Annotated[Any, "model/backbone"], {}),
+        "encoder": (Annotated[Any, "model/encoder"], {}),
+        "symmetric": (bool, False)}),
     "loss/focal": ("deepprune.judge.network.losses.FocalLoss", {
         "gamma": (Annotated[float, Ge(0)], 2.0),
         "alpha": (Share | None, 0.5)}),

@@ -30,8 +30,21 @@ PLAIN = ("model/encoder", "live/")
 """Options that code passes on; the node has no `_target_`."""
 
 
+@dataclass
+class LearnerConf:
+    """How an architecture is trained."""
+
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
+LEARNERS = ("model/linear", "model/cross_encoder")
+
+
 def _schema(key: str) -> type:
     """Make the dataclass of a choice from its row of the table."""
+    bases = (LearnerConf,) if key in LEARNERS else ()
     target, options = TABLE[key]
     fields: list[Any] = []
     if not key.startswith(PLAIN):
@@ -48,9 +61,10 @@ def _schema(key: str) -> type:
             made = field(default_factory=partial(type(default), default))
         fields.append((name, kind, made))
     name = "".join(word.capitalize() for word in key.replace("/", "_").split("_"))
-    schema = make_dataclass(name, fields, namespace={"__module__": __name__})
+    schema = make_dataclass(name, fields, bases=bases, namespace={"__module__": __name__})
     globals()[name] = schema  # a launcher pickles the configuration
-    RULES[schema] = {name: annotation for name, (annotation, _) in options.items()}
+    inherited = get_type_hints(LearnerConf, include_extras=True) if bases else {}
+    RULES[schema] = {**inherited, **{name: kind for name, (kind, _) in options.items()}}
     return schema
 
 
@@ -115,25 +129,6 @@ class SweepConf:
 
 
 @dataclass
-class ModelConf:
-    backbone: Any = field(default_factory=SCHEMAS["model/backbone"])
-    encoder: Any = field(default_factory=SCHEMAS["model/encoder"])
-    symmetric: bool = MISSING
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
-    warmup: Annotated[float, Ge(0), Lt(1)] = MISSING
-
-
-@dataclass
-class LinearConf:
-    groups: list[str] = MISSING
-    hidden: Annotated[int, Ge(0)] = MISSING
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
-    warmup: Annotated[float, Ge(0), Lt(1)] = MISSING
-
-
-@dataclass
 class WandbConf:
     project: str | None = MISSING
     entity: str | None = None
@@ -166,6 +161,7 @@ class EvaluateConf(SweepingConf):
 @dataclass
 class TrainConf(SweepingConf):
     model: Any = MISSING
+    beside: dict[str, Any] = field(default_factory=dict)
     loss: Any = MISSING
     sampler: Any = MISSING
     trainer: Any = MISSING
@@ -242,8 +238,6 @@ COMMANDS = {
 GROUPS = {
     "data/data": DataConf,
     "sweep/sweep": SweepConf,
-    "model/model": ModelConf,
-    "model/linear": LinearConf,
     "logger/wandb": WandbConf,
 }
 """Choices without a row in the table."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import erf
 
 from deepprune.core.errors import InputError
+from deepprune.core.options import Ge, checked
 from deepprune.core.protocols import FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.base import Prices
@@ -134,22 +135,25 @@ class LinearJudge(TrainedJudge):
         return judge
 
 
+@checked
 class LinearArchitecture:
     """How ``model=linear`` is built, see ``network.architecture.Architecture``.
 
     Args:
         groups: Names of feature groups, at least one.
-        hidden: Units of a hidden layer, >= 0; 0 for one linear layer.
+        hidden: Units of a hidden layer; 0 for one linear layer.
 
     Raises:
-        InputError: If a group is unknown or ``hidden`` is negative.
+        InputError: If a group is unknown.
     """
 
     name = "linear"
 
-    def __init__(self, groups: Sequence[str] = ("overlaps", "lengths"), hidden: int = 0) -> None:
-        if hidden < 0:
-            raise InputError(f"model.hidden must be at least 0 units, got {hidden}.")
+    def __init__(
+        self,
+        groups: Sequence[str] = ("overlaps", "lengths"),
+        hidden: Annotated[int, Ge(0)] = 0,
+    ) -> None:
         self.groups, self._hidden = tuple(groups), hidden
         self._features = joined_groups(groups)
 

@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 from builders import group
 from commandline import call, killed_at, rows, run, started
-from hydra import compose, initialize_config_dir
 
-from deepprune.cli import config_folder
+from deepprune.cli import composed
 from deepprune.commands.collect import LOCK
 from deepprune.config import build_live
-from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
 from deepprune.generation.scripted import scripted
 from deepprune.traces import TraceStore
@@ -228,8 +226,5 @@ def test_a_store_of_two_models_plays_the_one_that_is_named(tmp_path):
     ],
 )
 def test_bad_options_are_refused_before_any_engine_starts(overrides, said):
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("collect", overrides=overrides.split())
     with pytest.raises(InputError, match=said):
-        build_live.replicas(config)
+        build_live.collect(composed("collect", overrides.split()))

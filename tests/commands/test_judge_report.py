@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue
 
+from deepprune import cli
 from deepprune.cli import _judge_overrides, config_folder, main
 from deepprune.config import build
 from deepprune.config.advice import advise
 from deepprune.config.help import help_text
-from deepprune.config.schemas import register
+from deepprune.config.schemas import check_ranges
 from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_part
 from deepprune.data.prefixes import FirstTokens
@@ -45,9 +45,7 @@ def runs(tmp_path_factory):
 
 
 def composed(*arguments):
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("judge_report", overrides=_judge_overrides(arguments))
+    return cli.composed("judge_report", _judge_overrides(arguments))
 
 
 def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
@@ -92,16 +90,17 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
 def test_what_is_no_judge_is_refused(arguments, said, runs, monkeypatch):
     monkeypatch.chdir(runs)
     with pytest.raises(InputError, match=said):
-        build.exports(composed(*arguments))
+        build.judge_report(composed(*arguments))
 
 
 def test_the_prefixes_are_those_of_the_training_unless_given(runs):
-    export = runs / "short" / "judge"
-    assert build.export_rule(composed("j", "traces=a"), export) == FirstTokens(32)
-    given = composed("j", "traces=a", "prefix=first_tokens", "prefix.k=300")
-    assert build.export_rule(given, export) == FirstTokens(300)
+    short = str(runs / "short")
+    plan = build.judge_report(composed(short, "traces=pool"))
+    assert plan.rules == {"linear": FirstTokens(32)}
+    given = composed(short, "traces=pool", "prefix=first_tokens", "prefix.k=300")
+    assert build.judge_report(given).rules == {"linear": FirstTokens(300)}
     with pytest.raises(InputError, match="give them, as prefix=first_tokens"):
-        build.export_rule(composed("j", "traces=a"), runs / "unknown_rule")
+        build.judge_report(composed(str(runs / "unknown_rule"), "traces=pool"))
 
 
 def test_paths_are_taken_as_they_are():
@@ -110,7 +109,7 @@ def test_paths_are_taken_as_they_are():
     assert list(config.judges) == ["my runs/a", "runs/c,d"]
     assert config.seed == 1
     with pytest.raises(InputError, match="sentence_embedding, got 'oracle'"):
-        build.baselines(composed("j", "traces=a", "baselines=[oracle]"))
+        check_ranges(composed("j", "traces=a", "baselines=[oracle]"))
 
 
 def test_a_folder_may_have_an_equals_sign(tmp_path):
@@ -123,7 +122,7 @@ def test_a_folder_may_have_an_equals_sign(tmp_path):
 
 def test_what_must_be_given_is_said_and_a_multirun_refused(capsys):
     with pytest.raises(MissingMandatoryValue) as missing:
-        build.exports(composed("traces=pool"))
+        build.judge_report(composed("traces=pool"))
     said = advise(missing.value, "judge_report", config_folder())
     assert said == "judges must be given: deepprune judge-report runs/DIR traces=pool"
     with pytest.raises(SystemExit, match="2"):
@@ -131,18 +130,20 @@ def test_what_must_be_given_is_said_and_a_multirun_refused(capsys):
     assert "leave -m out" in capsys.readouterr().err
 
 
-def test_a_selection_of_nothing_names_what_there_is():
-    config = composed("j", "traces=pool", "data.datasets=[typo]")
+def test_a_selection_of_nothing_names_what_there_is(runs):
+    config = composed(str(runs / "short"), "traces=pool", "data.datasets=[typo]")
     with pytest.raises(InputError, match=r"\['typo'\]; it has models .*reasoning_gym/chain_sum"):
-        build.report_cells(config, build.stores(config))
+        build.judge_report(config)
 
 
-def test_a_baseline_that_is_not_there_is_told_before_anything_is_scored(monkeypatch):
+def test_a_baseline_that_is_not_there_is_told_before_anything_is_scored(runs, monkeypatch):
     from deepprune.judge.features import embeddings
 
     monkeypatch.setattr(embeddings, "resolve_source", lambda name: "/nowhere/minilm")
     with pytest.raises(InputError, match="leave sentence_embedding out"):
-        build.baselines(composed("j", "traces=a", "baselines=[sentence_embedding]"))
+        build.judge_report(
+            composed(str(runs / "short"), "traces=pool", "baselines=[sentence_embedding]")
+        )
 
 
 def test_help_lists_groups_and_options():
@@ -156,6 +157,7 @@ def test_help_lists_groups_and_options():
 def test_judges_of_two_multiruns_are_told_apart(runs, tmp_path):
     for name in ("a/0", "b/0"):
         shutil.copytree(runs / "short" / "judge", tmp_path / name / "judge")
-    found = build.exports(composed(str(tmp_path / "a/0"), str(tmp_path / "b/0"), "traces=a"))
+    given = composed(str(tmp_path / "a/0"), str(tmp_path / "b/0"), "traces=pool")
+    found = build.judge_report(given).exports
     assert len(found) == 2
     assert all(str(folder) in name for name, folder in found.items())

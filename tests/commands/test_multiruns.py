@@ -19,10 +19,11 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from deepprune.callbacks.multirun_table import MultirunTable
-from deepprune.cli import config_folder
+from deepprune.cli import composed, config_folder
 from deepprune.config import build
 from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
+from deepprune.data.pairs import build_part
 from deepprune.judge.loading import load_judge
 from deepprune.judge.measure import comparison
 from deepprune.judge.measure.comparison import read_runs
@@ -244,11 +245,8 @@ def test_a_killed_ray_worker_fails_its_run_alone(tmp_path, monkeypatch):
 def test_a_run_hands_sweepers_its_validation_auroc(tmp_path):
     """And never a figure of the test part."""
     run("train", *LINEAR, "hydra.run.dir=r", folder=tmp_path)
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=LINEAR)
-    splits = build.splits(config, build.groups(config, build.store(config)))
-    pairs = build.part_pairs(config, build.fit_parts(config), splits, "val")
+    plan = build.train(composed("train", LINEAR))
+    pairs = build_part("val", plan.load_splits().val, plan.rule, max_pairs=12)
     scores = PairScores.of(pairs, load_judge(tmp_path / "r" / "judge").score(pairs))
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert summary["objective"] == pytest.approx(scores.metric("auroc_within_unfinished"))

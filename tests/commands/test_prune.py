@@ -11,13 +11,11 @@ from importlib.util import find_spec
 import pytest
 from builders import group, with_forced_answers
 from commandline import call, killed_at, rows, run, started
-from hydra import compose, initialize_config_dir
 
-from deepprune.cli import _literal, _read_question, config_folder
+from deepprune.cli import _literal, _read_question, composed
 from deepprune.commands.interrupts import Interrupts
 from deepprune.commands.prune import _prune_all
-from deepprune.commands.run import _identity
-from deepprune.config.schemas import register
+from deepprune.config import build
 from deepprune.core.types import Question
 from deepprune.generation.backend import PromptFormat, Sampling
 from deepprune.generation.live import LiveEngine
@@ -222,10 +220,9 @@ def test_a_separator_in_an_answer_is_no_end_of_a_line(tmp_path):
 
 def test_a_run_goes_on_with_another_timeout_or_server():
     def identity(*overrides):
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return _identity(compose("prune", ["question=q", "engine=openai", *overrides]))
+        config = composed("prune", ["question=q", "engine=openai", *overrides])
+        return build.run_plan(config, "prune").identity
 
-    register()
     one = identity()
     operational = ["live.stall_s=9", "prune.judge_timeout_s=9", "engine.base_url=http://b/v1"]
     operational += ["engine.timeout_s=9", "engine.max_retries=9", "engine.max_concurrent=9"]
@@ -343,8 +340,6 @@ def test_a_question_comes_from_an_argument_a_file_or_standard_input(tmp_path):
 
 @pytest.mark.parametrize("text", [r"\frac{1}{2} ${x} $y$", r"\\${a} \${b}", "a=b,c: [1] 'q' \"r\""])
 def test_a_question_stays_as_it_was_written(text):
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("prune")
+    config = composed("prune", [])
     config["question"] = _literal(text)
     assert config.question == text

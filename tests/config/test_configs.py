@@ -4,21 +4,21 @@ import inspect
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from deepprune import cli
 from deepprune.cli import config_folder
 from deepprune.config import build
 from deepprune.config.advice import advise
 from deepprune.config.help import help_text
-from deepprune.config.schemas import check_ranges, register
+from deepprune.config.schemas import check_ranges
 from deepprune.core.errors import InputError
 
 CONF = config_folder()
 SWEEPING = ("train", "evaluate")
 APPLICATIONS = (*SWEEPING, "collect", "prune")
-MULTIPLE = {"pruning", "callbacks"}
+MULTIPLE = {"pruning", "callbacks", "beside"}
 CHOICES = [
     (application, f"{group.name}={f'[{p.stem}]' if group.name in MULTIPLE else p.stem}")
     for application in APPLICATIONS
@@ -30,14 +30,8 @@ CHOICES = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _schemas():
-    register()
-
-
 def composed(application, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(application, overrides=list(overrides))
+    return cli.composed(application, overrides)
 
 
 def checked(application, *overrides):
@@ -65,6 +59,8 @@ def test_composes_and_binds(application, choice):
     for node in found:
         target = get_object(node["_target_"])
         arguments = {k: v for k, v in node.items() if not k.startswith("_")}
+        if node["_target_"].endswith("Architecture"):
+            arguments = {k: v for k, v in arguments.items() if k not in build.TRAINED_WITH}
         signature = inspect.signature(target)
         if node.get("_partial_") or "callbacks" in node["_target_"]:
             signature.bind_partial(**arguments)
@@ -75,7 +71,7 @@ def test_composes_and_binds(application, choice):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "pruning").glob("*.yaml")))
 def test_every_policy_is_made_and_swept(name):
     """Alone, as the sweep's commands make it: points that have names of their own."""
-    sweep = build.sweep(composed("evaluate", f"pruning=[{name}]"))
+    sweep = build.evaluate(composed("evaluate", f"pruning=[{name}]")).sweep
     chosen = sweep.points(8, ["a", "b"])
     assert {p.judge for p in chosen} <= {None, "a", "b"}
     assert len({p.key for p in chosen}) == len(chosen)
@@ -94,21 +90,23 @@ def test_every_policy_is_made_and_swept(name):
 def test_the_parts_of_a_sweep_are_made(application):
     """Defaults, and an axis of a policy's field as a user writes it."""
     config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,average]")
-    assert build.make_engine(config)([]).tokens_per_forced_answer == 20
-    assert build.distributed(config).n is None
-    assert build.distributed(composed(application, "distributed=ray")).n == 2
-    assert build.sweep_callbacks(config)
-    chosen = build.sweep(config).points(8, ["a"])
+    sweep = getattr(build, application)(config).sweep
+    assert sweep.make_engine([]).tokens_per_forced_answer == 20
+    assert sweep.distributed.n is None
+    assert sweep.watchers
+    chosen = sweep.points(8, ["a"])
     assert {"greedy", "average"} == {p.axes.get("clustering", "greedy") for p in chosen}
     looks = "+callbacks.sweep.drop._target_=deepprune.callbacks.drop_dominated.DropDominated"
-    assert build.sweep_callbacks(composed(application, looks))[-1].look_every == 20
+    sweep = getattr(build, application)(composed(application, looks, "distributed=ray")).sweep
+    assert sweep.watchers[-1].look_every == 20
+    assert sweep.distributed.n == 2
 
 
 def test_a_callback_that_is_null_is_switched_off(tmp_path):
     config = composed("train", "callbacks.training.progress=null", "callbacks.sweep.figure=null")
-    trainer = build.trainer(config, tmp_path, [], [])
-    assert trainer.progress_bar_callback is None
-    assert len(build.sweep_callbacks(config)) == 1
+    plan = build.train(config)
+    assert plan.make_trainer(tmp_path, [], []).progress_bar_callback is None
+    assert len(plan.sweep.watchers) == 1
 
 
 def test_every_file_is_reachable():
@@ -149,7 +147,7 @@ def test_a_wrong_override_is_named_with_the_way_out(override, said):
 )
 def test_a_wrong_axis_is_refused_before_anything_loads(override, said):
     with pytest.raises(InputError, match=said):
-        build.sweep(checked("evaluate", override))
+        build.evaluate(checked("evaluate", override))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +162,7 @@ def test_a_wrong_axis_is_refused_before_anything_loads(override, said):
 )
 def test_a_wrong_point_is_refused_before_anything_runs(override, said):
     with pytest.raises(InputError, match=said):
-        build.sweep(composed("evaluate", override)).points(8, ["a"])
+        build.evaluate(composed("evaluate", override)).sweep.points(8, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_a_wrong_point_is_refused_before_anything_runs(override, said):
 )
 def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
     with pytest.raises(Exception) as caught:  # noqa: PT011  # whatever Hydra raises, we explain it
-        build.sweep(composed("evaluate", override))
+        build.evaluate(composed("evaluate", override))
     explained = advise(caught.value, "evaluate", CONF)
     assert explained.startswith("pruning.deepprune: ")
     assert said in explained
@@ -189,6 +187,7 @@ def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
         ("data.answer_style.default=box", "data.answer_style.default must be one of auto, boxed"),
         ("calibration=beta", "calibration must be one of platt, .*, got 'beta'"),
         ("model=linear model.groups=[bigrams]", "model.groups must be some of overlaps"),
+        ("beside=[linear] beside.linear.hidden=-1", "beside.linear.hidden must be >= 0, got -1"),
         ("model.warmup=1", r"model.warmup must lie in \[0, 1\), got 1"),
         (
             "model.scheduler=step",
@@ -198,7 +197,7 @@ def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
 )
 def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, said):
     with pytest.raises(InputError, match=said):
-        build.fit_parts(checked("train", *override.split()))
+        build.train(checked("train", *override.split()))
 
 
 def test_help_lists_every_choice_of_every_group():
@@ -209,17 +208,7 @@ def test_help_lists_every_choice_of_every_group():
 
 
 def test_a_generator_without_known_size_is_refused():
-    config = composed("evaluate")
-    assert isinstance(config, DictConfig)
     with pytest.raises(InputError, match="net savings need the generator's size, and 'tiny'"):
-        build.generators(config, [_group("tiny")])
+        build.evaluate(composed("evaluate")).sweep.generator("tiny")
     sized = composed("evaluate", "generator={params: 1e6, layers: 2, hidden: 8}")
-    assert build.generators(sized, [_group("tiny")])["tiny"].layers == 2
-
-
-def _group(model):
-    from dataclasses import replace
-
-    from builders import group
-
-    return replace(group(["a", "b"]), model=model)
+    assert build.evaluate(sized).sweep.generator("tiny").layers == 2

@@ -6,7 +6,8 @@ import pytest
 from builders import group
 from sweeps import PricedJudge, refs
 
-from deepprune.config.judges import FurtherJudge, all_judges, check_unseen, further_judges
+from deepprune.config.judges import all_judges, check_unseen, further_judges
+from deepprune.config.plans import JudgeChoice
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
 from deepprune.data.splits import question_hash
@@ -58,17 +59,17 @@ class Mine(PricedJudge):
 def test_no_two_judges_have_the_same_name():
     """By its run, then by its folder; a judge that has neither is there already."""
     folders = ("runs/a/judge", "runs/b/judge", "elsewhere/b/judge")
-    further = {entry: FurtherJudge(Mine.needs, Mine, sha256="f") for entry in folders}
+    further = {entry: JudgeChoice(Mine.needs, Mine, sha256="f") for entry in folders}
     names = ["mine", "mine a", "mine b", "mine elsewhere/b/judge"]
     assert list(all_judges(Mine(), further)) == names
     with pytest.raises(InputError, match="which is the judge already: leave it out"):
-        all_judges(Mine(), {"mine": FurtherJudge(Mine.needs, Mine)})
+        all_judges(Mine(), {"mine": JudgeChoice(Mine.needs, Mine)})
 
 
 def test_a_judge_that_was_trained_on_test_questions_is_refused():
     groups = [group(["a", "b"], name=name) for name in "pq"]
     seen = frozenset([question_hash(groups[0].question.text)])
-    known = FurtherJudge(Mine.needs, Mine, "f", seen)
+    known = JudgeChoice(Mine.needs, Mine, "f", seen)
     with pytest.raises(InputError, match=r"sweep\.judges has x, which was trained on 1 of the 2"):
         check_unseen({"x": known}, refs(groups))
     check_unseen({"x": known}, refs(groups[1:]))

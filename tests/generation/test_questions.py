@@ -6,11 +6,9 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
 
-from deepprune.cli import config_folder
+from deepprune.cli import composed
 from deepprune.config import build_live
-from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
 from deepprune.core.types import Question
 from deepprune.generation.questions import (
@@ -24,14 +22,8 @@ from deepprune.traces import open_traces
 from deepprune.traces.formats import question_id_of
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _schemas():
-    register()
-
-
 def load(*overrides):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("collect", overrides=list(overrides))
+    config = composed("collect", overrides)
     return build_live.question_set(config), config
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from builders import group, with_forced_answers
 from linear_judges import fitted
-from omegaconf import DictConfig
 
-from deepprune.config import build
+from deepprune.config.judges import chosen_export
 from deepprune.core.errors import InputError
 from deepprune.core.types import NO_ANSWER, Prefix, QuestionRef, TracePair
 from deepprune.data.pairs import labels_of, questions_of
@@ -129,8 +128,7 @@ def test_traces_without_forced_answers_are_refused_before_anything_is_computed(j
     silent, forced = group(["a", "b"]), with_forced_answers(group(["a", "b"]), [[0], [1]], every=2)
     with pytest.raises(InputError, match="judge needs recorded forced answers, which question 'q'"):
         check_judge_needs(judge.needs, [forced, silent])
-    export = {"judge": {"path": str(judge.export(tmp_path / "judge"))}}
-    needs = build.judge_needs(DictConfig(export))
+    needs = chosen_export(judge.export(tmp_path / "judge")).needs
     points = [Point(Consensus(2), 2), Point(DeepPrune(FirstTokens(5)), 2, "it")]
     with pytest.raises(InputError, match="judge it needs recorded forced answers, which these"):
         check_needs(points, silent, {"it": needs})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -169,13 +169,19 @@ class CrossEncoderArchitecture:
 
     Args:
         backbone: What the model is built from.
-        symmetric: Whether the judge averages both orders of a pair.
         encoder: Settings of the ``PairEncoder``.
+        symmetric: Whether the judge averages the logits of both orders of a pair, at twice the
+            cost.
     """
 
     needs = TEXT_ALONE
 
-    def __init__(self, backbone: Backbone, *, symmetric: bool, encoder: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoder: Annotated[Mapping[str, Any], "model/encoder"],
+        symmetric: bool = False,
+    ) -> None:
         self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
         self.name = Path(backbone.source).name
 
