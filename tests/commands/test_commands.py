@@ -146,15 +146,39 @@ def test_a_training_that_gets_sigkill_resumes_to_the_same_judge_and_rows(tmp_pat
     assert "the judge of this run is trained" in done.stdout
 
 
+def test_a_model_beside_has_the_same_split_and_is_reported_and_swept(tmp_path):
+    """Killed while the second judge is exported; the first is as if it were trained alone."""
+    fit = [*TINY_FIT, "model=linear"]
+    run(*fit, "sweep=none", "hydra.run.dir=alone", folder=tmp_path)
+    both = [*fit, "beside=[linear]", "beside.linear.hidden=3", "hydra.run.dir=r"]
+    with killed_at("judge.json", 2):
+        run(*both, folder=tmp_path)
+    done = run(*both, folder=tmp_path)
+    assert done.stdout.startswith("the judge of this run is trained: r/judge")
+    records = [
+        json.loads((tmp_path / folder / "judge" / "judge.json").read_text())
+        for folder in ("alone", "r", "r/beside/linear")
+    ]
+    assert records[0] == records[1]
+    assert records[1]["seen_questions"] == records[2]["seen_questions"]
+    assert records[1]["fingerprint"] != records[2]["fingerprint"]
+    report = json.loads((tmp_path / "r" / "judge_report.json").read_text())
+    assert list(report) == ["linear", "linear linear", "lexical"]
+    swept = {row["judge"] for row in rows(tmp_path / "r" / RESULTS)}
+    assert swept == {None, "linear", "linear linear"}
+    assert (tmp_path / "r" / "beside" / "linear" / "metrics.jsonl").stat().st_size
+
+
 @pytest.mark.slow
-def test_two_ddp_processes_train_one_judge(tmp_path):
+def test_two_ddp_processes_train_each_judge(tmp_path):
     tiny = save_tiny_bert(tmp_path / "tiny")
     ddp = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
     call(
-        *TINY_FIT[1:], *ddp, f"model.backbone.source={tiny}", "hydra.run.dir=r",
+        *TINY_FIT[1:], *ddp, "beside=[linear]", f"model.backbone.source={tiny}", "hydra.run.dir=r",
         folder=tmp_path, program=(sys.executable, config_folder().parent / "train.py"),
     )  # fmt: skip
-    assert (tmp_path / "r" / "judge" / "judge.json").exists()
+    for folder in ("r", "r/beside/linear"):
+        assert (tmp_path / folder / "judge" / "judge.json").exists()
     assert rows(tmp_path / "r" / RESULTS)
 
 
