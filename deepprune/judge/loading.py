@@ -13,7 +13,7 @@ from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.cascade import CascadeJudge
 from deepprune.judge.saved import CROSS_ENCODER, LINEAR, read_record
 
-_KINDS = {  # imported when one is read: the linear judge needs no torch
+KINDS = {  # imported when one is read: the linear judge needs no torch
     CROSS_ENCODER: "deepprune.judge.network.cross_encoder.CrossEncoderJudge",
     LINEAR: "deepprune.judge.linear.LinearJudge",
 }
@@ -43,13 +43,13 @@ def load_judge(
             backend do not fit the judge.
     """
     kind = read_record(Path(path)).kind
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise InputError(
-            f"the judge in {path} must be of kind {' or '.join(_KINDS)}, got {kind!r}: it needs "
+            f"the judge in {path} must be of kind {' or '.join(KINDS)}, got {kind!r}: it needs "
             "another version of deepprune."
         )
     if backend == "transformers":
-        module, _, name = _KINDS[kind].rpartition(".")
+        module, _, name = KINDS[kind].rpartition(".")
         reader: Any = getattr(import_module(module), name)
         judge: Judge = reader.load(path, device, backbone)
         return judge

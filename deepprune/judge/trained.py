@@ -48,18 +48,17 @@ class TrainedJudge(Judge):
     def settings(self) -> dict[str, Any]:
         """JSON values from which ``_from_record`` builds the model."""
 
-    @abstractmethod
     def _identity(self) -> str:
-        """Identify everything that logits depend on."""
+        """Identify everything that logits depend on; override it where files hold weights."""
+        return json.dumps([self.kind, self.settings])
 
-    @abstractmethod
     def _write_files(self, folder: Path) -> None:
-        """Write weights, and other files that ``_from_record`` reads."""
+        """Write weights, and other files that ``_from_record`` reads, if there are any."""
 
     @classmethod
-    @abstractmethod
     def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:
         """Build the judge of a record whose files have been checked."""
+        return cls(**record.settings, name=record.name, **settings)
 
     @property
     def provenance(self) -> JudgeProvenance:

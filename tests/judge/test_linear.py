@@ -96,11 +96,11 @@ def test_needs_follow_from_the_groups():
         ((), 0, "model.groups must be some of overlaps, .*, got"),
         (("overlap",), 0, "got .'overlap'"),
         (("peers", "peers"), 0, "each once"),
-        (("peers",), -1, "model.hidden must be at least 0 units, got -1"),
+        (("peers",), -1, "hidden must be >= 0, got -1"),
     ],
 )
 def test_bad_settings_are_refused(groups, hidden, told):
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(ValueError, match=told):
         LinearArchitecture(groups, hidden)
 
 
