@@ -9,9 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from deepprune.core.protocols import FloatArray, IntArray
-from deepprune.evaluation.scores import RunEvidence
+from deepprune.core.protocols import FloatArray, IntArray, Session
+from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.generation.backend import EngineError
+from deepprune.judge.base import Judge
 from deepprune.pruning.controller import JudgeError
 
 T = TypeVar("T")
@@ -64,22 +65,20 @@ class JudgeWorker:
             ) from None
 
 
-class GuardedEvidence:
+class GuardedEvidence(RunEvidence):
     """``Evidence`` whose judge may fail: a `JudgeError` lets the controller continue without it.
 
     Attributes:
         seconds: Time spent waiting for the judge.
         n_scores: Pairs scored so far; the same pair counts each time.
-        bill: Calls, tokens and FLOPs of the scores so far, see `RunEvidence`, shape ``(3,)``.
     """
 
-    def __init__(self, evidence: RunEvidence, worker: JudgeWorker, name: str | None) -> None:
-        self._evidence = evidence
+    def __init__(self, judge: Judge | None, session: Session, worker: JudgeWorker) -> None:
+        super().__init__(None if judge is None else QuestionScores(judge), session)
+        self._judge = judge
         self._worker = worker
-        self._name = name
         self.seconds = 0.0
         self.n_scores = 0
-        self.bill = evidence.bill
 
     def score(self, pairs: IntArray) -> FloatArray:
         """Return the judge's scores of pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``.
@@ -88,19 +87,16 @@ class GuardedEvidence:
             JudgeError: If the judge raises, returns no valid score, or takes too long.
             EngineError: If the engine is lost meanwhile.
         """
-        began = time.monotonic()
+        score, began = super().score, time.monotonic()
         try:
-            scores = self._worker.call(lambda: self._evidence.score(pairs))
+            scores = self._worker.call(lambda: score(pairs))
         except (JudgeError, EngineError):
             raise
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise JudgeError(f"the judge {self._name!r} failed: {said}") from error
+            name = None if self._judge is None else self._judge.provenance.name
+            raise JudgeError(f"the judge {name!r} failed: {said}") from error
         finally:
             self.seconds += time.monotonic() - began
         self.n_scores += len(pairs)
-        self.bill = self._evidence.bill
         return scores
-
-    def confidence(self, trace: int) -> FloatArray:
-        return self._evidence.confidence(trace)

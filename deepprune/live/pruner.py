@@ -13,7 +13,6 @@ from deepprune.core.seeding import derive, generator
 from deepprune.core.types import NO_ANSWER, FinishReason, Question, Trace, Vote
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
 from deepprune.evaluation.saving import estimated_saving, generator_flops
-from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.evaluation.watcher import Watcher
 from deepprune.judge.base import Judge
 from deepprune.live.guard import GuardedEvidence, JudgeWorker
@@ -80,12 +79,9 @@ class LivePruner:
             interruptible: Context of the generation, in which a caller that defers interrupts
                 admits them.
         """
-        (prompt,) = token_ends([question.text])
-        ledger = None if self.size is None else Ledger(self.size, len(prompt))
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
-        scores = None if self.judge is None else QuestionScores(self.judge)
-        evidence = GuardedEvidence(RunEvidence(scores, session), self.worker, self._judge_name)
-        live = LiveQuestion(question, self.n_traces, session, evidence, ledger)
+        evidence = GuardedEvidence(self.judge, session, self.worker)
+        live = LiveQuestion(question, self.n_traces, session, evidence)
         for watcher in watchers:
             watcher.on_question_start(live)
 
@@ -151,7 +147,7 @@ class LivePruner:
             **_result(outcome, traces, live.question.gold),
             "fallback": live.fallback,
             "decisions": [asdict(decision) for decision in live.decisions],
-            **_cost(live, traces, outcome is not None),
+            **_cost(live, traces, self.size, outcome is not None),
             "seconds": live.seconds if outcome is None else outcome.usage.seconds,
         }
 
@@ -178,12 +174,16 @@ def _result(outcome: Outcome | None, traces: Sequence[Trace], gold: str | None) 
     }
 
 
-def _cost(live: LiveQuestion, traces: Sequence[Trace], is_decided: bool) -> LiveResult:
+def _cost(
+    live: LiveQuestion, traces: Sequence[Trace], size: GeneratorSize | None, is_decided: bool
+) -> LiveResult:
     """Return the columns of the cost; a question without a vote has saved nothing.
 
     Of stopped traces all generated tokens count, as in the engine.
     """
-    usage, ledger = live.session.usage, live.ledger
+    (prompt,) = token_ends([live.question.text])
+    ledger = None if size is None else Ledger(size, len(prompt))
+    usage = live.session.usage
     n_calls, judge_tokens, judge_flops = live.evidence.bill.tolist()
     n_tokens = np.array([t.n_tokens for t in traces], dtype=np.float64)
     failed = np.array([t.finish_reason is FinishReason.FAILED for t in traces], dtype=bool)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from deepprune.core.protocols import Observation, Session, Status, Step, TraceState
+from deepprune.core.protocols import Observation, Session, Step
 from deepprune.core.types import NO_ANSWER, Decision, Question
-from deepprune.evaluation.ledger import Ledger
-from deepprune.evaluation.saving import Saving, estimated_saving
 from deepprune.evaluation.watcher import Watcher
 from deepprune.live.guard import GuardedEvidence
 
@@ -30,7 +25,6 @@ class LiveQuestion(Watcher):
         n_traces: N.
         session: Its traces.
         evidence: The judge's scores and their cost.
-        ledger: FLOPs of the generator; ``None`` if its size is unknown.
         decisions: The traces stopped so far.
         seen: The last checkpoint; ``None`` before the first.
         fallback: Why all traces continue unpruned; ``None`` while the policy decides.
@@ -41,7 +35,6 @@ class LiveQuestion(Watcher):
     n_traces: int
     session: Session
     evidence: GuardedEvidence
-    ledger: Ledger | None
     decisions: list[Decision] = field(default_factory=list)
     seen: Observation | None = None
     fallback: str | None = None
@@ -72,24 +65,3 @@ class LiveQuestion(Watcher):
         del counts[NO_ANSWER]
         spelled = self.session.answers()
         return [(spelled.get(k, "?"), n) for k, n in counts.most_common()]
-
-    def saving(self, states: Sequence[TraceState]) -> Saving | None:
-        """Estimate the saving if nothing more is stopped, see `Saving`.
-
-        Running traces count with the mean length of the finished ones.
-        """
-        tokens = np.array([s.n_tokens for s in states], dtype=np.float64)
-        status = np.array([s.status.value for s in states])
-        finished = status == Status.FINISHED.value
-        if not finished.any():
-            return None
-        longer = np.maximum(tokens, tokens[finished].mean())
-        return estimated_saving(
-            np.where(status == Status.RUNNING.value, longer, tokens),
-            finished,
-            status == Status.FAILED.value,
-            self.n_traces,
-            self.session.usage,
-            self.ledger,
-            float(self.evidence.bill[2]),
-        )

@@ -87,17 +87,16 @@ def question_frame(
     ]
     if hidden := [state for i, state in enumerate(states) if i not in shown]:
         parts.append(Text(f"and {len(hidden)} more traces: {_counted(hidden)}", style="dim"))
+    tokens = f"{sum(state.n_tokens for state in states):,} tokens"
     if row is None:
-        estimate = live.saving(states)
-        gross, net = (None, None) if estimate is None else (estimate.gross, estimate.net)
-        votes, saving, seconds = _votes(live.vote()), _saving(gross, net), live.seconds
+        votes, seconds = _votes(live.vote()), live.seconds
     else:
-        votes, saving, seconds = _row_votes(row), _row_saving(row), row["seconds"]
-    tokens = sum(state.n_tokens for state in states)
+        votes, seconds = _row_votes(row), row["seconds"]
+        tokens += f", {_saving(row)}"
     judge = live.evidence
     footer = [
         f"vote    {votes or 'nobody yet'}",
-        f"traces  {_counted(states) or 'none yet'} of {live.n_traces}; {tokens:,} tokens, {saving}",
+        f"traces  {_counted(states) or 'none yet'} of {live.n_traces}; {tokens}",
         f"judge   {judge.n_scores:,} scores, {judge.seconds:.1f} s; {seconds:.1f} s in all",
     ]
     parts += map(Text, footer)
@@ -184,16 +183,12 @@ def _votes(votes: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{one_line(answer)} x{weight:g}" for answer, weight in votes[:_SHOWN_ANSWERS])
 
 
-def _row_saving(row: LiveResult) -> str:
-    return _saving(row["saving_estimated"], row["net_saving_estimated"])
-
-
-def _saving(gross: float | None, net: float | None) -> str:
-    if gross is None:
+def _saving(row: LiveResult) -> str:
+    if (gross := row["saving_estimated"]) is None:
         return "no estimate"
-    return f"estimated saving {100 * gross:.0f} % gross" + (
-        "" if net is None else f", {100 * net:.0f} % net"
-    )
+    net = row["net_saving_estimated"]
+    said = "" if net is None else f", {100 * net:.0f} % net"
+    return f"estimated saving {100 * gross:.0f} % gross{said}"
 
 
 class ProgressLines(Watcher):
@@ -228,7 +223,7 @@ class ProgressLines(Watcher):
             failed = f", {row['n_failed']} traces failed" if row["n_failed"] else ""
             self._print(
                 f"{row['seconds']:6.1f} s  {_said(row['answer'])} by {_row_votes(row) or 'nobody'};"
-                f" {row['tokens']:,} tokens, {_row_saving(row)}{failed}"
+                f" {row['tokens']:,} tokens, {_saving(row)}{failed}"
             )
         if self._n_questions > 1:
             print(f"{self._n_done} of {self._n_questions} questions", flush=True)

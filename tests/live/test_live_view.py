@@ -70,7 +70,7 @@ def test_a_frame_has_traces_decisions_the_vote_and_the_estimate():
     pruned(group([r"\boxed{a}", r"\boxed{b}"] * 3, 20, gold="a"), frames)
     first, *_, last = frames.frames
     assert "nobody yet" in first
-    assert "no estimate" in first
+    assert "saving" not in first
     assert last.count("stopped: redundant, like 0 (1.00)") == 2
     assert last.count("stopped: redundant, like 1 (1.00)") == 2
     assert r"= \boxed{a}" in last
