@@ -26,7 +26,7 @@ from deepprune.core.types import FinishReason, Question
 from deepprune.data.prefixes import FirstTokens
 from deepprune.generation.backend import EngineError, PromptFormat, Request, RequestError, Sampling
 from deepprune.generation.live import LiveEngine
-from deepprune.generation.openai.client import Continuation, OpenAIBackend
+from deepprune.generation.openai.client import OpenAIBackend
 from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
 
@@ -89,32 +89,32 @@ def pieces(text, ends):
 
 # name: abilities, format, how it continues, who counts
 SERVERS = {
-    "vllm": ({"token_ids": True, "tokenize": True}, CHAT, Continuation.COMPLETIONS, "generator"),
+    "vllm": ({"token_ids": True, "tokenize": True}, CHAT, "completions", "generator"),
     "vllm without a template": (
         {"token_ids": True, "tokenize": True},
         PLAIN,
-        Continuation.COMPLETIONS,
+        "completions",
         "generator",
     ),
-    "plain completions": ({"chat": False}, PLAIN, Continuation.COMPLETIONS, "generator"),
-    "no logprobs": ({"logprobs": False}, PLAIN, Continuation.COMPLETIONS, "chunks"),
-    "prefill by flag": ({"completions": False}, CHAT, Continuation.FLAGGED_PREFILL, "generator"),
+    "plain completions": ({"chat": False}, PLAIN, "completions", "generator"),
+    "no logprobs": ({"logprobs": False}, PLAIN, "completions", "chunks"),
+    "prefill by flag": ({"completions": False}, CHAT, "continue_final_message", "generator"),
     "prefill by last message": (
         {"completions": False, "prefill": "last", "strict": True},
         CHAT,
-        Continuation.PREFILL,
+        "prefill",
         "generator",
     ),
     "chat only": (
         {"completions": False, "prefill": "none", "strict": True, "logprobs": False},
         CHAT,
-        Continuation.NOTHING,
+        None,
         "chunks",
     ),
     "chat that refuses prefill": (
         {"completions": False, "prefill": "refuse", "usage": False},
         CHAT,
-        Continuation.NOTHING,
+        None,
         "generator",
     ),
 }
@@ -128,8 +128,8 @@ def test_finds_out_what_a_server_can_do(name):
         with serve(**abilities, tokens_per_chunk=2) as server:
             async with opened(server, format) as backend:
                 assert backend.model == "fake-model"
-                assert backend.continuation is continuation
-                assert backend.can_continue == (continuation is not Continuation.NOTHING)
+                assert backend.continuation == continuation
+                assert backend.can_continue == (continuation is not None)
                 assert backend.token_counter == counter
                 chunks = await play(backend, request(format, seed=1))
                 assert text_of(chunks) == TEXTS[1]
@@ -173,7 +173,7 @@ def test_chat_template_of_a_local_tokenizer(tmp_path):
     async def run():
         with serve(decode=tokenizer.decode) as server:
             async with opened(server, format, tokenizer=str(tmp_path)) as backend:
-                assert backend.continuation is Continuation.COMPLETIONS
+                assert backend.continuation == "completions"
                 await play(backend, request(format, text="six sevens", max_tokens=2))
                 rendered = f"<system> Be brief. <user> {QUESTION.text} gay <assistant>"
                 sent = server.requests[-1][1]["prompt"]
@@ -321,7 +321,7 @@ def test_a_fault_at_the_start_does_not_change_the_api(status):
         with serve(token_ids=True, tokenize=True) as server:
             server.fault("tokenize", times=2, status=status)
             async with opened(server) as backend:
-                assert backend.continuation is Continuation.COMPLETIONS
+                assert backend.continuation == "completions"
 
     asyncio.run(run())
 
@@ -604,7 +604,7 @@ def vllm_url(tmp_path_factory):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("api", "continuation"),
-    [("completions", Continuation.COMPLETIONS), ("chat", Continuation.FLAGGED_PREFILL)],
+    [("completions", "completions"), ("chat", "continue_final_message")],
 )
 def test_vllm_server(vllm_url, api, continuation):
     url, _ = vllm_url
@@ -619,7 +619,7 @@ def test_vllm_server(vllm_url, api, continuation):
     async def run():
         backend = OpenAIBackend(f"{url}/v1", api=api, extra_body={"ignore_eos": True})
         await backend.open(CHAT, sampling)
-        assert backend.continuation is continuation
+        assert backend.continuation == continuation
         assert (backend.model, backend.token_counter) == ("smollm2", "generator")
         whole = await play(backend, asked(max_tokens=60))
         assert len(ends_of(whole)) == 60

@@ -15,7 +15,6 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -37,7 +36,7 @@ from deepprune.generation.openai.prompts import (
     Tokenizer,
     prompt_of,
 )
-from deepprune.generation.openai.stream import Generated, Reader, think_start
+from deepprune.generation.openai.stream import Reader, think_start
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
@@ -51,14 +50,8 @@ _MOST_CONNECTIONS = 1000  # of the openai client's pool
 _COUNTING = Question("", "", "Count from 1 to 40, separated by commas.")
 _BEGUN, _GOES_ON = "1, 2, 3, 4, 5, 6, 7, 8, 9, 1", "0"
 
-
-class Continuation(StrEnum):
-    """How a server continues a prefix."""
-
-    COMPLETIONS = "completions"
-    FLAGGED_PREFILL = "chat prefill (continue_final_message)"
-    PREFILL = "chat prefill"
-    NOTHING = "nothing"
+Continuation = Literal["completions", "continue_final_message", "prefill"]
+"""How a server continues a prefix: a prompt, a chat with that field, or a chat without it."""
 
 
 @checked
@@ -108,7 +101,7 @@ class OpenAIBackend:
     ) -> None:
         _check_no_key(base_url, api_key_env)
         self.base_url = base_url.rstrip("/")
-        self.continuation = Continuation.NOTHING
+        self.continuation: Continuation | None = None
         self._model, self._name = model, name
         self._api = api
         self._tokenizer_source = tokenizer
@@ -135,7 +128,7 @@ class OpenAIBackend:
     @property
     def can_continue(self) -> bool:
         """Whether the server continues a prefix; ``continuation`` says how."""
-        return self.continuation is not Continuation.NOTHING
+        return self.continuation is not None
 
     async def open(self, format: PromptFormat, sampling: Sampling) -> None:
         """Connect, choose the model and test the abilities of the server.
@@ -201,7 +194,7 @@ class OpenAIBackend:
     async def _choose_api(self, trial: Request) -> None:
         refusal = ""
         if self._api != "chat":
-            self.continuation = Continuation.COMPLETIONS
+            self.continuation = "completions"
             refusal = await self._refusal_of_completions(trial)
             if not refusal:
                 return
@@ -209,7 +202,7 @@ class OpenAIBackend:
                 raise InputError(
                     f"engine.api=completions cannot be had of {self.base_url}: {refusal}."
                 )
-        self.continuation = Continuation.NOTHING
+        self.continuation = None
         if not trial.format.chat:
             raise InputError(
                 f"prompt.chat=false needs /v1/completions, which {self.base_url} has not"
@@ -217,7 +210,7 @@ class OpenAIBackend:
             )
         if chat_refusal := await self._learn_features(trial):
             raise InputError(f"{self.base_url} has no chat for this request: {chat_refusal}.")
-        self.continuation = await self._find_prefill(trial)
+        await self._find_prefill(trial)
         if not self.can_continue:
             _log.warning("%s cannot go on from a prefix: %s", self.base_url, refusal or "chat only")
         elif trial.format.think_end:
@@ -243,7 +236,7 @@ class OpenAIBackend:
 
     async def _learn_features(self, trial: Request) -> str:
         """Find out which fields are accepted; return why none are, or an empty text."""
-        k, is_chat = trial.sampling.logprobs, self.continuation is not Continuation.COMPLETIONS
+        k, is_chat = trial.sampling.logprobs, self.continuation != "completions"
         usage = {"stream_options": {"include_usage": True}}
         n = max(1, k)  # log-probabilities show tokens too
         shown = {"logprobs": True, "top_logprobs": n} if is_chat else {"logprobs": n}
@@ -274,20 +267,21 @@ class OpenAIBackend:
     def _without_logprobs(self) -> dict[str, Any]:
         return {k: v for k, v in self._fields.items() if "logprobs" not in k}
 
-    async def _find_prefill(self, trial: Request) -> Continuation:
-        """Try to continue a text that only a continuation goes on with ``_GOES_ON``."""
+    async def _find_prefill(self, trial: Request) -> None:
+        """Find out how a chat continues: only a continuation goes on with ``_GOES_ON``."""
         opened = f"{think_start(trial.format.think_end)}\n" if trial.format.think_end else ""
         sampling = replace(trial.sampling, stop=(), logprobs=0)
         trial = replace(trial, text=opened + _BEGUN, sampling=sampling, max_tokens=4)
-        for self.continuation in (Continuation.FLAGGED_PREFILL, Continuation.PREFILL):
+        ways: tuple[Continuation, ...] = ("continue_final_message", "prefill")
+        for self.continuation in ways:
             with suppress(Refused):
                 if (await self._try(trial)).text.startswith(_GOES_ON):
-                    return self.continuation
-        return Continuation.NOTHING
+                    return
+        self.continuation = None
 
-    async def _try(self, trial: Request) -> Generated:
+    async def _try(self, trial: Request) -> Reader:
         """Send a request of a few tokens and return its output."""
-        done = Generated()
+        done = Reader(trial)
         async with aclosing(self.stream(trial, done)) as chunks:
             async for _ in chunks:
                 pass
@@ -296,7 +290,7 @@ class OpenAIBackend:
     # Requests
 
     async def stream(
-        self, request: Request, done: Generated | None = None
+        self, request: Request, done: Reader | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Generate. Closing the generator closes the connection, which ends the request.
 
@@ -306,12 +300,12 @@ class OpenAIBackend:
             RequestError: If the server refuses the request, or fails it too often.
             EngineError: If the server is gone or refuses the key.
         """
-        done, n_breaks = done or Generated(), 0
+        done, n_breaks = done or Reader(request), 0
         async with self._free_seats:
             while True:
                 events = await self._begin(request, done)
                 try:
-                    async with aclosing(Reader(request, done).chunks(events)) as chunks:
+                    async with aclosing(done.chunks(events)) as chunks:
                         async for chunk in chunks:
                             n_breaks = 0
                             yield chunk
@@ -333,7 +327,7 @@ class OpenAIBackend:
                 await asyncio.sleep(min(8.0, 0.5 * 2**n_breaks) * random.uniform(0.5, 1.0))
                 n_breaks += 1
 
-    async def _begin(self, request: Request, done: Generated) -> AsyncStream[object]:
+    async def _begin(self, request: Request, done: Reader) -> AsyncStream[object]:
         """Send a request for what follows ``done``."""
         from openai import AsyncStream
 
@@ -351,7 +345,7 @@ class OpenAIBackend:
             body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop"] = list(sampling.stop)
-        if self.continuation is Continuation.COMPLETIONS:
+        if self.continuation == "completions":
             path = "/completions"
             body["prompt"] = await prompt_of(self._tokenizer, request, done)
         else:
@@ -361,7 +355,7 @@ class OpenAIBackend:
             body["messages"] = format.messages(request.question)
             if begun := request.text + request.suffix + done.text:
                 body["messages"].append({"role": "assistant", "content": begun})
-                if self.continuation is Continuation.FLAGGED_PREFILL:
+                if self.continuation == "continue_final_message":
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
         # events as dicts: the client's typed ones cost more time than the network, and lack fields
         events: AsyncStream[object] = await self._ask(

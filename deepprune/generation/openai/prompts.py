@@ -8,7 +8,7 @@ from typing import Any
 from deepprune.core.errors import InputError
 from deepprune.core.types import Question
 from deepprune.generation.backend import PromptFormat, Request, RequestError
-from deepprune.generation.openai.stream import Generated
+from deepprune.generation.openai.stream import Reader
 
 
 class LocalTokenizer:
@@ -66,9 +66,7 @@ class ServerTokenizer:
 Tokenizer = LocalTokenizer | ServerTokenizer
 
 
-async def prompt_of(
-    tokenizer: Tokenizer | None, request: Request, done: Generated
-) -> str | list[int]:
+async def prompt_of(tokenizer: Tokenizer | None, request: Request, done: Reader) -> str | list[int]:
     """Return the prompt of a request that has generated ``done``: token ids, or text.
 
     Ids that the server has reported are sent back: its text could be split into other tokens.

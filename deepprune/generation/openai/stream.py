@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -19,39 +19,37 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Generated:
-    """Output of a request so far, over all attempts."""
+class Reader:
+    """Converts the events of a request into chunks, over all attempts.
 
-    text: str = ""
-    n_tokens: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    has_logprobs: bool = False
+    Attributes:
+        text: Text so far.
+        n_tokens: Number of its tokens.
+        token_ids: Their ids, if the server reports them.
+        has_logprobs: Whether the server has reported log-probabilities.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.text = ""
+        self.n_tokens = 0
+        self.token_ids: list[int] = []
+        self.has_logprobs = False
+        self._request = request
+        self._end = request.format.think_end or "</think>"
 
     @property
     def has_ids(self) -> bool:
         """Whether the server has reported the ids of all tokens."""
         return len(self.token_ids) == self.n_tokens > 0
 
-
-class Reader:
-    """Converts one stream of events into chunks."""
-
-    def __init__(self, request: Request, done: Generated) -> None:
-        self._request = request
-        self._done = done
-        self._before = done.n_tokens
-        self._tells_tokens = False
-        self._is_thinking = False
-        self._end = request.format.think_end or "</think>"
-
     async def chunks(self, stream: AsyncStream[object]) -> AsyncGenerator[Chunk, None]:
-        """Read a stream to its end; the last chunk waits for the server's count of tokens.
+        """Read one attempt to its end; the last chunk waits for the server's count of tokens.
 
         Raises:
             RequestError: If the stream ends early or has an unexpected shape.
             Refused: If the server's context is full.
         """
+        self._before, self._tells_tokens, self._is_thinking = self.n_tokens, False, False
         last: Chunk | None = None
         counted: int | None = None
         try:
@@ -67,9 +65,9 @@ class Reader:
                     raise RequestError(
                         "the server sent an event of another shape than OpenAI's"
                     ) from None
-                self._done.text += chunk.text
-                self._done.n_tokens += len(chunk.token_end)
-                self._done.token_ids += chunk.token_ids
+                self.text += chunk.text
+                self.n_tokens += len(chunk.token_end)
+                self.token_ids += chunk.token_ids
                 if chunk.finish_reason is not None:
                     last = chunk
                 elif chunk.text or chunk.token_end:
@@ -85,7 +83,7 @@ class Reader:
 
     def _corrected(self, last: Chunk, counted: int | None) -> Chunk:
         """Return the last chunk with as many tokens as the server has ``counted``."""
-        n = self._done.n_tokens - self._before
+        n = self.n_tokens - self._before
         limit = self._request.max_tokens - self._before
         is_cut = last.finish_reason is FinishReason.LENGTH
         if not self._tells_tokens:
@@ -93,7 +91,7 @@ class Reader:
                 counted = limit if is_cut else n
             extra = max(0, min(counted, limit) - n)
             last = replace(last, token_end=[*last.token_end, *[len(last.text)] * extra])
-            self._done.n_tokens += extra
+            self.n_tokens += extra
             n += extra
         if is_cut and n < limit:
             raise Refused(
@@ -106,9 +104,9 @@ class Reader:
         lead, text = self._text(choice)
         ids = list(choice.get("token_ids") or ())
         names, tops = _read_logprobs(choice.get("logprobs"))
-        self._done.has_logprobs |= bool(tops)
+        self.has_logprobs |= bool(tops)
         self._tells_tokens |= bool(ids or names)
-        left = self._request.max_tokens - self._done.n_tokens
+        left = self._request.max_tokens - self.n_tokens
         n = len(ids) or len(names) or min(1 if text else 0, left)
         if len(names) == n and n:
             ends = [min(end, len(text)) for end in accumulate(map(len, names))]
@@ -132,7 +130,7 @@ class Reader:
         delta = choice["delta"] or {}
         thought = whole(delta.get("reasoning_content") or delta.get("reasoning") or "")
         content = whole(delta.get("content") or "")
-        lead, said = "", self._done.text
+        lead, said = "", self.text
         if thought and not self._is_thinking:
             self._is_thinking = True
             if not (self._request.text or self._request.suffix or said):
