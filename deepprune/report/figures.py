@@ -1,4 +1,4 @@
-"""The accuracy-against-tokens figure, with the cons@k curve that every policy must beat."""
+"""Figures of sweeps, multiruns and judges; each is a PNG file at ``path``, which is returned."""
 
 from __future__ import annotations
 
@@ -49,13 +49,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
 
     Consensus sampling is the grey curve with its band. Of few points each has its interval, joined
     in the order of their thresholds; of many, each policy's are a cloud with its frontier.
-
-    Args:
-        rows: Rows of one sweep, with their estimates.
-        path: The PNG file.
-        title: Title of the figure.
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = _figure(8, 4.8)
     axes = figure.subplots()
@@ -81,8 +76,9 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
         _frontiers(axes, others)
     if ok:
         axes.set_xscale("log")
-    for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        side(FuncFormatter(_thousands))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 500, 20k
+        axes.xaxis.set_minor_formatter(NullFormatter())
     judged = any(r.counts["judge_flops"] and r.counts["generator_flops"] for r in others)
     net = ", the judge's FLOPs counted as generator tokens" if judged else ""
     axes.set_xlabel(f"tokens a question{net} (log scale)")
@@ -98,10 +94,6 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
 
     Both with 95 % intervals, on pairs of unfinished traces; a difference whose interval excludes 0
     is a filled dot.
-
-    Args:
-        rows: Rows of one multirun.
-        path: The PNG file, which is returned.
     """
     measured = [row for row in rows if HEADLINE in row.metrics][::-1]  # the first one on top
     names = varied_options(rows)
@@ -168,23 +160,10 @@ def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     return [net_tokens(row) for row in rows], [100 * row.accuracy.value for row in rows]
 
 
-def _thousands(tokens: float, _: int) -> str:
-    """Label 1, 2 and 5 of every decade, as 500 or 20k."""
-    leading = f"{tokens:e}"[0]
-    if leading not in "125" or not f"{tokens:e}".startswith(f"{leading}.000"):
-        return ""
-    return f"{tokens / 1000:g}k" if tokens >= 1000 else f"{tokens:g}"
-
-
 def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Path:
     """Draw the share of "same" against the score, before and after calibration, with histograms.
 
     Bins are those of the expected calibration error; a bin's dot grows with its pairs.
-
-    Args:
-        before: Uncalibrated scores of test pairs.
-        after: Calibrated scores of the same pairs.
-        path: The PNG file, which is returned.
     """
     figure = _figure(8, 5.2)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
@@ -215,12 +194,7 @@ def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Pat
 
 
 def matrix_figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Draw the AUROC of every judge and baseline in every cell, with intervals over questions.
-
-    Args:
-        rows: Rows of `judge.measure.matrix.cell_rows`; judges first in each cell.
-        path: The PNG file, which is returned.
-    """
+    """Draw the AUROC of every judge and baseline in every cell, with intervals over questions."""
     cells = list(dict.fromkeys(CellFacts.of(row) for row in rows))
     marks = {row["judge"]: "s" if row["is_baseline"] else "o" for row in rows}
     judges = list(marks)
