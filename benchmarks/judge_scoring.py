@@ -167,7 +167,7 @@ def decoder(folder: str, traces: str = "pool") -> None:
 
 
 def describe(sequences: list[PairTokens]) -> None:
-    head = len(sequences[0].segments) - sum(sequences[0].segments)
+    head = sequences[0].n_head
     total = sum(len(s.input_ids) for s in sequences)
     rest = total - head * len(sequences)
     print(f"{total} tokens separate, {head + rest} shared: {total / (head + rest):.2f}x")

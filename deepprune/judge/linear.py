@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import erf
 
@@ -120,13 +119,7 @@ class LinearJudge(TrainedJudge):
     @classmethod
     def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:
         """Read the weights; the device does not matter, since no network of torch scores."""
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise InputError(
-                f"{folder / WEIGHTS} must be a safetensors file ({error}): export again."
-            ) from error
-        judge = cls(record.settings["groups"], weights, name=record.name)
+        judge = cls(record.settings["groups"], load_file(folder / WEIGHTS), name=record.name)
         if judge.settings != record.settings:
             raise InputError(
                 f"the judge in {folder} was trained on other features than this version has: "

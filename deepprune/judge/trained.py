@@ -10,13 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from safetensors import SafetensorError
+
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.judge.base import Judge, JudgeProvenance
 from deepprune.judge.calibration import IDENTITY, fit_calibration, is_flat
-from deepprune.judge.saved import SavedJudge, check_files, damaged, read_record, write_judge
+from deepprune.judge.saved import (
+    WEIGHTS,
+    SavedJudge,
+    check_files,
+    damaged,
+    read_record,
+    write_judge,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -149,6 +158,10 @@ class TrainedJudge(Judge):
             judge = cls._from_record(folder, record, device, **settings)
         except InputError:
             raise
+        except SafetensorError as error:
+            raise InputError(
+                f"{folder / WEIGHTS} must be a safetensors file ({error}): export again."
+            ) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(folder, error) from error
         judge.calibration, judge._path = record.calibration, folder

@@ -41,7 +41,7 @@ class Words:
         return [[len(word) for word in text.split()] for text in texts]
 
     def join(self, question, first, second):
-        return PairTokens([*first, 99, *second], [0] * (len(first) + 1) + [1] * len(second))
+        return PairTokens([*first, 99, *second], len(first) + 1)
 
     def length(self, n_question, n_first, n_second):
         return n_first + 1 + n_second

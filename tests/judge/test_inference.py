@@ -77,7 +77,7 @@ def test_the_representative_is_read_once():
     model = PairClassifier(qwen3(), "last").eval()
     encoder = PairEncoder(tiny_causal_tokenizer(), layout="causal", max_length=1024)
     sequences = encoded(encoder, 1)
-    n_head = sequences[0].segments.index(1)
+    n_head = sequences[0].n_head
     counter = Counter(model)
     pair_logits(model, encoder, sequences, tokens_per_batch=1)
     assert counter.read == n_head + sum(len(s.input_ids) - n_head for s in sequences)

@@ -16,10 +16,12 @@ def bert(**settings):
 def test_bert_layout():
     tokens = bert().join([], [10, 11], [12])
     assert tokens.input_ids == [CLS, 10, 11, SEP, 12, SEP]
-    assert tokens.segments == [0, 0, 0, 0, 1, 1]
+    assert tokens.n_head == 4
     tokens = bert(with_question=True).join([9], [10], [12])
     assert tokens.input_ids == [CLS, 9, SEP, 10, SEP, 12, SEP]
-    assert tokens.segments == [0, 0, 0, 0, 0, 1, 1]
+    assert tokens.n_head == 5
+    inputs = bert(with_question=True).collate([tokens])
+    assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 0, 1, 1]]
 
 
 def test_causal_layout_shares_the_representative():

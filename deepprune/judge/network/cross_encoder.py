@@ -93,11 +93,6 @@ class CrossEncoderJudge(TrainedJudge):
         self._tokens_per_batch = tokens_per_batch
         self._known_identity: str | None = None
 
-    @property
-    def _numerics(self) -> str:
-        """Name of the arithmetic, part of the fingerprint."""
-        return self.precision
-
     def logits(self, pairs: Sequence[TracePair]) -> FloatArray:
         inputs = self.encoder.encode(pairs)
         rows = [tuple(row) for row in inputs.texts.tolist()]
@@ -127,7 +122,7 @@ class CrossEncoderJudge(TrainedJudge):
 
     def _identity(self) -> str:
         if self._known_identity is None:  # hashing all weights takes seconds
-            state = [self.encoder.settings, self.is_symmetric, self._numerics]
+            state = [self.encoder.settings, self.is_symmetric, self.precision]
             self._known_identity = (
                 f"{model_identity(self.model, self.backbone)}{json.dumps(state, sort_keys=True)}"
             )

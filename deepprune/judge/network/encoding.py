@@ -38,11 +38,11 @@ class PairTokens(NamedTuple):
 
     Attributes:
         input_ids: Token ids.
-        segments: For each token 1 where it belongs to the second prefix, else 0.
+        n_head: Tokens before the second prefix.
     """
 
     input_ids: list[int]
-    segments: list[int]
+    n_head: int
 
 
 class PairEncoder:
@@ -165,7 +165,7 @@ class PairEncoder:
     def join(
         self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
     ) -> PairTokens:
-        """Make one sequence; ``segments`` is 1 from the second prefix on."""
+        """Make one sequence."""
         n_question, n_first, n_second = self._budget(len(question), len(first), len(second))
         head = [
             *self._before,
@@ -175,24 +175,22 @@ class PairEncoder:
             *self._to_second,
         ]
         tail = [*second[len(second) - n_second :], *self._after]
-        return PairTokens(head + tail, [0] * len(head) + [1] * len(tail))
+        return PairTokens(head + tail, len(head))
 
     def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
         """Make ``input_ids`` and ``attention_mask``, int64 ``(B, T)``, padded on the right.
 
         The bert layout adds ``token_type_ids``, the causal layout ``position_ids``.
         """
+        ids = {"input_ids": [s.input_ids for s in sequences]}
+        if self.layout == "bert":
+            ids["token_type_ids"] = [
+                [0] * s.n_head + [1] * (len(s.input_ids) - s.n_head) for s in sequences
+            ]
         inputs: dict[str, Tensor] = self.tokenizer.pad(
-            {
-                "input_ids": [sequence.input_ids for sequence in sequences],
-                "token_type_ids": [sequence.segments for sequence in sequences],
-            },
-            padding_side="right",
-            return_tensors="pt",
-            verbose=False,
+            ids, padding_side="right", return_tensors="pt", verbose=False
         ).data
         if self.layout == "causal":
-            del inputs["token_type_ids"]
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return inputs
 

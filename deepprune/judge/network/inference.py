@@ -31,14 +31,14 @@ def pair_logits(
     """Compute the logits of encoded pairs, shape ``(len(sequences),)``.
 
     Pairs are sorted by length, so that a batch has next to no padding. A causal model reads the
-    part before the second prefix (`PairTokens.segments` 0), the head, once for all pairs that share
-    it: its keys and values are kept, and the second prefixes are read after them, batch by batch.
-    The logits are those of separate passes up to rounding.
+    part before the second prefix, the head, once for all pairs that share it: its keys and values
+    are kept, and the second prefixes are read after them, batch by batch. The logits are those of
+    separate passes up to rounding.
 
     Args:
-        model: In evaluation mode.
+        model: A model in evaluation mode.
         encoder: Makes the model's inputs.
-        sequences: From ``encoder.join``.
+        sequences: Encoded pairs, from ``encoder.join``.
         tokens_per_batch: Tokens of a batch, padding and the shared part of each row included; a
             longer pair is a batch of its own.
         on_batch: Called with the number of pairs done.
@@ -85,15 +85,15 @@ def _forward_after_head(
 
     Keys and values of the head have the shape ``(1, heads, H, head size)`` in each layer.
     """
-    n = _head_length(sequence)
+    n = sequence.n_head
     # Without a config each layer keeps all keys: a sliding window is then up to the mask.
     cache = DynamicCache()
-    head = PairTokens(sequence.input_ids[:n], sequence.segments[:n])
+    head = PairTokens(sequence.input_ids[:n], n)
     model.encoder(**collate([head]), past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
 
     def forward(sequences: Sequence[PairTokens]) -> Tensor:
-        inputs = collate([PairTokens(s.input_ids[n:], s.segments[n:]) for s in sequences])
+        inputs = collate([PairTokens(s.input_ids[n:], 0) for s in sequences])
         mask_BT = inputs["attention_mask"]
         shape = len(sequences), -1, -1, -1
         # Views: a layer's update concatenates into a new tensor and leaves the head's as it is.
@@ -114,10 +114,6 @@ def _by_head(sequences: Sequence[PairTokens]) -> list[list[int]]:
     """Group the rows that share a head with others."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
-        head = tuple(sequence.input_ids[: _head_length(sequence)])
+        head = tuple(sequence.input_ids[: sequence.n_head])
         groups.setdefault(head, []).append(row)
     return [rows for rows in groups.values() if len(rows) > 1]
-
-
-def _head_length(sequence: PairTokens) -> int:
-    return len(sequence.segments) - sum(sequence.segments)

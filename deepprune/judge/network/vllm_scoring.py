@@ -60,6 +60,7 @@ class VllmJudge(CrossEncoderJudge):
         accelerator = resolve_device("auto")
         precision = resolve_precision(precision, accelerator)
         super().__init__(model, encoder, backbone, device="cpu", precision=precision, **settings)
+        self.precision = f"vllm {precision}"  # part of the fingerprint
         with tempfile.TemporaryDirectory() as folder:
             save_sequence_classifier(model, Path(folder))
             encoder.tokenizer.save_pretrained(folder)  # vLLM wants one, and is given token ids
@@ -76,10 +77,6 @@ class VllmJudge(CrossEncoderJudge):
                 # vLLM's own 128 on a CPU would never cache a shorter representative
                 block_size=32 if accelerator.type == "cpu" else None,
             )
-
-    @property
-    def _numerics(self) -> str:
-        return f"vllm {self.precision}"
 
     def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
         from vllm import PoolingParams

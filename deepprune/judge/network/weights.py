@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -115,11 +114,7 @@ def _own_tensors(model: PairClassifier, backbone: Backbone) -> dict[str, Tensor]
 
 
 def _load_tensors(model: PairClassifier, path: Path, *, partial: bool) -> None:
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} must be a safetensors file ({error}): export again.") from error
-    state = model.state_dict()
+    tensors, state = load_file(path), model.state_dict()
     expected = {name for name, p in model.named_parameters() if p.requires_grad or not partial}
     wrong = sorted(expected - set(tensors)) or sorted(
         name for name, t in tensors.items() if name not in state or state[name].shape != t.shape
