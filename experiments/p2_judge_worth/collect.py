@@ -1,4 +1,4 @@
-"""Collect the runs of the study in results.jsonl and draw the figure.
+"""Add runs to the rows of results.jsonl and draw the figure.
 
 python experiments/p2_judge_worth/collect.py MULTIRUN_FOLDER [MULTIRUN_FOLDER ...]
 """
@@ -13,9 +13,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-SKILL = {"coin": 0.5, "lexical": 0.59, "features": 0.604, "oracle": 1.0}
+SKILL = {"coin": 0.5, "lexical": 0.59, "features": 0.604, "linear": 0.632, "oracle": 1.0}
 """Within-question AUROC at 500 tokens, both unfinished; a noisy oracle has its own in its name."""
-REAL = ("lexical", "features")
+REAL = ("lexical", "features", "linear")
 """Judges that read the traces; the others are oracles with noise."""
 KEPT = [
     f"{name}{end}"
@@ -37,7 +37,7 @@ RULES = {
 
 def main(folders: list[str]) -> None:
     """Write both files and print the tables of the README."""
-    rows = []
+    rows = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
     for folder in folders:
         found = sorted(Path(folder).glob("*/results.jsonl"))
         for file in found or [Path(folder, "results.jsonl")]:
@@ -73,11 +73,12 @@ def main(folders: list[str]) -> None:
     axes.set_ylim(-18.5, 4.5)
     for judge, place in SKILL.items():
         if any(judge in best for best in table.values()):
-            axes.annotate(judge, (place, 3.6), fontsize=8, ha="center", color="0.35")
+            height = 3.6 if judge != "features" else 3.0  # beside lexical and linear
+            axes.annotate(judge, (place, height), fontsize=8, ha="center", color="0.35")
     axes.set_xlabel("within-question AUROC of the judge")
     axes.set_ylabel("accuracy against cons@k of equal net tokens, points")
     axes.set_title(
-        "What a judge is worth, at its best of five thresholds (features: 32 questions)",
+        "What a judge is worth, at its best of five thresholds (features, linear: 32 questions)",
         fontsize=10,
         loc="left",
     )
