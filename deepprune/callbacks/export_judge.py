@@ -16,15 +16,9 @@ class ExportJudge(pl.Callback):
     """Writes the folder that ``load_judge`` reads, from rank 0.
 
     Exports the best checkpoint of a ``ModelCheckpoint`` with a monitored metric, else the last
-    weights. The calibration is fitted on the validation pairs.
-
-    Args:
-        folder: Folder of the export; its presence means that the training is complete.
-        architecture: Builds the model and its judge.
-        data: Provides the validation pairs and the seen questions.
-        calibration: ``platt`` or ``none``.
-        same_share: Share of "same" among the pairs of all seen questions, see
-            ``judge.calibration.fit_calibration``.
+    weights. The calibration (``platt`` or ``none``) is fitted on the validation pairs, with the
+    share of "same" among the pairs of all seen questions (``judge.calibration.fit_calibration``).
+    The presence of ``folder`` means that the training is complete.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 from typing import Annotated
 
 import numpy as np
@@ -161,7 +160,7 @@ class NoisyOracleJudge(CoinJudge):
     def __init__(self, auroc: Annotated[float, Gt(0.5), Lt(1)] = 0.7, seed: int = 0) -> None:
         super().__init__(seed)
         self.provenance = JudgeProvenance(f"oracle {auroc:g}", fingerprint=None)
-        self._shift = 2**0.5 * NormalDist().inv_cdf(auroc)
+        self._shift = 2**0.5 * float(ndtri(auroc))
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         noise = ndtri(np.clip(super().score(pairs), 1e-12, 1 - 1e-12))

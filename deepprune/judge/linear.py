@@ -43,11 +43,7 @@ class LinearJudge(TrainedJudge):
     With overlaps and lengths, and at least 50 training questions, it orders the pairs of a question
     better than number overlap and than a cross-encoder on MiniLM (study E2).
 
-    Args:
-        groups: Names of feature groups, see ``features.groups``.
-        weights: The state of a ``ColumnModel``.
-        name: Short name for tables.
-        seen_questions: Hashes of the questions used for fitting it.
+    Its groups are names of ``features.groups``, its weights the state of a ``ColumnModel``.
 
     Raises:
         ValueError: If weights and groups do not fit each other.

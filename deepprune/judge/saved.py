@@ -68,10 +68,8 @@ class SavedJudge:
 def write_judge(folder: Path, record: SavedJudge, write_files: Callable[[Path], None]) -> Path:
     """Write a judge's folder beside its place, sync it, then rename it into place.
 
-    Args:
-        folder: A folder that does not exist.
-        record: Contents of ``judge.json``; its ``files`` are filled in.
-        write_files: Writes weights and other files of the kind into a folder.
+    ``write_files`` writes weights and other files of the kind into the folder that it is given;
+    their hashes are added to the record.
 
     Raises:
         InputError: If the folder exists.

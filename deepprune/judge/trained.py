@@ -109,10 +109,7 @@ class TrainedJudge(Judge):
     ) -> Path:
         """Write the folder that ``load`` reads, atomically.
 
-        Args:
-            folder: A folder that does not exist.
-            prefix_rule: The prefixes it was trained on.
-            training: JSON values about the training.
+        Keeps the rule of the training prefixes and JSON values about the training.
 
         Raises:
             InputError: If the folder exists.

@@ -23,20 +23,8 @@ def start_run(
     """Start a W&B run with its files in ``folder/wandb``.
 
     An offline run needs no account; ``wandb sync`` uploads it later. A resumed run keeps its id, so
-    that W&B joins both parts.
-
-    Args:
-        folder: The run folder.
-        config: The resolved configuration.
-        project: W&B project.
-        mode: ``offline``, ``online`` or ``disabled``.
-        entity: W&B team or user; ``None`` for the user of the account.
-        group: Name of the multirun, if any.
-        tags: Varied options, e.g. ``loss=bce``.
-        job_type: Name of the command.
-
-    Returns:
-        A ``wandb.Run`` that the caller finishes.
+    that W&B joins both parts. The group is the name of a multirun, the tags are its varied options,
+    e.g. ``loss=bce``. The caller finishes the ``wandb.Run``.
     """
     import wandb
 

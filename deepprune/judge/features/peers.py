@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from deepprune.core.protocols import FloatArray, IntArray
+from deepprune.core.protocols import FloatArray
 from deepprune.core.types import Peers, Prefix, TracePair
 from deepprune.judge.features.overlaps import KINDS, prefix_sets
 
@@ -69,16 +69,12 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
         ends = np.array(
             [[row[_name(p)] for p in (pairs[i].first, pairs[i].second)] for i in numbers]
         )
-        features[numbers] = _compare(weighted, means, ends)
+        weighted = weighted[:, ends[:, 0], ends[:, 1]]  # (K, P)
+        means = means[:, :, ends]  # (K, 2, P, 2)
+        low_high = np.stack([means.min(-1), means.max(-1)], axis=2).reshape(len(KINDS), 4, -1)
+        found = np.concatenate([weighted[:, None], low_high], axis=1)  # (K, 5, P)
+        features[numbers] = found.reshape(-1, len(ends)).T
     return features
-
-
-def _compare(weighted: FloatArray, means: FloatArray, ends: IntArray) -> FloatArray:
-    """Look up the columns of pairs of rows, ``(P, 2)`` -> ``(P, 5 K)``."""
-    weighted = weighted[:, ends[:, 0], ends[:, 1]]  # (K, P)
-    means = means[:, :, ends]  # (K, 2, P, 2)
-    low_high = np.stack([means.min(-1), means.max(-1)], axis=2).reshape(len(KINDS), 4, -1)
-    return np.concatenate([weighted[:, None], low_high], axis=1).reshape(-1, len(ends)).T
 
 
 def _tables(peers: Peers) -> _Tables:

@@ -22,12 +22,7 @@ class QuestionDraws:
 
     Pairs of a question are not independent, so whole questions are drawn. Everything that is
     measured with one instance is measured on the same draws: subtract the measures of two judges
-    for a paired difference.
-
-    Args:
-        questions: Names of questions, also repeated.
-        seed: Decides the draws.
-        n: R.
+    for a paired difference. Names of questions may be repeated.
     """
 
     def __init__(self, questions: Iterable[str], seed: int, n: int = N_DRAWS) -> None:
@@ -42,11 +37,8 @@ class QuestionDraws:
     def measure(self, pairs: PairScores) -> dict[str, FloatArray]:
         """Compute every judge metric, on all pairs and (``_unfinished``) on unfinished traces.
 
-        Args:
-            pairs: Scored pairs; their questions are among those of the draws.
-
-        Returns:
-            Metric -> its value, then its draws, shape ``(1 + R,)``; ``nan`` where undefined.
+        Questions of the pairs must be among those of the draws. Maps a metric to its value, then
+        its draws, shape ``(1 + R,)``; ``nan`` where undefined.
         """
         measures: dict[str, FloatArray] = {}
         for suffix, part in (("", pairs), (UNFINISHED, pairs.unfinished())):

@@ -110,9 +110,7 @@ def is_clear_of_0(difference: Estimate) -> bool:
 def read_runs(folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[RunRecord]:
     """Read the runs of a multirun in the order of their numbers, failed and unfinished ones too.
 
-    Args:
-        folder: Folder of the multirun.
-        planned: Overrides of the runs 0, 1, ...: a run without a folder was not started.
+    ``planned`` are the overrides of the runs 0, 1, ...; one without a folder was not started.
     """
     folders = [path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")]
     runs = [_read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]

@@ -47,10 +47,7 @@ def write_model(folder: Path, model: PairClassifier, backbone: Backbone, tokeniz
 def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[PairClassifier, Any]:
     """Read model and tokenizer that ``write_model`` wrote.
 
-    Args:
-        folder: The export.
-        backbone: Settings from which the model was built.
-        frozen: ``frozen_digest`` of the model where it was trained with LoRA.
+    ``frozen`` is the ``frozen_digest`` of a model that was trained with LoRA.
 
     Raises:
         InputError: If a file is missing or does not fit, or the backbone has other weights.

@@ -7,8 +7,9 @@ from typing import Literal
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Count, checked
-from deepprune.judge.network.backbones import Backbone, load_model
-from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture, CrossEncoderJudge
+from deepprune.judge.network.backbones import Backbone, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+from deepprune.judge.network.encoding import PairEncoder
 
 
 @checked
@@ -54,21 +55,19 @@ def zero_shot_judge(
         attention=attention,
         trust_remote_code=trust_remote_code,
     )
-    encoder = {
-        "max_length": max_length,
-        "with_question": with_question,
-        "chat_template": chat_template,
-    }
-    architecture = CrossEncoderArchitecture(backbone, symmetric=symmetric, encoder=encoder)
     try:
-        pair_encoder = architecture.pair_encoder
+        encoder = PairEncoder(
+            load_tokenizer(backbone),
+            layout="causal",
+            max_length=max_length,
+            with_question=with_question,
+            chat_template=chat_template,
+            generative=True,
+        )
     except ValueError as error:
         raise InputError(f"judge: {error}") from error
+    name = f"zero-shot {Path(source).name}"
+    model = load_model(backbone)
     return CrossEncoderJudge(
-        load_model(backbone),
-        pair_encoder,
-        backbone,
-        name=f"zero-shot {Path(source).name}",
-        device=device,
-        symmetric=symmetric,
+        model, encoder, backbone, name=name, device=device, symmetric=symmetric
     )
