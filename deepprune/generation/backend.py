@@ -63,7 +63,6 @@ class PromptFormat:
         return [*system, {"role": "user", "content": self.user(question)}]
 
     def user(self, question: Question) -> str:
-        """Return the user's message."""
         return self.template.replace("{question}", question.text)
 
     def forced(self, text: str) -> str:

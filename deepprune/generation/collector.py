@@ -252,7 +252,6 @@ class Collector:
             self._complete += [traces[i] for i in sorted(traces)]
 
     def _work(self) -> None:
-        """Generate and record all missing traces."""
         try:
             while self._submit():
                 self._take(self._next())
@@ -303,7 +302,6 @@ class Collector:
                 raise error
 
     def _record(self, futures: Sequence[Future[Trace]]) -> None:
-        """Write finished traces to the journal."""
         finished = [f for f in futures if f in self._running and f.done() and _error(f) is None]
         if not finished:
             return
@@ -380,7 +378,6 @@ class Collector:
                 raise refused from error
 
     def _close(self) -> None:
-        """Cancel all requests and close the engines."""
         running, self._running = self._running, {}
         for future in running:
             future.cancel()

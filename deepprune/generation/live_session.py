@@ -159,7 +159,6 @@ class LiveSession:
     # Run in the engine's event loop
 
     async def _start(self, n: int) -> None:
-        """Add ``n`` traces; with ``stream`` they generate at once."""
         first = self._first_sample + len(self._traces)
         names = (*self.question.key, "trace")
         new = [LiveTrace(i, derive(self._seed, *names, i) % 2**31) for i in range(first, first + n)]
@@ -169,7 +168,6 @@ class LiveSession:
                 self._spawn(trace, partial(self._generate, trace, self._engine.sampling.max_tokens))
 
     async def whole_trace(self) -> Trace:
-        """Generate one trace to its end."""
         task = asyncio.current_task()
         assert task is not None
         task.set_name(TASK)

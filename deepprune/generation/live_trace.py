@@ -46,7 +46,6 @@ class LiveTrace:
         return "".join(self.pieces)
 
     def text_at(self, n: int) -> str:
-        """Return the text of the first ``n`` tokens."""
         return self.text[: self.token_end[n - 1]] if n else ""
 
     @property
@@ -111,7 +110,6 @@ class LiveTrace:
         return max(cut, self.shown) if is_settled or is_known else None
 
     def fail(self, reason: str) -> None:
-        """End the trace because its request failed."""
         self.error = reason
         self.finish_reason = FinishReason.FAILED
 

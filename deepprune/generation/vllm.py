@@ -218,7 +218,6 @@ class VllmBackend:
             raise RequestError(f"vLLM fails the request: {_line(error)}") from error
 
     def sampling_parameters(self, request: Request) -> Any:
-        """Return the ``SamplingParams`` of a request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -260,7 +259,6 @@ class VllmBackend:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def close(self) -> None:
-        """End vLLM's processes."""
         await self._end_loading()
         engine, self._engine, self.seats = self._engine, None, None
         if engine is None:

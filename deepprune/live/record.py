@@ -57,7 +57,6 @@ class LiveRecord:
             pending.unlink(missing_ok=True)
 
     def is_decided(self, question: Question) -> bool:
-        """Return whether the question has its vote."""
         row = self._rows.get(question.key)
         return row is not None and row["status"] == "ok"
 

@@ -280,7 +280,6 @@ class OpenAIBackend:
         self.continuation = None
 
     async def _try(self, trial: Request) -> Reader:
-        """Send a request of a few tokens and return its output."""
         done = Reader(trial)
         async with aclosing(self.stream(trial, done)) as chunks:
             async for _ in chunks:
