@@ -1,4 +1,4 @@
-"""The command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces>``.
+"""Command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces>``.
 
 ``train.py`` at the top of the repository is the second. A bad input ends in one line and exit code
 2, whatever else goes wrong in a traceback and 1.
@@ -195,7 +195,7 @@ def _is_option(word: str) -> bool:
 
 
 def _read_question(argument: str) -> str:
-    """The text that an argument stands for: standard input, a file, or itself."""
+    """Return the question that an argument gives: standard input, a file, or the text itself."""
     try:
         if argument == "-":
             return sys.stdin.read()
@@ -213,7 +213,7 @@ def _literal(text: str) -> str:
 
 
 def _list(values: Sequence[str]) -> str:
-    """A list of strings in Hydra's grammar, which reads JSON's."""
+    """Write a list of strings in Hydra's grammar, which reads JSON's."""
     return json.dumps(list(values), ensure_ascii=False)
 
 
@@ -272,10 +272,10 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
 
 
 def run_job(name: str, config: Any) -> float | None:
-    """One job of the Hydra application ``name``; returns what a sweeper maximises.
+    """Run one job of the Hydra application ``name``; return the objective of a sweeper.
 
-    In a multirun the others go on when one fails: its folder then says why in ``failure.json``,
-    and the multirun ends with its exit code, see `MultirunTable`.
+    If a job of a multirun fails, its folder gets a ``failure.json`` with the reason, the other jobs
+    run, and the multirun ends with that exit code, see `MultirunTable`.
     """
     from importlib import import_module  # torch comes with it: only now
 

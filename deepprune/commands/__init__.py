@@ -1,1 +1,1 @@
-"""What the commands do, once their configuration is composed."""
+"""Commands: each module runs the plan of one."""

@@ -11,7 +11,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """A SIGTERM, so that what handles Ctrl-C handles it too."""
+    """Raised on SIGTERM; a KeyboardInterrupt, so that both are handled alike."""
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:

@@ -39,7 +39,7 @@ MATRIX, JUDGES, FIGURE = "matrix.jsonl", "judges.json", "judge_matrix.png"
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A cell with one prefix rule, and the judges that were trained on such prefixes."""
+    """Cell with one prefix rule, and the judges that were trained on such prefixes."""
 
     facts: CellFacts
     store: TraceStore

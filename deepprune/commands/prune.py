@@ -96,7 +96,7 @@ def _prune(plan: PrunePlan) -> Run:
 
 
 class _Source:
-    """Where traces come from: an engine that generates them, or a store that is replayed.
+    """Source of traces: an engine that generates them, or a store that is replayed.
 
     Attributes:
         model: What generates them, or did.
@@ -291,5 +291,5 @@ def _answer_last(
 
 
 def _stdout(view: str) -> TextIO:
-    """The stream for lines that are not part of the view."""
+    """Return the stream for lines that are not part of the view."""
     return {"live": sys.stdout, "json": sys.stderr, "none": StringIO()}[view]

@@ -1,4 +1,4 @@
-"""The frame of a command: its folder, its W&B run, its summary, its last lines."""
+"""Run folder, W&B run, summary and last lines of every command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORES = "scores.sqlite"
 
 @dataclass
 class Run:
-    """A command at work.
+    """State of a running command.
 
     Attributes:
         folder: Where everything goes.
@@ -123,6 +123,6 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
 
 
 def is_rank_zero() -> bool:
-    """Whether this process keeps the record, of those that a launcher or Lightning started."""
+    """Return whether this process keeps the record, among those that a launcher has started."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), "0")) == 0

@@ -1,4 +1,4 @@
-"""The pruning sweep, as both commands run it."""
+"""Pruning sweep, for `train` and `evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line with the way out."""
+"""Explain errors of a configuration in one line with the way out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RENAMED = {
 
 
 def advise(error: Exception, application: str | None, config_folder: Path) -> str:
-    """One line for an error of Hydra or OmegaConf.
+    """Explain an error of Hydra or OmegaConf in one line.
 
     Args:
         error: What was raised.
@@ -85,7 +85,7 @@ def _unknown_choice(name: str, config_folder: Path) -> str:
 
 
 def option_names(application: str, config_folder: Path) -> list[str]:
-    """All keys of the application's default configuration."""
+    """Return all keys of the application's default configuration."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

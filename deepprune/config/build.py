@@ -1,4 +1,4 @@
-"""From a composed configuration to the plan of its command.
+"""Make the plan of a command from its composed configuration.
 
 Cheap objects are made here: a bad value fails before any trace is read and any model loads.
 """

@@ -1,4 +1,4 @@
-"""From a composed configuration to the plans of the commands that generate traces."""
+"""Make the plans of the commands that generate traces: `collect` and `prune`."""
 
 from __future__ import annotations
 

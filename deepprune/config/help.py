@@ -1,4 +1,4 @@
-"""What ``--help`` prints: the commands, the groups and the options, read from `conf/` itself."""
+"""Text of ``--help``: usage, groups and options, read from `conf/` itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WAYS_OF = {
 
 
 def help_text(application: str, usage: str, config_folder: Path) -> str:
-    """The help of an application."""
+    """Return the help of an application."""
     text = (config_folder / f"{application}.yaml").read_text()
     title, defaults, options = re.split(r"^defaults:\n|^\n(?=\w+:)", text, maxsplit=2, flags=re.M)
     chosen = re.findall(r"^  - (\w+): (.+)$", defaults, flags=re.M)

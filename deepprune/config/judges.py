@@ -1,4 +1,4 @@
-"""The judges that options name: ``judge=``, ``sweep.judges``, ``baselines``."""
+"""Judges that options name: ``judge=``, ``sweep.judges``, ``baselines``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def named_judges(seed: int) -> dict[str, Callable[[], Judge]]:
 
 
 def further_judges(entries: Sequence[str], seed: int) -> dict[str, JudgeChoice]:
-    """The judges that ``entries`` name, by entry; loads none.
+    """Return the judges of ``sweep.judges`` by entry; loads none.
 
     Args:
         entries: Names of judges without settings, exports, or folders of runs that have one.
@@ -111,7 +111,7 @@ def check_unseen(further: Mapping[str, JudgeChoice], questions: Sequence[Questio
 
 
 def all_judges(first: Judge, further: Mapping[str, JudgeChoice]) -> dict[str, Judge]:
-    """``first`` and the loaded ``further`` ones by their names in the results, no two alike.
+    """Load ``further`` and return all judges by their names in the results, no two alike.
 
     Raises:
         InputError: If a judge is there twice.
@@ -131,7 +131,7 @@ def all_judges(first: Judge, further: Mapping[str, JudgeChoice]) -> dict[str, Ju
 
 
 def export_folder(path: str) -> Path | None:
-    """The export in a folder, or in a run's folder, that the user named."""
+    """Return the export in a folder or in the folder of its run, if there is one."""
     return next((f for f in (Path(path), Path(path) / "judge") if (f / RECORD).is_file()), None)
 
 
@@ -141,12 +141,12 @@ def export_hash(export: Path) -> str:
 
 
 def run_of(export: Path) -> str:
-    """The name of the run of an export ``runs/DIR/judge``; the whole path of other folders."""
+    """Return ``DIR`` of an export ``runs/DIR/judge``, and the whole path of other folders."""
     return export.parent.name if export.name == "judge" else str(export)
 
 
 def sentence_embedding() -> Judge:
-    """The judge ``sentence_embedding``; reads its model, so that a missing one is found now."""
+    """Make the judge ``sentence_embedding``; reads its model, so that a missing one is found now."""
     from deepprune.judge.features.embeddings import SentenceEmbeddingJudge  # torch only here
 
     judge = SentenceEmbeddingJudge()

@@ -1,4 +1,4 @@
-"""The typed plan of each command, which ``config.build`` makes of a composed configuration.
+"""Typed plans of the commands; `build` and `build_live` make them.
 
 A plan holds what is cheap already made, so that a bad value stops before anything loads, and
 functions for what is not.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Where a run goes, and what identifies it.
+    """Folder, identity and logging of a run.
 
     Attributes:
         command: Name of the command.
@@ -58,7 +58,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class JudgeChoice:
-    """A judge before it is loaded.
+    """Judge that is not loaded yet.
 
     Attributes:
         needs: What it reads of the traces.
@@ -146,7 +146,7 @@ class EvaluatePlan:
 
 @dataclass(frozen=True)
 class Learner:
-    """A judge to train: its architecture, and how ``JudgeModule`` optimises it."""
+    """Architecture of a judge to train, and its options of ``JudgeModule``."""
 
     architecture: Architecture
     optimizer: OptimizerFactory

@@ -32,7 +32,7 @@ PLAIN = ("model/encoder", "live/")
 
 @dataclass
 class LearnerConf:
-    """How an architecture is trained."""
+    """Options of the optimisation, in the node of each architecture."""
 
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: Annotated[str, Literal["linear", "cosine"]] | None = None
@@ -137,7 +137,7 @@ class WandbConf:
 
 @dataclass
 class SweepingConf:
-    """What `train` and `evaluate` share."""
+    """Options that `train` and `evaluate` share."""
 
     traces: str = MISSING
     seed: Seed = MISSING
