@@ -146,7 +146,7 @@ def run_of(export: Path) -> str:
 
 
 def sentence_embedding() -> Judge:
-    """Make the judge ``sentence_embedding``; reads its model, so that a missing one is found now."""
+    """Make the judge ``sentence_embedding`` and read its model, so that none is missed later."""
     from deepprune.judge.features.embeddings import SentenceEmbeddingJudge  # torch only here
 
     judge = SentenceEmbeddingJudge()
