@@ -111,6 +111,16 @@ def test_fractions_and_sizes_are_checked():
     assert not split_questions(sums(4), (0.5, 0, 0.5)).val
 
 
+@pytest.mark.parametrize(
+    ("n", "fractions", "sizes"),
+    [(23, (0.65, 0.15, 0.2), [15, 3, 5]), (5, (0.9, 0.05, 0.05), [3, 1, 1])],
+)
+def test_sizes_are_rounded_and_at_least_one(n, fractions, sizes):
+    """23 questions: 14.95, 3.45 and 4.6."""
+    splits = split_questions(sums(n), fractions)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == sizes
+
+
 @pytest.mark.parametrize("n", [20, 23, 24, 28])
 def test_folds_test_every_question_once(n):
     groups = sums(n)

@@ -25,10 +25,12 @@ def focal_loss(logits, labels, gamma=2.0, alpha=None):
 def test_focal_loss_by_hand():
     """Logits 0, log 3, -log 4 are p = 1/2, 3/4, 1/5; with labels 1, 0, 1, p_t = 1/2, 1/4, 1/5.
 
-    gamma 2: (1/2)^2 log 2 + (3/4)^2 log 4 + (4/5)^2 log 5, by 3.
+    gamma 2: (1/2)^2 log 2 + (3/4)^2 log 4 + (4/5)^2 log 5, by 3; gamma 1/2: roots, not squares.
     """
     expected = (0.25 * math.log(2) + 0.5625 * math.log(4) + 0.64 * math.log(5)) / 3
     assert focal_loss(LOGITS, LABELS, gamma=2).item() == pytest.approx(expected)
+    roots = (0.5**0.5 * math.log(2) + 0.75**0.5 * math.log(4) + 0.8**0.5 * math.log(5)) / 3
+    assert focal_loss(LOGITS, LABELS, gamma=0.5).item() == pytest.approx(roots)
     weighted = (
         0.3 * 0.25 * math.log(2) + 0.7 * 0.5625 * math.log(4) + 0.3 * 0.64 * math.log(5)
     ) / 3

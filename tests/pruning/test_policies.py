@@ -191,7 +191,9 @@ def test_replay_hides_an_answer_until_the_trace_has_ended():
     seen = session.advance(FirstTokens(5))
     assert sorted(seen.n_tokens.tolist()) == [3, 5]
     assert (seen.answer_class == NO_ANSWER).tolist() == (~seen.is_finished).tolist()
-    session.stop([i for i in (0, 1) if not seen.is_finished[i]])
+    assert [session.prefix(i).is_finished for i in (0, 1)] == seen.is_finished.tolist()
+    session.stop([0, 1])  # one that has ended stays as it is
+    assert session.advance(None).is_stopped.tolist() == (~seen.is_finished).tolist()
     assert session.advance(None).n_tokens.sum() == session.usage.tokens == 8
 
 
