@@ -200,8 +200,8 @@ class Benchmark:
 
     def _replayed(self, policy, question, outcome, traces: tuple[Trace, ...]) -> dict[str, Any]:
         """Run the same policy on the recording and compare."""
-        engine = ReplayEngine([QuestionTraces(question, self.live.model, traces)], shuffle=False)
-        session = engine.open(question, self.live.model, self.n_traces, self.seed)
+        engine = ReplayEngine(QuestionTraces(question, self.live.model, traces), shuffle=False)
+        session = engine.open(self.n_traces, self.seed)
         again = self._decide(policy, session)
         return {
             "tokens_replayed": again.usage.tokens,

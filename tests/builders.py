@@ -99,16 +99,20 @@ class SessionEvidence:
 class InOrder(ReplayEngine):
     """A replay whose traces start in their recorded order, so that arithmetic can be worked out."""
 
-    def recording(self, question, model):
-        recording = super().recording(question, model)
-        recording.order = lambda n_traces, seed: np.arange(n_traces)
-        return recording
+    def order(self, n_traces, seed):
+        return np.arange(n_traces)
+
+
+def recorded(traces: QuestionTraces):
+    """Open sessions of the live pruner on a recording."""
+    engine = ReplayEngine(traces, shuffle=False)
+    return lambda question, model, n, seed: engine.open(min(n, len(traces.traces)), seed)
 
 
 def play(policy, traces: QuestionTraces, similarity=None, seed=0, tokens_per_forced_answer=0):
     """Run a policy on all traces of one question, in their recorded order."""
-    engine = InOrder([traces], tokens_per_forced_answer=tokens_per_forced_answer)
+    engine = InOrder(traces, tokens_per_forced_answer=tokens_per_forced_answer)
     n = len(traces.traces)
-    session = engine.open(traces.question, traces.model, n, seed)
+    session = engine.open(n, seed)
     evidence = SessionEvidence(session, similarity)
     return run_question(policy, session, n, evidence, np.random.default_rng(seed))

@@ -138,7 +138,7 @@ class _Source:
         def open_recording(question: Question, model: str, n_traces: int, seed: int) -> Session:
             group = store.group(refs[*question.key, model])
             n = min(n_traces, len(group.traces))  # a live run records what it started
-            return make_engine([group]).open(group.question, model, n, seed)
+            return make_engine(group).open(n, seed)
 
         self.open = open_recording
 

@@ -34,7 +34,7 @@ from deepprune.config.plans import (
 )
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Policy
-from deepprune.core.types import PrefixRule
+from deepprune.core.types import PrefixRule, Question, QuestionTraces
 from deepprune.data.cells import Cell, cells
 from deepprune.data.splits import Splits, split_questions
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
@@ -243,7 +243,7 @@ def make_engine(config: DictConfig) -> MakeEngine:
         )
     made: MakeEngine = instantiated(config.engine)
     with inputs_of("engine"):
-        made([])
+        made(QuestionTraces(Question("", "", ""), "", ()))
     return made
 
 

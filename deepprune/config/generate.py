@@ -84,7 +84,7 @@ NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
     "model/encoder": {"tokenizer", "layout", "generative", "template"},
     "pruning": {"name"},
-    "engine/replay": {"groups"},
+    "engine/replay": {"group"},
     "live": {"backend", "prompt", "sampling"},
 }
 """Arguments that code gives, by group or choice."""

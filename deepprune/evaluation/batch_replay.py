@@ -22,14 +22,13 @@ from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.replay import Recording, ReplayEngine, forced_context
+from deepprune.pruning.replay import ReplayEngine, forced_context
 from deepprune.pruning.voting import plurality_rows
 
 
 def replay_batch(
     policies: Sequence[DeepPrune],
     engine: ReplayEngine,
-    recording: Recording,
     orders: IntArray,
     draws: FloatArray,
     scores: QuestionScores,
@@ -40,8 +39,7 @@ def replay_batch(
 
     Args:
         policies: P of them, each with ``decides_once``.
-        engine: Gives the clock and the price of a forced answer.
-        recording: The traces.
+        engine: The recorded traces.
         orders: Which traces start, in which order, shape ``(R, N)``.
         draws: The policies' uniform draws, shape ``(R, N)``.
         scores: The judge's scores; for a judge that reads peers those of one order, ``R = 1``.
@@ -53,8 +51,8 @@ def replay_batch(
     """
     first, has_pairs, judge = policies[0], orders.shape[1] > 1, scores.judge
     has_prices = type(judge).pair_prices is not Judge.pair_prices
-    cuts = recording.cuts(first.prefix)
-    ids = _scored_prefixes(recording, cuts, orders, scores)
+    cuts = engine.cuts(first.prefix)
+    ids = _scored_prefixes(engine, cuts, orders, scores)
     thresholds = sorted({p.threshold for p in policies})
     clusters = cluster(
         first.clustering,
@@ -74,11 +72,11 @@ def replay_batch(
         clusters.bill[:, 1:] += paid_once[order]
     forced = np.zeros((len(cuts), 2), dtype=np.int64)
     if Need.FORCED_ANSWERS in judge.needs and has_pairs:
-        forced = np.stack([recording.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
+        forced = np.stack([engine.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
     for number, policy in enumerate(policies):
         rules[_rule(policy)].append(number)
-    finish = _finishing(engine, recording, orders[order], cuts, clusters, ledger, correct, forced)
+    finish = _finishing(engine, orders[order], cuts, clusters, ledger, correct, forced)
     fields: dict[str, NDArray[Any]] = {}
     for rule, numbers in rules.items():
         columns = [thresholds.index(policies[number].threshold) for number in numbers]
@@ -90,13 +88,13 @@ def replay_batch(
 
 
 def _scored_prefixes(
-    recording: Recording, cuts: IntArray, orders: IntArray, scores: QuestionScores
+    engine: ReplayEngine, cuts: IntArray, orders: IntArray, scores: QuestionScores
 ) -> IntArray:
     """Score the prefixes and return the number of each in the table, shape ``(M,)``.
 
     With peers only the traces of the one order have a prefix there.
     """
-    traces = recording.group.traces
+    traces = engine.group.traces
     here = orders[0] if scores.judge.reads_peers else np.arange(len(traces))
     prefixes = [
         Prefix(traces[i], int(cuts[i]), cuts[i] >= traces[i].n_tokens) for i in here.tolist()
@@ -115,7 +113,6 @@ def _rule(policy: DeepPrune) -> DeepPrune:
 
 def _finishing(
     engine: ReplayEngine,
-    recording: Recording,
     traces: IntArray,
     cuts: IntArray,
     clusters: Clusterings,
@@ -127,11 +124,11 @@ def _finishing(
 
     ``traces`` are those of each run in the order of their start, shape ``(G, N)``; ``cuts`` where
     each recorded trace pauses, shape ``(M,)``; ``forced`` the answers forced for the judge, see
-    `Recording.forced`, shape ``(M, 2)``.
+    `ReplayEngine.forced`, shape ``(M, 2)``.
     """
-    length, cut, answer = recording.n_tokens[traces], cuts[traces], recording.answer_class[traces]
+    length, cut, answer = engine.n_tokens[traces], cuts[traces], engine.answer_class[traces]
     is_right = np.isin(answer, correct)
-    flops = ledger.size.flops(recording.n_tokens.astype(np.float64))[traces]
+    flops = ledger.size.flops(engine.n_tokens.astype(np.float64))[traces]
     cut_flops = ledger.size.flops(cuts.astype(np.float64))[traces]
     each = engine.tokens_per_forced_answer
     tokens_forced = each * forced[traces, 0]

@@ -26,7 +26,7 @@ from deepprune.pruning.replay import ReplayEngine
 logger = logging.getLogger(__name__)
 
 LoadTraces = Callable[[QuestionRef], QuestionTraces]
-MakeEngine = Callable[[Sequence[QuestionTraces]], ReplayEngine]
+MakeEngine = Callable[[QuestionTraces], ReplayEngine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,7 @@ class QuestionRunner:
     def __call__(self, task: Task) -> QuestionOutcomes:
         """Evaluate one question; a point that fails is recorded with its reason."""
         group = self.load(task.ref)
-        engine = self.make_engine([group])
-        question = _Question(self, group, engine, task)
+        question = _Question(self, group, task)
         is_whole = not any(trace.finish_reason.is_open for trace in group.traces)
         batches: defaultdict[Any, list[int]] = defaultdict(list)
         for number, point in enumerate(self.points):
@@ -114,10 +113,8 @@ def _family(point: Point) -> tuple[Any, ...]:
 class _Question:
     """One question while it is evaluated."""
 
-    def __init__(
-        self, runner: QuestionRunner, group: QuestionTraces, engine: ReplayEngine, task: Task
-    ) -> None:
-        self._runner, self._group, self._engine = runner, group, engine
+    def __init__(self, runner: QuestionRunner, group: QuestionTraces, task: Task) -> None:
+        self._runner, self._group, self._engine = runner, group, runner.make_engine(group)
         self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
             f.answer_class for t in group.traces for f in t.forced_answers if f.is_correct
         }
@@ -154,8 +151,7 @@ class _Question:
 
         for resample in range(runner.resamples):
             seed = derive(runner.seed, resample)
-            group = self._group
-            session = self._engine.open(group.question, group.model, runner.n_traces, seed)
+            session = self._engine.open(runner.n_traces, seed)
             evidence = RunEvidence(scores, session)
             rng = self._rng(resample)
             outcome = run_question(point.policy, session, point.n_traces, evidence, rng, tell)
@@ -170,10 +166,9 @@ class _Question:
         runner, engine = self._runner, self._engine
         points = [runner.points[number] for number in numbers]
         n_traces, scores = points[0].n_traces, self._scores[str(points[0].judge)]
-        recording = engine.recording(self._group.question, self._group.model)
         resamples = range(runner.resamples)
         orders = np.stack(
-            [recording.order(runner.n_traces, derive(runner.seed, r))[:n_traces] for r in resamples]
+            [engine.order(runner.n_traces, derive(runner.seed, r))[:n_traces] for r in resamples]
         )
         draws = np.stack([self._rng(r).random(n_traces) for r in resamples])
         # with peers, each order has scores of its own
@@ -183,7 +178,6 @@ class _Question:
             replay_batch(
                 [point.policy for point in points if isinstance(point.policy, DeepPrune)],
                 engine,
-                recording,
                 orders[part],
                 draws[part],
                 scores.of_one_run(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -25,7 +25,6 @@ from deepprune.core.types import (
     FinishReason,
     Prefix,
     PrefixRule,
-    Question,
     QuestionTraces,
     Trace,
 )
@@ -36,64 +35,50 @@ TAIL = 100
 
 @checked
 class ReplayEngine:
-    """Replays recorded traces.
+    """Replays the recorded traces of one question.
 
-    A question's traces start in an order drawn from the seed. Running traces advance in lock-step,
-    one token each per tick: the clock adds the longest stretch of every step (sequential decoding),
-    times ``seconds_per_token``. An answer is reported only once its trace has ended, so a policy
-    cannot tell a recording from a live engine.
+    The traces start in an order drawn from the seed. Running traces advance in lock-step, one token
+    each per tick: the clock adds the longest stretch of every step (sequential decoding), times
+    ``seconds_per_token``. An answer is reported only once its trace has ended, so a policy cannot
+    tell a recording from a live engine.
 
     A forced answer is the one recorded at the checkpoint, or last before it. All those of a
     checkpoint run side by side: they cost ``tokens_per_forced_answer`` ticks.
 
     Args:
-        groups: The traces of each question.
+        group: The traces.
         seconds_per_token: Virtual decoding time of a token, in seconds.
         tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
         shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
-    """
-
-    def __init__(
-        self,
-        groups: Iterable[QuestionTraces],
-        seconds_per_token: Annotated[float, Gt(0)] = 0.02,
-        tokens_per_forced_answer: Annotated[int, Ge(0)] = 20,
-        shuffle: bool = True,
-    ) -> None:
-        self.seconds_per_token = seconds_per_token
-        self.tokens_per_forced_answer = tokens_per_forced_answer
-        self._recordings = {(g.question, g.model): Recording(g, shuffle) for g in groups}
-
-    def open(self, question: Question, model: str, n_traces: int, seed: int) -> ReplaySession:
-        """Begin a question; ``seed`` decides which recorded traces start, and in which order."""
-        recording = self.recording(question, model)
-        return ReplaySession(recording, recording.order(n_traces, seed), self)
-
-    def recording(self, question: Question, model: str) -> Recording:
-        return self._recordings[question, model]
-
-
-class Recording:
-    """The traces of one question as arrays, in their recorded order.
 
     Attributes:
-        group: The traces.
-        n_tokens: Their lengths, shape ``(M,)``.
+        n_tokens: Lengths of the M traces in their recorded order, shape ``(M,)``.
         answer_class: Classes of their final answers, shape ``(M,)``.
         is_open: Whether a trace was stopped while it was recorded, shape ``(M,)``.
     """
 
-    def __init__(self, group: QuestionTraces, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        group: QuestionTraces,
+        seconds_per_token: Annotated[float, Gt(0)] = 0.02,
+        tokens_per_forced_answer: Annotated[int, Ge(0)] = 20,
+        shuffle: bool = True,
+    ) -> None:
         self.group = group
+        self.seconds_per_token = seconds_per_token
+        self.tokens_per_forced_answer = tokens_per_forced_answer
         self._shuffle = shuffle
-        self.is_open: BoolArray = np.array([t.finish_reason.is_open for t in group.traces], bool)
-        self.n_tokens: IntArray = np.array([t.n_tokens for t in group.traces], dtype=np.int64)
-        self.answer_class: IntArray = np.array(
-            [t.answer_class for t in group.traces], dtype=np.int64
-        )
+        traces = group.traces
+        self.is_open: BoolArray = np.array([t.finish_reason.is_open for t in traces], bool)
+        self.n_tokens: IntArray = np.array([t.n_tokens for t in traces], dtype=np.int64)
+        self.answer_class: IntArray = np.array([t.answer_class for t in traces], dtype=np.int64)
         self._orders: dict[tuple[int, int], IntArray] = {}
         self._cuts: dict[PrefixRule, IntArray] = {}
         self._forced: dict[int, tuple[list[int], IntArray]] = {}
+
+    def open(self, n_traces: int, seed: int) -> ReplaySession:
+        """Begin the question; ``seed`` decides which traces start, and in which order."""
+        return ReplaySession(self, self.order(n_traces, seed))
 
     def order(self, n_traces: int, seed: int) -> IntArray:
         """Return which recorded traces start, in their order, shape ``(n_traces,)``."""
@@ -158,7 +143,7 @@ def forced_context(forced: IntArray, each: int) -> FloatArray:
     """Return the tokens that forced answers of ``each`` tokens attend to, summed over those.
 
     Args:
-        forced: Number of answers and sum of their places, see `Recording.forced`, ``(..., 2)``.
+        forced: Number of answers and sum of their places, see `ReplayEngine.forced`, ``(..., 2)``.
         each: Tokens of an answer.
     """
     return np.asarray(forced[..., 1] * each + forced[..., 0] * each**2 / 2)
@@ -167,10 +152,9 @@ def forced_context(forced: IntArray, each: int) -> FloatArray:
 class ReplaySession:
     """One question of a `ReplayEngine`."""
 
-    def __init__(self, recording: Recording, order: IntArray, engine: ReplayEngine) -> None:
-        self._recording = recording
-        self._order = order
+    def __init__(self, engine: ReplayEngine, order: IntArray) -> None:
         self._engine = engine
+        self._order = order
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
         self._tokens = self._tokens_forced = self._ticks = self._peak = 0
@@ -201,19 +185,19 @@ class ReplaySession:
             ValueError: If a trace would continue beyond where it was stopped during recording.
         """
         self._n_read = 0
-        old, recording, traces = self._n_tokens, self._recording, self._order[: self.n_started]
-        lengths, is_open = recording.n_tokens[traces], recording.is_open[traces]
+        old, engine, traces = self._n_tokens, self._engine, self._order[: self.n_started]
+        lengths, is_open = engine.n_tokens[traces], engine.is_open[traces]
         running = ~self._is_stopped & ((old < lengths) | is_open)
         if until is None:
             wanted = lengths + 1
         elif isinstance(until, int):
             wanted = old + until
         else:
-            wanted = np.maximum(recording.cuts(until)[traces], old)
+            wanted = np.maximum(engine.cuts(until)[traces], old)
         if (beyond := np.flatnonzero(running & is_open & (wanted > lengths))).size:
             first = int(beyond[0])
             raise ValueError(
-                f"trace {first} of {recording.group.question.question_id!r} was stopped "
+                f"trace {first} of {engine.group.question.question_id!r} was stopped "
                 f"after {lengths[first]} tokens while it was recorded, what would follow is not "
                 "known: replay the policy that it was recorded under, or collect whole traces."
             )
@@ -224,14 +208,14 @@ class ReplaySession:
         self._peak = max(self._peak, int(running.sum()))
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
-        answers = np.where(is_finished, recording.answer_class[traces], NO_ANSWER)
+        answers = np.where(is_finished, engine.answer_class[traces], NO_ANSWER)
         forced = np.full(len(old), NO_ANSWER)
         if force:
             forced = answers.copy()
             asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
             for trace in asked:
                 before, place = self._forced_at.get(trace, 0), int(target[trace])
-                forced[trace] = recording.forced_answer(int(traces[trace]), before, place)
+                forced[trace] = engine.forced_answer(int(traces[trace]), before, place)
                 self._forced_at[trace] = place
             self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
         return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
@@ -241,7 +225,7 @@ class ReplaySession:
         return len(self._n_tokens)
 
     def prefix(self, trace: int) -> Prefix:
-        recorded = self._recording.group.traces[int(self._order[trace])]
+        recorded = self._engine.group.traces[int(self._order[trace])]
         n_tokens = int(self._n_tokens[trace])
         is_finished = n_tokens >= recorded.n_tokens and not recorded.finish_reason.is_open
         return Prefix(recorded, n_tokens, is_finished=is_finished)
@@ -267,14 +251,14 @@ class ReplaySession:
         policy has forced by ``advance`` may be the same; it is then paid twice.
         """
         for trace in traces:
-            forced = self._recording.forced(int(self._order[trace]), int(self._n_tokens[trace]))
+            forced = self._engine.forced(int(self._order[trace]), int(self._n_tokens[trace]))
             new = forced - self._read.get(trace, 0)
             self._read[trace] = forced
             self._force(new, ticks=max(0, int(new[0]) - self._n_read))
             self._n_read = max(self._n_read, int(new[0]))
 
     def _force(self, forced: IntArray, ticks: int) -> None:
-        """Count ``forced`` answers, see `Recording.forced`, ``ticks`` one after the other."""
+        """Count ``forced`` answers, see `ReplayEngine.forced`, ``ticks`` one after the other."""
         each = self._engine.tokens_per_forced_answer
         self._tokens_forced += int(forced[0]) * each
         self._forced_context += float(forced_context(forced, each))

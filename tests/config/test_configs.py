@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+from builders import group
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
@@ -91,7 +92,7 @@ def test_the_parts_of_a_sweep_are_made(application):
     """Defaults, and an axis of a policy's field as a user writes it."""
     config = composed(application, "+sweep.axes.deepprune.clustering=[greedy,average]")
     sweep = getattr(build, application)(config).sweep
-    assert sweep.make_engine([]).tokens_per_forced_answer == 20
+    assert sweep.make_engine(group(["a"])).tokens_per_forced_answer == 20
     assert sweep.distributed.n is None
     assert sweep.watchers
     chosen = sweep.points(8, ["a"])

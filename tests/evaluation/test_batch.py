@@ -93,7 +93,7 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
     task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
     runner = QuestionRunner(
         points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
-        load=lambda _: traces, make_engine=lambda groups: ReplayEngine(groups),
+        load=lambda _: traces, make_engine=ReplayEngine,
         judges={"it": judge},
     )  # fmt: skip
     at_once = runner(task)

@@ -82,8 +82,8 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions_and_vote(policy
     outcome, traces = run(live, script, policy)
     live.close()
     recording = QuestionTraces(script.question, script.model, traces)
-    replay = ReplayEngine([recording], shuffle=False)
-    session = replay.open(script.question, script.model, len(traces), 0)
+    replay = ReplayEngine(recording, shuffle=False)
+    session = replay.open(len(traces), 0)
     again = run_question(
         policy, session, len(script.traces), Reader(session), np.random.default_rng(0)
     )
@@ -225,7 +225,7 @@ def test_a_lost_trace_has_no_answer_and_the_others_go_on():
     assert sum(outcome.vote.weights.values()) == 6  # one lost, one without an answer
     assert (traces[1].finish_reason, traces[1].n_tokens) == (FinishReason.FAILED, 5)
     recording = QuestionTraces(script.question, script.model, traces)
-    session = ReplayEngine([recording], shuffle=False).open(script.question, script.model, 8, 0)
+    session = ReplayEngine(recording, shuffle=False).open(8, 0)
     again = run_question(Consensus(), session, 8, Reader(session), np.random.default_rng(0))
     assert again.vote.weights == outcome.vote.weights
 
@@ -430,7 +430,7 @@ def test_a_trace_that_ends_at_a_checkpoint_replays_as_it_was_seen():
     live.close()
     assert [t.n_tokens for t in traces] == [11, 20, 30]
     recording = QuestionTraces(script.question, script.model, traces)
-    again = ReplayEngine([recording], shuffle=False).open(script.question, script.model, 3, 0)
+    again = ReplayEngine(recording, shuffle=False).open(3, 0)
     again.start(3)
     assert (again.advance(10).is_finished == seen.is_finished).all()
 

@@ -350,7 +350,7 @@ def test_a_replay_of_the_recording_decides_alike(live, mode, monkeypatch):
         assert all(traces[i].n_tokens == 12 for i in stopped)
 
     group = QuestionTraces(QUESTION, live.model, traces)
-    recorded = ReplayEngine([group], shuffle=False).open(QUESTION, live.model, 9, seed=0)
+    recorded = ReplayEngine(group, shuffle=False).open(9, seed=0)
     again = run_question(policy, recorded, 9, ScriptedEvidence(recorded), np.random.default_rng(0))
     assert again.decisions == outcome.decisions  # to the last bit of their scores
     assert len({d.score for d in outcome.decisions}) == len(stopped)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import group
+from builders import group, recorded
 
 from deepprune.answers.equivalence import WorkerError
 from deepprune.core.protocols import Usage
@@ -23,7 +23,6 @@ from deepprune.live.pruner import LivePruner
 from deepprune.pruning.controller import JudgeError
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.esc import ESC
-from deepprune.pruning.replay import ReplayEngine
 from deepprune.traces import TraceStore
 
 SIZE = GeneratorSize(params=100, layers=2, hidden=4)
@@ -85,8 +84,7 @@ def test_the_row_says_who_was_stopped_and_what_that_saved(traces):
 
     The judge's 5 FLOPs a pair make the net saving the smaller one.
     """
-    engine = ReplayEngine([traces], shuffle=False)
-    row = pruner(engine.open, Told(parity)).prune(traces.question).row
+    row = pruner(recorded(traces), Told(parity)).prune(traces.question).row
     assert (row["status"], row["answer"], row["is_correct"]) == ("ok", "a", True)
     assert row["weights"] == [
         {"answer": "a", "class": 0, "weight": 3.0},
@@ -107,8 +105,7 @@ def test_the_row_says_who_was_stopped_and_what_that_saved(traces):
 
 
 def test_an_unknown_generator_claims_nothing_net(traces):
-    engine = ReplayEngine([traces], shuffle=False)
-    row = pruner(engine.open, Told(parity), size=None).prune(traces.question).row
+    row = pruner(recorded(traces), Told(parity), size=None).prune(traces.question).row
     assert row["net_saving_estimated"] is None
     assert row["generator_flops"] is None
     assert row["saving_estimated"] > 0
@@ -163,8 +160,7 @@ def test_traces_that_fail_save_nothing_and_count_the_same_in_a_replay(traces, tm
     assert states == ["finished", "failed"] * 3
     store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
     store.append(live.traces)
-    replay = ReplayEngine(store.load(), shuffle=False)
-    again = pruner(replay.open, Told(lambda _: 0)).prune(traces.question)
+    again = pruner(recorded(*store.load()), Told(lambda _: 0)).prune(traces.question)
     same = ("answer", "voters", "n_finished", "n_failed", "tokens_failed", "saving_estimated")
     assert {k: row[k] for k in same} == {k: again.row[k] for k in same}
     assert [state.status.value for state in again.live.session.states()] == states
@@ -195,8 +191,8 @@ def test_the_running_vote_is_that_of_the_checkpoint_in_any_spelling(tmp_path):
     assert told == [[], [("0.5", 2), ("7", 1)], [("0.5", 3), ("7", 1)]]
     store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
     store.append(live.traces)
-    replay, told[:] = ReplayEngine(store.load(), shuffle=False), []
-    pruner(replay.open, unlike, policy, n=4).prune(traces.question, [Votes()])
+    told.clear()
+    pruner(recorded(*store.load()), unlike, policy, n=4).prune(traces.question, [Votes()])
     assert told == [[], [("0.5", 2), ("7", 1)], [("0.5", 3), ("7", 1)]]
 
 
@@ -311,8 +307,7 @@ def test_a_lost_engine_is_no_failed_judge(traces):
     def lose(_):
         raise EngineError("gone")
 
-    engine = ReplayEngine([traces], shuffle=False)
-    done = pruner(engine.open, Told(lose)).prune(traces.question)
+    done = pruner(recorded(traces), Told(lose)).prune(traces.question)
     assert isinstance(done.error, EngineError)
     assert (done.row["status"], done.row["reason"]) == ("failed", "gone")
     assert [t.n_tokens for t in done.traces] == [4] * 6
@@ -328,13 +323,7 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions(policy, traces,
         engine.close()
     store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
     store.append(live.traces)
-    (recorded,) = store.load()
-    replay = ReplayEngine([recorded], shuffle=False)
-
-    def open_session(question, model, n, seed):
-        return replay.open(question, model, min(n, len(recorded.traces)), seed)
-
-    again = pruner(open_session, Told(parity), policy).prune(traces.question)
+    again = pruner(recorded(*store.load()), Told(parity), policy).prune(traces.question)
     same = ("answer", "answer_class", "weights", "voters", "decisions", "is_correct", "n_started")
     assert {k: live.row[k] for k in same} == {k: again.row[k] for k in same}
     assert live.row["status"] == "ok"
@@ -361,9 +350,8 @@ def test_an_interrupt_hands_back_what_was_generated(traces):
 
 
 def test_decisions_say_why(traces):
-    engine = ReplayEngine([traces], shuffle=False)
     largest = DeepPrune(FirstTokens(4), max_finishers=2)
-    row = pruner(engine.open, Told(parity), largest).prune(traces.question).row
+    row = pruner(recorded(traces), Told(parity), largest).prune(traces.question).row
     reasons = {d["trace"]: d["reason"] for d in row["decisions"]}
     redundant, other = StopReason.REDUNDANT.value, StopReason.NOT_CHOSEN.value
     assert reasons == {4: redundant, 1: other, 3: other, 5: other}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-from builders import group
+from builders import group, recorded
 from rich.console import Console
 
 from deepprune.core.types import FinishReason
@@ -19,7 +19,6 @@ from deepprune.live.pruner import LivePruner
 from deepprune.live.summary import live_table, tokens_figure
 from deepprune.live.view import LiveView, ProgressLines, one_line, question_frame
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.replay import ReplayEngine
 
 POLICY = DeepPrune(FirstTokens(4), finish="representatives", vote="size")
 
@@ -54,11 +53,10 @@ class Frames:
 
 
 def pruned(traces, *watchers, judge=None, **policy):
-    engine = ReplayEngine([traces], shuffle=False)
     n = len(traces.traces)
     judge, chosen = judge or OracleJudge(), DeepPrune(FirstTokens(4), **policy)
     policy = chosen if policy else POLICY
-    pruner = LivePruner(engine.open, "tiny", policy, judge, JudgeWorker(5), n, 0, None)
+    pruner = LivePruner(recorded(traces), "tiny", policy, judge, JudgeWorker(5), n, 0, None)
     done = pruner.prune(traces.question, watchers)
     for watcher in watchers:
         watcher.on_question_end(done.live, done.row)

@@ -186,7 +186,7 @@ def test_what_still_runs_is_stopped_once_the_vote_is_decided():
 
 def test_replay_hides_an_answer_until_the_trace_has_ended():
     traces = group(["a", "b"], lengths=[3, 9])
-    session = ReplayEngine([traces]).open(traces.question, "tiny", 2, seed=0)
+    session = ReplayEngine(traces).open(2, seed=0)
     session.start(2)
     seen = session.advance(FirstTokens(5))
     assert sorted(seen.n_tokens.tolist()) == [3, 5]
