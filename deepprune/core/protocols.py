@@ -55,7 +55,7 @@ class Step:
     """A request of a policy: stop traces, start traces, then advance all running ones.
 
     Attributes:
-        start: How many more traces to start.
+        start: Number of traces to start.
         stop: The running traces to stop, and why.
         until: Where running traces pause next, by a rule or after so many more tokens; ``None``
             runs them to their end.
@@ -86,13 +86,13 @@ class Need(StrEnum):
     """A requirement of a policy or a judge beyond tokens and final answers."""
 
     JUDGE = "judge"  # pair scores, and so whatever the judge needs
-    TEXT = "text"  # what the traces say
+    TEXT = "text"  # text of the traces
     FORCED_ANSWERS = "forced_answers"  # forced answers at checkpoints
     CONFIDENCE = "confidence"  # token log-probabilities
 
 
 TEXT_ALONE = frozenset({Need.TEXT})
-"""What a judge needs unless it says otherwise."""
+"""Default needs of a judge."""
 
 
 class Policy(Protocol):

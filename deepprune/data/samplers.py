@@ -280,7 +280,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         blocks = np.fromiter(self.sampler, dtype=np.int64).reshape(-1, self.sampler.block)
         rng = generator(self.sampler.seed, "buckets", epoch)
         batches: list[list[int]] = []
-        size = self.batch_size // self.sampler.block  # of a batch, in blocks
+        size = self.batch_size // self.sampler.block  # blocks of a batch
         bucket = size * self.bucket_batches
         for start in range(0, len(blocks), bucket):
             part = blocks[start : start + bucket]

@@ -40,7 +40,7 @@ def replay_batch(
     Args:
         policies: P of them, each with ``decides_once``.
         engine: The recorded traces.
-        orders: Which traces start, in which order, shape ``(R, N)``.
+        orders: The traces in the order of their start, shape ``(R, N)``.
         draws: The policies' uniform draws, shape ``(R, N)``.
         scores: The judge's scores; for a judge that reads peers those of one order, ``R = 1``.
         ledger: Makes the bills.
@@ -64,7 +64,7 @@ def replay_batch(
         max_members=first.max_members,
         price=(lambda pairs: scores.prices(ids[pairs])) if has_prices else None,
     )
-    order = np.empty(len(clusters.labels), dtype=np.int64)  # of each clustering, shape (G,)
+    order = np.empty(len(clusters.labels), dtype=np.int64)  # row in `orders`, (G,)
     for number, rows in enumerate(clusters.at):
         order[rows] = number
     if has_pairs:  # a trace alone is not read

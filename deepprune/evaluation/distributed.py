@@ -61,7 +61,7 @@ def _in_order(
     waiting: deque[Future[QuestionOutcomes]] = deque()
     for task in tasks:
         waiting.append(pool.submit(_do, task))
-        if len(waiting) >= most_waiting:  # so that results do not pile up
+        if len(waiting) >= most_waiting:  # else results pile up
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

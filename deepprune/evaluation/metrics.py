@@ -202,7 +202,7 @@ def _compare(
         draws: See `_reduced`.
         full: Position of the cons@N of each of these points.
         chunk: Their positions.
-        curves: What they are compared with at equal tokens, by the name of the metric.
+        curves: Curves to compare with at equal tokens, by the name of the metric.
     """
     accuracy, tokens = draws["accuracy"][:, chunk], draws["tokens"][:, chunk]
     flops, judge_flops = draws["generator_flops"][:, chunk], draws["judge_flops"][:, chunk]

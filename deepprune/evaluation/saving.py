@@ -44,8 +44,8 @@ def estimated_saving(
 
     Args:
         n_tokens: Tokens of the started traces, shape ``(n,)``.
-        is_finished: Which of them reached their end, shape ``(n,)``.
-        is_failed: Which of them failed, shape ``(n,)``.
+        is_finished: Whether each reached its end, shape ``(n,)``.
+        is_failed: Whether each failed, shape ``(n,)``.
         n_traces: N.
         usage: The engine's count, for the forced answers.
         ledger: For the net saving.

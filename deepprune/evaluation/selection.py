@@ -99,7 +99,7 @@ def check_needs(
     Args:
         points: The grid.
         group: The traces.
-        judges: What each judge of the points reads.
+        judges: Needs of each judge of the points.
 
     Raises:
         InputError: If something is missing.

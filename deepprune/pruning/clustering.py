@@ -100,8 +100,8 @@ def _greedy(
     it. A further threshold thus costs only the decisions that it changes.
     """
     n_orders, n = orders.shape
-    order = np.arange(n_orders)  # of each row
-    low, high = np.zeros(n_orders, dtype=np.int64), np.full(n_orders, len(taus))  # its thresholds
+    order = np.arange(n_orders)  # order and range of thresholds of each row
+    low, high = np.zeros(n_orders, dtype=np.int64), np.full(n_orders, len(taus))
     labels = np.zeros((n_orders, n), dtype=np.int64)
     similarity = np.ones((n_orders, n))
     slot = np.full((n_orders, n), -1, dtype=np.int32)  # place in its cluster's reservoir, or -1

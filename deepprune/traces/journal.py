@@ -31,7 +31,7 @@ class TraceJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.traces: list[Trace] = []
-        self._lengths: list[int] = []  # of their lines in the file, bytes
+        self._lengths: list[int] = []  # bytes of their lines in the file
         if path.exists():
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):

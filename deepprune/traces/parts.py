@@ -108,7 +108,7 @@ class PartReader:
             )
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        self._starts = [0, *accumulate(sizes)]  # of the row groups, and the end
+        self._starts = [0, *accumulate(sizes)]  # first rows of the row groups, and the end
         self._kept: tuple[int, list[Trace]] = -1, []  # number and traces of a row group
 
     def columns(self, names: Sequence[str]) -> pa.Table:

@@ -35,8 +35,8 @@ class SlimSC:
 
     Attributes:
         similarity: In [0, 1]; a pair with a score above it loses one of its two traces.
-        variant: Which one: drawn (``random``), or the one that is more similar on average to the
-            other running traces (``diversity``; of equals the one that was started later).
+        variant: The trace that stops: drawn (``random``), or the one with the higher mean similarity
+            to the other running traces (``diversity``; of equals the later one).
         warmup: Tokens of a trace before the first comparison.
         check_every: Tokens between two comparisons.
     """
