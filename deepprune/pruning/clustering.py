@@ -23,8 +23,6 @@ from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
 PricePairs = Callable[[IntArray], FloatArray]
 """Price of scoring pairs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
 
-METHODS = ("greedy", "posterior", "average")
-
 RESEATINGS = 5
 """The most rounds of re-assignment of the ``posterior`` method."""
 
@@ -62,7 +60,7 @@ def cluster(
     """Cluster traces in each of R orders at each of T thresholds.
 
     Args:
-        method: One of `METHODS`.
+        method: ``greedy``, ``posterior`` or ``average``.
         score: The judge, on pairs of trace numbers of ``orders``, the earlier trace first.
         orders: The traces in the order of their start, shape ``(R, N)``.
         thresholds: tau; a trace joins a cluster with a similarity above it.

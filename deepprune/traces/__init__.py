@@ -8,18 +8,8 @@ for group in store.load():                  # the traces of one question and mod
 print(summarise(store))
 """
 
-from deepprune.traces.manifest import GENERATOR, Manifest, Part
-from deepprune.traces.opening import cache_folder, open_traces
+from deepprune.traces.opening import open_traces
 from deepprune.traces.store import TraceStore
-from deepprune.traces.summary import plurality_accuracy, summarise
+from deepprune.traces.summary import summarise
 
-__all__ = [
-    "GENERATOR",
-    "Manifest",
-    "Part",
-    "TraceStore",
-    "cache_folder",
-    "open_traces",
-    "plurality_accuracy",
-    "summarise",
-]
+__all__ = ["TraceStore", "open_traces", "summarise"]

@@ -47,17 +47,10 @@ class TraceStore:
         sampling: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> TraceStore:
-        """Create an empty store.
-
-        Args:
-            path: The folder; it may exist if it is empty or contains only a README.md.
-            token_counter: ``generator``, or the name of the tokenizer that counted afterwards.
-            answers: The style by which the answers are extracted, or ``source``.
-            sampling: Sampling parameters, for the manifest.
-            provenance: Origin of the traces, for the manifest.
+        """Create an empty store; the arguments are fields of its `Manifest`.
 
         Raises:
-            InputError: If the folder has other contents.
+            InputError: If the folder has other contents than a README.md.
         """
         path = Path(path)
         check_free(path)

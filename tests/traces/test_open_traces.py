@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deepprune.core.errors import InputError
-from deepprune.traces import cache_folder, importers, open_traces
+from deepprune.traces import importers, open_traces
+from deepprune.traces.opening import cache_folder
 
 LINES = "\n".join(
     f'{{"question": "q{q}", "text": "so \\\\boxed{{{i % 2}}}", "model": "m", "gold": "1"}}'

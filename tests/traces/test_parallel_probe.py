@@ -9,8 +9,9 @@ from deepprune.commands.traces import main
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
 from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer
-from deepprune.traces import GENERATOR, Manifest, Part, TraceStore, open_traces, summarise
+from deepprune.traces import TraceStore, open_traces, summarise
 from deepprune.traces.importers import import_file
+from deepprune.traces.manifest import GENERATOR, Manifest, Part
 from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.schema import SCHEMAS, to_table
 

@@ -5,7 +5,8 @@ import pytest
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, ForcedAnswer
-from deepprune.traces import GENERATOR, TraceStore
+from deepprune.traces import TraceStore
+from deepprune.traces.manifest import GENERATOR
 
 
 @pytest.fixture

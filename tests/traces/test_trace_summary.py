@@ -8,7 +8,9 @@ import pytest
 
 from deepprune.commands.traces import main
 from deepprune.core.errors import InputError
-from deepprune.traces import GENERATOR, TraceStore, open_traces, plurality_accuracy, summarise
+from deepprune.traces import TraceStore, open_traces, summarise
+from deepprune.traces.manifest import GENERATOR
+from deepprune.traces.summary import plurality_accuracy
 
 SHARED = Path(__file__).parents[3] / "shared" / "traces"
 ATTS = SHARED / "atts_math500_r1_llama8b.parquet"

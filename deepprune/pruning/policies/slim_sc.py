@@ -35,7 +35,7 @@ class SlimSC:
 
     Attributes:
         similarity: In [0, 1]; a pair with a score above it loses one of its two traces.
-        variant: The trace that stops: drawn (``random``), or the one with the higher mean similarity
+        variant: The trace that stops: drawn (``random``), or that with the higher mean similarity
             to the other running traces (``diversity``; of equals the later one).
         warmup: Tokens of a trace before the first comparison.
         check_every: Tokens between two comparisons.
