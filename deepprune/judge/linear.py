@@ -126,7 +126,7 @@ class LinearJudge(TrainedJudge):
 
 @checked
 class LinearArchitecture:
-    """How ``model=linear`` is built, see ``network.architecture.Architecture``.
+    """Architecture of ``model=linear``, see ``network.architecture.Architecture``.
 
     Args:
         groups: Names of feature groups, at least one.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from pkgutil import resolve_name
+from typing import Annotated, Literal
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Gt, Le, Share, checked
@@ -49,9 +49,7 @@ def load_judge(
             "another version of deepprune."
         )
     if backend == "transformers":
-        module, _, name = KINDS[kind].rpartition(".")
-        reader: Any = getattr(import_module(module), name)
-        judge: Judge = reader.load(path, device, backbone)
+        judge: Judge = resolve_name(KINDS[kind]).load(path, device, backbone)
         return judge
     if kind != CROSS_ENCODER:
         raise InputError(

@@ -27,7 +27,19 @@ METRICS = (
     "ece",
     "brier",
 )
-"""Every metric; each lies in [0, 1]."""
+"""Every metric; each lies in [0, 1].
+
+- ``auroc_within``: the AUROC of each group, averaged with weights ``min(#same, #different)``.
+  Knowing a question's agreement rate alone, which pruning cannot use, does not raise it.
+- ``auroc``: area under the ROC curve; a tie counts half. ``nan`` where a class is missing.
+- ``tnr_at_fnr_20``: true-negative rate at the highest observed score as threshold that loses at
+  most `FNR` of the "same" pairs, the paper's TNR@0.2; "same" is at or above the threshold.
+- ``average_precision_different``: ``sum_n (R_n - R_{n-1}) P_n`` over the distinct scores, at
+  finding "different" pairs by low scores, as in scikit-learn; chance is their share.
+- ``ece``: mean ``|share of "same" - mean score|`` over 15 equal-width bins, weighed by their pairs
+  (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599).
+- ``brier``: mean squared difference of score and label.
+"""
 
 _BLOCK = 1 << 20  # array elements held at once, 8 MB
 
@@ -48,17 +60,7 @@ def weighted_metrics(
 ) -> dict[str, FloatArray]:
     """Compute the metrics of pairs whose questions count several times or not at all.
 
-    - ``auroc``: area under the ROC curve; a tie counts half. ``nan`` where a class is missing.
-    - ``auroc_within``: the AUROC of each group, averaged with weights ``min(#same, #different)``.
-      Knowing a question's agreement rate alone, which pruning cannot use, does not raise it.
-    - ``tnr_at_fnr_20``: true-negative rate at the highest observed score as threshold that loses at
-      most `FNR` of the "same" pairs, the paper's TNR@0.2; "same" is at or above the threshold.
-    - ``average_precision_different``: ``sum_n (R_n - R_{n-1}) P_n`` over the distinct scores, at
-      finding "different" pairs by low scores, as in scikit-learn; chance is their share.
-    - ``ece``: mean ``|share of "same" - mean score|`` over 15 equal-width bins, weighed by their
-      pairs (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599).
-    - ``brier``: mean squared difference of score and label.
-    - ``same_share``, ``n_pairs``, ``n_questions`` (groups) do not depend on the weights.
+    ``same_share``, ``n_pairs`` and ``n_questions`` (groups) do not depend on the counts.
 
     Args:
         scores: In [0, 1], shape ``(P,)``.

@@ -160,7 +160,7 @@ class CrossEncoderJudge(TrainedJudge):
 
 
 class CrossEncoderArchitecture:
-    """How a cross-encoder is built, see ``architecture.Architecture``.
+    """Architecture of cross-encoders, see ``architecture.Architecture``.
 
     Args:
         backbone: What the model is built from.
