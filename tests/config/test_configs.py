@@ -98,9 +98,9 @@ def test_the_parts_of_a_sweep_are_made(application):
     chosen = sweep.points(8, ["a"])
     assert {"greedy", "average"} == {p.axes.get("clustering", "greedy") for p in chosen}
     looks = "+callbacks.sweep.drop._target_=deepprune.callbacks.drop_dominated.DropDominated"
-    sweep = getattr(build, application)(composed(application, looks, "distributed=ray")).sweep
+    sweep = getattr(build, application)(composed(application, looks, "distributed.n=3")).sweep
     assert sweep.watchers[-1].look_every == 20
-    assert sweep.distributed.n == 2
+    assert sweep.distributed.n == 3
 
 
 def test_a_callback_that_is_null_is_switched_off(tmp_path):
