@@ -3,7 +3,7 @@
 # make test-all: run all tests; the real engine where it can be had.
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 # make check: lint, format, types.
-# make clean: remove .venv, .venv-vllm and runs.
+# make clean: remove .venv and .venv-vllm; results in runs stay.
 # make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,4 +43,4 @@ HAS_dev := $(HAS_test) .venv/dev
 	touch $(HAS_$(@F))
 
 clean:
-	rm -rf .venv .venv-vllm runs
+	rm -rf .venv .venv-vllm
