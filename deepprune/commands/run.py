@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
         yield Run(folder, wandb=None)
         return
     open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides)
+    _link_latest(plan.multirun or folder)
     wandb_run = None
     if plan.logger is not None:
         wandb_run = start_run(
@@ -120,6 +121,16 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
     if run.results_path is not None:
         print(f"results: {run.results_path}")
     print(f"run: {folder}")
+
+
+def _link_latest(folder: Path) -> None:
+    """Make ``runs/latest`` point to a folder of ``runs/``."""
+    if folder.parent.name == "runs":
+        link = folder.with_name("latest")
+        temporary = folder.with_name(f".latest.{os.getpid()}")
+        with suppress(OSError):  # a file system without links
+            temporary.symlink_to(folder.name)
+            os.replace(temporary, link)
 
 
 def is_rank_zero() -> bool:

@@ -88,6 +88,15 @@ def test_a_sweep_that_gets_sigkill_leaves_no_worker_and_resumes(tmp_path):
     assert same[0] == same[1]
 
 
+def test_runs_have_folders_of_their_own_and_latest_is_the_last(tmp_path):
+    """Also within one second."""
+    said = [run("evaluate", *SMALL, folder=tmp_path).stdout.splitlines()[-1] for _ in range(2)]
+    folders = [tmp_path / line.removeprefix("run: ") for line in said]
+    assert folders[0] != folders[1]
+    assert (tmp_path / "runs" / "latest").resolve() == folders[1]
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
 def test_other_traces_are_refused_in_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPPRUNE_CACHE", str(tmp_path / "cache"))
     trace = {"question": "1+1?", "gold": "2", "model": "m", "text": r"so \boxed{2}"}
