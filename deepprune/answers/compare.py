@@ -26,8 +26,8 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
     intervals need the same brackets and the same order. Decimals are exact (0.33 is not 0.333),
     except that a decimal equals a fraction or an expression within ``TOLERANCE``.
     """
-    if a.name and b.name and a.name != b.name:
-        return False
+    if a.name and b.name and a.name != b.name:  # y = x is x = y
+        return all(x.kind in (Kind.MATH, Kind.TEXT) for x in (a, b)) and same_math(a, b)
     if a.text and a.text == b.text and a.kind == b.kind and a.brackets == b.brackets:
         return True
     if a.kind is Kind.NUMBER and b.kind is Kind.NUMBER:
@@ -40,13 +40,22 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
             and len(a.parts) == len(b.parts)
             and all(same_answer(p, q, same_math) for p, q in zip(a.parts, b.parts, strict=True))
         )
-    if Kind.RELATION in (a.kind, b.kind):  # 1 < x < 2 may equal (1, 2)
-        return Kind.LIST not in (a.kind, b.kind) and same_math(a, b)
+    if _is_solution_set(a) or _is_solution_set(b):  # 1 < x < 2 may equal (1, 2)
+        both_lists = a.kind is Kind.LIST and b.kind is Kind.LIST
+        return (both_lists and _same_multiset(a.parts, b.parts, same_math)) or same_math(a, b)
+    if {a.kind, b.kind} <= {Kind.MATH, Kind.BRACKETS, Kind.UNION} and a.kind != b.kind:
+        return same_math(a, b)
     if Kind.UNION in (a.kind, b.kind) and a.kind != b.kind:
         return False
     if a.kind not in _MANY and b.kind not in _MANY:
         return False
     return _same_multiset(_parts(a), _parts(b), same_math)
+
+
+def _is_solution_set(answer: Answer) -> bool:
+    return answer.kind is Kind.RELATION or (
+        answer.kind is Kind.LIST and any(part.kind is Kind.RELATION for part in answer.parts)
+    )
 
 
 def _may_be_algebra(a: Answer, b: Answer) -> bool:

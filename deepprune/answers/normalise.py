@@ -200,7 +200,8 @@ def _atom(text: str, depth: int) -> Answer:
         return words
     if _WORD_IN_MATH.search(text):  # 5 million, 10 p.m. on Friday
         return Answer(Kind.TEXT, _squeeze(text))
-    kind = Kind.RELATION if _RELATION.search(text) else Kind.MATH
+    outside = re.sub(r"_\{[^{}]*\}", "", text)  # not the k = 1 below a sum
+    kind = Kind.RELATION if _RELATION.search(outside) else Kind.MATH
     return Answer(kind, tight(text))
 
 

@@ -11,15 +11,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TextIO
 
 import sympy  # type: ignore[import-untyped]
-from math_verify import LatexExtractionConfig, parse, verify
+from latex2sympy2_extended import latex2sympy, normalize_latex  # type: ignore[import-untyped]
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
+from math_verify import LatexExtractionConfig, verify
 from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
 from deepprune.answers.compare import TOLERANCE, same_answer
@@ -30,6 +35,9 @@ _DIGITS = 40
 _EXACT = sympy.Float("1e-25", _DIGITS)  # relative error of two evaluations of one exact value
 _DECIMAL = sympy.Float(TOLERANCE, _DIGITS)
 _TINY = sympy.Float("1e-30", _DIGITS)
+_NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)
+_CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
+_KINKED = (sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.sign, sympy.Mod)
 _INEQUALITIES = {">": "<", ">=": "<=", "<": "<", "<=": "<="}
 
 
@@ -40,6 +48,7 @@ def main() -> None:
     _limit_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     logging.disable(logging.CRITICAL)
+    same_untrusted("2x", "x+x")  # the parser's tables are built on first use, for up to a second
     print("ready", file=replies, flush=True)
     _serve(sys.stdin, replies)
 
@@ -71,21 +80,28 @@ def same_untrusted(a: str, b: str) -> bool:
 
 def same_math(a: Answer, b: Answer) -> bool:
     """Compare two answers of which at least one is an expression, a relation or a set."""
-    if Kind.RELATION in (a.kind, b.kind):
+    has_names = bool(a.name and b.name and a.name != b.name)
+    if has_names or Kind.RELATION in (a.kind, b.kind):
         return _same_relation(a, b)
+    if a.parts or b.parts:
+        return _same_set(a, b)
     return _same_value(_expression(a), _expression(b))
 
 
 @lru_cache(maxsize=4096)
 def _parse(latex: str) -> Any:
-    """Return the expression of a formula, ``None`` if math-verify cannot parse it."""
-    found = parse(
-        f"${latex}$",
-        [LatexExtractionConfig()],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
-    )
-    return found[0] if found else None
+    """Return the expression of a formula, ``None`` if math-verify's parser refuses it.
+
+    ``math_verify.parse`` itself turns ``R`` into ``r`` and ``2m`` into ``2``.
+    """
+    with suppress(Exception):  # the parser raises nearly any type
+        return latex2sympy(
+            normalize_latex(latex, _NORMALIZATION),
+            is_real=True,
+            normalization_config=None,
+            conversion_config=_CASE_MATTERS,
+        )
+    return None
 
 
 def _expression(answer: Answer) -> Any:
@@ -112,55 +128,124 @@ def _verify(gold: Any, target: Any) -> bool:
 
 
 def _same_numerically(a: Any, b: Any) -> bool:
-    """Return whether two expressions agree at three points in general position.
+    r"""Return whether two expressions agree at all points where both are defined and real.
 
     Stricter than math-verify, which rounds to six decimal places and so equates 0.000067 with
     0.0000672, and much faster than ``simplify``. Expressions without a finite value are left to
-    math-verify.
+    math-verify. Where one has a kink, as ``|x|``, the other must be real at the same points too:
+    ``\ln|x|`` is not ``\ln x``, but ``\ln x^2`` is ``2\ln x``.
     """
     if a == b:
         return True
     has_decimal = [bool(x.atoms(sympy.Float)) for x in (a, b)]
     tolerance = _DECIMAL if has_decimal[0] != has_decimal[1] else _EXACT
     a, b = _exact(a), _exact(b)
-    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    for k in range(3 if symbols else 1):
-        point = {s: sympy.Rational(17 * k + 7 * i + 5, 11 + 2 * k) for i, s in enumerate(symbols)}
+    is_kinked = a.has(*_KINKED) or b.has(*_KINKED)
+    complex_too: list[bool] = []
+    is_decided = False
+    for point in _points([a, b]):
         x, y = (e.subs(point).evalf(_DIGITS) for e in (a, b))
-        if not (x.is_number and y.is_number) or not (x.is_finite and y.is_finite):
+        if not (x.is_number and y.is_number):
             return _verify(a, b)
+        if not (x.is_finite and y.is_finite):
+            continue
         size = max(abs(x), abs(y))
-        if size < _TINY and x != y and sympy.simplify(a - b) != 0:
+        agree = bool(
+            x == y or sympy.simplify(a - b) == 0 if size < _TINY else abs(x - y) <= tolerance * size
+        )
+        if x.is_real and y.is_real:
+            is_decided = True
+        elif not (is_kinked and (x.is_real or y.is_real)):
+            complex_too.append(agree)
+            continue
+        if not agree:
             return False
-        if size >= _TINY and abs(x - y) > tolerance * size:
-            return False
-    return True
+    if is_decided and not (a.has(sympy.I) or b.has(sympy.I)):
+        return True
+    return all(complex_too) if is_decided or complex_too else _verify(a, b)
+
+
+def _points(expressions: Iterable[Any]) -> Iterator[dict[Any, Any]]:
+    r"""Yield values of the symbols: small and positive, of mixed sign and order, whole, large.
+
+    ``\max(a, b)`` is ``b`` where a < b, and ``\lceil n/3 \rceil`` is 1 up to n = 3.
+    """
+    expressions = list(expressions)
+    symbols = sorted(set().union(*(e.free_symbols for e in expressions)), key=str)
+    if not symbols:
+        yield {}
+        return
+    for k in range(3):
+        yield {s: sympy.Rational(17 * k + 7 * i + 5, 11 + 2 * k) for i, s in enumerate(symbols)}
+    draw = random.Random(0)
+    rounds = 8 if any(e.has(*_KINKED) for e in expressions) else 2
+    for limit, divisor in ((60, 7), (5, 1), (9999, 7)) * rounds:
+        yield {s: sympy.Rational(draw.randint(-limit, limit), divisor) for s in symbols}
 
 
 def _exact(expression: Any) -> Any:
     """Replace decimals by exact fractions and ``i`` by the imaginary unit."""
     decimals = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     units = {s: sympy.I for s in expression.free_symbols if s.name == "i"}
-    return expression.xreplace({**decimals, **units})
+    exact = expression.xreplace({**decimals, **units})
+    return exact.doit() if exact.has(sympy.Sum, sympy.Product) else exact
 
 
 def _same_relation(a: Answer, b: Answer) -> bool:
-    x, y = (_parse(answer.named_text) for answer in (a, b))
-    if x is None or y is None:
-        return False
-    xs, ys = _chain(x), _chain(y)
-    if xs and ys:
-        return len(xs) == len(ys) and all(any(_same_link(p, q) for q in ys) for p in xs)
-    gold, target = (x, y) if xs else (y, x)  # math-verify turns only its first argument into a set
-    return bool(xs or ys) and isinstance(target, sympy.Set) and _verify(gold, target)
+    xs, ys = (_chain(_parse(answer.named_text)) for answer in (a, b))
+    if xs and len(xs) == len(ys) and all(any(_same_link(p, q) for q in ys) for p in xs):
+        return True
+    return not (a.name and b.name) and _same_set(a, b)
 
 
 def _chain(relation: Any) -> list[Any]:
     """Return the relations of ``1 < x <= 2``; empty if ``relation`` is not one."""
-    if isinstance(relation, Relational):
-        return [relation]
     links = getattr(relation, "_unsorted_args", ()) or getattr(relation, "args", ())
-    return list(links) if all(isinstance(link, Relational) for link in links) else []
+    links = (relation,) if isinstance(relation, Relational) else links
+    are_relations = all(isinstance(x, Relational) and isinstance(x.rhs, sympy.Expr) for x in links)
+    return list(links) if are_relations else []
+
+
+def _same_set(a: Answer, b: Answer) -> bool:
+    x, y = _solutions(a), _solutions(b)
+    if x is None or y is None or len(_unknowns(a) | _unknowns(b)) > 1:
+        return False
+    return bool(x == y or x.symmetric_difference(y) is sympy.S.EmptySet)
+
+
+def _unknowns(answer: Answer) -> set[Any]:
+    """Return the symbols of an answer's relations."""
+    links = _chain(_parse(answer.named_text)) if answer.kind is Kind.RELATION else []
+    return set().union(*(link.free_symbols for link in links), *map(_unknowns, answer.parts))
+
+
+def _solutions(answer: Answer) -> Any:
+    """Return the set of reals that an answer describes, ``None`` if it is none.
+
+    A list of inequalities is their intersection or, where that is empty, their union:
+    ``x < 1`` or ``x > 2``.
+    """
+    if answer.kind is Kind.BRACKETS and len(answer.parts) == 2:
+        ends = [_expression(part) for part in answer.parts]
+        if not all(isinstance(end, sympy.Expr) and end.is_extended_real for end in ends):
+            return None
+        return sympy.Interval(*ends, "(" in answer.brackets, ")" in answer.brackets)
+    if answer.kind is Kind.RELATION:
+        links = _chain(_parse(answer.named_text))
+        is_solvable = links and len(_unknowns(answer)) == 1
+        return sympy.And(*map(_exact, links)).as_set() if is_solvable else None
+    if answer.parts and answer.kind is not Kind.BRACKETS:
+        sets = [_solutions(part) for part in answer.parts]
+        if any(each is None for each in sets):
+            return None
+        if answer.kind is Kind.LIST and any(p.kind is Kind.RELATION for p in answer.parts):
+            common = sympy.Intersection(*sets)
+            return common if common is not sympy.S.EmptySet else sympy.Union(*sets)
+        return sympy.Union(*sets)
+    value = _expression(answer)
+    if isinstance(value, sympy.Expr):
+        return sympy.FiniteSet(_exact(value)) if value.is_number else None
+    return value if isinstance(value, sympy.Set) else None
 
 
 def _same_link(a: Any, b: Any) -> bool:
@@ -168,16 +253,19 @@ def _same_link(a: Any, b: Any) -> bool:
     (f, f_op), (g, g_op) = _one_side(a), _one_side(b)
     if f_op != g_op:
         return False
-    symbols = sorted(f.free_symbols | g.free_symbols, key=str)
-    if f.free_symbols != g.free_symbols or not symbols:
+    if f.free_symbols != g.free_symbols or not f.free_symbols:
         return bool(f == g)
+    f, g = _exact(f), _exact(g)
     ratios = []
-    for k in range(3):
-        point = {s: sympy.Rational(17 * k + 7 * i + 5, 11 + 2 * k) for i, s in enumerate(symbols)}
-        x, y = (_exact(e).subs(point).evalf(_DIGITS) for e in (f, g))
-        if not (x.is_real and y.is_real) or abs(y) < _TINY or abs(x) < _TINY:
-            return bool(f == g)
+    for point in _points([f, g]):
+        x, y = (e.subs(point).evalf(_DIGITS) for e in (f, g))
+        if not (x.is_real and y.is_real) or max(abs(x), abs(y)) < _TINY:
+            continue
+        if min(abs(x), abs(y)) < _TINY:
+            return False
         ratios.append(x / y)
+    if len(ratios) < 2:
+        return bool(f == g)
     spread = max(abs(r - ratios[0]) for r in ratios)
     return bool(spread <= _EXACT * abs(ratios[0]) and (f_op in ("==", "!=") or ratios[0] > 0))
 
