@@ -43,6 +43,15 @@ def same_answer(a: Answer, b: Answer, same_math: SameMath) -> bool:
     if _is_solution_set(a) or _is_solution_set(b):  # 1 < x < 2 may equal (1, 2)
         both_lists = a.kind is Kind.LIST and b.kind is Kind.LIST
         return (both_lists and _same_multiset(a.parts, b.parts, same_math)) or same_math(a, b)
+    if {a.kind, b.kind} == {Kind.LIST, Kind.BRACKETS}:  # m = 1, n = 2 is (1, 2)
+        names, point = (a, b) if a.kind is Kind.LIST else (b, a)
+        return (
+            len({part.name for part in names.parts} - {""}) == len(names.parts) == len(point.parts)
+            and point.brackets == "()"
+            and all(
+                same_answer(p, q, same_math) for p, q in zip(names.parts, point.parts, strict=True)
+            )
+        )
     if {a.kind, b.kind} <= {Kind.MATH, Kind.BRACKETS, Kind.UNION} and a.kind != b.kind:
         return same_math(a, b)
     if Kind.UNION in (a.kind, b.kind) and a.kind != b.kind:

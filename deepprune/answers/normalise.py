@@ -11,8 +11,12 @@ Rules, following the graders of MATH where they agree:
 * ``10,000``, ``10{,}000`` and ``10\,000`` are one number; in brackets, ``(100,200)`` is a pair.
 * Order does not matter in comma lists and sets. In tuples and intervals it does, and so do the
   brackets.
-* Words are compared ignoring case, single letters with it.
-* Dates (05/01/2021), times, ratios (3:2) and numerals with a base (``101_2``) are text.
+* Words are compared ignoring case; single letters, two capitals and formulas with it.
+* A unit follows a space, or is one of two letters and more: ``5 m`` and ``5cm`` are 5, ``5m`` is
+  a product. Units are dropped, not compared: ``5 cm`` and ``5 m`` are the same.
+* ``3:2`` is 3/2. Dates (05/01/2021), times (2:30) and numerals with a base (``101_2``) are text.
+* The name of a value counts if both have one: ``x=3`` is 3 but not ``y=3``, and 7 modulo 12 is 7
+  but not 7 modulo 10. ``m=1, n=2`` is ``(1, 2)``.
 """
 
 from __future__ import annotations
@@ -23,7 +27,14 @@ from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 
-from deepprune.answers.notation import canonical, has_letters, outer_brackets, split, tight
+from deepprune.answers.notation import (
+    NUMBER_WORDS,
+    canonical,
+    has_letters,
+    outer_brackets,
+    split,
+    tight,
+)
 from deepprune.answers.quantities import plain_number, strip_units
 
 MAX_LENGTH = 2000
@@ -74,16 +85,29 @@ class Answer:
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SIMPLE_NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+(?: ?[A-Za-z])?|\\[A-Za-z]+\{[A-Za-z]+\})(?:_?\{?\w+\}?)?"
-    r"(?:\([A-Za-z]\))?|\([A-Za-z, ]+\)"
+    r"(?:\([A-Za-z]\))?|\([A-Za-z, ]+\)|\|?[A-Z]{2,}\|?(?:\^\{?\d\}?)?|m?\\angle ?[A-Z]+"
 )
 _MEMBER = re.compile(r"^[A-Za-z] *\\in(?![A-Za-z])")
 _RELATION = re.compile(r"=|<|>|\\leq|\\geq|\\neq|\\[lg]t(?![A-Za-z])")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][A-Za-z'\u2019 .?!-]*")
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 _WORD_IN_MATH = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[A-Za-z]{4,}(?!\w*\})")
-_TEXT_NUMBER = re.compile(
-    r"\d+(?:[/:.-]\d+){2,}|-?\d+(?::\d+)+.*|\d[\dA-Fa-f]*_\{?\d+\}?|\d+ ?[ap]\.?m\.?.*"
+_TEXT_NUMBER = re.compile(  # dates, times, 10110_2, 5 pm, 2 hours 30 minutes
+    r"\d+(?:[/:.-]\d+){2,}|-?\d+(?::\d+){2,}.*|-?\d+:[0-5]\d.*|\d[\dA-Fa-f]*_\{?\d+\}?"
+    r"|\d+ ?[ap]\.?m\.?.*|\d+ [a-z]{3,} ?,? ?\d+ [a-z]{3,}"
 )
+_NO_SOLUTION = re.compile(
+    r"none|(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?|empty set"
+)
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_DATE = re.compile(rf"(\d{{1,2}}) ({_MONTHS})|({_MONTHS}) (\d{{1,2}})(?:, (\d{{4}}))?")
+_CONGRUENCE = re.compile(
+    r"(.+?) ?\\equiv ?(.+?) ?\(?(?:\\[pb]?mod|mod|\\text\{ ?mod ?\}) ?(.+?)\)?"
+)
+_ANGLE = re.compile(
+    r"(?<=\\(?:sin|cos|tan|cot|sec|csc|cis)) ?\(?(\d+(?:\.\d+)?) ?\^ ?\{?\\circ\}?\)?"
+)
+_SUBSCRIPT = re.compile(r"_\{?\d+\}?$")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 
 
@@ -101,7 +125,12 @@ def _parse(text: str, depth: int = 0) -> Answer:
         return Answer(Kind.TEXT, text)
     if whole := _TEXT.fullmatch(text):  # \text{Monday}, \text{C}, \text{5}
         text = whole[1].strip().rstrip(".")
+    text = re.sub(
+        r"^\\text\{ ?(?:Option|Choice) ([A-J])\}$|^(?:Option|Choice) ([A-J])$", r"\1\2", text
+    )
     text = _join_thousands(text)
+    if _DATE.fullmatch(text.lower()):
+        return Answer(Kind.TEXT, _squeeze(text))
     if _TEXT_NUMBER.fullmatch(text):
         return Answer(Kind.TEXT, _squeeze(tight(text)))
     if (words := _words(text)) is not None:
@@ -113,6 +142,9 @@ def _parse(text: str, depth: int = 0) -> Answer:
     parts = split(text, ",;")
     if len(parts) > 1:
         return _group(Kind.LIST, parts, depth)
+    if congruence := _CONGRUENCE.fullmatch(text):
+        name = tight(f"{congruence[1]}mod{congruence[3]}")
+        return replace(_parse(congruence[2], depth + 1), name=name)
     if (assigned := _assignment(text, depth)) is not None:
         return assigned
     pieces = split(text.replace("\\cup", "\0"), "\0")
@@ -122,7 +154,7 @@ def _parse(text: str, depth: int = 0) -> Answer:
         opening, closing, inside = outer
         parts = split(inside, ",;")
         if opening == "\\{":
-            return _group(Kind.SET, parts, depth) if inside.strip() else Answer(Kind.MATH, text)
+            return _group(Kind.SET, parts, depth) if inside.strip() else _atom("\\emptyset", depth)
         if len(parts) > 1:
             return _group(Kind.BRACKETS, parts, depth, opening + closing)
         if opening + closing == "()":
@@ -138,6 +170,9 @@ def _group(kind: Kind, parts: list[str], depth: int, brackets: str = "") -> Answ
             for part in parsed
             for value in (part.parts if part.kind is kind and not part.name else (part,))
         )
+    names = {_SUBSCRIPT.sub("", part.name) for part in parsed}
+    if len(names) == 1 and all(_SUBSCRIPT.search(part.name) for part in parsed):
+        parsed = tuple(replace(part, name=min(names)) for part in parsed)  # roots x_1 and x_2
     if kind in (Kind.LIST, Kind.SET) and len(parsed) == 1:
         return parsed[0]
     opening, closing = {Kind.SET: ("\\{", "\\}"), Kind.BRACKETS: (brackets[:1], brackets[1:])}.get(
@@ -154,6 +189,13 @@ def _words(text: str) -> Answer | None:
         text = text[1]
     if not _PLAIN_WORDS.fullmatch(text):
         return None
+    if text == "e":
+        return Answer(Kind.MATH, text)
+    if text.lower() in NUMBER_WORDS:
+        value = Fraction(NUMBER_WORDS[text.lower()])
+        return Answer(Kind.NUMBER, str(value), number=value)
+    if re.fullmatch(r"[A-Z]{2}", text) and text not in ("NO", "OK"):
+        return Answer(Kind.TEXT, text)  # the segment AB
     if len(text) > 1 and text.lower() != "no" and not _LONG_WORD.search(text):
         return None
     return Answer(Kind.TEXT, text if len(text) == 1 else _squeeze(text))
@@ -161,7 +203,11 @@ def _words(text: str) -> Answer | None:
 
 def _squeeze(text: str) -> str:
     """Lower-case ``text`` and separate its words by single spaces."""
-    return " ".join(_TEXT.sub(r" \1 ", text).lower().split()).rstrip(".!?")
+    words = " ".join(_TEXT.sub(r" \1 ", text).lower().split()).rstrip(".!?")
+    words = re.sub(r"(?<=\d) ?([ap])\.? ?m\b", r"\1m", words)
+    if date := _DATE.fullmatch(words):
+        return " ".join(part for part in (date[2] or date[3], date[1] or date[4], date[5]) if part)
+    return "no solution" if _NO_SOLUTION.fullmatch(words) else words
 
 
 def _assignment(text: str, depth: int) -> Answer | None:
@@ -182,31 +228,40 @@ def _assignment(text: str, depth: int) -> Answer | None:
     value = _parse(sides[-1], depth + 1)
     if value.name:
         return None
+    names = name.strip("()").split(",")
+    if value.kind is Kind.BRACKETS and len(names) == len(value.parts) > 1:  # (m, n) = (1, 2)
+        parts = tuple(replace(v, name=n) for n, v in zip(names, value.parts, strict=True))
+        return Answer(Kind.LIST, ",".join(part.named_text for part in parts), parts=parts)
     return replace(value, name=name) if has_letters(name) else value
 
 
 def _atom(text: str, depth: int) -> Answer:
-    if "\\pm" in text:
+    if re.search(r"\\pm(?![A-Za-z])", text):
         signs = (("\\pm", "+", "\\mp", "-"), ("\\pm", "-", "\\mp", "+"))
         both = [text.replace(a, b).replace(c, d) for a, b, c, d in signs]
         return _group(Kind.LIST, [sign.removeprefix("+") for sign in both], depth)
     text = strip_units(text.removeprefix("\\approx").strip())
+    if text in ("\\emptyset", "\\{\\}"):
+        return Answer(Kind.TEXT, "no solution")
     if number := plain_number(text):
         value, is_decimal = number
         return Answer(Kind.NUMBER, str(value), number=value, is_decimal=is_decimal)
-    if "\\text{" in text or _TEXT_NUMBER.fullmatch(text):
+    if "\\text{" in text or _TEXT_NUMBER.fullmatch(text) or re.fullmatch(r"[\d ]+", text):
         return Answer(Kind.TEXT, _squeeze(text))
     if (words := _words(text)) is not None:
         return words
     if _WORD_IN_MATH.search(text):  # 5 million, 10 p.m. on Friday
         return Answer(Kind.TEXT, _squeeze(text))
+    text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
+    text = re.sub(r"\\cis ?(.+)$", r"e^{i\1}", text)
     outside = re.sub(r"_\{[^{}]*\}", "", text)  # not the k = 1 below a sum
     kind = Kind.RELATION if _RELATION.search(outside) else Kind.MATH
     return Answer(kind, tight(text))
 
 
 def _join_thousands(text: str) -> str:
-    """Remove the commas of ``10,000``, except in brackets."""
+    """Remove the commas of ``10,000`` and the cents of ``72,00``, except in brackets."""
     if "," not in text or re.search(r"[(\[]|\\\{", text):
         return text
+    text = re.sub(r"^(\d+),00$", r"\1", text)
     return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)

@@ -3,6 +3,22 @@ r"""LaTeX notation of answers: canonical spelling, splitting, brackets."""
 from __future__ import annotations
 
 import re
+import unicodedata
+
+NUMBER_WORDS = {
+    word: str(value)
+    for value, word in enumerate(
+        (
+            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+            *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+            *("seventeen", "eighteen", "nineteen", "twenty"),
+        )
+    )
+}
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_VULGAR_FRACTION = re.compile("(?<=[0-9])(?=[¼½¾⅐-⅞])")
+_PUNCTUATION = str.maketrans({"。": ".", "、": ",", "\u2044": "/", "\u2019": "'"})
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|log|ln|exp|max|min"
 
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
@@ -14,14 +30,30 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"\\text{",
         ),
         (r"\\text\s*\{([ie])\}", r"\1"),
+        (r"\\text\s*\{([^{}]*)\\[,;: ]", r"\\text{\1 "),
+        (r"\*\*\s*(-?\w+)", r"^{\1}"),
+        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s?\()", r"\\\1"),
         (r"(?<=\d) ?\^ ?\{? ?(?:\\text\{ ?)?(?:th|st|nd|rd)\b ?\}?\}?", ""),
         (r"(?<!\\)\bsqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<!\\)\bpi\b", r"\\pi "),
         (r"\\\(|\\\)|\\\[|\\\]", " "),
         (r"(?<=\d)(?:\{,\}|,\\[!,;: ]|\\[,;: ]|,\{\}) *(?=\d{3}(?!\d))", ""),
         (r"\\!", ""),
+        (r"(?<=\d)'(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+", " "),
         (r"_ ?\{? ?\\text\{ ?base ?\} ?(\d+)\}?", r"_\1"),
+        (r"(?<=\d) ?(?:\(|\\text ?\{)? ?(?:in )?base[ -]?\}? ?(\d+) ?[)}]?$", r"_\1"),
+        (r"\\operatorname\*?\{(max|min|lcm|gcd)\}", r"\\\1"),
+        (r"\\(?:[lc]?dots|hdots)(?![A-Za-z])|\.\.\.|…", r"\\ldots "),
+        (r"\\dot\{(\d)\}(?:(\d*)\\dot\{(\d)\})?", r"\\overline{\1\2\3}"),
+        (r"\\overline\{([A-Z]+)\}", r"\1"),
+        (r"(?<=[\d}]) ?\\Omega", r" ohm"),
+        (r",? ?(?:\\text\{ ?(?:where|for) ?\})? ?\(?[a-z] ?\\in ?\\mathbb ?\{?[ZN]\}?\)?$", ""),
+        (r"\\text\{ ?cis ?\}", r"\\cis "),
+        (r"\\varnothing", r"\\emptyset"),
+        (r"\\\{ ?[a-z] ?(?:\\mid|\||:)(.*)\\\}$", r"\1"),
+        (r"^\](.*)(?=[\[\]]$)", r"(\1"),
+        (r"^([(\[][^()\[\]]*)\[$", r"\1)"),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
@@ -38,19 +70,37 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\l(?:angle|parenthesis)(?![A-Za-z])", "("),
         (r"\\r(?:angle|parenthesis)(?![A-Za-z])", ")"),
         (r"\\(?:degree|degrees)(?![A-Za-z])|°", r"^\\circ"),
-        (r"\\\$|\$|€|£", ""),
+        (r"\\\$|\$|[€£¥₹₽₩]|\b(?:USD|EUR|GBP|Rs\.?) ?(?=\d)", ""),
+        (r"\\text\{[\s.,;:]*\}", ""),
         (r"\\%|(?<=\d) ?percent\b", "%"),
+        (r"(hours?|days?|feet|foot|weeks?|years?),? and (?=\d)", r"\1 "),
+        (r"(?<=[\d})\]]) ?[或和] ?(?=[\d\\({])", ","),
         (r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s\d})\]])(?:and|or)(?=[\s\d\\])", ","),
         (r",\s*,", ","),
     )
 )
 
 
+_BASE_WORD = re.compile(rf"_ ?\{{? ?\\text\{{ ?(?:base )?({'|'.join(NUMBER_WORDS)}) ?\}}\}}?", re.I)
+_COLUMN = re.compile(r"\\begin\{([pb]matrix|cases)\}([^&]*?)\\end\{\1\}")
+
+
 def canonical(latex: str) -> str:
     """Rewrite fractions, texts, spaces, relations and symbols to one spelling each."""
+    if not latex.isascii():
+        latex = _SUPERSCRIPT.sub(lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", latex)
+        latex = _VULGAR_FRACTION.sub(" ", latex)
+        latex = unicodedata.normalize("NFKC", latex).translate(_PUNCTUATION)
     for pattern, new in _REWRITES:
         latex = pattern.sub(new, latex)
-    return latex
+    latex = _BASE_WORD.sub(lambda base: f"_{NUMBER_WORDS[base[1].lower()]}", latex)
+    return _COLUMN.sub(lambda column: _as_list(column[1], column[2]), latex)
+
+
+def _as_list(environment: str, body: str) -> str:
+    """Return a column vector as a tuple, and equations below one another as a list."""
+    body = body.replace("\\\\", ",").strip(" ,")
+    return body if environment == "cases" else f"({body})"
 
 
 def has_letters(latex: str) -> bool:
