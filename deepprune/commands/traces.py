@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.traces.formats import FORMATS, SUFFIXES
-from deepprune.traces.jsonl import FIELDS
+from deepprune.traces.formats import FORMATS
 from deepprune.traces.manifest import Manifest
 from deepprune.traces.opening import open_traces
-from deepprune.traces.progress import import_progress
+from deepprune.traces.progress import import_progress, print_note
+from deepprune.traces.records import COMPRESSIONS, SUFFIXES
+from deepprune.traces.rows import FIELDS
 from deepprune.traces.store import TraceStore
 from deepprune.traces.summary import TraceSummary, summarise
 
@@ -36,17 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepprune traces", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{import,show,check}")
+    commands = parser.add_subparsers(required=True, metavar="{import,formats,show,check}")
     make = commands.add_parser(
         "import",
-        help="import a file of traces into a new store",
-        description="Import a file of traces into a new store: count tokens, class answers.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="formats:\n" + "\n".join(f"  {name:14} {what}" for name, what in FORMATS.items()),
+        help="import files of traces into a new store",
+        description="Import files of traces into a new store: count tokens, class answers.",
     )
+    formats = commands.add_parser("formats", help="list the formats that can be imported")
     show = commands.add_parser("show", help="summarise a store")
     check = commands.add_parser("check", help="read everything and compare it with the manifest")
-    for command, run in ((make, _import), (show, _show), (check, _check)):
+    for command, run in ((make, _import), (formats, _formats), (show, _show), (check, _check)):
         command.set_defaults(run=run)
     _add_import_options(make)
     for command in (show, check):
@@ -60,20 +62,27 @@ def _parser() -> argparse.ArgumentParser:
 def _add_import_options(parser: argparse.ArgumentParser) -> None:
     several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help=f"a file of traces ({', '.join(SUFFIXES)})"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=f"a file ({', '.join(SUFFIXES)}; JSON lines also with {', '.join(COMPRESSIONS)}), a "
+        "folder, a glob, or - for JSON lines from standard input",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="folder of the new store"
     )
     parser.add_argument(
-        "--format", default="auto", metavar="FORMAT", help="one of those below; auto by default"
+        "--format",
+        default="auto",
+        metavar="FORMAT",
+        help="one of 'deepprune traces formats'; by default recognised by the first record",
     )
     parser.add_argument(
         "--field",
         **several,
         metavar="OURS=THEIRS",
-        help="JSON lines: name of a field in the file (dots separate nested keys); fields: "
-        + ", ".join(FIELDS),
+        help="name of a field in the file; dots separate nested keys, numbers count from 0 or from "
+        "the end (messages.-1.content), * stands for all items; fields: " + ", ".join(FIELDS),
     )
     parser.add_argument(
         "--answers",
@@ -84,12 +93,12 @@ def _add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="dataset of jsonl without one and of parallel_probe; by default the file's name",
+        help="dataset of records that name none; by default the file's name",
     )
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="model of jsonl without one and of parallel_probe (there by default the file's name)",
+        help="model of records that name none (of parallel-probe by default the file's name)",
     )
     parser.add_argument(
         "--sampling",
@@ -97,14 +106,20 @@ def _add_import_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="sampling parameters for the manifest, e.g. temperature=0.6",
     )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out records that cannot be read, say which"
+    )
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from deepprune.traces.importers import import_file
 
-    with import_progress(arguments.file.name) as on_progress:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        import_progress(Path(arguments.files[0]).name) as on_progress,
+    ):
         store = import_file(
-            arguments.file,
+            [_standard_input(folder) if name == "-" else name for name in arguments.files],
             arguments.out,
             format=arguments.format,
             fields=_pairs("--field", arguments.field),
@@ -112,9 +127,25 @@ def _import(arguments: argparse.Namespace) -> int:
             dataset=arguments.dataset,
             model=arguments.model,
             sampling={k: _value(v) for k, v in _pairs("--sampling", arguments.sampling).items()},
+            skip_bad=arguments.skip_bad,
             on_progress=on_progress,
+            note=print_note,
         )
     print_summary(store)
+    return 0
+
+
+def _standard_input(folder: str) -> Path:
+    path = Path(folder) / "stdin.jsonl"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path
+
+
+def _formats(arguments: argparse.Namespace) -> int:
+    for name, format in FORMATS.items():
+        print(f"{name:15} {format.what}")
+    print("Their fields, and how a file is recognised: docs/import.md.")
     return 0
 
 
@@ -148,11 +179,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _pairs(option: str, items: Sequence[str]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not (key and equals and value):
             raise InputError(f"{option} must be NAME=VALUE, got {item!r}.")
+        if key in pairs:
+            raise InputError(f"{option} {key} is given twice, as {pairs[key]!r} and {value!r}.")
         pairs[key] = value
     return pairs
 

@@ -25,9 +25,9 @@ from deepprune.core.types import Question, Trace
 from deepprune.generation.backend import EngineError, RequestError
 from deepprune.generation.live import LiveEngine
 from deepprune.traces.classes import class_answers
-from deepprune.traces.formats import SourceFile
 from deepprune.traces.journal import TraceJournal
 from deepprune.traces.manifest import MANIFEST
+from deepprune.traces.source import SourceFile
 from deepprune.traces.store import TraceStore
 
 STORE, JOURNAL, FAILED = "traces", "journal.jsonl", "failed.jsonl"

@@ -20,9 +20,9 @@ from deepprune.core.errors import InputError
 from deepprune.core.options import Count, checked
 from deepprune.core.seeding import generator
 from deepprune.core.types import Question
-from deepprune.traces.formats import question_id_of, whole
-from deepprune.traces.jsonl import json_lines
 from deepprune.traces.opening import open_traces
+from deepprune.traces.records import json_lines
+from deepprune.traces.source import gold_of, question_id_of, whole
 
 Cells = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ class _Table(QuestionSource):
         if columns.wrong:
             choices = self._choices(row, number)
             text, gold = lettered(text.strip(), choices, self.seed, question_id)
-        return Question(dataset, question_id, text, gold)
+        return Question(dataset, question_id, text, gold_of(gold))
 
     def _choices(self, row: Cells, number: int) -> list[str]:
         """Return the choices of a question, the correct one first."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.core.types import NO_ANSWER, ForcedAnswer, Trace
-from deepprune.traces.formats import SourceFile
 from deepprune.traces.progress import OnProgress
+from deepprune.traces.source import SourceFile
 
 
 def class_answers(

@@ -1,245 +1,307 @@
-"""Contents of an imported file, and the reader of Parquet files."""
+"""The formats that can be imported: how each is recognised, and where its fields are."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from deepprune.core.errors import InputError
-from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
-from deepprune.traces.manifest import GENERATOR, SOURCE
-from deepprune.traces.schema import SCHEMA, list_slices
+from deepprune.traces.records import Record
 
-FORMATS = {
-    "normalised": "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
-    "native": "Parquet with the columns of a trace store; answers and token ends may be missing",
-    "jsonl": "JSON lines, any field names (--field text=response --field question=prompt)",
-    "parallel_probe": "JSON list of questions: lengths, answers, forced answers; without text",
-}
-"""Formats that can be imported."""
-
-SUFFIXES = {".parquet": "auto", ".jsonl": "jsonl", ".json": "parallel_probe"}
-"""Format of a file by its suffix; ``auto`` detects it from the columns."""
-
-_NORMALISED = {  # its column -> ours
-    "dataset": "dataset",
-    "problem_id": "question_id",
-    "problem": "question",
-    "answer": "gold",
-    "model": "model",
-    "run": "source",
-    "sample_id": "sample_id",
-    "trace": "text",
-    "final_answer": "answer",
-    "is_correct": "is_correct",
-    "answer_group": "answer_class",
-    "finished": "finished",
-}
-NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
+Note = Callable[[str], None]
+"""Called with one line for the user: what was read, what was left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """Contents of a file.
+class Format:
+    """One format.
 
     Attributes:
-        format: Name of its format.
-        traces: Its traces, in the order of the file; without token ends if it has none.
-        token_counter: Tokenizer of its token ends; ``None`` without token ends.
-        answers: Style by which its answers were extracted; ``None`` without answers.
-        has_classes: Whether it has equivalence classes and correctness.
-        has_forced_classes: Whether its forced answers have classes in the numbering of its answers.
+        what: Description for ``deepprune traces formats``.
+        marks: Names, separated by spaces, that a record of this format has; one set per variant.
+        fields: deepprune's field name -> path in a record, with ``|`` between alternatives.
+        records: Joins, drops or completes records where paths do not suffice.
     """
 
-    format: str
-    traces: list[Trace]
-    token_counter: str | None = None
-    answers: str | None = None
-    has_classes: bool = False
-    has_forced_classes: bool = False
+    what: str
+    marks: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    records: Callable[[Iterable[Record], Note], Iterable[Record]] | None = None
 
 
-def read_parquet(path: Path, format: str) -> SourceFile:
-    """Read a Parquet file of one of our formats; ``auto`` recognises it by its columns.
+def recognise(names: Collection[str], *, is_parquet: bool) -> str | None:
+    """Return the format of a file whose first record has these names."""
+    for name, format in FORMATS.items():
+        if is_parquet or name not in STORED:
+            for marks in format.marks:
+                if all(mark in names for mark in marks.split()):
+                    return name
+    return None
 
-    Raises:
-        InputError: If it is not a Parquet file, or columns are missing.
+
+def message_text(message: object) -> str | None:
+    r"""Return the text of a chat message or of its content; reasoning stands in ``<think>`` tags.
+
+    Reasoning without an answer after it is left open, as the model left it.
+
+    >>> message_text({"role": "assistant", "reasoning_content": "2+2", "content": "4"})
+    '<think>\n2+2\n</think>\n\n4'
     """
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        if format == "auto":
-            format = _detect(path, names)
-        _require(path, format, names)
-        known = _NORMALISED if format == "normalised" else {n: n for n in SCHEMA.names}
-        table = file.read(columns=[name for name in names if name in known])
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{str(path)!r} cannot be read as Parquet: it is truncated, damaged or of another "
-            f"format ({reason}). Get the file again, or name its format (--format)."
-        ) from error
-    table = _typed(path, table, known)
-    return _normalised(table) if format == "normalised" else _native(path, table)
-
-
-def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
-    """Rename the columns to ours and cast them to the types of the schema."""
-    for i, name in enumerate(table.column_names):
-        if known[name] not in SCHEMA.names:
-            continue
-        type_ = _type_of(known[name], table.field(i).type)
-        try:
-            column = table.column(i).cast(type_)
-        except pa.ArrowException as error:
-            raise InputError(
-                f"{name} of {str(path)!r} must be {type_}, got {table.field(i).type} "
-                f"({str(error).splitlines()[0]})."
-            ) from None
-        if known[name] in NATIVE_COLUMNS and column.null_count:
-            raise InputError(
-                f"{name} must have a value in every row; {str(path)!r} has {column.null_count} "
-                "nulls."
-            )
-        table = table.set_column(i, known[name], column)
-    return table
-
-
-def _type_of(name: str, given: pa.DataType) -> pa.DataType:
-    """Return the type of a column; forced answers may lack classes and correctness."""
-    type_ = SCHEMA.field(name).type
-    if name != "probes":
-        return type_
-    computed = {"answer_class", "is_correct"}
-    fields = [f for f in type_.value_type if f.name not in computed or _has(given, f.name)]
-    return pa.list_(type_.value_field.with_type(pa.struct(fields)))
-
-
-def _has(forced: pa.DataType, name: str) -> bool:
-    """Return whether the forced answers of a file have a field."""
-    element = getattr(forced, "value_type", None)  # any kind of list
-    return isinstance(element, pa.StructType) and element.get_field_index(name) >= 0
-
-
-def _detect(path: Path, names: Sequence[str]) -> str:
-    """Return the format of a Parquet file with these columns."""
-    if "trace" in names and "problem_id" in names:
-        return "normalised"
-    if "text" in names and "question_id" in names:
-        return "native"
-    known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
-    raise InputError(
-        f"{str(path)!r} has an unknown schema, its columns are {', '.join(names)}. Required are "
-        f"{', '.join(NATIVE_COLUMNS)}. Formats that can be imported: {known}."
-    )
-
-
-def _require(path: Path, format: str, names: Sequence[str]) -> None:
-    """Check that no column of the format is missing."""
-    needed = tuple(_NORMALISED) if format == "normalised" else NATIVE_COLUMNS
-    if missing := [name for name in needed if name not in names]:
-        raise InputError(
-            f"{str(path)!r} has no {', '.join(missing)}, required by format {format!r}; it has "
-            f"{', '.join(names)}. Other formats: {', '.join(sorted(FORMATS.keys() - {format}))}."
-        )
-
-
-def _normalised(table: pa.Table) -> SourceFile:
-    """Read a normalised table: keep answers, classes and correctness, renumber the samples.
-
-    ``finished`` says that an answer was found, not why the trace ended: an unfinished trace may
-    have reached a limit or never boxed its answer, so its finish reason is unknown.
-    """
-    seen: set[tuple[Any, ...]] = set()
-    n_samples: Counter[tuple[str, ...]] = Counter()
-    traces = []
-    for row in table.to_pylist():
-        key = (row["dataset"], row["question_id"], row["model"])
-        full_key = (*key, row["source"], row["sample_id"])
-        if full_key in seen:
-            raise InputError(
-                "(dataset, problem_id, model, run, sample_id) must be unique, but "
-                f"{full_key} appears twice."
-            )
-        seen.add(full_key)
-        row["source"] = f"{row['source']}/{row['sample_id']}"
-        row["sample_id"] = n_samples[key]
-        row["finish_reason"] = "stop" if row["finished"] else None
-        traces.append(trace_of(row))
-        n_samples[key] += 1
-    return SourceFile("normalised", traces, answers=SOURCE, has_classes=True)
-
-
-def _native(path: Path, table: pa.Table) -> SourceFile:
-    """Read a table with the columns of a store: one of its parts, or another program's file."""
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    names = set(table.column_names)
-    arrays = {
-        name: list_slices(table.column(name)) if name in names else [None] * table.num_rows
-        for name in ("token_end", "token_confidence")
-    }
-    has_ends = "token_end" in names
-    if has_ends and any(one is None for one in arrays["token_end"]):
-        raise InputError(
-            f"token_end must have a value in every row of {str(path)!r}, or be missing altogether."
-        )
-    has_classes = {"answer", "answer_class", "is_correct"} <= names
-    dropped = names & {*arrays, *(() if has_classes else ("answer_class", "is_correct"))}
-    rows = table.drop_columns(list(dropped)).to_pylist()
-    traces = [
-        trace_of({**row, "token_end": ends, "token_confidence": confidence})
-        for row, ends, confidence in zip(rows, *arrays.values(), strict=True)
-    ]
-    counter = metadata.get(b"deepprune.token_counter", GENERATOR.encode()).decode()
-    answers = metadata.get(b"deepprune.answers", SOURCE.encode()).decode()
-    return SourceFile(
-        "native",
-        traces,
-        token_counter=counter if has_ends else None,
-        answers=answers if "answer" in names else None,
-        has_classes=has_classes,
-        has_forced_classes=has_classes
-        and "probes" in names
-        and _has(table.schema.field("probes").type, "answer_class"),
-    )
-
-
-def trace_of(row: Mapping[str, Any]) -> Trace:
-    """Return the trace of a row with the names of the schema, of which some may be missing."""
-    ends, answer_class = row.get("token_end"), row.get("answer_class")
-    reason = row.get("finish_reason")
-    return Trace(
-        question=Question(row["dataset"], row["question_id"], row["question"], row.get("gold")),
-        model=row["model"],
-        sample_id=row["sample_id"],
-        text=row["text"],
-        n_tokens=0 if ends is None else len(ends),
-        token_end=() if ends is None else ends,
-        finish_reason=FinishReason(reason if reason in ("stop", "length") else "unknown"),
-        answer=row.get("answer"),
-        answer_class=NO_ANSWER if answer_class is None else answer_class,
-        is_correct=row.get("is_correct"),
-        seed=row.get("seed"),
-        source=row.get("source"),
-        token_confidence=row.get("token_confidence"),
-        forced_answers=tuple(ForcedAnswer(**one) for one in row.get("probes") or ()),
-    )
-
-
-def question_id_of(text: str) -> str:
-    """Hash the question's text to a question_id, for files that have none."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def whole(text: str) -> str:
-    """Replace lone surrogates by U+FFFD, so that the text can be written as UTF-8."""
-    if text.isascii():
+    if isinstance(message, str):
+        return message
+    thoughts: str | None = None
+    text: str | None = None
+    if isinstance(message, list):
+        parts = [part for part in message if isinstance(part, dict)]
+        thoughts = "".join(str(p.get("reasoning") or p.get("thinking") or "") for p in parts)
+        texts = [p["text"] for p in parts if isinstance(p.get("text"), str)]
+        text = "".join(texts) if texts else None
+    elif isinstance(message, dict):
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        text = message_text(message.get("content", message.get("value")))
+    if not thoughts:
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return f"<think>\n{thoughts}" + (f"\n</think>\n\n{text}" if text else "")
+
+
+def _first_filter(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    """Yield one line per document: a line of another filter repeats its traces."""
+    used: dict[str, str] = {}
+    others: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        name = str(record.fields.get("filter"))
+        if used.setdefault(record.dataset, name) == name:
+            yield record
+        else:
+            others[record.dataset].add(name)
+    for dataset, names in others.items():
+        note(
+            f"{dataset}: the lines of filter {used[dataset]!r} are read; those of "
+            f"{', '.join(sorted(names))} repeat their traces."
+        )
+
+
+def _details(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    for record in records:
+        doc, response = record.fields["doc"], record.fields["model_response"]
+        at = doc.get("gold_index")
+        gold = [doc["choices"][i] for i in (at if isinstance(at, list) else [at]) if i is not None]
+        thoughts = response.get("reasonings") or [None] * len(response["text"])
+        texts = [
+            message_text({"reasoning": reasoning, "content": text})
+            for reasoning, text in zip(thoughts, response["text"], strict=True)
+        ]
+        yield record._replace(fields={**record.fields, "text": texts, "gold": gold})
+
+
+def _completed(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    left_out: Counter[str] = Counter()
+    for record in records:
+        if (record.fields.get("output") or {}).get("choices"):
+            yield record
+        else:
+            left_out["error" if record.fields.get("error") else "no output"] += 1
+    _tell(left_out, "samples", note)
+
+
+def _joined(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    """Join the lines of output with those of input; leave out what has no text."""
+    inputs: dict[Any, Mapping[str, Any]] = {}
+    outputs: list[Record] = []
+    left_out: Counter[str] = Counter()
+    for record in records:
+        if "response" in record.fields:
+            outputs.append(record)
+        else:
+            inputs[record.fields.get("custom_id")] = record.fields
+    for record in outputs:
+        name, response = record.fields.get("custom_id"), record.fields["response"] or {}
+        error = record.fields.get("error")
+        body = response.get("body") or response
+        given = body.get("choices") or ()
+        texts = [message_text(choice.get("message", choice.get("text"))) for choice in given]
+        choices = [
+            {**choice, "text": text}
+            for choice, text in zip(given, texts, strict=True)
+            if text is not None
+        ]
+        reason = error.get("code") if isinstance(error, dict) else error
+        left_out[str(reason or "no response")] += not given
+        left_out["no text"] += len(given) - len(choices)
+        if choices:
+            model = body.get("model")
+            joined = {"custom_id": name, "model": model, "choices": choices}
+            source = {"input": inputs[name]} if name in inputs else {}
+            yield record._replace(fields=joined | source)
+    _tell(left_out, "responses", note)
+
+
+def _tell(left_out: Counter[str], things: str, note: Note) -> None:
+    reasons = [f"{n} {reason}" for reason, n in left_out.items() if n]
+    if reasons:
+        note(f"{left_out.total()} {things} left out: {', '.join(reasons)}.")
+
+
+def _probed(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    for record in records:
+        row = record.fields
+        confidence = np.asarray(row.get("confs") or (), np.float32)
+        n = len(confidence)
+        forced = [
+            {"n_tokens": min(probe["position"], n), "answer": probe.get("answer") or None}
+            for probe in row.get("probes") or ()
+        ]
+        ends = np.broadcast_to(np.int32(0), n)
+        rest = {"text": "", "token_end": ends, "token_confidence": confidence, "probes": forced}
+        yield record._replace(fields=row | rest)
+
+
+def _reasoned(records: Iterable[Record], note: Note) -> Iterator[Record]:
+    for record in records:
+        row = record.fields
+        if "deepseek_reasoning" in row:
+            message = {"reasoning": row["deepseek_reasoning"], "content": row["deepseek_solution"]}
+            row = {**row, "generations": message_text(message)}
+        yield record._replace(fields=row)
+
+
+STORED = ("normalised", "native")
+"""Formats of whole Parquet files, read by `read_parquet`."""
+
+FORMATS = {
+    "normalised": Format(
+        "Parquet with dataset, problem_id, problem, model, trace, final_answer, ...",
+        ("trace problem_id",),
+    ),
+    "native": Format(
+        "Parquet with the columns of a trace store; answers and token ends may be missing",
+        ("text question_id model",),
+    ),
+    "parallel-probe": Format(
+        "JSON list of questions: lengths, answers, forced answers; without text",
+        ("each_branch probe_freq",),
+    ),
+    "lm-eval": Format(
+        "samples_*.jsonl of lm-evaluation-harness (--log_samples)",
+        ("doc resps filter",),
+        {
+            "text": "resps",
+            "question": "doc.problem|doc.question|doc.query"
+            "|arguments.gen_args_0.arg_0|arguments.0.0",
+            "question_id": "doc_id",
+            "gold": "target",
+        },
+        _first_filter,
+    ),
+    "lighteval": Format(
+        "details_*.parquet of lighteval (--save-details)",
+        ("doc model_response",),
+        {
+            "text": "text",
+            "question": "doc.query",
+            "question_id": "doc.id",
+            "dataset": "doc.task_name",
+            "gold": "gold",
+        },
+        _details,
+    ),
+    "inspect": Format(
+        "logs of Inspect, .eval or .json; the epoch is the sample",
+        ("epoch input target output",),
+        {
+            "text": "output.choices.0.message",
+            "question": "input",
+            "question_id": "id",
+            "dataset": "eval.task",
+            "model": "eval.model|output.model",
+            "sample_id": "epoch",
+            "gold": "target",
+            "finish_reason": "output.choices.0.stop_reason",
+        },
+        _completed,
+    ),
+    "batch": Format(
+        "batch output of OpenAI or vLLM and its input file, which has the questions (two FILEs)",
+        ("custom_id response", "custom_id body"),
+        {
+            "text": "choices.*.text",
+            "question": "input.body.messages|input.body.prompt",
+            "model": "model|input.body.model",
+            "finish_reason": "choices.*.finish_reason",
+            "source": "custom_id",
+        },
+        _joined,
+    ),
+    "nemo-skills": Format(
+        "output-rs*.jsonl of NeMo-Skills, one file per seed",
+        ("generation expected_answer",),
+        {
+            "text": "generation",
+            "question": "problem|question",
+            "gold": "expected_answer",
+            "answer": "predicted_answer",
+        },
+    ),
+    "qwen-math": Format(
+        "JSON lines of Qwen2.5-Math's evaluation and its forks (code, pred, gt)",
+        ("code pred gt",),
+        {
+            "text": "code",
+            "question": "question|problem",
+            "question_id": "idx",
+            "gold": "gt",
+            "answer": "pred",
+        },
+    ),
+    "verl": Format(
+        "rollouts or validation generations of verl; lines of one input are its traces",
+        ("input output gts",),
+        {"text": "output", "question": "input", "gold": "gts"},
+    ),
+    "mars": Format(
+        "Parquet of MARS: answers, confidences, forced answers; without text",
+        ("trace_idx ground_truth extracted_answer",),
+        {
+            "text": "text",
+            "question": "qid",
+            "question_id": "qid",
+            "sample_id": "trace_idx",
+            "gold": "ground_truth",
+            "answer": "extracted_answer",
+            "token_end": "token_end",
+            "token_confidence": "token_confidence",
+            "probes": "probes",
+        },
+        _probed,
+    ),
+    "generations": Format(
+        "OpenR1 (generations), OpenThoughts (deepseek_*), OpenMathReasoning (generated_solution)",
+        ("generations", "generated_solution problem", "deepseek_reasoning deepseek_solution"),
+        {
+            "text": "generations|generated_solution",
+            "question": "problem|question",
+            "question_id": "uuid",
+            "gold": "answer|expected_answer|ground_truth_solution",
+            "model": "generation_model",
+            "finish_reason": "finish_reasons",
+        },
+        _reasoned,
+    ),
+    "rows": Format(
+        "JSON lines or Parquet, one trace or a list of traces per row, any names (--field)",
+        ("text question",),
+    ),
+    "chat": Format(
+        "conversations: the last message is the trace, the last of the user the question",
+        ("messages", "conversations"),
+        {
+            "text": "messages.-1|conversations.-1",
+            "question": "messages|conversations",
+            "gold": "gold|answer",
+        },
+    ),
+}
+"""Formats that can be imported, in the order in which they are tried."""

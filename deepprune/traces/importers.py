@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,21 +15,28 @@ from typing import Any, cast
 from deepprune.answers import AnswerStyle, extract_answer
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file, sync_folder
+from deepprune.core.types import NO_ANSWER, Trace
 from deepprune.traces.classes import class_answers
-from deepprune.traces.formats import FORMATS, SUFFIXES, SourceFile, read_parquet
-from deepprune.traces.jsonl import read_jsonl
+from deepprune.traces.formats import FORMATS, STORED, Note, recognise
 from deepprune.traces.manifest import SOURCE, check_free
 from deepprune.traces.parallel_probe import read_parallel_probe
+from deepprune.traces.parquet import column_names, read_parquet
 from deepprune.traces.progress import OnProgress
+from deepprune.traces.records import SUFFIXES, find_files, read_records, suffix_of
+from deepprune.traces.rows import read_rows
+from deepprune.traces.source import SourceFile
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import TOKENIZER, token_ends
 
-IMPORTER_VERSION = 3
+IMPORTER_VERSION = 4
 """Incremented when an importer gives other rows for the same file, to renew cached imports."""
+
+_RENAMED = {"probes": "parallel-probe", "jsonl": "rows"}
+_MAX_NAMED = 5  # bad records that are named one by one
 
 
 def import_file(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     format: str = "auto",
@@ -37,41 +45,48 @@ def import_file(
     dataset: str | None = None,
     model: str | None = None,
     sampling: Mapping[str, Any] | None = None,
+    skip_bad: bool = False,
     on_progress: OnProgress | None = None,
+    note: Note = lambda line: None,
 ) -> TraceStore:
-    """Import a file of traces into a new store, completely or not at all.
+    """Import files of traces into a new store, completely or not at all.
 
-    The whole file is read into memory: answer classes need all traces of a question.
+    The files are read into memory: answer classes need all traces of a question.
 
     Args:
-        path: A file of one of the `FORMATS`.
+        path: Files, globs or folders of one of the `FORMATS`.
         out: Folder of the new store.
-        format: One of `FORMATS`, or ``auto``.
-        fields: JSON lines only: deepprune's field name -> name in the file.
+        format: One of `FORMATS`, or ``auto`` to recognise it by the first record.
+        fields: deepprune's field name -> name or path in a record, see `read_rows`.
         answers: A style of `extract_answer`, or ``source`` to keep the file's answers; by default
             ``source`` if the file has answers, else ``auto``.
-        dataset: The dataset of JSON lines that name none, or of format ``parallel_probe``; by
-            default the file's name without its suffix.
-        model: The model of JSON lines that name none, or of format ``parallel_probe``, where it is
-            by default the file's name without its suffix.
+        dataset: The dataset of records that name none; by default the file's name (`dataset_of`).
+        model: The model of records that name none; for ``parallel-probe`` by default the file's
+            name without its suffix.
         sampling: Sampling parameters, for the manifest.
+        skip_bad: Leave out records that cannot be read, and note which.
         on_progress: Called while tokens are counted and answers compared.
+        note: Called with lines about what was read and left out.
 
     Raises:
-        InputError: If the file, an option or the folder cannot be used.
+        InputError: If a file, an option or the folder cannot be used.
     """
-    path, out, given = Path(path), Path(out), dict(fields or {})
+    out, given = Path(out), dict(fields or {})
     if answers not in (None, SOURCE):
         extract_answer("", answers)  # refuses an unknown style before the file is read
     check_free(out)
+    paths = find_files([path] if isinstance(path, Path | str) else path)
     report = on_progress or (lambda stage, done, total: None)
-    source, style = _with_answers(path, _read(path, format, given, dataset, model), answers)
+    source = _read(paths, format, given, dataset, model, skip_bad, note)
+    source, style = _with_answers(paths[0], source, answers)
     source = _with_tokens(source, report)
     traces, counts = class_answers(source, report)
-    options = {"fields": given, "dataset": dataset, "model": model}
+    _question_agreement(traces, note)
+    options = {"fields": given, "dataset": dataset, "model": model, "skip_bad": skip_bad}
+    hashes = {path.name: sha256_file(path) for path in paths}
     provenance = {
-        "file": path.name,
-        "sha256": sha256_file(path),
+        **({"file": paths[0].name, "sha256": hashes[paths[0].name]} if len(paths) == 1 else {}),
+        **({"files": hashes} if len(paths) > 1 else {}),
         "importer": source.format,
         "importer_version": IMPORTER_VERSION,
         "options": {name: value for name, value in options.items() if value},
@@ -89,32 +104,101 @@ def import_file(
 
 
 def _read(
-    path: Path, format: str, fields: dict[str, str], dataset: str | None, model: str | None
+    paths: Sequence[Path],
+    format: str,
+    fields: dict[str, str],
+    dataset: str | None,
+    model: str | None,
+    skip_bad: bool,
+    note: Note,
 ) -> SourceFile:
-    if not path.is_file():
-        raise InputError(f"traces must be a file that exists, got {str(path)!r}.")
-    if format not in ("auto", *FORMATS):
-        advice = " (its name is parallel_probe now)" if format == "probes" else ""
-        raise InputError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}{advice}.")
-    if format == "auto" and path.suffix not in SUFFIXES:
+    path, name = paths[0], _format_of(paths[0], format, fields)
+    is_stored = name in STORED
+    if is_stored or name == "parallel-probe":
+        given = {
+            "--field": fields,
+            "--skip-bad": skip_bad,
+            "--dataset": is_stored and dataset,
+            "--model": is_stored and model,
+        }
+        if unused := [option for option, value in given.items() if value]:
+            raise InputError(
+                f"{unused[0]} is not for {str(path)!r}: the fields of format {name!r} are fixed."
+            )
+        if len(paths) > 1:
+            raise InputError(
+                f"format {name!r} is read one file at a time, got {len(paths)}. Import each into "
+                "a store of its own."
+            )
+        return read_parquet(path, name) if is_stored else read_parallel_probe(path, dataset, model)
+    left_out: list[str] = []
+
+    def bad(error: InputError) -> None:
+        if not skip_bad:
+            raise InputError(f"{error} (--skip-bad leaves such records out.)") from error
+        left_out.append(str(error))
+
+    source = read_rows(
+        (record for path in paths for record in read_records(path, bad)),
+        name,
+        fields,
+        dataset=dataset,
+        model=model,
+        bad=bad,
+        note=note,
+    )
+    for reason in left_out[:_MAX_NAMED]:
+        note(f"left out: {reason}")
+    if left_out:
+        note(f"{len(left_out)} bad records left out, {len(source.traces)} traces read.")
+    return source
+
+
+def _format_of(path: Path, format: str, fields: Mapping[str, str]) -> str:
+    """Return the format that was named, else the one of the first record."""
+    if (name := format.replace("_", "-")) in FORMATS:
+        return name
+    if format != "auto":
+        advice = _RENAMED.get(format)
+        raise InputError(
+            f"format must be auto, {', '.join(FORMATS)}, got {format!r}"
+            + (f" (its name is {advice} now)." if advice else ".")
+        )
+    if (suffix := suffix_of(path)) not in SUFFIXES:
         raise InputError(
             f"a file of traces must end in {', '.join(SUFFIXES)}, got {str(path)!r}. For another "
-            f"name use 'deepprune traces import --format' with {', '.join(FORMATS)}."
+            "name use --format ('deepprune traces formats' lists them)."
         )
-    format = SUFFIXES[path.suffix] if format == "auto" else format
-    if format == "jsonl":
-        return read_jsonl(path, fields, dataset, model)
-    if fields:
-        raise InputError(f"--field is for JSON lines; the fields of {str(path)!r} are fixed.")
-    if format == "parallel_probe":
-        return read_parallel_probe(path, dataset, model)
-    given = {"--dataset": dataset, "--model": model}
-    if unused := [option for option, value in given.items() if value]:
+    is_parquet = suffix == ".parquet"
+    names = column_names(path) if is_parquet else _first_names(path)
+    found = recognise(names, is_parquet=is_parquet)
+    if found is None and is_parquet and not fields:
         raise InputError(
-            f"{unused[0]} is for JSON lines and parallel_probe; leave it out for {str(path)!r}, "
-            "which has a column for it."
+            f"{str(path)!r} has an unknown layout, its columns are {', '.join(names)}. Name them "
+            "with --field text=NAME question=NAME, or the format with --format ('deepprune traces "
+            "formats' lists them)."
         )
-    return read_parquet(path, format)
+    return "rows" if found is None or (fields and found in STORED) else found
+
+
+def _first_names(path: Path) -> list[str]:
+    first = next(read_records(path, lambda error: None), None)  # what is bad is told later
+    return list(first.fields) if first else []
+
+
+def _question_agreement(traces: Sequence[Trace], note: Note) -> None:
+    """Say that all traces of every question agree, as they do where the gold was read as theirs."""
+    classes: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for trace in traces:
+        if trace.answer_class != NO_ANSWER:
+            classes[trace.question.key].append(trace.answer_class)
+    if any(len(c) > 1 for c in classes.values()) and all(
+        len(set(c)) == 1 for c in classes.values()
+    ):
+        note(
+            "all traces of every question have the same answer, as if the gold answer was read as "
+            "theirs. If so, name it with --field gold=NAME; --answers auto extracts anew."
+        )
 
 
 def _with_answers(path: Path, source: SourceFile, answers: str | None) -> tuple[SourceFile, str]:

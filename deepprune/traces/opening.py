@@ -10,9 +10,9 @@ from pathlib import Path
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file
-from deepprune.traces.formats import SUFFIXES
 from deepprune.traces.manifest import MANIFEST
-from deepprune.traces.progress import import_progress
+from deepprune.traces.progress import import_progress, print_note
+from deepprune.traces.records import SUFFIXES
 from deepprune.traces.schema import SCHEMA_VERSION
 from deepprune.traces.store import TraceStore
 
@@ -24,12 +24,12 @@ def open_traces(name_or_path: Path | str, cache_dir: Path | None = None) -> Trac
     """Open traces by name or path.
 
     ``pool`` is the bundled pool (a folder of that name is ``./pool``). A store folder is opened. A
-    file (Parquet, JSON lines, or a JSON list of questions with forced answers) is imported with the
-    default options into a cache folder named by its contents, so that it is opened quickly the next
-    time. If it needs other options, import it with ``deepprune traces import`` first.
+    file of a format that is recognised is imported with the default options into a cache folder
+    named by its contents, so that it is opened quickly the next time. If it needs other options,
+    import it with ``deepprune traces import`` first.
 
     Args:
-        name_or_path: ``pool``, a store folder, or a ``.parquet``, ``.jsonl`` or ``.json`` file.
+        name_or_path: ``pool``, a store folder, or a file of one of the `FORMATS`.
         cache_dir: Folder of cached imports; by default ``$DEEPPRUNE_CACHE/stores``, else
             ``deepprune/stores`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``).
 
@@ -65,7 +65,7 @@ def _imported(path: Path, cache: Path) -> TraceStore:
         _sweep(cache)
         with import_progress(path.name) as on_progress:
             try:
-                import_file(path, folder, on_progress=on_progress)
+                import_file(path, folder, on_progress=on_progress, note=print_note)
             except InputError:
                 if not (folder / MANIFEST).exists():  # else another process was faster
                     raise

@@ -11,8 +11,8 @@ import numpy as np
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
-from deepprune.traces.formats import SourceFile, question_id_of, whole
 from deepprune.traces.manifest import GENERATOR, SOURCE
+from deepprune.traces.source import SourceFile, question_id_of, whole
 
 _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
 _NO_ANSWER = ("", "ERR")
@@ -59,7 +59,7 @@ def read_parallel_probe(path: Path, dataset: str | None, model: str | None) -> S
         for number, fields in enumerate(questions, 1)
         for trace in _traces(fields, dataset or path.stem, model or path.stem, number)
     ]
-    return SourceFile("parallel_probe", traces, token_counter=GENERATOR, answers=SOURCE)
+    return SourceFile("parallel-probe", traces, token_counter=GENERATOR, answers=SOURCE)
 
 
 def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[Trace]:

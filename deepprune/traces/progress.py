@@ -1,7 +1,8 @@
-"""A progress bar of imports."""
+"""What an import says while it runs: a progress bar and notes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,3 +31,8 @@ def import_progress(title: str) -> Iterator[OnProgress]:
             bar.update(tasks[stage], completed=done)
 
         yield report
+
+
+def print_note(line: str) -> None:
+    """Print a line about what was read or left out on stderr."""
+    print(f"note: {line}", file=sys.stderr)

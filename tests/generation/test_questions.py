@@ -19,7 +19,7 @@ from deepprune.generation.questions import (
     questions_hash,
 )
 from deepprune.traces import open_traces
-from deepprune.traces.formats import question_id_of
+from deepprune.traces.source import question_id_of
 
 
 def load(*overrides):

@@ -117,9 +117,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"'pool', a store folder, or a .parquet, .jsonl, .json file"
-    ):
+    with pytest.raises(InputError, match=r"'pool', a store folder, or a .jsonl, .ndjson, "):
         open_traces(tmp_path / "nowhere")
     (tmp_path / "a.csv").touch()
     with pytest.raises(InputError, match=r"must end in .*got '.*a\.csv'"):

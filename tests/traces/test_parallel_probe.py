@@ -125,9 +125,9 @@ def test_it_is_imported_on_the_fly_and_shown(tmp_path, file, capsys, monkeypatch
     assert (row.dataset, row.traces, row.tokens, row.answered) == ("toy", 8, 141, 6 / 8)
     with pytest.raises(InputError, match="no texts to extract answers from by the style 'boxed'"):
         import_file(file, tmp_path / "out", answers="boxed")
-    with pytest.raises(InputError, match=r"--field is for JSON lines; .* are fixed"):
+    with pytest.raises(InputError, match=r"--field is not for .* are fixed"):
         import_file(file, tmp_path / "out", fields={"text": "a"})
-    with pytest.raises(InputError, match=r"got 'probes' \(its name is parallel_probe now\)"):
+    with pytest.raises(InputError, match=r"got 'probes' \(its name is parallel-probe now\)"):
         main(["import", str(file), "--out", str(tmp_path / "out"), "--format", "probes"])
 
 
@@ -199,8 +199,8 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ('{"a": 1}', "must be a JSON list of questions with .* got a JSON dict"),
-        ('[{"question": "q", "text": "t"}]', "question 1 has no gold_answer, .*into .jsonl"),
+        ('{"a": 1}', "must be a JSON list of objects or a log of Inspect, got a JSON dict"),
+        ([{**QUESTIONS[0], "gold_answer": None}, {}], "question 2 has no question, gold_answer"),
         ([{**QUESTIONS[0], "probe_freq": 0}], "probe_freq must be at least 1 token, got 0"),
         ([{**QUESTIONS[0], "question": 5}], "question 1: question must be a string, got '5'"),
         (

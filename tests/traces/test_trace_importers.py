@@ -158,10 +158,17 @@ GOOD = {"question": "q", "text": "t", "model": "m"}
         ([GOOD, {"question": "q"}], "line 2 has no field 'text' for 'text'; it has question"),
         ([{**GOOD, "text": 5}], "line 1: text must be a string, got '5'"),
         ([{"question": "q", "text": "t"}], "line 1 has no model: add --model"),
+        ([{**GOOD, "text": None}], r"line 1: text must be .*\(--skip-bad leaves such records out"),
         ([{**GOOD, "sample_id": "a"}], "line 1: sample_id must be an integer"),
+        ([{**GOOD, "seed": 2**64 - 1}], "line 1: seed must be an integer of 64 bits, got '184"),
+        (
+            [{**GOOD, "text": ["a", "b"], "finish_reason": ["stop"]}],
+            r"line 1: finish_reason must be a list of 2, as text is, got \W*stop",
+        ),
+        ([{**GOOD, "answer": "4"}], "line 1 has 'answer' and no 'gold': if it is the correct"),
         (
             [{**GOOD, "sample_id": 1}, GOOD, {**GOOD, "sample_id": 1}],
-            r"\('runs', '\w{12}', 'm', 1\) is on lines 1 and 3",
+            r"\('runs', '\w{12}', 'm', 1\) is in runs.jsonl, line 1 and again in .*line 3",
         ),
         ([""], "has no traces"),
     ],
@@ -181,9 +188,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path, jsonl):
     with pytest.raises(InputError, match="answer style must be one of"):
         import_file(jsonl(GOOD), out, answers="magic")
     pq.write_table(pa.table({"id": [1], "response": ["x"]}), tmp_path / "foreign.parquet")
-    with pytest.raises(
-        InputError, match=r"columns are id, response. Required are dataset, .*jsonl:"
-    ):
+    with pytest.raises(InputError, match=r"columns are id, response. Name them with --field text"):
         open_traces(tmp_path / "foreign.parquet", cache_dir=tmp_path / "cache")
     lacking = normalised().drop_columns(["run", "answer"])
     pq.write_table(lacking, tmp_path / "lacking.parquet")
@@ -193,6 +198,6 @@ def test_what_cannot_be_imported_is_refused(tmp_path, jsonl):
     (tmp_path / "cut.parquet").write_bytes(whole[:-9])
     with pytest.raises(InputError, match="truncated, damaged or of another"):
         import_file(tmp_path / "cut.parquet", out)
-    with pytest.raises(InputError, match="--model is for JSON lines"):
+    with pytest.raises(InputError, match=r"--model is not for .*format .normalised. are fixed"):
         import_file(tmp_path / "lacking.parquet", out, model="m")
     assert not out.exists()

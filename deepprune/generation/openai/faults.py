@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deepprune.generation.backend import EngineError, RequestError
-from deepprune.traces.formats import whole
+from deepprune.traces.source import whole
 
 
 class Refused(RequestError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepprune.core.types import FinishReason
 from deepprune.generation.backend import Chunk, Request, RequestError
 from deepprune.generation.openai.faults import Refused
-from deepprune.traces.formats import whole
+from deepprune.traces.source import whole
 
 if TYPE_CHECKING:
     from openai import AsyncStream
