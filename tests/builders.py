@@ -82,6 +82,8 @@ class SessionEvidence:
     """Evidence from a session; ``similarity`` is a matrix over trace indices, or 1 where the
     recorded answers agree."""
 
+    mean_length = 10.0
+
     def __init__(self, session, similarity=None):
         self.session = session
         self.similarity = None if similarity is None else np.asarray(similarity, dtype=float)

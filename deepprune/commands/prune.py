@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any, TextIO
@@ -29,12 +29,13 @@ from deepprune.live.events import EventLines
 from deepprune.live.guard import JudgeWorker
 from deepprune.live.pruner import LivePruner, OpenSession
 from deepprune.live.question import LiveResult
-from deepprune.live.record import RESULTS, LiveRecord
+from deepprune.live.record import RESULTS, LiveRecord, recorded_lengths
 from deepprune.live.summary import live_estimates, live_table, tokens_figure
 from deepprune.live.view import LiveView, ProgressLines, one_line
 from deepprune.report.figures import drawn
 from deepprune.report.tables import show
 from deepprune.traces import TraceStore
+from deepprune.traces.summary import mean_lengths
 
 EVENTS, FIGURE = "events.jsonl", "tokens.png"
 
@@ -81,7 +82,19 @@ def _prune(plan: PrunePlan) -> Run:
                 size,
             )
             _say_beforehand(judge, size, questions, source.model)
-            _prune_all(pruner, record, plan.view, output, interrupts)
+            prior = None if plan.engine is None else plan.engine.prior_length
+            if prior is not None and hasattr(plan.policy, "budget"):
+                print(
+                    f"mean trace length before the first question: {prior:g} tokens "
+                    "(live.prior_length)"
+                )
+
+            def mean_length(question: Question) -> float:
+                if prior is not None:
+                    return record.mean_length(prior)
+                return source.mean_lengths[question.key]
+
+            _prune_all(pruner, record, mean_length, plan.view, output, interrupts)
         except EngineError as error:
             run.status = "failed"
             print(f"error: the engine is lost: {one_line(str(error))}", file=sys.stderr)
@@ -101,11 +114,13 @@ class _Source:
     Attributes:
         model: What generates them, or did.
         inputs: Hashes of what is replayed.
+        mean_lengths: Mean trace length of each question that is replayed.
     """
 
     def __init__(self, plan: PrunePlan) -> None:
         self._engine = plan.engine
         self.inputs: dict[str, str | None] = {}
+        self.mean_lengths: dict[tuple[str, str], float] = {}
         self.open: OpenSession
         self.model: str
         if plan.recorded is not None:
@@ -134,6 +149,9 @@ class _Source:
                     f"{store.path} has no traces of question {question.question_id!r}: leave "
                     "questions out to replay all that it has."
                 )
+
+        others = {key[:2]: length for key, length in mean_lengths(store).items()}
+        self.mean_lengths = others | recorded_lengths(store)
 
         def open_recording(question: Question, model: str, n_traces: int, seed: int) -> Session:
             group = store.group(refs[*question.key, model])
@@ -186,6 +204,7 @@ def _check_can_force(plan: PrunePlan) -> None:
 def _prune_all(
     pruner: LivePruner,
     record: LiveRecord,
+    mean_length: Callable[[Question], float],
     view: str,
     output: TextIO,
     interrupts: Interrupts,
@@ -208,7 +227,8 @@ def _prune_all(
                 watchers.append(ProgressLines(*about))
         for question in todo:
             with interrupts.held():
-                done = pruner.prune(question, watchers, interrupts.heard)
+                length = mean_length(question)
+                done = pruner.prune(question, watchers, interrupts.heard, length)
                 record.write(done)
                 for watcher in watchers:
                     watcher.on_question_end(done.live, done.row)

@@ -19,6 +19,7 @@ from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, policy_label
+from deepprune.traces.summary import mean_lengths
 
 
 def chosen_questions(
@@ -67,6 +68,7 @@ def run_sweep(
         load=sweep.store.group,
         make_engine=sweep.make_engine,
         judges=judges,
+        mean_lengths=mean_lengths(sweep.store),
         cache=cache,
         usd_judge=sweep.usd_judge,
     )

@@ -78,6 +78,11 @@ def _unknown_choice(name: str, config_folder: Path) -> str:
         return (
             f"pruning={choice} is pruning=deepprune with sweep.judges=[{judge}] (or judge={judge})."
         )
+    if name == "pruning/adaptive_budget":
+        return (
+            "pruning=adaptive_budget is gone, its budget in tokens did not carry over to other "
+            "models: use pruning=race."
+        )
     there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
     near = get_close_matches(choice, there, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

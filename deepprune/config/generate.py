@@ -43,9 +43,8 @@ TARGETS = {
     "pruning/adaptive_consistency": (
         "deepprune.pruning.policies.adaptive_consistency.AdaptiveConsistency"
     ),
-    "pruning/adaptive_budget": (
-        "deepprune.pruning.policies.adaptive_consistency.AdaptiveConsistency"
-    ),
+    "pruning/race": "deepprune.pruning.policies.race.Race",
+    "pruning/short_m": "deepprune.pruning.policies.short_m.ShortM",
     "pruning/esc": "deepprune.pruning.policies.esc.ESC",
     "pruning/early_exit": "deepprune.pruning.policies.early_exit.EarlyExit",
     "pruning/parallel_probe": "deepprune.pruning.policies.parallel_probe.ParallelProbe",
@@ -93,7 +92,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "model/cross_encoder": {"backbone": {}, "encoder": {}},
     "pruning/deepprune": {"prefix": "${prefix}"},
     "pruning/representatives": {"prefix": "${prefix}", "name": "representatives"},
-    "pruning/adaptive_budget": {"name": "adaptive_budget"},
 }
 """Defaults that differ from the constructor's, and arguments of one choice alone."""
 

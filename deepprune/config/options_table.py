@@ -105,15 +105,13 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "stop_confidence": (Share, 0.95),
         "cap": (Count | None, None),
         "wave": (Count, 1),
-        "rule": (Literal["beta", "dirichlet", "majority", "entropy"], "beta"),
-        "budget": (Count | None, None)}),
-    "pruning/adaptive_budget": ("deepprune.pruning.policies.adaptive_consistency.AdaptiveConsistency", {
-        "stop_confidence": (Share, 0.95),
-        "cap": (Count | None, None),
-        "wave": (Count, 1),
-        "rule": (Literal["beta", "dirichlet", "majority", "entropy"], "beta"),
-        "budget": (Count | None, None),
-        "name": (str, "adaptive_budget")}),
+        "rule": (Literal["beta", "dirichlet", "majority", "entropy"], "beta")}),
+    "pruning/race": ("deepprune.pruning.policies.race.Race", {
+        "width": (Count, 4),
+        "budget": (Annotated[float, Gt(0)], 100.0)}),
+    "pruning/short_m": ("deepprune.pruning.policies.short_m.ShortM", {
+        "k": (Count, 8),
+        "m": (Count, 3)}),
     "pruning/esc": ("deepprune.pruning.policies.esc.ESC", {
         "window": (Annotated[int, Ge(2)], 5),
         "cap": (Count | None, None)}),
@@ -184,7 +182,8 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "mode": (Literal["stream", "resubmit"], "stream"),
         "force_every": (Count | None, None),
         "force_tokens": (Count, 20),
-        "stall_s": (Annotated[float, Gt(0)], 300.0)}),
+        "stall_s": (Annotated[float, Gt(0)], 300.0),
+        "prior_length": (Annotated[float, Gt(0)] | None, None)}),
     "questions/columns": ("deepprune.generation.questions.Columns", {
         "question": (str, "question"),
         "gold": (str | None, "gold"),

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from enum import Enum, StrEnum
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,24 @@ BoolArray = NDArray[np.bool_]
 
 ScorePairs = Callable[[IntArray], FloatArray]
 """Scores pairs of trace indices, shape ``(P, 2)`` -> ``(P,)``, on what has been generated so far.
+"""
+
+
+class AnyFinished(Enum):
+    """Type of `ANY_FINISHED`."""
+
+    ANY_FINISHED = "any_finished"
+
+
+ANY_FINISHED: Final = AnyFinished.ANY_FINISHED
+"""Pause all traces where the first of them ends: d tokens after the last pause, that of every other
+one too. What a live trace has generated beyond is not shown; traces that end together are reported
+together. A trace that started since and has no token ends at d = 0.
+"""
+
+Until = PrefixRule | AnyFinished | int | None
+"""Where running traces pause: at a rule, at the next end of a trace, after so many more tokens, or
+(``None``) each at its end.
 """
 
 
@@ -57,15 +75,14 @@ class Step:
     Attributes:
         start: Number of traces to start.
         stop: The running traces to stop, and why.
-        until: Where running traces pause next, by a rule or after so many more tokens; ``None``
-            runs them to their end.
+        until: Where running traces pause next, see `Until`.
         force: Force an answer out of every trace that still runs there; it then continues as if
             nothing had been asked.
     """
 
     start: int = 0
     stop: Sequence[Decision] = ()
-    until: PrefixRule | int | None = None
+    until: Until = None
     force: bool = False
 
 
@@ -80,6 +97,14 @@ class Evidence(Protocol):
 
     def confidence(self, trace: int) -> FloatArray:
         """Return the token confidences of a trace so far, see `Trace`, shape ``(n_tokens,)``."""
+
+    @property
+    def mean_length(self) -> float:
+        """Expected tokens of a whole trace, fixed before the question starts.
+
+        A sweep takes the mean of the model's other questions, a live run that of its earlier ones
+        (`live.record`); a replay of a live run takes what the run took.
+        """
 
 
 class Need(StrEnum):
@@ -170,7 +195,7 @@ class Session(Protocol):
     def stop(self, traces: Sequence[int]) -> None:
         """Stop traces by index; what they generated stays."""
 
-    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
+    def advance(self, until: Until, force: bool = False) -> Observation:
         """Advance every running trace to ``until``, see `Step`, and report."""
 
     @property

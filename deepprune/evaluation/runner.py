@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from deepprune.core.types import QuestionRef, QuestionTraces
 from deepprune.evaluation.batch_replay import replay_batch
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
-from deepprune.evaluation.outcomes import FIELDS, QuestionOutcomes
+from deepprune.evaluation.outcomes import FIELDS, QuestionKey, QuestionOutcomes
 from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
@@ -60,6 +60,7 @@ class QuestionRunner:
         load: Reads the traces of a question.
         make_engine: Makes an engine that replays them.
         judges: The judges by their names in the points.
+        mean_lengths: Expected tokens of a trace of each question, see `Evidence.mean_length`.
         cache: Scores on disk, kept between runs.
         usd_judge: Price of a million judge tokens.
         is_watched: Whether checkpoints and decisions are reported.
@@ -73,6 +74,7 @@ class QuestionRunner:
     load: LoadTraces
     make_engine: MakeEngine
     judges: Mapping[str, Judge]
+    mean_lengths: Mapping[QuestionKey, float] = field(default_factory=dict)
     cache: ScoreCache | None = None
     usd_judge: float | None = None
     is_watched: bool = False
@@ -152,7 +154,7 @@ class _Question:
         for resample in range(runner.resamples):
             seed = derive(runner.seed, resample)
             session = self._engine.open(runner.n_traces, seed)
-            evidence = RunEvidence(scores, session)
+            evidence = RunEvidence(scores, session, runner.mean_lengths.get(self._group.key))
             rng = self._rng(resample)
             outcome = run_question(point.policy, session, point.n_traces, evidence, rng, tell)
             facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)

@@ -106,9 +106,13 @@ class RunEvidence:
     Args:
         scores: The judge's scores of the question; ``None`` for a policy that asks no judge.
         session: The run.
+        mean_length: Expected tokens of a whole trace; ``None`` where no policy reads it.
     """
 
-    def __init__(self, scores: QuestionScores | None, session: Session) -> None:
+    def __init__(
+        self, scores: QuestionScores | None, session: Session, mean_length: float | None = None
+    ) -> None:
+        self._mean_length = mean_length
         self._scores = None if scores is None else scores.of_one_run()
         self._session = session
         self._asked: list[IntArray] = []
@@ -136,6 +140,11 @@ class RunEvidence:
 
     def confidence(self, trace: int) -> FloatArray:
         return self._session.confidence(trace)
+
+    @property
+    def mean_length(self) -> float:
+        assert self._mean_length is not None, "the mean trace length was not given"
+        return self._mean_length
 
     @property
     def bill(self) -> FloatArray:

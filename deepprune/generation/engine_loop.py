@@ -42,6 +42,8 @@ class EngineLoop:
             answers and for recordings; ``None``: only when a policy asks.
         force_tokens: Maximum number of tokens of a forced answer.
         stall_s: Longest wait for the next token, in seconds; then the engine counts as lost.
+        prior_length: Mean trace length expected before the first question, in tokens, for policies
+            that spend a budget of trace lengths; ``None``: a quarter of ``sampling.max_tokens``.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class EngineLoop:
         force_every: Count | None = None,
         force_tokens: Count = 20,
         stall_s: Annotated[float, Gt(0)] = 300.0,
+        prior_length: Annotated[float, Gt(0)] | None = None,
     ) -> None:
         self.backend = backend
         self.prompt = prompt
@@ -62,6 +65,7 @@ class EngineLoop:
         self.force_every = force_every
         self.force_tokens = force_tokens
         self.stall_s = stall_s
+        self.prior_length = sampling.max_tokens / 4 if prior_length is None else prior_length
         self.checker = EquivalenceChecker()
         self.n_tokens = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -6,7 +6,8 @@ Each trace is a separate request. There are two ways to reach a checkpoint:
               waits, and the tokens of a stopped trace after the checkpoint are lost.
     resubmit  every trace is generated up to the checkpoint and continues as a new request from
               prompt + prefix, which the engine's prefix cache has. No token is lost; the traces
-              wait for the policy.
+              wait for the policy. Only the next end of a trace (`ANY_FINISHED`) cannot be foreseen:
+              all pause once it is known, and what they have beyond is shown later.
 
 A checkpoint shows the traces as they were at that point, however far they have run since, so that
 a policy decides as it would on a recording of them (`pruning.replay`).

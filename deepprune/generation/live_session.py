@@ -14,12 +14,20 @@ import numpy as np
 
 from deepprune.answers import extract_answer
 from deepprune.answers.classes import AnswerNumbers
-from deepprune.core.protocols import FloatArray, IntArray, Observation, TraceState, Usage
+from deepprune.core.protocols import (
+    ANY_FINISHED,
+    FloatArray,
+    IntArray,
+    Observation,
+    TraceState,
+    Until,
+    Usage,
+)
 from deepprune.core.seeding import derive
 from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Prefix, Question, Trace
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
-from deepprune.generation.live_trace import Forced, LiveTrace, Until
+from deepprune.generation.live_trace import Forced, LiveTrace, next_end
 
 
 class LiveSession:
@@ -40,6 +48,7 @@ class LiveSession:
         self._first_sample = first_sample
         self._traces: list[LiveTrace] = []
         self._numbers = AnswerNumbers(engine.checker)
+        self._n_seen = 0  # traces that had started at the last checkpoint
         self._until: Until = None
         self._is_waiting = False
         self._changed = asyncio.Event()
@@ -194,8 +203,12 @@ class LiveSession:
                 n = len(trace.token_end)
                 if limit > n and trace.place(until) == n:
                     self._spawn(trace, partial(self._generate, trace, limit))
+        failed_at_once = [t for t in self._traces[self._n_seen :] if t.is_seen_finished]
+        self._n_seen = len(self._traces)
         self._is_waiting = True
         try:
+            if until is ANY_FINISHED:
+                until = await self._next_end([*running, *failed_at_once])
             await self._wait(lambda: all(trace.arrives(until) for trace in running))
         finally:
             self._is_waiting = False
@@ -209,6 +222,17 @@ class LiveSession:
             all_of = f"all {len(self._traces)} traces failed: " if len(self._traces) > 1 else ""
             raise RequestError(f"{all_of}{self._traces[0].error}")
         await self._await_forced(running, force)
+
+    async def _next_end(self, running: Sequence[LiveTrace]) -> int:
+        """Wait until the next end of a trace is known, see `ANY_FINISHED`; return it in tokens."""
+        await self._wait(lambda: next_end(running) is not None)
+        for trace in running:
+            if self._engine.mode == "resubmit" and trace.task is not None and not trace.has_ended:
+                trace.task.cancel()
+                trace.task = None
+        first = next_end(running)
+        assert first is not None
+        return first
 
     async def _await_forced(self, running: Sequence[LiveTrace], force: bool) -> None:
         """Wait for the forced answers up to the checkpoint; ``force`` requests them there."""
@@ -287,7 +311,9 @@ class LiveSession:
                 if trace.task is not me:  # stopped, or paused
                     return
                 self._take(trace, chunk, limit)
-                if self._is_waiting and trace.arrives(self._until):
+                if self._is_waiting and self._until is ANY_FINISHED:
+                    self._changed.set()
+                elif self._is_waiting and trace.arrives(self._until):
                     if engine.mode == "resubmit" and not trace.has_ended:
                         trace.task = None
                     self._changed.set()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepprune.core.protocols import Status, TraceState
-from deepprune.core.types import NO_ANSWER, FinishReason, PrefixRule, Trace
+from deepprune.core.protocols import AnyFinished, Status, TraceState, Until
+from deepprune.core.types import NO_ANSWER, FinishReason, Trace
 from deepprune.generation.backend import Chunk
 
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 16  # tokens between two checks of a rule that reads the text
 _TAIL = 400  # characters
-
-Until = PrefixRule | int | None
-"""Where a trace pauses: at a rule, after further tokens, or (``None``) at its end."""
 
 
 class LiveTrace:
@@ -89,7 +87,7 @@ class LiveTrace:
         """Return the number of tokens at which it pauses; ``None`` if text or end decide."""
         if isinstance(until, int):
             return self.shown + until
-        if until is None or until.kind != "first_tokens":
+        if until is None or isinstance(until, AnyFinished) or until.kind != "first_tokens":
             return None
         return int(until.k)
 
@@ -100,7 +98,7 @@ class LiveTrace:
         its last word could continue.
         """
         n, is_settled = len(self.token_end), self.is_settled
-        if until is None:
+        if until is None or isinstance(until, AnyFinished):
             return n if is_settled else None
         if (wanted := self.wanted(until)) is not None:
             return max(min(wanted, n), self.shown) if is_settled or n > wanted else None
@@ -122,6 +120,18 @@ class LiveTrace:
             status = Status.FINISHED if self.has_ended else Status.RUNNING
         tail = "".join(self.pieces[-_TAIL:])[-_TAIL:]
         return TraceState(len(self.token_end), status, tail, self.answer)
+
+
+def next_end(running: Sequence[LiveTrace]) -> int | None:
+    """Return after how many more tokens the first of ``running`` ends; ``None`` until it is known.
+
+    It is known once every trace has ended or has a token beyond.
+    """
+    ended = [t for t in running if t.has_ended]
+    first = min((len(t.token_end) - t.shown for t in ended), default=0)
+    others = [t for t in running if not t.has_ended]
+    is_known = all(ended and len(t.token_end) - t.shown > first for t in others)
+    return first if is_known else None
 
 
 @dataclass

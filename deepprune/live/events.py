@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from deepprune.core.protocols import Observation, Step
+from deepprune.core.protocols import ANY_FINISHED, Observation, Step
 from deepprune.core.types import Decision
 from deepprune.evaluation.watcher import Watcher
 from deepprune.live.question import LiveQuestion, LiveResult
@@ -26,11 +26,16 @@ class EventLines(Watcher):
         self._write("start", live, **facts, n_traces=live.n_traces)
 
     def on_checkpoint(self, live: LiveQuestion, step: Step, seen: Observation) -> None:
-        until, kind = step.until, getattr(step.until, "kind", "further_tokens")
+        until = None
+        if step.until is ANY_FINISHED:
+            until = {"kind": step.until.value, "k": 1}
+        elif step.until is not None:
+            kind = getattr(step.until, "kind", "further_tokens")
+            until = {"kind": kind, "k": getattr(step.until, "k", step.until)}
         self._write(
             "checkpoint",
             live,
-            until=None if until is None else {"kind": kind, "k": getattr(until, "k", until)},
+            until=until,
             n_tokens=seen.n_tokens.tolist(),
             finished=seen.is_finished.nonzero()[0].tolist(),
             stopped=seen.is_stopped.nonzero()[0].tolist(),

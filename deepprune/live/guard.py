@@ -73,8 +73,14 @@ class GuardedEvidence(RunEvidence):
         n_scores: Pairs scored so far; the same pair counts each time.
     """
 
-    def __init__(self, judge: Judge | None, session: Session, worker: JudgeWorker) -> None:
-        super().__init__(None if judge is None else QuestionScores(judge), session)
+    def __init__(
+        self,
+        judge: Judge | None,
+        session: Session,
+        worker: JudgeWorker,
+        mean_length: float | None = None,
+    ) -> None:
+        super().__init__(None if judge is None else QuestionScores(judge), session, mean_length)
         self._judge = judge
         self._worker = worker
         self.seconds = 0.0

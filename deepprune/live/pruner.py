@@ -70,6 +70,7 @@ class LivePruner:
         question: Question,
         watchers: Sequence[Watcher] = (),
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+        mean_length: float | None = None,
     ) -> Pruned:
         """Prune one question; all that was generated is returned, whatever happens.
 
@@ -78,9 +79,10 @@ class LivePruner:
             watchers: Receive the events.
             interruptible: Context of the generation, in which a caller that defers interrupts
                 admits them.
+            mean_length: Expected tokens of a whole trace, see `Evidence.mean_length`.
         """
         session = self.open(question, self.model, self.n_traces, derive(self.seed, 0))
-        evidence = GuardedEvidence(self.judge, session, self.worker)
+        evidence = GuardedEvidence(self.judge, session, self.worker, mean_length)
         live = LiveQuestion(question, self.n_traces, session, evidence)
         for watcher in watchers:
             watcher.on_question_start(live)
@@ -104,7 +106,8 @@ class LivePruner:
         except BaseException as raised:  # an interrupt, or answers cannot be compared any more
             traces = tuple(session.records())
             outcome, error = None, error or raised
-        return Pruned(self._row(live, outcome, traces, error), traces, live, error)
+        row = self._row(live, outcome, traces, error) | {"mean_length": mean_length}
+        return Pruned(row, traces, live, error)
 
     @property
     def title(self) -> str:

@@ -65,6 +65,17 @@ class LiveRecord:
         """Recorded results, in the order of the questions."""
         return [self._rows[q.key] for q in self.questions if q.key in self._rows]
 
+    def mean_length(self, prior: float) -> float:
+        """Return the expected tokens of a trace of the next question.
+
+        ``(prior + tokens) / (1 + ended)`` over the decided questions: tokens of all traces, and
+        traces that ended by themselves. A mean over the latter alone would be too low, since short
+        traces end first.
+        """
+        rows = [row for row in self.rows if row["status"] == "ok"]
+        tokens = sum(row["tokens"] - row["tokens_forced"] for row in rows)
+        return float((prior + tokens) / (1 + sum(row["n_finished"] for row in rows)))
+
     def write(self, done: Pruned) -> None:
         """Store the traces, then the row: the store has the traces of every row."""
         pending = self.folder / PENDING
@@ -93,6 +104,15 @@ class LiveRecord:
         if ref is not None:  # of an earlier start that was interrupted
             traces = _renumbered(traces, store.group(ref).traces, self._engine.checker)
         store.append(traces)
+
+
+def recorded_lengths(store: TraceStore) -> dict[tuple[str, str], float]:
+    """Return the mean lengths by which a live run decided whose traces these are, by question."""
+    path = store.path.parent / RESULTS
+    if store.path.name != TRACES or not path.exists():
+        return {}
+    rows = map(_row, path.read_bytes().splitlines())
+    return {_key(row): row["mean_length"] for row in rows if row.get("mean_length") is not None}
 
 
 def _row(line: bytes) -> LiveResult:

@@ -11,12 +11,14 @@ import numpy as np
 
 from deepprune.core.options import Ge, Gt, checked
 from deepprune.core.protocols import (
+    ANY_FINISHED,
     BoolArray,
     FloatArray,
     IntArray,
     Observation,
     Status,
     TraceState,
+    Until,
     Usage,
 )
 from deepprune.core.seeding import generator
@@ -157,6 +159,7 @@ class ReplaySession:
         self._order = order
         self._n_tokens: IntArray = np.zeros(0, dtype=np.int64)
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
+        self._n_seen = 0  # traces that had started at the last checkpoint
         self._tokens = self._tokens_forced = self._ticks = self._peak = 0
         self._forced_context = 0.0
         self._forced_at: dict[int, int] = {}  # where each trace was last forced
@@ -178,7 +181,7 @@ class ReplaySession:
         """Stop traces by index; one that has ended stays as it is."""
         self._is_stopped[[t for t in traces if not self.prefix(t).is_finished]] = True
 
-    def advance(self, until: PrefixRule | int | None, force: bool = False) -> Observation:
+    def advance(self, until: Until, force: bool = False) -> Observation:
         """Advance running traces to ``until``; none is ever moved back.
 
         Raises:
@@ -188,8 +191,12 @@ class ReplaySession:
         old, engine, traces = self._n_tokens, self._engine, self._order[: self.n_started]
         lengths, is_open = engine.n_tokens[traces], engine.is_open[traces]
         running = ~self._is_stopped & ((old < lengths) | is_open)
+        new, self._n_seen = np.arange(len(old)) >= self._n_seen, len(old)
         if until is None:
             wanted = lengths + 1
+        elif until is ANY_FINISHED:
+            ends = (lengths - old)[(running | new) & ~is_open]
+            wanted = old + ends.min() if ends.size else lengths + 1
         elif isinstance(until, int):
             wanted = old + until
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -34,6 +35,18 @@ def plurality(
         if answer != NO_ANSWER:
             totals[answer] = totals.get(answer, 0.0) + weight
     return Vote(max(totals, key=totals.__getitem__, default=NO_ANSWER), totals, voters)
+
+
+def first_come(answer_class: Sequence[int], finished: Sequence[int]) -> Vote:
+    """Return the vote of traces in the order in which they finished.
+
+    A trace without an answer does not vote. A tie goes to the class whose first trace finished
+    first; `plurality` gives it to the one that started first.
+    """
+    answers = (int(answer_class[trace]) for trace in finished)
+    counts = Counter(answer for answer in answers if answer != NO_ANSWER)
+    winner = max(counts, key=counts.__getitem__, default=NO_ANSWER)
+    return Vote(winner, {k: float(n) for k, n in counts.items()}, tuple(finished))
 
 
 def plurality_rows(answer_class: IntArray, weights: FloatArray) -> IntArray:

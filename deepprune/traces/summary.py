@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from statistics import median
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprune.core.errors import InputError
-from deepprune.core.types import NO_ANSWER
+from deepprune.core.types import NO_ANSWER, FinishReason
+from deepprune.traces.index import GroupKey
 from deepprune.traces.store import TraceStore
 
 
@@ -108,6 +109,30 @@ def summarise(store: TraceStore) -> list[TraceSummary]:
             )
         )
     return summaries
+
+
+def mean_lengths(store: TraceStore) -> dict[GroupKey, float]:
+    """Return for each question and model the mean trace length of the model's other questions.
+
+    It is their tokens over their traces that ended by themselves. A model with no other such
+    question gets the question's own.
+    """
+    names = ["dataset", "question_id", "model", "finish_reason", "n_tokens"]
+    columns = (column.to_pylist() for column in store.columns(names).itercolumns())
+    tokens, ended = Counter[GroupKey | str](), Counter[GroupKey | str]()
+    for dataset, question, model, reason, n_tokens in zip(*columns, strict=True):
+        whole = not (FinishReason(reason).is_open or reason == FinishReason.FAILED)
+        for key in ((dataset, question, model), model):
+            tokens[key] += n_tokens
+            ended[key] += whole
+
+    def mean(key: GroupKey) -> float:
+        others = ended[key[2]] - ended[key]
+        if not others:
+            return tokens[key] / max(1, ended[key])
+        return (tokens[key[2]] - tokens[key]) / others
+
+    return {key: mean(key) for key in tokens if isinstance(key, tuple)}
 
 
 def plurality_accuracy(classes: NDArray[np.int32], is_correct: NDArray[np.float64]) -> float:

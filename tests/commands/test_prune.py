@@ -64,6 +64,24 @@ def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
     assert not (tmp_path / "again" / "traces").exists(), "a replay generates nothing"
 
 
+def test_race_decides_by_the_mean_length_so_far_and_so_does_its_replay(tmp_path):
+    """Question i is decided by (100 + tokens) / (1 + traces that ended), over those before it."""
+    race = ["pruning=race", "pruning.race.budget=8", "logger=none", "view=json"]
+    live = ["questions=traces", "questions.limit=3", "live.prior_length=100", *FAST]
+    run("prune", *race, *live, "hydra.run.dir=r", folder=tmp_path)
+    found = rows(tmp_path / "r" / "results.jsonl")
+    tokens = ended = 0
+    for row in found:
+        assert row["mean_length"] == pytest.approx((100 + tokens) / (1 + ended))
+        tokens, ended = tokens + row["tokens"], ended + row["n_finished"]
+    assert all(row["decisions"] for row in found)
+    replay = ["engine=replay", "engine.shuffle=false", "traces=r/traces", "hydra.run.dir=again"]
+    run("prune", *race, *replay, folder=tmp_path)
+    same = ("answer", "voters", "decisions", "mean_length")
+    again = rows(tmp_path / "again" / "results.jsonl")
+    assert [[row[k] for k in same] for row in again] == [[row[k] for k in same] for row in found]
+
+
 def test_a_set_is_summed_up_tracked_and_gone_on_with(tmp_path):
     settings = ["questions=traces", "engine.seconds_per_token=0", "prefix.k=32", "view=none"]
     done = call("prune", *settings, "questions.limit=2", "hydra.run.dir=r", folder=tmp_path)
@@ -196,7 +214,7 @@ def test_an_interrupt_after_the_vote_waits_until_the_question_is_on_record(tmp_p
     record = LiveRecord(tmp_path, engine, [played.question])
     try:
         with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
-            _prune_all(pruner, record, "none", sys.stdout, interrupts)
+            _prune_all(pruner, record, lambda _: 8.0, "none", sys.stdout, interrupts)
     finally:
         engine.close()
     (row,) = rows(tmp_path / "results.jsonl")

@@ -128,6 +128,7 @@ def test_every_file_is_reachable():
             "pruning=[oracle_prune]",
             "is pruning=deepprune with sweep.judges=[oracle]",
         ),
+        ("pruning=[adaptive_budget]", "use pruning=race."),
         ("loss=focl", "did you mean focal? Those that exist: bce, focal, ranking, weighted_bce."),
         ("loss.gamma=high", "loss.gamma: Value 'high' of type 'str' could not be converted"),
     ],

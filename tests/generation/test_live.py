@@ -9,7 +9,7 @@ import pytest
 from builders import SessionEvidence, group, with_forced_answers
 
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import Status, Step
+from deepprune.core.protocols import ANY_FINISHED, Status, Step
 from deepprune.core.seeding import derive
 from deepprune.core.types import NO_ANSWER, Decision, FinishReason, QuestionTraces, StopReason, Vote
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
@@ -21,6 +21,8 @@ from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.early_exit import EarlyExit
+from deepprune.pruning.policies.race import Race
+from deepprune.pruning.policies.short_m import ShortM
 from deepprune.pruning.replay import ReplayEngine
 
 ANSWERS = ["a", "b", "a", None, "a", "b", "c", "a"]
@@ -71,6 +73,8 @@ POLICIES = [
     DeepPrune(FirstTokens(10), max_finishers=2),
     DeepPrune(FirstTokens(10), finish="representatives", vote="size", wave=4, stop_confidence=0.9),
     DeepPrune(FirstTokens(5), stop_confidence=0.9, check_every=7),
+    Race(width=3, budget=200),
+    ShortM(k=6, m=3),
 ]
 
 
@@ -91,8 +95,53 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions_and_vote(policy
     assert (again.vote.voters, again.vote.weights) == (outcome.vote.voters, outcome.vote.weights)
     assert again.vote.answer_class == outcome.vote.answer_class
     assert again.usage.tokens_sequential == outcome.usage.tokens_sequential
-    if mode == "resubmit":  # no token is lost
+    if mode == "resubmit" and not isinstance(policy, Race | ShortM):  # no token is lost
         assert again.usage.tokens == outcome.usage.tokens
+
+
+class Uneven(ScriptedBackend):
+    """Trace i yields its loop 3 i times between two tokens; trace 2 fails at once."""
+
+    async def stream(self, request):
+        if request.sample_id == 2:
+            raise RequestError("no")
+        async for chunk in super().stream(request):
+            for _ in range(3 * request.sample_id):
+                await asyncio.sleep(0)
+            yield chunk
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_any_finished_is_on_the_clock_of_tokens_however_fast_each_trace_is(mode):
+    """Lengths 30, 9, (fails), 9, and 5 that starts later: ends at 0, 9 (two), 14, 30 tokens."""
+    script = boxed(["a", "b", "a", "b", "a"], [30, 9, 20, 9, 5])
+    live = engine(script, Uneven, mode=mode)
+    session = live.open(script.question, script.model, 5, 0)
+
+    def ends(session):
+        session.start(4)
+        for start in (0, 0, 1, 0, 0):
+            session.start(start)
+            seen = session.advance(ANY_FINISHED)
+            yield seen.n_tokens.tolist(), seen.is_finished.nonzero()[0].tolist()
+        yield session.usage.tokens_sequential, session.usage.peak_traces
+
+    expected = [
+        ([0, 0, 0, 0], [2]),
+        ([9, 9, 0, 9], [1, 2, 3]),
+        ([14, 9, 0, 9, 5], [1, 2, 3, 4]),
+        ([30, 9, 0, 9, 5], [0, 1, 2, 3, 4]),
+        ([30, 9, 0, 9, 5], [0, 1, 2, 3, 4]),  # nothing runs
+    ]
+    live_ends = list(ends(session))
+    traces = session.traces()
+    session.close()
+    live.close()
+    assert live_ends[:-1] == expected
+    recording = QuestionTraces(script.question, script.model, traces)
+    replayed = list(ends(ReplayEngine(recording, shuffle=False).open(5, 0)))
+    assert replayed[:-1] == expected
+    assert replayed[-1][0] == live_ends[-1][0] == 30
 
 
 def test_the_record_holds_what_was_generated():

@@ -1,16 +1,19 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from builders import group
 
 from deepprune.commands.traces import main
 from deepprune.core.errors import InputError
+from deepprune.core.types import FinishReason
 from deepprune.traces import TraceStore, open_traces, summarise
 from deepprune.traces.manifest import GENERATOR
-from deepprune.traces.summary import plurality_accuracy
+from deepprune.traces.summary import mean_lengths, plurality_accuracy
 
 SHARED = Path(__file__).parents[3] / "shared" / "traces"
 ATTS = SHARED / "atts_math500_r1_llama8b.parquet"
@@ -31,6 +34,24 @@ def store(tmp_path, make_trace):
         ]
     )
     return store
+
+
+def test_mean_lengths_are_of_the_other_questions(tmp_path):
+    """q0: 4 + 8; q1: 10 and a stopped 5; q2: 30. A stopped trace has tokens, and no end."""
+    groups = [
+        group(list("ab"), [4, 8], name="q0"),
+        group(list("ab"), [10, 5], name="q1"),
+        group(["a"], [30], name="q2"),
+    ]
+    traces = [t for each in groups for t in each.traces]
+    traces[3] = replace(traces[3], finish_reason=FinishReason.PRUNED, answer=None, answer_class=-1)
+    several = TraceStore.create(tmp_path / "several", token_counter="words", answers="source")
+    several.append(traces)
+    found = {key[1]: length for key, length in mean_lengths(several).items()}
+    assert found == {"q0": 45 / 2, "q1": 42 / 3, "q2": 27 / 3}
+    alone = TraceStore.create(tmp_path / "alone", token_counter="words", answers="source")
+    alone.append(groups[0].traces)
+    assert list(mean_lengths(alone).values()) == [6]
 
 
 def test_summary(store):

@@ -5,10 +5,6 @@ beta criterion at .95, one trace at a time. Departures:
 
 - The paper samples at most 40 traces; here at most ``cap``, or all N of the question.
 - A trace without an answer does not vote.
-
-The ``budget`` is ours: the criterion relaxes with the tokens already spent, so that few votes
-suffice if traces are long, and more are required if they are cheap
-(``experiments/p3_best_policy``).
 """
 
 from __future__ import annotations
@@ -35,9 +31,6 @@ class AdaptiveConsistency:
         cap: Most traces to sample; ``None`` for all N.
         wave: Traces sampled side by side. One saves most tokens, more save time.
         rule: The criterion, see `pruning.stopping`.
-        budget: Tokens of a question after which any leader is accepted: once t tokens are spent, a
-            criterion of ``1 - t / budget`` is enough; ``None`` for no such allowance. Without a
-            single vote sampling continues.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -46,7 +39,6 @@ class AdaptiveConsistency:
     cap: Count | None = None
     wave: Count = 1
     rule: Literal["beta", "dirichlet", "majority", "entropy"] = "beta"
-    budget: Count | None = None
     name: str = "adaptive_consistency"
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
@@ -60,8 +52,5 @@ class AdaptiveConsistency:
             for answer in wave:
                 if answer != NO_ANSWER:
                     counts[answer] = counts.get(answer, 0) + 1
-            enough = self.stop_confidence
-            if self.budget is not None:
-                enough = min(enough, 1 - int(seen.n_tokens.sum()) / self.budget)
-            if started == cap or is_decided(counts.values(), self.rule, enough):
+            if started == cap or is_decided(counts.values(), self.rule, self.stop_confidence):
                 return plurality(seen.answer_class.tolist(), range(started))
