@@ -47,22 +47,57 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n\s*\n|</think>")
 _MAX_GAP = 80  # characters between two boxes of one sentence
 _MAX_JOINED = 20  # values of one sentence
 
+_NOT_BEFORE = re.compile(r"\bnot\s+[$*\\(\[]{0,4}$")  # "not \boxed{3}"
+_CORRECTION = re.compile(r"\b(?:but|instead|not|wait)\b", re.I)
+_PART_LABEL = re.compile(  # "\n\n(2) " and "$ and $x_2="
+    r"[\s$.;,]*\(?(?:\d|[a-h]|[ivx]{1,4})[).:][\s$*\\(\[]*"
+    r"|[^=]*(?:,|;|\band|\bor|\n)[\s$*\\(\[-]*[A-Za-z]\w*(?:_\{?\w+\}?)?\s*=[\s$*]*"
+)
+_THINK_END = "</think>"
+_NOTHING_MORE = re.compile(r"[\s$*.)\]\\]*")
+_TAGGED = re.compile(r"<answer>([^<]{1,1000})</answer>", re.I)
+
 _ANSWER_IS = re.compile(
     r"\b(?:final\s{1,3}answer|answers?(?=\W{0,4}(?:is|are)\b|\W{0,4}:))"
-    r"(?!\W{0,8}(?:is|are)\s(?:not|to)\b)(?:[\s:*]{0,8}\b(?:is|are)\b)?[\s:*]{0,8}",
+    r"(?!\W{0,8}(?:is|are)\s(?:not|to)\b)(?:[\s:*]{0,8}\b(?:is|are)\b)?[\s:*]{0,8}"
+    r"|(?:答案|答え|정답|답)\s?(?:是|为|為|は|은|[:\uff1a])[\s:*]{0,8}"
+    r"|\b(?:réponse|antwort|respuesta|ответ)(?:\s(?!est|ist|lautet|es\b)\w{3,12})?"
+    r"\s?(?:est|ist|lautet|es|[:\u2014-])[\s:*]{1,8}",
     re.IGNORECASE,
 )
-_LINE_SENTENCE_END = re.compile(r"[.!?](?:[\s*]|$)|\n")
+_LINE_SENTENCE_END = re.compile(r"[.!?](?:[\s*]|$)|\n|。")
+_UNFINISHED = re.compile(rf"{_OPENER}|^\\[\[(]\s*$")  # a box or formula that was cut
+_DECORATION = "[\\s*:`_\u2600-\u27bf\ufe0f\U0001f300-\U0001faff]"
+_DECORATED = re.compile(rf"{_DECORATION}*(.*?)(?:です|입니다|{_DECORATION})*", re.DOTALL)
 _MAX_TRIES = 20  # statements examined, from the end of the text
 _MAX_STATEMENT = 1000  # characters of a box, and of the text read after "the answer is"
 
-_LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s?\{)?[(\[]?\s?([A-J])\s?[)\]]?\}?"
+_WRAP = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|[\s:*$\"'`(\[]|\\\()"
+_NOUN = (
+    r"(?:[Aa]nswer|ANSWER|(?:[Cc]orrect|[Rr]ight|[Bb]est|[Ff]inal|[Mm]y)\s(?:option|choice|letter))"
+)
+# "A" and "I" are words too: "Answer: I don't know", "The answer is a mix".
+_LETTER = (
+    r"(?:([B-HJ]|[AI](?!\s+(?!because|since|as\b|is\b|which|for\b|with\b)[a-z]))(?![A-Za-z0-9'])"
+    r"|([a-j])(?=[)\].*`\s$}]{0,6}$))"
+)
 _CHOICE = re.compile(
-    rf"(?:\b[Aa]nswer|ANSWER)(?:\W{{0,4}}\b(?:is|IS)\b)?[\s:*$]{{0,8}}(?:[Oo]ption\s|[Cc]hoice\s)?"
-    rf"{_LETTER}(?![A-Za-z0-9'])|^\W{{0,4}}\(([A-J])\)\W{{0,4}}$",
+    rf"\b{_NOUN}(?:\W{{0,4}}\b(?:is|IS|(?:should|must|would|will)\sbe)\b)?{_WRAP}{{0,8}}"
+    rf"(?:(?:[Oo]ption|[Cc]hoice)\s)?{_WRAP}{{0,4}}{_LETTER}"
+    r"|\b(?:[Ii]|[Ww]e)(?:'ll|\swill)?\s(?:choose|select|pick|go\swith)\s(?:option\s)?\W{0,4}([A-J])\b"
+    r"|(?<![A-Za-z'])([A-J])[)\]*$}]{0,5}\sis\s(?:indeed\s)?(?:the\s)?(?:correct|right|best)\b"
+    r"|\[\[([A-J])\]\]|<answer>\W{0,4}([A-Ja-j])\W{0,4}</answer>"
+    r"|^\W{0,4}\(([A-J])\)\W{0,4}$",
     re.MULTILINE,
 )
-_CHOICE_CONTENT = re.compile(rf"\W{{0,4}}{_LETTER}(?:[\s.:,)}}].*)?", re.DOTALL)
+_UNDECIDED = re.compile(r"\W{0,3}(?:\?|(?:\s|^)(?:or|and)\s\W{0,3}[A-Ja-j]\b|/[A-J]\b)")
+_DENIED = re.compile(r"(?:n't|\bnot|\bnever)\b[^.\n]*$")
+_LAST_LINE = re.compile(r"\W{0,6}([A-Ja-j])\W{0,6}|\*\*\(?([A-J])[).:][^*]*\*\*\W?")
+_CHOICE_CONTENT = re.compile(
+    r"\W{0,4}(?:\\(?:text|textbf|mathrm|mathbf)\s?\{)?(?:(?:option|choice)\s)?[(\[]?\s?([A-Ja-j])\s?[)\]]?\}?"
+    r"(?:[\s.:,)}\\].*)?",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> str | None:
@@ -75,9 +110,12 @@ def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> st
     * ``gsm8k``: the text after the last ``####``.
     * ``answer_is``: the text after the last "answer is", "answer:" or "final answer", up to the end
       of the sentence, without ``**`` and ``$``.
-    * ``choice``: the letter in the box, else of the last "Answer: C" or of a line that is only
-      "(C)".
-    * ``auto``: the first of ``boxed``, ``gsm8k``, ``answer_is`` that finds an answer.
+    * ``choice``: the letter in the box, else of the last "Answer: C", "(C) is correct" and the
+      like, or of a last line that is only a letter. "A or B" is none.
+    * ``auto``: the first of ``boxed``, ``<answer>``, ``gsm8k``, ``answer_is`` that finds an answer.
+
+    What follows the last ``</think>`` is searched first, then the thoughts before it. Thoughts that
+    were opened and never closed count only if they end with a box: the others were cut.
 
     >>> extract_answer(r"The roots are \boxed{3} and \boxed{-1}.")
     '3, -1'
@@ -85,7 +123,19 @@ def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> st
     Raises:
         InputError: If the style is unknown.
     """
-    match _style(style):
+    style = _style(style)
+    thoughts, closed, said = text.rpartition(_THINK_END)
+    if closed:
+        return _find(said, style) or _find(thoughts, style)
+    if "<think>" in text:
+        last = deque(_boxes(text), maxlen=1)
+        if not last or not _NOTHING_MORE.fullmatch(text, last[0].end):
+            return None
+    return _find(text, style)
+
+
+def _find(text: str, style: AnswerStyle) -> str | None:
+    match style:
         case AnswerStyle.BOXED:
             return _boxed(text)
         case AnswerStyle.GSM8K:
@@ -95,22 +145,25 @@ def extract_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> st
         case AnswerStyle.CHOICE:
             return _choice(text)
         case AnswerStyle.AUTO:
-            return _boxed(text) or _gsm8k(text) or _answer_is(text)
+            return _boxed(text) or _tagged(text) or _gsm8k(text) or _answer_is(text)
 
 
 def contains_answer(text: str, style: AnswerStyle | str = AnswerStyle.AUTO) -> bool:
     r"""Return whether the text of a prefix already contains the final answer.
 
-    True where ``extract_answer`` finds one. With ``auto`` the answer must also be marked as final
-    by a complete box, a ``####`` line or the words "final answer": "so the answer is 12, wait" in
-    the middle of a trace is none.
+    True where ``extract_answer`` finds one, in thoughts too. With ``auto`` the answer must also be
+    marked as final by a complete box, a ``####`` line or the words "final answer": "so the answer
+    is 12, wait" in the middle of a trace is none. With ``choice`` a line that is only a letter is
+    none: the line may go on.
 
     Raises:
         InputError: If the style is unknown.
     """
     style = _style(style)
+    if style is AnswerStyle.CHOICE:
+        return _choice(text, may_be_last_line=False) is not None
     if style is not AnswerStyle.AUTO:
-        return extract_answer(text, style) is not None
+        return _find(text, style) is not None
     if _boxed(text) is not None or _gsm8k(text) is not None:
         return True
     if not any(words in text for words in ("inal answer", "inal Answer", "FINAL ANSWER")):
@@ -151,16 +204,22 @@ def _boxes(text: str) -> Iterator[_Box]:
 
 def _boxed(text: str) -> str | None:
     """Return the last box, joined with the boxes before it in the same sentence."""
-    boxes = deque(_boxes(text), maxlen=_MAX_JOINED + 1)
+    boxes = list(deque(_boxes(text), maxlen=_MAX_JOINED + 1))
+    while len(boxes) > 1 and _NOT_BEFORE.search(
+        text, max(0, boxes[-1].start - 12), boxes[-1].start
+    ):
+        boxes.pop()
     if not boxes:
         return None
     last = boxes[-1]
     values = [_unwrap(last.content)]
-    for box in list(boxes)[-2::-1]:
+    for box in boxes[-2::-1]:
         if box.start >= last.start:  # nested inside the last one
             continue
         gap = text[box.end : last.start]
-        if len(gap) > _MAX_GAP or "=" in gap or _SENTENCE_END.search(gap):
+        if len(gap) > _MAX_GAP or _CORRECTION.search(gap):
+            break
+        if ("=" in gap or _SENTENCE_END.search(gap)) and not _PART_LABEL.fullmatch(gap):
             break
         if len(values) == _MAX_JOINED:  # degenerate repetition, not an answer with many parts
             return values[0]
@@ -168,6 +227,18 @@ def _boxed(text: str) -> str | None:
             values.append(value)
         last = box
     return ", ".join(reversed(values))
+
+
+def _tagged(text: str) -> str | None:
+    """Return what stands in the last ``<answer>`` tags."""
+    tagged = deque(_TAGGED.finditer(text), maxlen=1)
+    return (_bare(tagged[0][1]) or None) if tagged else None
+
+
+def _bare(value: str) -> str:
+    """Remove marks of emphasis, code, ticks and full stops around a value."""
+    decorated = _DECORATED.fullmatch(value.replace("**", ""))
+    return decorated[1].removesuffix(".").strip() if decorated else value
 
 
 def _unwrap(content: str) -> str:
@@ -209,13 +280,20 @@ def _statement_value(rest: str) -> str | None:
             return rest[len(opening) : end].strip(" \t\n.") or None
     end_of_sentence = _LINE_SENTENCE_END.search(rest)
     value = rest[: end_of_sentence.start()] if end_of_sentence else rest
-    return value.strip(" \t*:").removesuffix(".").replace("**", "").strip() or None
+    return None if _UNFINISHED.search(value) else _bare(value) or None
 
 
-def _choice(text: str) -> str | None:
+def _choice(text: str, *, may_be_last_line: bool = True) -> str | None:
     """Return the letter in the box, else the last one stated."""
     boxed = _boxed(text)
     if boxed is not None and (letter := _CHOICE_CONTENT.fullmatch(boxed)):
-        return letter[1]
-    stated = [match[1] or match[2] for match in _CHOICE.finditer(text)]
-    return stated[-1] if stated else None
+        return letter[1].upper()
+    lines = text.rstrip()[-100:].splitlines()
+    if may_be_last_line and lines and (alone := _LAST_LINE.fullmatch(lines[-1])):
+        return (alone[1] or alone[2]).upper()
+    for stated in reversed(list(_CHOICE.finditer(text))[-_MAX_TRIES:]):
+        if _DENIED.search(text[max(0, stated.start() - 40) : stated.start()]):
+            continue
+        is_decided = _UNDECIDED.match(text, stated.end()) is None
+        return next(filter(None, stated.groups())).upper() if is_decided else None
+    return None

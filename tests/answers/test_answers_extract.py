@@ -5,7 +5,7 @@ from deepprune.core.errors import InputError
 
 CASES = [
     (r"So $x=\boxed{\frac{1}{2}}$.", "auto", r"\frac{1}{2}"),
-    (r"\boxed{1} no, wait: \boxed{2}. Done.", "boxed", "1, 2"),  # one sentence, two boxes
+    (r"\boxed{1} no, wait: \boxed{2}. Done.", "boxed", "2"),  # a correction
     (r"First \boxed{1}. Then \boxed{2}.", "boxed", "2"),
     (r"\(\boxed{3}\), \(\boxed{5}\), and \(\boxed{7}\).", "boxed", "3, 5, 7"),
     (r"\boxed{5} $ and again $ \boxed{5}", "boxed", "5"),
@@ -46,6 +46,60 @@ CASES = [
     ("The answer is 7.\n" + "Answer: .\n" * 20, "answer_is", None),  # only 20 are tried
     ("Answer:\n\n$$x = 2$$", "answer_is", "x = 2"),
     ("Final answer: 1. The answer is 2?", "answer_is", "2"),
+    (r"not \boxed{3} but \boxed{4}", "boxed", "4"),
+    (r"It is \boxed{4}, not \boxed{3}.", "boxed", "4"),
+    (r"$x_1=\boxed{4}$ and $x_2=\boxed{7}$", "boxed", "4, 7"),
+    ("(1) \\boxed{4}\n\n(2) \\boxed{7}", "boxed", "4, 7"),
+    ("(a) \\boxed{4}\n(b) \\boxed{no}", "boxed", "4, no"),
+    ("Answer: `24`", "auto", "24"),
+    ("Final Answer: __24__", "auto", "24"),
+    ("Answer: 24 \u2705", "auto", "24"),
+    (r"**Answer: \$24 per day.**", "auto", r"\$24 per day"),
+    ("It earns 24.\n<answer> 24 </answer>", "auto", "24"),
+    ("因此,最终答案是 24。", "auto", "24"),
+    ("答案\uff1a24", "auto", "24"),
+    ("Donc la réponse finale est 24.", "auto", "24"),
+    ("Ответ: 24", "auto", "24"),
+    ("Die Antwort lautet 24.", "auto", "24"),
+    ("La respuesta es 24.", "auto", "24"),
+    ("答えは 24 です。", "auto", "24"),
+    (r"The answer is 4. Final answer: \(\boxed{\frac{5", "auto", "4"),  # cut in a box
+    ("The answer is 4.\n\nThe final answer is:\n\n\\[\n\\boxed{\\frac{5", "auto", "4"),
+    ("정답은 24입니다.", "auto", "24"),
+]
+THOUGHTS = [
+    (r"<think>\boxed{3}? No.</think> So \boxed{4}.", r"4"),
+    (r"I box \boxed{3}.</think> The sum is three.", "3"),  # nothing after the thoughts
+    (r"<think>a</think><think>\boxed{9}</think> \boxed{4}", "4"),
+    (r"The answer is 5.</think> The answer is 4.", "4"),
+    (r"<think>Maybe \boxed{5}. Let me count: 1, 2,", None),  # cut
+    ("<think>So the answer is 4. But", None),
+    (r"<think>So it is \[\boxed{4}.\]", "4"),  # ended by its box
+]
+CHOICES = [  # what models that think for long write after their thoughts
+    *(("B", ending) for ending in ("B", "**B**", "(B)", "B.", "$B$", "**B) the moon**", "[[B]]")),
+    *(("B", f"{start} **B**.") for start in ("The correct answer is", "So the best choice is")),
+    *(("B", f"Answer: {letter}") for letter in ("B", "(B)", "**B**", "$B$", "b", "[[B]]", "`B`")),
+    *(("B", f"**Final Answer**\n\n{letter}") for letter in ("B", "Option B", r"\(B\)")),
+    *(("B", rf"$\boxed{{{box}}}$") for box in ("B", r"\text{Option B}", "b", r"\textbf{(B) }3")),
+    ("B", "Correct option: B"),
+    ("B", "Therefore, option B is correct."),
+    ("B", "Thus, (B) is the right choice. A is a common mistake."),
+    ("B", "The answer should be B because the tide follows it."),
+    ("B", "The answer is B. Note that A is incorrect."),
+    ("B", "I choose B."),
+    ("B", "The correct choice is (B)."),
+    ("B", "<answer>B</answer>"),
+    ("A", "The answer is A, since nothing else moves."),
+    ("I", "Final answer: I"),
+    ("J", "ANSWER: J"),
+    (None, "Answer: A or B, I cannot decide"),
+    (None, "Answer: I don't know"),
+    (None, "The answer is a matter of taste."),
+    (None, "I don't think that the answer is C."),
+    (None, "Consider option A and option B."),
+    (None, "So is the answer C? Let me"),
+    (None, "A) oxygen\nB) helium\nC) neon"),
 ]
 
 
@@ -56,11 +110,23 @@ def test_extracts(text, style, expected):
         assert contains_answer(text, style) == (expected is not None)
 
 
+@pytest.mark.parametrize(("text", "expected"), THOUGHTS)
+def test_what_follows_the_thoughts_comes_first(text, expected):
+    assert extract_answer(text) == expected
+
+
+@pytest.mark.parametrize(("letter", "ending"), CHOICES)
+@pytest.mark.parametrize("thoughts", ["", "Hmm, A? Or D. Let me see.\n</think>\n\n"])
+def test_letters_of_multiple_choice(letter, ending, thoughts):
+    assert extract_answer(thoughts + ending, "choice") == letter
+
+
 @pytest.mark.parametrize(
     ("prefix", "expected"),
     [
         (r"so \boxed{5} then", True),
         (r"so \boxed{5", False),
+        (r"<think>so \boxed{5}, but", True),  # thoughts count
         ("#### 5", True),
         ("**Final Answer**: 5", True),
         ("**Final Answer**:", False),
