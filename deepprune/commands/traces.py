@@ -23,6 +23,7 @@ from deepprune.traces.store import TraceStore
 from deepprune.traces.summary import TraceSummary, summarise
 
 _PLAIN_WIDTH = 140  # characters, if the output is not a terminal
+_MANY_SILENT = 0.2  # share of traces without an answer that is worth a note
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +175,11 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"{store.path}: {len(problems)} problem(s).")
         return 1
     manifest = store.manifest
+    if manifest.timed_out:
+        print(
+            f"Classes depend on a comparison that timed out, and counts as different, in "
+            f"{len(manifest.timed_out)} question(s): {', '.join(manifest.timed_out)}."
+        )
     print(f"{store.path}: sound, {manifest.n_traces} traces in {len(manifest.parts)} part(s).")
     return 0
 
@@ -219,11 +225,13 @@ def print_summary(store: TraceStore) -> None:
         names = [row.dataset] if has_one_model else [row.dataset, row.model or "all models"]
         table.add_row(*map(escape, names), *_cells(row))
     console.print(table)
+    n_answered = sum(row.answered * row.traces for row in rows if row.model is not None)
+    silent = 1 - n_answered / manifest.n_traces
     facts = {
         "model": store.models[0] if has_one_model else None,
         "text": _text(manifest),
         "tokens counted by": manifest.token_counter,
-        "answers": manifest.answers,
+        "answers": f"{manifest.answers}, none in {silent:.1%} of traces",
         "conflicts": manifest.conflicts,
         "timeouts": manifest.timeouts,
         **manifest.sampling,
@@ -231,6 +239,11 @@ def print_summary(store: TraceStore) -> None:
     told = {k: v for k, v in facts.items() if v not in (None, "", [], {}) and "\n" not in str(v)}
     line = " · ".join(f"{name}: {value}" for name, value in told.items())
     console.print(f"{line}\nstore: {store.path}", markup=False, highlight=False, soft_wrap=True)
+    if silent > _MANY_SILENT:
+        print_note(
+            f"{silent:.1%} of the traces have no answer by {manifest.answers!r}. Were they cut, or "
+            "do they state it in another way? Import them with another --answers STYLE."
+        )
 
 
 def _text(manifest: Manifest) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.core.types import NO_ANSWER, ForcedAnswer, Trace
@@ -14,7 +15,7 @@ from deepprune.traces.source import SourceFile
 
 def class_answers(
     source: SourceFile, report: OnProgress = lambda stage, done, total: None
-) -> tuple[list[Trace], dict[str, int]]:
+) -> tuple[list[Trace], dict[str, Any]]:
     """Class the answers of each question, over all its models, and compare them with the gold.
 
     Classes and correctness from the file are kept. The classes of final answers do not depend on
@@ -24,13 +25,14 @@ def class_answers(
     Returns:
         The traces in their order, and the counts for `TraceStore.append`: ``conflicts`` (pairs of
         distinct final answers in one class that differ when compared) and ``timeouts`` (comparisons
-        that timed out and count as different).
+        that timed out and count as different), with their questions in ``timed_out``.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, trace in enumerate(source.traces):
         groups[trace.question.key].append(i)
     classed = list(source.traces)
-    done = conflicts = 0
+    done = conflicts = failed = 0
+    timed_out = []
     with EquivalenceChecker() as checker:
         for members in groups.values():
             traces = [source.traces[i] for i in members]
@@ -40,11 +42,14 @@ def class_answers(
             if not source.has_forced_classes:
                 traces = _class_forced_answers(traces, checker)
             traces = _judge_forced_answers(traces, checker)
+            if checker.timeouts + checker.crashes > failed:
+                failed = checker.timeouts + checker.crashes
+                timed_out.append("/".join(traces[0].question.key))
             for i, trace in zip(members, traces, strict=True):
                 classed[i] = trace
             done += len(members)
             report("answers", done, len(classed))
-        return classed, {"conflicts": conflicts, "timeouts": checker.timeouts + checker.crashes}
+    return classed, {"conflicts": conflicts, "timeouts": failed, "timed_out": timed_out}
 
 
 def _class_final(traces: Sequence[Trace], checker: EquivalenceChecker) -> tuple[list[Trace], int]:

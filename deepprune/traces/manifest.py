@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Manifest:
         n_without_text: Traces whose text is empty or was not recorded (0 in schema version 1).
         conflicts: Pairs of distinct final answers in one class that differ in direct comparison.
         timeouts: Comparisons of answers that timed out and count as different.
+        timed_out: ``dataset/question_id`` of the questions in which one timed out.
         sampling: Known sampling parameters.
         provenance: Source file, its SHA-256, importer and options; empty for collected traces.
         parts: The files of the store, in order of their appending.
@@ -62,6 +63,7 @@ class Manifest:
     n_without_text: int = 0
     conflicts: int = 0
     timeouts: int = 0
+    timed_out: Sequence[str] = field(default_factory=list)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()

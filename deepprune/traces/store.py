@@ -92,7 +92,14 @@ class TraceStore:
         """Names of the datasets, sorted."""
         return sorted({dataset for dataset, _, _ in self._index.groups})
 
-    def append(self, traces: Iterable[Trace], *, conflicts: int = 0, timeouts: int = 0) -> None:
+    def append(
+        self,
+        traces: Iterable[Trace],
+        *,
+        conflicts: int = 0,
+        timeouts: int = 0,
+        timed_out: Sequence[str] = (),
+    ) -> None:
         """Write traces to disk as one new part, all or none of them.
 
         Args:
@@ -100,6 +107,7 @@ class TraceStore:
                 continue the numbering of its answer classes.
             conflicts: Conflicts of the answer classes, added to the manifest's count.
             timeouts: Timeouts of the answer comparison, added to the manifest's count.
+            timed_out: The questions in which one timed out, added to the manifest's.
 
         Raises:
             InputError: If a trace breaks a rule of the schema, or is already in the store.
@@ -133,6 +141,7 @@ class TraceStore:
             n_without_text=manifest.n_without_text + sum(not t.text for t in rows),
             conflicts=manifest.conflicts + conflicts,
             timeouts=manifest.timeouts + timeouts,
+            timed_out=[*manifest.timed_out, *timed_out],
             parts=(*manifest.parts, part),
             schema_version=SCHEMA_VERSION,
         )

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from builders import group
 
+from deepprune.answers import EquivalenceChecker
 from deepprune.commands.traces import main
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason
-from deepprune.traces import TraceStore, open_traces, summarise
+from deepprune.traces import TraceStore, classes, open_traces, summarise
 from deepprune.traces.manifest import GENERATOR
+from deepprune.traces.source import SourceFile
 from deepprune.traces.summary import mean_lengths, plurality_accuracy
 
 SHARED = Path(__file__).parents[3] / "shared" / "traces"
@@ -88,21 +91,35 @@ def test_plurality_splits_ties(classes, correct, expected):
     assert plurality_accuracy(np.array(classes), correct) == pytest.approx(expected)
 
 
-def test_show_and_check(store, capsys):
+def test_show_and_check(store, make_trace, capsys):
     assert main(["show", str(store.path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["content_hash"] == store.content_hash
     assert shown["summary"][0]["same_answer"] == pytest.approx(1 / 3)
 
     assert main(["show", str(store.path)]) == 0
-    printed = capsys.readouterr().out
+    printed, noted = capsys.readouterr()
     assert "all models" in printed
     assert f"store: {store.path}" in printed
+    assert "answers: boxed, none in 20.0% of traces" in printed
+    assert noted == ""
+    store.append([make_trace("q3")], timeouts=1, timed_out=["d/q3"])
+    assert main(["show", str(store.path)]) == 0
+    assert "note: 33.3% of the traces have no answer by 'boxed'" in capsys.readouterr().err
 
     assert main(["check", str(store.path)]) == 0
+    assert "in 1 question(s): d/q3." in capsys.readouterr().out
     (store.path / "part-00000.parquet").write_bytes(b"PAR1")
     assert main(["check", str(store.path)]) == 1
     assert "truncated" in capsys.readouterr().out
+
+
+def test_questions_with_a_timeout_are_named(make_trace, monkeypatch):
+    monkeypatch.setattr(classes, "EquivalenceChecker", partial(EquivalenceChecker, timeout_s=1))
+    answers = [("q1", "2003^{2002^{2001}}"), ("q1", "x"), ("q2", "1"), ("q2", "2")]
+    traces = [make_trace(q, i, answer=answer, gold=None) for i, (q, answer) in enumerate(answers)]
+    _, counts = classes.class_answers(SourceFile("generated", traces))
+    assert (counts["timeouts"] > 0, counts["timed_out"]) == (True, ["d/q1"])
 
 
 def test_import_on_the_command_line(tmp_path, capsys):
