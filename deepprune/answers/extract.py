@@ -72,9 +72,14 @@ _DECORATED = re.compile(rf"{_DECORATION}*(.*?)(?:です|입니다|{_DECORATION})
 _MAX_TRIES = 20  # statements examined, from the end of the text
 _MAX_STATEMENT = 1000  # characters of a box, and of the text read after "the answer is"
 
-_WRAP = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|[\s:*$\"'`(\[]|\\\()"
+_WRAP = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|[\s:\uff1a*$\"'`(\[]|\\\()"
 _NOUN = (
-    r"(?:[Aa]nswer|ANSWER|(?:[Cc]orrect|[Rr]ight|[Bb]est|[Ff]inal|[Mm]y)\s(?:option|choice|letter))"
+    r"(?:\b(?:[Aa]nswer|ANSWER|[Rr]éponse|Antwort|[Rr]espuesta|\u041e\u0442\u0432\u0435\u0442|(?:[Cc]orrect|[Rr]ight"
+    r"|[Bb]est|[Ff]inal|[Mm]y|accurate|appropriate)\s(?:option|choice|letter))|答案|答え|정답)"
+)
+_VERB = (
+    r"(?:\W{0,4}(?:\b(?:is|IS|est|ist|lautet|es|(?:should|must|would|will)\sbe)\b|[是为為は은])"
+    r"(?:\s(?:therefore|thus|then|clearly|likely|simply)\b)?)?"
 )
 # "A" and "I" are words too: "Answer: I don't know", "The answer is a mix".
 _LETTER = (
@@ -82,7 +87,7 @@ _LETTER = (
     r"|([a-j])(?=[)\].*`\s$}]{0,6}$))"
 )
 _CHOICE = re.compile(
-    rf"\b{_NOUN}(?:\W{{0,4}}\b(?:is|IS|(?:should|must|would|will)\sbe)\b)?{_WRAP}{{0,8}}"
+    rf"{_NOUN}{_VERB}{_WRAP}{{0,8}}"
     rf"(?:(?:[Oo]ption|[Cc]hoice)\s)?{_WRAP}{{0,4}}{_LETTER}"
     r"|\b(?:[Ii]|[Ww]e)(?:'ll|\swill)?\s(?:choose|select|pick|go\swith)\s(?:option\s)?\W{0,4}([A-J])\b"
     r"|(?<![A-Za-z'])([A-J])[)\]*$}]{0,5}\sis\s(?:indeed\s)?(?:the\s)?(?:correct|right|best)\b"
@@ -92,7 +97,10 @@ _CHOICE = re.compile(
 )
 _UNDECIDED = re.compile(r"\W{0,3}(?:\?|(?:\s|^)(?:or|and)\s\W{0,3}[A-Ja-j]\b|/[A-J]\b)")
 _DENIED = re.compile(r"(?:n't|\bnot|\bnever)\b[^.\n]*$")
-_LAST_LINE = re.compile(r"\W{0,6}([A-Ja-j])\W{0,6}|\*\*\(?([A-J])[).:][^*]*\*\*\W?")
+_LAST_LINE = re.compile(
+    r"\W{0,6}(?:(?:So|Thus|Hence|Therefore|Option|Choice),?\s){0,2}\W{0,6}([A-J]|(?<!\s)[a-j])\W{0,6}"
+    r"|\*\*\(?([A-J])[).:][^*]*\*\*\W?"
+)
 _CHOICE_CONTENT = re.compile(
     r"\W{0,4}(?:\\(?:text|textbf|mathrm|mathbf)\s?\{)?(?:(?:option|choice)\s)?[(\[]?\s?([A-Ja-j])\s?[)\]]?\}?"
     r"(?:[\s.:,)}\\].*)?",
@@ -288,7 +296,7 @@ def _choice(text: str, *, may_be_last_line: bool = True) -> str | None:
     boxed = _boxed(text)
     if boxed is not None and (letter := _CHOICE_CONTENT.fullmatch(boxed)):
         return letter[1].upper()
-    lines = text.rstrip()[-100:].splitlines()
+    lines = text.strip()[-100:].splitlines()
     if may_be_last_line and lines and (alone := _LAST_LINE.fullmatch(lines[-1])):
         return (alone[1] or alone[2]).upper()
     for stated in reversed(list(_CHOICE.finditer(text))[-_MAX_TRIES:]):
