@@ -28,7 +28,7 @@ from deepprune.traces.source import SourceFile
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import TOKENIZER, token_ends
 
-IMPORTER_VERSION = 4
+IMPORTER_VERSION = 5
 """Incremented when an importer gives other rows for the same file, to renew cached imports."""
 
 _RENAMED = {"probes": "parallel-probe", "jsonl": "rows"}
