@@ -273,7 +273,10 @@ def _answer_is(text: str, *, final_only: bool = False) -> str | None:
     for statement in reversed(list(_ANSWER_IS.finditer(text))[-_MAX_TRIES:]):
         if final_only and statement[0][:1] not in "fF":
             continue
-        if value := _statement_value(text[statement.end() : statement.end() + _MAX_STATEMENT]):
+        value = _statement_value(text[statement.end() : statement.end() + _MAX_STATEMENT])
+        if value and not final_only:
+            value = None if _UNFINISHED.search(value) else _bare(value)
+        if value:
             return value
     return None
 
@@ -288,7 +291,7 @@ def _statement_value(rest: str) -> str | None:
             return rest[len(opening) : end].strip(" \t\n.") or None
     end_of_sentence = _LINE_SENTENCE_END.search(rest)
     value = rest[: end_of_sentence.start()] if end_of_sentence else rest
-    return None if _UNFINISHED.search(value) else _bare(value) or None
+    return value.strip(" \t*:").removesuffix(".").replace("**", "").strip() or None
 
 
 def _choice(text: str, *, may_be_last_line: bool = True) -> str | None:

@@ -136,6 +136,7 @@ def test_letters_of_multiple_choice(letter, ending, thoughts):
         ("#### 5", True),
         ("**Final Answer**: 5", True),
         ("**Final Answer**:", False),
+        (r"The final answer is \(\boxed{7", True),  # stated, though its value is still cut
         ("So the answer is 5? Wait, no", False),  # a thought is not a final answer
         ("", False),
     ],
