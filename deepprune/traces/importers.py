@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -187,17 +186,13 @@ def _first_names(path: Path) -> list[str]:
 
 
 def _question_agreement(traces: Sequence[Trace], note: Note) -> None:
-    """Say that all traces of every question agree, as they do where the gold was read as theirs."""
-    classes: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for trace in traces:
-        if trace.answer_class != NO_ANSWER:
-            classes[trace.question.key].append(trace.answer_class)
-    if any(len(c) > 1 for c in classes.values()) and all(
-        len(set(c)) == 1 for c in classes.values()
-    ):
+    """Say that all traces agree and are right, as they are where the gold was read as theirs."""
+    answered = [trace for trace in traces if trace.answer_class != NO_ANSWER]
+    questions = {trace.question.key for trace in answered}
+    if len(questions) < len(answered) and all(trace.is_correct for trace in answered):
         note(
-            "all traces of every question have the same answer, as if the gold answer was read as "
-            "theirs. If so, name it with --field gold=NAME; --answers auto extracts anew."
+            "all traces have the right answer, as if the gold answer was read as theirs. If so, "
+            "name it with --field gold=NAME; --answers auto extracts anew."
         )
 
 
