@@ -16,7 +16,7 @@ from deepprune.core.errors import InputError
 
 
 class AnswerStyle(StrEnum):
-    r"""Where a trace states its final answer."""
+    r"""Place and form in which a trace states its final answer."""
 
     AUTO = "auto"  # \boxed{}, else ####, else "the answer is"
     BOXED = "boxed"  # \boxed{} or \fbox{}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from deepprune.commands.run import SCORES, Run, command_run, finished_run
 from deepprune.commands.sweep import chosen_questions, headline, run_sweep
-from deepprune.config.judges import all_judges
+from deepprune.config.judges import with_further
 from deepprune.config.plans import EvaluatePlan, Sweep
 from deepprune.core.files import write_atomic
 from deepprune.core.seeding import generator
@@ -28,7 +28,7 @@ def evaluate(plan: EvaluatePlan) -> Run:
     chosen_questions(sweep, sweep.refs, {"of judge=": plan.judge.needs, **needs})
     with command_run(plan.run, inputs) as run:
         judge = plan.judge.load()
-        judges = all_judges(judge, sweep.judges)
+        judges = with_further({judge.provenance.name: judge}, sweep.judges)
         unseen = unseen_questions(sweep.refs, judges.values())
         if len(unseen) < len(sweep.refs):
             trained = [name for name, judge in judges.items() if judge.provenance.seen_questions]

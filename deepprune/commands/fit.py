@@ -50,7 +50,7 @@ def fit(
     if is_rank_zero():
         print(_summary(architecture.name, facts))
     module = JudgeModule(
-        lambda: architecture.build(data.encoded("train").inputs),
+        lambda: architecture.build(train.inputs),
         plan.loss,
         learner.optimizer,
         learner.scheduler,

@@ -11,7 +11,7 @@ import numpy as np
 from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero
 from deepprune.commands.sweep import chosen_questions, headline, run_sweep
-from deepprune.config.judges import all_judges, check_unseen, chosen_export
+from deepprune.config.judges import check_unseen, chosen_export, with_further
 from deepprune.config.plans import Sweep, TrainPlan
 from deepprune.core.files import write_json
 from deepprune.core.statistics import Estimate
@@ -68,14 +68,14 @@ def _report_and_sweep(
 ) -> None:
     """Report and sweep the exported judges: what users load, not the models in memory."""
     beside = {str(export): chosen_export(export) for export in exports[1:]}
-    trained = all_judges(load_judge(exports[0]), beside)
-    first = next(iter(trained.values()))
+    first = load_judge(exports[0])
+    trained = with_further({first.provenance.name: first}, beside)
     with ScoreCache(run.folder / SCORES) as cache:
         run.objective = _objective(plan, splits, first, cache)
         reports = _report(plan, splits, trained, [e.parent for e in exports], run, cache)
         tables = [judge_table({name: r["all"] for name, r in reports.items()})]
         if plan.sweep is not None and chosen is not None:
-            judges = all_judges(first, {**beside, **plan.sweep.judges})
+            judges = with_further(trained, plan.sweep.judges)
             rows = run_sweep(plan.sweep, *chosen, judges, run, cache)
             headline(rows, run)
             tables.append(sweep_table(rows, f"pruning with {', '.join(judges)}"))

@@ -68,7 +68,7 @@ def evaluate(config: DictConfig) -> EvaluatePlan:
     """Make the plan of ``deepprune evaluate``."""
     return EvaluatePlan(
         run_plan(config, "evaluate"),
-        sweep(config, open_traces(config.traces)),
+        _sweep(config, open_traces(config.traces)),
         choose_judge(config.judge),
     )
 
@@ -99,8 +99,8 @@ def train(config: DictConfig) -> TrainPlan:
         loss=instantiated(config.loss),
         sampler=sampler,
         calibration=config.calibration,
-        make_trainer=lambda *parts: trainer(config, *parts),
-        sweep=sweep(config, store) if config.sweep.questions != 0 else None,
+        make_trainer=partial(_trainer, config),
+        sweep=_sweep(config, store) if config.sweep.questions != 0 else None,
     )
 
 
@@ -143,7 +143,7 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
     )
 
 
-def sweep(config: DictConfig, store: TraceStore) -> Sweep:
+def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
     """Make the sweep over the traces of a store.
 
     Raises:
@@ -285,7 +285,7 @@ def _splits(config: DictConfig, store: TraceStore) -> Splits:
         )
 
 
-def trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
+def _trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
     """Make Lightning's Trainer, with the configured callbacks before ``callbacks``."""
     from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 

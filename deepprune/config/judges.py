@@ -110,13 +110,15 @@ def check_unseen(further: Mapping[str, JudgeChoice], questions: Sequence[Questio
             )
 
 
-def all_judges(first: Judge, further: Mapping[str, JudgeChoice]) -> dict[str, Judge]:
-    """Load ``further`` and return all judges by their names in the results, no two alike.
+def with_further(
+    judges: Mapping[str, Judge], further: Mapping[str, JudgeChoice]
+) -> dict[str, Judge]:
+    """Load ``further`` and add them to ``judges``, by names for the results of which no two agree.
 
     Raises:
         InputError: If a judge is there twice.
     """
-    judges = {first.provenance.name: first}
+    judges = dict(judges)
     for entry, each in further.items():
         judge = each.load()
         name = judge.provenance.name

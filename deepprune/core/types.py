@@ -134,7 +134,7 @@ class QuestionTraces:
 
 
 class PrefixRule(Protocol):
-    """Where a prefix ends; implemented in ``deepprune.data.prefixes``."""
+    """Rule for the end of a prefix; implemented in ``deepprune.data.prefixes``."""
 
     @property
     def kind(self) -> str:

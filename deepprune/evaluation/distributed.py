@@ -1,4 +1,4 @@
-"""Where the questions of a sweep are evaluated: this process, several, or a Ray cluster.
+"""Processes that evaluate the questions of a sweep: this one, several, or a Ray cluster.
 
 Each yields the same outcomes, in the order of the tasks: a question depends on its seed alone.
 """

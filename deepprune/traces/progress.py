@@ -1,4 +1,4 @@
-"""What an import says while it runs: a progress bar and notes."""
+"""Progress bar and notes of an import."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from builders import group
 from sweeps import PricedJudge, refs
 
-from deepprune.config.judges import all_judges, check_unseen, further_judges
+from deepprune.config.judges import check_unseen, further_judges, with_further
 from deepprune.config.plans import JudgeChoice
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need
@@ -61,9 +61,9 @@ def test_no_two_judges_have_the_same_name():
     folders = ("runs/a/judge", "runs/b/judge", "elsewhere/b/judge")
     further = {entry: JudgeChoice(Mine.needs, Mine, sha256="f") for entry in folders}
     names = ["mine", "mine a", "mine b", "mine elsewhere/b/judge"]
-    assert list(all_judges(Mine(), further)) == names
+    assert list(with_further({"mine": Mine()}, further)) == names
     with pytest.raises(InputError, match="which is the judge already: leave it out"):
-        all_judges(Mine(), {"mine": JudgeChoice(Mine.needs, Mine)})
+        with_further({"mine": Mine()}, {"mine": JudgeChoice(Mine.needs, Mine)})
 
 
 def test_a_judge_that_was_trained_on_test_questions_is_refused():

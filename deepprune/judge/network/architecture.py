@@ -12,7 +12,7 @@ from deepprune.judge.trained import TrainedJudge
 
 
 class Architecture(Protocol):
-    """A kind of judge over pairs: the cross-encoder and the linear judge."""
+    """Kind of judge over pairs, e.g. the cross-encoder or the linear judge."""
 
     @property
     def name(self) -> str:
@@ -20,14 +20,14 @@ class Architecture(Protocol):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it reads of the traces."""
+        """Needs of the judge: text, forced answers."""
 
     @property
     def encoding(self) -> PairEncoding:
-        """How pairs become its inputs; reads the tokenizer, no weights that are trained."""
+        """Encoder of pairs as inputs; making it reads a tokenizer, but no trained weights."""
 
     def build(self, inputs: PairInputs | None = None) -> nn.Module:
-        """The model before its training; ``inputs`` are those of the training pairs."""
+        """Build the model before its training; ``inputs`` are those of the training pairs."""
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> TrainedJudge:
-        """The judge of a trained model, not yet calibrated."""
+        """Return the judge of a trained model, not yet calibrated."""
