@@ -315,6 +315,17 @@ def test_outlives_faults(name):
     asyncio.run(run())
 
 
+def test_the_tokens_of_a_question_are_requested_once():
+    async def run():
+        with serve(token_ids=True, tokenize=True) as server:
+            async with opened(server) as backend:
+                server.requests.clear()
+                await asyncio.gather(*(play(backend, request(seed=i)) for i in range(4)))
+                assert [path for path, _ in server.requests].count("/tokenize") == 1
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_fault_at_the_start_does_not_change_the_api(status):
     async def run():

@@ -30,12 +30,7 @@ from deepprune.generation.backend import (
     Sampling,
 )
 from deepprune.generation.openai.faults import Faults, Refused
-from deepprune.generation.openai.prompts import (
-    LocalTokenizer,
-    ServerTokenizer,
-    Tokenizer,
-    prompt_of,
-)
+from deepprune.generation.openai.prompts import LocalTokenizer, Prompts, ServerTokenizer
 from deepprune.generation.openai.stream import Reader, think_start
 
 if TYPE_CHECKING:
@@ -110,7 +105,7 @@ class OpenAIBackend:
         self._max_retries = max_retries
         self.seats = max_concurrent
         self._extra_body = dict(extra_body or {})
-        self._tokenizer: Tokenizer | None = None
+        self._prompts = Prompts()
         self._fields: dict[str, Any] = {}  # that the server accepts beside the usual ones
         self._has_ids = False
         self._client: AsyncOpenAI | None = None
@@ -222,11 +217,11 @@ class OpenAIBackend:
     async def _refusal_of_completions(self, trial: Request) -> str:
         """Find the tokenizer and the features of completions; return why there are none, or ''."""
         if self._tokenizer_source is not None:
-            self._tokenizer = LocalTokenizer(self._tokenizer_source)
+            self._prompts = Prompts(LocalTokenizer(self._tokenizer_source))
         else:
             url = self.base_url.removesuffix("/v1") + "/tokenize"
             if await self._offered(url, {"messages": trial.format.messages(trial.question)}):
-                self._tokenizer = ServerTokenizer(url, self._ask)
+                self._prompts = Prompts(ServerTokenizer(url, self._ask))
             elif trial.format.chat:
                 return (
                     "a chat prompt for /v1/completions needs the model's chat template: give "
@@ -346,7 +341,7 @@ class OpenAIBackend:
             body["stop"] = list(sampling.stop)
         if self.continuation == "completions":
             path = "/completions"
-            body["prompt"] = await prompt_of(self._tokenizer, request, done)
+            body["prompt"] = await self._prompts.of(request, done)
         else:
             path = "/chat/completions"
             if format.chat_arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from deepprune.core.errors import InputError
 from deepprune.core.types import Question
 from deepprune.generation.backend import PromptFormat, Request, RequestError
 from deepprune.generation.openai.stream import Reader
+
+_MOST_HEADS = 1024
 
 
 class LocalTokenizer:
@@ -66,22 +69,44 @@ class ServerTokenizer:
 Tokenizer = LocalTokenizer | ServerTokenizer
 
 
-async def prompt_of(tokenizer: Tokenizer | None, request: Request, done: Reader) -> str | list[int]:
-    """Return the prompt of a request that has generated ``done``: token ids, or text.
+class Prompts:
+    """Writes the prompts of completions: token ids where there is a ``tokenizer``, else text.
 
-    Ids that the server has reported are sent back: its text could be split into other tokens.
+    The tokens of a question are made once: each of its requests begins with them.
     """
-    format, rest = request.format, request.suffix + done.text
-    if tokenizer is None:
-        return format.user(request.question) + request.text + rest
-    if format.chat:
-        prompt = await tokenizer.chat(format, request.question)
-    else:
-        prompt = await tokenizer.encode(format.user(request.question), special=True)
-    if request.token_ids or not request.text:
-        prompt = [*prompt, *request.token_ids]
-        if not request.suffix and done.has_ids:
-            return prompt + done.token_ids
-    else:
-        rest = request.text + rest
-    return prompt + (await tokenizer.encode(rest) if rest else [])
+
+    def __init__(self, tokenizer: Tokenizer | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._heads: dict[str, list[int]] = {}
+        self._asking = asyncio.Lock()
+
+    async def of(self, request: Request, done: Reader) -> str | list[int]:
+        """Return the prompt of a request that has generated ``done``.
+
+        Ids that the server has reported are sent back: its text could be split into other tokens.
+        """
+        format, rest = request.format, request.suffix + done.text
+        if self._tokenizer is None:
+            return format.user(request.question) + request.text + rest
+        prompt = await self._head(self._tokenizer, format, request.question)
+        if request.token_ids or not request.text:
+            prompt = [*prompt, *request.token_ids]
+            if not request.suffix and done.has_ids:
+                return prompt + done.token_ids
+        else:
+            rest = request.text + rest
+        return prompt + (await self._tokenizer.encode(rest) if rest else [])
+
+    async def _head(
+        self, tokenizer: Tokenizer, format: PromptFormat, question: Question
+    ) -> list[int]:
+        async with self._asking:  # the traces of a question begin together
+            if question.text not in self._heads:
+                if len(self._heads) >= _MOST_HEADS:
+                    self._heads.clear()
+                self._heads[question.text] = (
+                    await tokenizer.chat(format, question)
+                    if format.chat
+                    else await tokenizer.encode(format.user(question), special=True)
+                )
+            return self._heads[question.text]
