@@ -3,13 +3,14 @@
 # make test-all: run all tests; the real engine where it can be had.
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 # make check: lint, format, types.
+# make docs: build the documentation into build/site; a broken link, anchor or reference fails.
 # make clean: remove .venv and .venv-vllm; results in runs stay.
 # make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-all test-vllm check constraints clean
+.PHONY: demo test test-all test-vllm check docs constraints clean
 demo: .venv/demo
 	$(BIN)/python train.py
 
@@ -28,6 +29,9 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 constraints: .venv/dev
 	$(BIN)/python .ci/constraints.py
