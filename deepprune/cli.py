@@ -32,6 +32,7 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune completion    tab completion: eval "$(deepprune completion bash)" (or zsh, fish)
 
 Each has --help; the first five take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
+A value that Hydra's grammar refuses is read as typed: judge.path=runs/lr=0.1/judge.
 """
 
 SINGLE_RUNS = {
@@ -40,6 +41,8 @@ SINGLE_RUNS = {
     "prune": "prune is one live run; deepprune evaluate compares policies",
 }
 """Commands without a multirun, and why."""
+
+_FLAG = re.compile(r"-[A-Za-z]|--([a-z][a-z-]*(=.*)?)?")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,15 +100,17 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("words", nargs="*")
+    text = [a for a in arguments if a.startswith("-") and not _FLAG.fullmatch(a)]  # -3 + 5
+    flags = [argument for argument in arguments if argument not in text]
     try:
-        given, unknown = parser.parse_known_intermixed_args(arguments)
+        given, unknown = parser.parse_known_intermixed_args(flags)
     except ArgumentError as error:
         raise InputError(f"{error}.") from None
     if given.multirun or "hydra.mode=MULTIRUN" in given.words:
         raise InputError(f"{SINGLE_RUNS[command]}: leave -m out.")
     if unknown:
         raise InputError(f"{unknown[0]} is no flag of deepprune {command}: see --help.")
-    words, question = given.words, None
+    words, question = [*given.words, *text], None
     if command == "judge-report":
         words = _judge_overrides(words)
     elif command == "prune":
@@ -140,11 +145,12 @@ def composed(name: str, overrides: Sequence[str]) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict
 
+    from deepprune.config.overrides import as_typed
     from deepprune.config.schemas import register
 
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=name):
-        config = compose(name, overrides=list(overrides), return_hydra_config=True)
+        config = compose(name, [*map(as_typed, overrides)], return_hydra_config=True)
     with open_dict(config):
         folder = Path(config.hydra.run.dir).absolute()
         config.hydra.runtime.output_dir = str(folder)
@@ -156,13 +162,15 @@ def composed(name: str, overrides: Sequence[str]) -> Any:
 
 def _judge_overrides(words: Sequence[str]) -> list[str]:
     """Return the words of ``judge-report`` as overrides: paths are judges, traces a list."""
-    judges = [w for w in words if not w.startswith("~") and ("=" not in w or Path(w).is_dir())]
-    others = [word for word in words if word not in judges]
+    from deepprune.config.overrides import list_of
+
+    others = [w for w in words if _is_option(w, "judge_report") and not Path(w).is_dir()]
+    judges = [word for word in words if word not in others]
     for i, word in enumerate(others):
         name, _, value = word.partition("=")
         if name == "traces" and not value.startswith("["):
-            others[i] = f"traces={_list(value.split(','))}"
-    return [*others, f"judges={_list(judges)}"] if judges else others
+            others[i] = f"traces={list_of([value] if Path(value).exists() else value.split(','))}"
+    return [*others, f"judges={list_of(judges)}"] if judges else others
 
 
 def _question_apart(words: Sequence[str]) -> tuple[list[str], str | None]:
@@ -171,7 +179,7 @@ def _question_apart(words: Sequence[str]) -> tuple[list[str], str | None]:
     Raises:
         InputError: If there are several, or the question cannot be read.
     """
-    questions = [word for word in words if not _is_option(word)]
+    questions = [word for word in words if not _is_option(word, "prune")]
     if len(questions) > 1:
         raise InputError(
             f"prune takes one question, got {len(questions)} arguments ({questions[0]!r}, "
@@ -181,17 +189,18 @@ def _question_apart(words: Sequence[str]) -> tuple[list[str], str | None]:
     return [word for word in words if word not in questions], question
 
 
-def _is_option(word: str) -> bool:
-    """Return whether a word is an override of Hydra: not ``-3 + 5`` nor ``x=3, find 2x``.
+def _is_option(word: str, name: str) -> bool:
+    """Return whether a word is an override of Hydra: not ``x=3, find 2x``, ``求x=2`` or a path.
 
-    A misspelt override is one as well, if there is no space in it.
+    A misspelt override is one as well, if it has no space, and no slash in its name.
     """
-    override = re.match(r"(?:[+]{1,2}|~)?(\w+)[\w./@:-]*(=|$)", word)
-    if override is None or not (override[2] or word.startswith("~")):
+    override = re.match(r"(?:[+]{1,2}|~)?([A-Za-z_]\w*)([\w./@:-]*)(=|$)", word, re.ASCII)
+    if override is None or not (override[3] or word.startswith("~")):
         return False
-    from deepprune.config.schemas import RULES, PruneConf
+    from deepprune.config.schemas import COMMANDS, RULES
 
-    return " " not in word or override[1] in {"hydra", *RULES[PruneConf]}
+    is_known = override[1] in {"hydra", *RULES[COMMANDS[name]]}
+    return is_known or not (" " in word or "/" in override[2])
 
 
 def _read_question(argument: str) -> str:
@@ -212,11 +221,6 @@ def _literal(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda m: rf"{m[1] * 2}\${{", text)
 
 
-def _list(values: Sequence[str]) -> str:
-    """Write a list of strings in Hydra's grammar, which reads JSON's."""
-    return json.dumps(list(values), ensure_ascii=False)
-
-
 def _print_help(name: str, usage: str) -> None:
     from deepprune.config.help import help_text
 
@@ -233,12 +237,13 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
         return
     import hydra
 
+    from deepprune.config.overrides import as_typed
     from deepprune.config.schemas import register
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
     # `hydra.main` reads the arguments there; Lightning starts the other ranks of DDP by its first.
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *map(as_typed, arguments)]
 
     raised: list[Exception] = []
 

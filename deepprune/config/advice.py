@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from deepprune.config.overrides import one_value
 
 RENAMED = {
     "probe_every": "force_every",
@@ -23,6 +26,8 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
         application: Name of the application's config, to find the nearest key.
         config_folder: Where the configs are.
     """
+    from hydra.errors import OverrideParseException
+
     text, cause = str(error), error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         example = f"{missing[1]}=VALUE"
@@ -41,15 +46,23 @@ def advise(error: Exception, application: str | None, config_folder: Path) -> st
     if call and cause is not None:  # a constructor's own message says it best
         key = re.search(r"full_key: (\S+)", text)
         return f"{f'{key[1]}: ' if key else ''}{cause}"
-    if word := re.match(r"Error parsing override '([^'=]+)'", text):
-        return f"{word[1]!r} is no option: options are OPTION=VALUE, see --help."
-    if value := re.match(r"Error parsing override '([^'=]+)=(.*)'", text):
-        return f"{value[1]} has a value that must be quoted: '{value[1]}=\"{value[2]}\"'."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no option: options are OPTION=VALUE, see --help."
+    several = re.match(r"(?:Ambiguous|Sweep).*? '(.*)'(?:\s1\.| requires)", text, re.DOTALL)
+    if several:
+        return _several_values(several[1], application)
     if cause is not None:
         key = re.search(r"full_key: (\S+)", str(cause))
         first = str(cause).splitlines()[0]
         return f"{key[1]}: {first}" if key else f"{text.splitlines()[0]} ({first})"
     return text
+
+
+def _several_values(override: str, application: str | None) -> str:
+    name, _, value = override.partition("=")
+    one, many = (shlex.quote(text) for text in (one_value(override), f"{name}=[{value}]"))
+    turn = "add -m for a run of each; " if application in ("train", "evaluate") else ""
+    return f"{name} has several values: {turn}one value with a comma is {one}, a list is {many}."
 
 
 def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
@@ -62,7 +75,7 @@ def _unknown_key(key: str, application: str | None, config_folder: Path) -> str:
     )
     hint = f"did you mean {near[0]}?" if near else "see --cfg job for all keys."
     if application == "prune" and not near:
-        hint += " A question with an = in it goes into a file: @FILE."
+        hint += " A question that begins so is question=TEXT."
     return f"there is no option {key!r}; {hint}"
 
 
