@@ -35,6 +35,7 @@ from deepprune.live.view import LiveView, ProgressLines, one_line
 from deepprune.report.figures import drawn
 from deepprune.report.tables import show
 from deepprune.traces import TraceStore
+from deepprune.traces.manifest import NO_SEEDS
 from deepprune.traces.summary import mean_lengths
 
 EVENTS, FIGURE = "events.jsonl", "tokens.png"
@@ -270,6 +271,8 @@ def _conclude(run: Run, rows: Sequence[LiveResult], plan: PrunePlan) -> None:
     if n_failed := sum(row["n_failed"] for row in rows):
         started = sum(row["n_started"] for row in rows)
         print(f"{n_failed} of {started} traces failed: they have no vote", file=sys.stderr)
+    if plan.engine is not None and "seed" in plan.engine.backend.omitted:
+        print(NO_SEEDS, file=sys.stderr)
     if not rows:
         return
     run.metrics |= live_estimates(rows, plan.seed)

@@ -14,7 +14,7 @@ from typing import Any
 
 from deepprune.core.errors import InputError
 from deepprune.traces.formats import FORMATS
-from deepprune.traces.manifest import Manifest
+from deepprune.traces.manifest import NO_SEEDS, Manifest
 from deepprune.traces.opening import open_traces
 from deepprune.traces.progress import import_progress, print_note
 from deepprune.traces.records import COMPRESSIONS, SUFFIXES
@@ -239,6 +239,8 @@ def print_summary(store: TraceStore) -> None:
     told = {k: v for k, v in facts.items() if v not in (None, "", [], {}) and "\n" not in str(v)}
     line = " · ".join(f"{name}: {value}" for name, value in told.items())
     console.print(f"{line}\nstore: {store.path}", markup=False, highlight=False, soft_wrap=True)
+    if "seed" in manifest.sampling.get("omitted", ()):
+        print_note(NO_SEEDS)
     if silent > _MANY_SILENT:
         print_note(
             f"{silent:.1%} of the traces have no answer by {manifest.answers!r}. Were they cut, or "

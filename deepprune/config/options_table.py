@@ -162,7 +162,8 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "timeout_s": (Annotated[float, Gt(0)], 120.0),
         "max_retries": (Annotated[int, Ge(0)], 5),
         "max_concurrent": (Annotated[int, Ge(1), Le(1000)], 256),
-        "extra_body": (dict[str, Any] | None, None)}),
+        "extra_body": (dict[str, Any] | None, None),
+        "omit": (list[str], [])}),
     "prompt/prompt": ("deepprune.generation.backend.PromptFormat", {
         "template": (str, "{question}\n\nThink step by step, then write the final answer as \\boxed{answer}."),
         "system": (str | None, None),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprune.core.protocols import FloatArray, IntArray, Need
-from deepprune.core.types import Prefix
+from deepprune.core.types import NO_ANSWER, Prefix
 from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge
@@ -127,6 +127,7 @@ def _finishing(
     `ReplayEngine.forced`, shape ``(M, 2)``.
     """
     length, cut, answer = engine.n_tokens[traces], cuts[traces], engine.answer_class[traces]
+    has_ended = (cut >= length) & ~engine.is_open[traces]
     is_right = np.isin(answer, correct)
     flops = ledger.size.flops(engine.n_tokens.astype(np.float64))[traces]
     cut_flops = ledger.size.flops(cuts.astype(np.float64))[traces]
@@ -147,11 +148,14 @@ def _finishing(
             judge=clusters.bill,
         )
         winner = plurality_rows(answer, np.where(goes_on, weights, 0.0))
+        votes = goes_on | (has_ended & (winner == NO_ANSWER)[:, None])
+        spare = plurality_rows(answer, votes.astype(np.float64))
+        winner = np.where(winner == NO_ANSWER, spare, winner)
         sequential = cut.max(1) + tokens_forced.max(1) + (n_tokens - cut).max(1)
         return {
             **bill,
             "is_correct": np.isin(winner, correct),
-            "any_correct": (goes_on & is_right).any(1),
+            "any_correct": (votes & is_right).any(1),
             "tokens_sequential": sequential,
             "peak_traces": (length > 0).sum(1),
             "seconds": sequential * engine.seconds_per_token,

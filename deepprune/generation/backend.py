@@ -6,13 +6,16 @@ server (`generation.openai`), or recorded traces (`generation.scripted`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Annotated, Any, Protocol
 
 from deepprune.answers.extract import AnswerStyle
 from deepprune.core.options import Count, Ge, Gt, Le, checked
 from deepprune.core.types import FinishReason, Question
+
+_CLAMPED = -9999.0  # what vLLM reports instead of minus infinity
 
 
 class EngineError(RuntimeError):
@@ -130,8 +133,7 @@ class Chunk:
         token_end: For each new token, the number of characters of ``text`` up to its end; in
             ascending order, at most ``len(text)``.
         token_ids: The new tokens, where the backend knows them; otherwise empty.
-        confidence: For each new token, minus the mean of its top-k log-probabilities (nats); empty
-            where none were requested.
+        confidence: For each new token, see `token_confidence`; empty where none were requested.
         finish_reason: On the last chunk: ``STOP`` if the model ended the trace, ``LENGTH`` if
             ``max_tokens`` did.
     """
@@ -141,6 +143,24 @@ class Chunk:
     token_ids: Sequence[int] = ()
     confidence: Sequence[float] = ()
     finish_reason: FinishReason | None = None
+
+
+def token_confidence(logprobs: Iterable[float | None], k: int) -> float:
+    """Return minus the mean of the k highest log-probabilities of a token, in nats.
+
+    DeepConf, Fu et al. 2025, eq. 2 (https://arxiv.org/abs/2508.15260). A token without known
+    log-probabilities has no confidence: 0.
+    """
+    known = known_logprobs(logprobs)[:k]
+    return -sum(known) / len(known) if known else 0.0
+
+
+def known_logprobs(logprobs: Iterable[float | None]) -> list[float]:
+    """Return the log-probabilities that are numbers, highest first.
+
+    Missing, infinite, NaN and clamped ones say nothing; their mean would be the highest confidence.
+    """
+    return sorted((p for p in logprobs if p is not None and _CLAMPED < p < inf), reverse=True)
 
 
 class Backend(Protocol):
@@ -157,6 +177,10 @@ class Backend(Protocol):
     @property
     def can_continue(self) -> bool:
         """Whether a request may have ``text`` and ``suffix``; known once it is open."""
+
+    @property
+    def omitted(self) -> Sequence[str]:
+        """Sampling parameters that requests lack, such as ``seed``; known once it is open."""
 
     @property
     def seats(self) -> int | None:

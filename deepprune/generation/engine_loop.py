@@ -83,6 +83,7 @@ class EngineLoop:
         return {
             **asdict(self.sampling),
             "stop": list(self.sampling.stop),
+            **({"omitted": list(self.backend.omitted)} if self.backend.omitted else {}),
             "mode": self.mode,
             "force_every": self.force_every,
             "force_tokens": self.force_tokens,

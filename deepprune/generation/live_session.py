@@ -426,7 +426,7 @@ class LiveSession:
             token_end=live.token_end[:n_tokens],
             finish_reason=reason,
             answer=live.answer if shown is None else None,
-            seed=live.seed,
+            seed=None if "seed" in self._engine.backend.omitted else live.seed,
             token_confidence=confidence or None,
             forced_answers=tuple(forced_answers),
         )

@@ -27,6 +27,7 @@ class ScriptedBackend:
 
     token_counter = "generator"
     can_continue = True
+    omitted = ()
     seats = None
 
     def __init__(self, groups: Iterable[QuestionTraces], seconds_per_token: float = 0.0) -> None:

@@ -28,6 +28,7 @@ from deepprune.generation.backend import (
     Request,
     RequestError,
     Sampling,
+    token_confidence,
 )
 
 _ENVIRONMENT = {
@@ -75,6 +76,7 @@ class VllmBackend:
 
     token_counter = "generator"
     can_continue = True  # prompts are token ids
+    omitted = ()
 
     def __init__(
         self,
@@ -344,9 +346,7 @@ class _Text:
 
 
 def token_confidences(logprobs: Any, k: int) -> list[float]:
-    """Return, for each token, minus the mean of its top-k log-probabilities, in nats.
-
-    DeepConf, Fu et al. 2025, eq. 2 (https://arxiv.org/abs/2508.15260).
+    """Return the confidence of each token.
 
     Args:
         logprobs: vLLM's ``FlatLogprobs``: for each token the sampled one, then the top k; where
@@ -354,7 +354,7 @@ def token_confidences(logprobs: Any, k: int) -> list[float]:
         k: Number of log-probabilities that were requested.
     """
     values = logprobs.logprobs
-    return [-sum(values[end - k : end]) / k for end in logprobs.end_indices]
+    return [token_confidence(values[end - k : end], k) for end in logprobs.end_indices]
 
 
 def _finish_reason(reason: str | None) -> FinishReason | None:

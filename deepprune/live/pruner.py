@@ -101,6 +101,12 @@ class LivePruner:
             raise
         except BaseException as raised:  # raised by the caller, once all is stored
             error = raised
+        if outcome is not None and (lost := _lost_answers(outcome)):
+            outcome = None
+            error = RuntimeError(
+                f"{self.policy.name} gave no answer although {lost} traces finished with one: this "
+                "is an error of deepprune or of the policy, please report it"
+            )
         try:
             traces = session.traces()
         except BaseException as raised:  # an interrupt, or answers cannot be compared any more
@@ -153,6 +159,14 @@ class LivePruner:
             **_cost(live, traces, self.size, outcome is not None),
             "seconds": live.seconds if outcome is None else outcome.usage.seconds,
         }
+
+
+def _lost_answers(outcome: Outcome) -> int:
+    """Count the finished traces with an answer if the vote has none."""
+    if outcome.vote.answer_class != NO_ANSWER:
+        return 0
+    final = outcome.final
+    return int(np.count_nonzero(final.is_finished & (final.answer_class != NO_ANSWER)))
 
 
 def _result(outcome: Outcome | None, traces: Sequence[Trace], gold: str | None) -> LiveResult:

@@ -31,6 +31,7 @@ from deepprune.core.types import (
     Trace,
 )
 
+_CLAMPED = 400.0  # minus the mean of 20 log-probabilities of which one is clamped to -9999: 500
 TAIL = 100
 """Characters of a trace's text that views show."""
 
@@ -240,6 +241,8 @@ class ReplaySession:
     def confidence(self, trace: int) -> FloatArray:
         """Return the token confidences of a trace so far, shape ``(n_tokens,)``.
 
+        Recorded values that are NaN, infinite or made of clamped log-probabilities are 0.
+
         Raises:
             ValueError: If none are recorded.
         """
@@ -249,7 +252,8 @@ class ReplaySession:
                 f"no token confidences are recorded for {prefix.trace.question.question_id!r}: "
                 "import traces with token_confidence, or choose a policy that needs none."
             )
-        return np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
+        known = np.asarray(prefix.trace.token_confidence[: prefix.n_tokens], dtype=np.float64)
+        return np.where(known < _CLAMPED, known, 0.0)
 
     def read_forced_answers(self, traces: Sequence[int]) -> None:
         """Count the answers that were forced out of these traces while they ran, once each.

@@ -20,6 +20,11 @@ MANIFEST = "manifest.json"
 GENERATOR = "generator"
 """Token counter of a store whose token offsets come from the generating model."""
 
+NO_SEEDS = (
+    "seeds do not decide these traces: requests had none, by engine.omit or because the server "
+    "refuses them."
+)
+
 SOURCE = "source"
 """Answer style of a store whose answers were copied from its source."""
 

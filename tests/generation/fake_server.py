@@ -41,6 +41,10 @@ class Abilities:
     usage: bool = True
     reasoning: str = ""  # field of the deltas that hold what is within <think>
     strict: bool = False  # 400 for a field that OpenAI does not have
+    refuses: str = ""  # fields that end in a 400, which names the first of them
+    says: str = "Unsupported parameter: '{}'."  # the words of that
+    finish: str = "null"  # what all events but the last say; never: the last one too
+    logprob: str = ""  # of the alternatives to every fifth token: null, nan, inf, clamped, absent
     tokens_per_chunk: int = 1
 
 
@@ -312,6 +316,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "Not Found")
         if able.strict and (unknown := sorted(set(body) - KNOWN)):
             return self._error(400, f"Unrecognized request argument supplied: {unknown[0]}")
+        if refused := [field for field in able.refuses.split() if field in body]:
+            return self._error(400, able.says.format(refused[0]))
         if body["model"] not in self.fake.models:
             return self._error(404, f"The model {body['model']!r} does not exist.")
         self.fake.count(+1)
@@ -364,7 +370,7 @@ class _Handler(BaseHTTPRequestHandler):
         text, finish, stopped_by = self._limited(
             fake.answer_to(prompt, body.get("seed") or 0), body
         )
-        tokens, n = tokens_of(text), body.get("max_tokens", 16)
+        tokens, n = tokens_of(text), body.get("max_tokens", body.get("max_completion_tokens", 16))
         if len(tokens) > n:
             tokens, finish, stopped_by = tokens[:n], "length", None
         usage = {"prompt_tokens": len(tokens_of(prompt)), "completion_tokens": len(tokens)}
@@ -404,7 +410,7 @@ class _Handler(BaseHTTPRequestHandler):
         for at in range(0, max(len(tokens), 1), size):
             part = tokens[at : at + size]
             text = "".join(part)
-            choice = {"index": 0, "finish_reason": None}
+            choice = {"index": 0, "finish_reason": None if able.finish == "null" else ""}
             if is_chat:
                 before = "".join(tokens[:at])
                 is_thought = thinking and "</think>" not in before
@@ -416,13 +422,16 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 choice["text"] = text
             if able.logprobs and body.get("logprobs") not in (None, False):
-                choice["logprobs"] = _logprobs(part, body, is_chat)
+                bad = able.logprob if at // size % 5 == 4 else ""
+                if bad != "absent":
+                    choice["logprobs"] = _logprobs(part, body, is_chat, bad)
             if able.token_ids and body.get("return_token_ids"):
                 choice["token_ids"] = self.fake.ids(part)
                 if at == 0:
                     choice["prompt_token_ids"] = self.fake.ids(tokens_of(prompt))
             if at + size >= len(tokens):
-                choice |= {"finish_reason": finish, "stop_reason": stopped_by}
+                last = "" if able.finish == "never" else finish
+                choice |= {"finish_reason": last, "stop_reason": stopped_by}
             yield choice, len(part)
 
     def _stream(self, choices, head, usage, body, fault):
@@ -510,11 +519,15 @@ def _parsed(before, text, field):
     }
 
 
-def _logprobs(part, body, is_chat):
-    """Of each token: itself with -0.5, then alternatives that fall by 1."""
+BAD = {"null": None, "nan": float("nan"), "inf": float("-inf"), "clamped": -9999.0}
+
+
+def _logprobs(part, body, is_chat, bad=""):
+    """Of each token: itself with -0.5, then alternatives that fall by 1; or all of them bad."""
 
     def top(token, k):
-        return [(token, -0.5), *((f"<{i}>", -0.5 - i) for i in range(1, k))][:k]
+        known = [(token, -0.5), *((f"<{i}>", -0.5 - i) for i in range(1, k))][:k]
+        return [(t, BAD.get(bad, p)) for t, p in known]
 
     if not is_chat:
         k = int(body["logprobs"])

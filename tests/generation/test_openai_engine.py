@@ -24,7 +24,14 @@ from tiny_models import tiny_causal_tokenizer
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, Question
 from deepprune.data.prefixes import FirstTokens
-from deepprune.generation.backend import EngineError, PromptFormat, Request, RequestError, Sampling
+from deepprune.generation.backend import (
+    EngineError,
+    PromptFormat,
+    Request,
+    RequestError,
+    Sampling,
+    token_confidence,
+)
 from deepprune.generation.live import LiveEngine
 from deepprune.generation.openai.client import OpenAIBackend
 from deepprune.pruning.controller import run_question
@@ -197,12 +204,45 @@ def test_confidences_are_the_mean_of_the_top_k():
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("bad", ["null", "nan", "inf", "clamped", "absent"])
+def test_log_probabilities_that_are_no_numbers_are_no_confidence(bad):
+    """Every fifth token has only such: its confidence is 0, the others' 1.5 as above."""
+
+    async def run():
+        for abilities, format in (({"chat": False}, PLAIN), ({"completions": False}, CHAT)):
+            sampling = replace(SAMPLING, logprobs=3)
+            with serve(**abilities, logprob=bad) as server:
+                async with opened(server, format, sampling) as backend:
+                    chunks = await play(backend, request(format, sampling))
+                    assert text_of(chunks) == TEXTS[0]
+                    found = [c for chunk in chunks for c in chunk.confidence]
+                    n = len(tokens_of(TEXTS[0]))
+                    assert found == [0.0 if i % 5 == 4 else 1.5 for i in range(n)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "k", "confidence"),
+    [
+        ([-1.0, -3.0, -2.0], 2, 1.5),
+        ([-1.0, None, -3.0], 3, 2.0),
+        ([-0.5, float("nan"), float("-inf"), -9999.0], 4, 0.5),
+        ([None, float("inf"), -12000.0], 3, 0.0),
+        ([], 5, 0.0),
+    ],
+)
+def test_token_confidence(logprobs, k, confidence):
+    assert token_confidence(logprobs, k) == confidence
+
+
 def test_confidences_that_cannot_be_had():
     async def run():
         message = "logprobs=20 needs log-probabilities"
-        with serve(logprobs=False) as server, pytest.raises(InputError, match=message):
-            async with opened(server, PLAIN, replace(SAMPLING, logprobs=20)):
-                pass
+        for abilities in ({"logprobs": False}, {"refuses": "logprobs"}):
+            with serve(**abilities) as server, pytest.raises(InputError, match=message):
+                async with opened(server, PLAIN, replace(SAMPLING, logprobs=20)):
+                    pass
 
     asyncio.run(run())
 
@@ -224,14 +264,111 @@ def test_thoughts_stand_before_the_answer(field):
     asyncio.run(run())
 
 
-def test_stop_texts_stay_in_the_trace():
-    sampling = replace(SAMPLING, stop=("sevens are",))
+@pytest.mark.parametrize("abilities", [{}, {"strict": True}, {"strict": True, "chat": False}])
+def test_stop_texts_stay_in_the_trace(abilities):
+    """A strict server cuts them off: the one that it names is put back."""
+    sampling = replace(SAMPLING, stop=("sevens are", "no such"))
+    format = PLAIN if "chat" in abilities else CHAT
 
     async def run():
-        with serve() as server:
-            async with opened(server, PLAIN, sampling) as backend:
-                chunks = await play(backend, request(PLAIN, sampling))
+        with serve(**abilities) as server:
+            async with opened(server, format, sampling) as backend:
+                chunks = await play(backend, request(format, sampling))
                 assert text_of(chunks) == "First, six sevens are"
+                other = await play(backend, request(format, sampling, seed=1))
+                assert text_of(other) == TEXTS[1]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("finish", ["empty", "never"])
+@pytest.mark.parametrize("abilities", [{"chat": False}, {"completions": False}])
+def test_an_empty_finish_reason_ends_nothing(abilities, finish):
+    """A stream that never has another one ends with the server's count of its tokens."""
+    format = PLAIN if "chat" in abilities else CHAT
+
+    async def run():
+        with serve(**abilities, finish=finish) as server:
+            async with opened(server, format) as backend:
+                for n, reason in ((200, FinishReason.STOP), (7, FinishReason.LENGTH)):
+                    chunks = await play(backend, request(format, max_tokens=n))
+                    assert text_of(chunks) == "".join(tokens_of(TEXTS[0])[:n])
+                    assert [c.finish_reason for c in chunks if c.finish_reason] == [reason]
+                server.fault("drop", after=4)  # a stream that breaks off has no count
+                assert text_of(await play(backend, request(format))) == TEXTS[0]
+
+    asyncio.run(run())
+
+
+# abilities, engine.omit, what requests lack, what limits them
+REFUSED = {
+    "max_tokens": ({"refuses": "max_tokens"}, (), [], "max_completion_tokens"),
+    "seed": ({"refuses": "seed"}, (), ["seed"], "max_tokens"),
+    "top_k": ({"refuses": "top_k"}, (), ["top_k"], "max_tokens"),
+    "all, one at a time": (
+        {"refuses": "max_tokens top_k return_token_ids seed stream_options logprobs"},
+        (),
+        ["seed", "top_k"],
+        "max_completion_tokens",
+    ),
+    "all, in other words": (
+        {"refuses": "seed top_k max_tokens", "says": "Extra inputs are not permitted."},
+        (),
+        ["seed", "top_k"],
+        "max_completion_tokens",
+    ),
+    "a strict server": ({"strict": True}, (), ["top_k"], "max_tokens"),
+    "by option": ({}, ("seed",), ["seed"], "max_tokens"),
+    "by option, refused": (
+        {"refuses": "temperature top_p seed"},
+        ("temperature", "top_p", "seed"),
+        ["seed", "temperature", "top_p"],
+        "max_tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_fields_that_a_server_refuses_are_left_out_and_said(name, caplog):
+    abilities, omit, omitted, limit = REFUSED[name]
+    sampling = replace(SAMPLING, top_k=20)
+
+    async def run():
+        with serve(**abilities, completions=False) as server:
+            async with opened(server, CHAT, sampling, omit=omit) as backend:
+                assert backend.omitted == omitted
+                said = [r.getMessage() for r in caplog.records if "requests to" in r.getMessage()]
+                assert len(said) == bool(omitted or limit != "max_tokens")
+                assert all(field in said[0] for field in omitted)
+                assert text_of(await play(backend, request(CHAT, sampling))) == TEXTS[0]
+                ((_, body),) = server.requests
+                assert body[limit] == 200
+                assert not body.keys() & {*omitted, *abilities.get("refuses", "").split()}
+
+    asyncio.run(run())
+
+
+def test_seeds_that_no_request_had_are_not_recorded():
+    with (
+        serve(refuses="seed", chat=False) as server,
+        closing(LiveEngine(OpenAIBackend(server.url), PLAIN, SAMPLING)) as live,
+    ):
+        trace = live.generate(QUESTION, 0, seed=3).result(timeout=30)
+        assert trace.seed is None
+        assert live.facts()["omitted"] == ["seed"]
+
+
+def test_a_field_that_cannot_be_left_out():
+    async def run():
+        message = r"'temperature'.; engine.omit=\[FIELD\] leaves a field out"
+        with (
+            serve(refuses="temperature", completions=False) as server,
+            pytest.raises(InputError, match=message),
+        ):
+            async with opened(server):
+                pass
+
+    asyncio.run(run())
 
     asyncio.run(run())
 
@@ -273,6 +410,7 @@ def test_what_is_asked_for_and_cannot_be_had():
         ({"api_key_env": "sk-secret"}, "is not shown"),
         ({"timeout_s": 0}, "must be > 0, got 0"),
         ({"max_concurrent": 0}, r"\[1, 1000\], got 0"),
+        ({"omit": ["stream"]}, "engine.omit must not be stream"),
     ],
 )
 def test_checks_arguments(settings, message):

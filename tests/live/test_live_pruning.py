@@ -9,8 +9,8 @@ import pytest
 from builders import group, recorded
 
 from deepprune.answers.equivalence import WorkerError
-from deepprune.core.protocols import Usage
-from deepprune.core.types import NO_ANSWER, FinishReason, QuestionTraces, StopReason
+from deepprune.core.protocols import Step, Usage
+from deepprune.core.types import NO_ANSWER, FinishReason, QuestionTraces, StopReason, Vote
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.saving import estimated_saving
@@ -21,6 +21,7 @@ from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.live.guard import JudgeWorker
 from deepprune.live.pruner import LivePruner
 from deepprune.pruning.controller import JudgeError
+from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.policies.esc import ESC
 from deepprune.traces import TraceStore
@@ -102,6 +103,23 @@ def test_the_row_says_who_was_stopped_and_what_that_saved(traces):
     gross = 1 - row["generator_flops"] / row["flops_unpruned_estimated"]
     judged = row["judge_flops"] / row["flops_unpruned_estimated"]
     assert row["net_saving_estimated"] == pytest.approx(gross - judged)
+
+
+class Silent(Consensus):
+    """Lets all traces finish, and gives no answer."""
+
+    def run(self, n_traces, evidence, rng):
+        yield Step(start=n_traces)
+        return Vote(NO_ANSWER, {}, ())
+
+
+@pytest.mark.parametrize(("answers", "status"), [(["a", None], "failed"), ([None, None], "ok")])
+def test_no_answer_although_traces_finished_with_one_is_an_error(answers, status):
+    traces = group(answers, 20)
+    row = pruner(recorded(traces), None, Silent(), n=2).prune(traces.question).row
+    assert (row["status"], row["answer"]) == (status, None)
+    if status == "failed":
+        assert "gave no answer although 1 traces finished with one" in row["reason"]
 
 
 def test_an_unknown_generator_claims_nothing_net(traces):

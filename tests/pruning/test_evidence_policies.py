@@ -72,6 +72,20 @@ def test_deepconf_leaves_out_a_trace_that_lapsed_and_ended_between_two_looks():
     assert outcome.vote.voters == (0, 1, 3)
 
 
+def test_deepconf_lets_all_vote_where_the_confident_have_no_answer():
+    """The bar is near the warm-up's upper one, 4, of a trace without an answer."""
+    traces = confident([None, "b"], [[4] * 4, [2] * 4])
+    assert play(DeepConf(keep=0.1, warmup=2, window=2), traces).vote.weights == {0: 1.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3333.0])
+def test_a_recorded_confidence_that_is_no_number_is_none(bad):
+    """As older versions recorded it: groups of 2 tokens, the lowest of trace 0 is (3 + 0) / 2."""
+    traces = confident(["a", "b"], [[3, bad, 3, 3], [2] * 4])
+    vote = play(DeepConf(keep=1, warmup=2, window=2, consensus=None), traces).vote
+    assert vote.weights == {A: 1.5, B: 2.0}
+
+
 def test_deepconf_ends_after_a_warm_up_that_agrees():
     """The bar is 3.8 (nine tenths of the way from 2 to 4), so trace 0 votes alone and has all the
     weight: trace 2 never starts."""

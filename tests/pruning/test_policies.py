@@ -104,6 +104,14 @@ def test_weights_of_representatives(vote, weights):
     assert [(d.trace, d.by, d.score) for d in outcome.decisions] == [(1, 0, 0.9), (3, 2, 0.6)]
 
 
+def test_traces_that_had_ended_vote_where_no_finisher_has_an_answer():
+    """Trace 0 represents all, without an answer; trace 1 had ended before the checkpoint."""
+    policy = DeepPrune(FirstTokens(4), finish="representatives")
+    outcome = play(policy, group([None, "a", "a"], [10, 3, 10]), similarity=np.ones((3, 3)))
+    assert outcome.vote.weights == {0: 1.0}
+    assert outcome.vote.voters == (0, 1)
+
+
 def test_a_trace_that_ended_before_the_checkpoint_is_not_stopped():
     outcome = play(DeepPrune(FirstTokens(4), max_finishers=1), group(list("aab"), 2))
     assert not outcome.decisions

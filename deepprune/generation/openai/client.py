@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NOT_THERE = (400, 404, 405, 422, 501)  # statuses of an address that the server does not have
+_NEEDED = ("model", "messages", "prompt", "stream", "max_tokens")  # fields of every request
 _MOST_CONNECTIONS = 1000  # of the openai client's pool
 
 # A new turn would begin with a number or a sentence; only a continuation begins with the 0 of 10.
@@ -75,6 +76,9 @@ class OpenAIBackend:
         max_retries: Maximum number of consecutive failures that are retried.
         max_concurrent: Maximum number of running requests; others wait.
         extra_body: Further fields of every request, e.g. ``{"min_p": 0.05}``.
+        omit: Fields that requests lack, e.g. ``[seed]``, for a server that refuses them. ``seed``
+            and ``top_k`` are left out, and ``max_tokens`` is named ``max_completion_tokens``,
+            wherever a server refuses them.
 
     Raises:
         InputError: If a value is out of its range or ``base_url`` carries a key.
@@ -93,8 +97,11 @@ class OpenAIBackend:
         max_retries: Annotated[int, Ge(0)] = 5,
         max_concurrent: Annotated[int, Ge(1), Le(_MOST_CONNECTIONS)] = 256,
         extra_body: Mapping[str, Any] | None = None,
+        omit: Sequence[str] = (),
     ) -> None:
         _check_no_key(base_url, api_key_env)
+        if needed := [field for field in omit if field in _NEEDED]:
+            raise InputError(f"engine.omit must not be {needed[0]}: no request goes without it.")
         self.base_url = base_url.rstrip("/")
         self.continuation: Continuation | None = None
         self._model, self._name = model, name
@@ -107,6 +114,8 @@ class OpenAIBackend:
         self._extra_body = dict(extra_body or {})
         self._prompts = Prompts()
         self._fields: dict[str, Any] = {}  # that the server accepts beside the usual ones
+        self._omit = frozenset(omit)
+        self._left_out: set[str] = set()  # of the usual fields
         self._has_ids = False
         self._client: AsyncOpenAI | None = None
 
@@ -119,6 +128,11 @@ class OpenAIBackend:
     def token_counter(self) -> str:
         """``generator`` if the server reports tokens, else ``chunks``: pieces of a stream."""
         return "generator" if self._has_ids or "logprobs" in self._fields else "chunks"
+
+    @property
+    def omitted(self) -> list[str]:
+        """Sampling parameters that requests lack: of ``omit``, or refused by the server."""
+        return sorted(self._left_out - {"max_tokens"})
 
     @property
     def can_continue(self) -> bool:
@@ -235,29 +249,48 @@ class OpenAIBackend:
         usage = {"stream_options": {"include_usage": True}}
         n = max(1, k)  # log-probabilities show tokens too
         shown = {"logprobs": True, "top_logprobs": n} if is_chat else {"logprobs": n}
-        ours = {"return_token_ids": True}
-        if trial.sampling.stop:  # the names of vLLM and SGLang
-            ours |= {"include_stop_str_in_output": True, "no_stop_trim": True}
+        keep_stop = {"include_stop_str_in_output": True, "no_stop_trim": True}  # vLLM and SGLang
+        ours = {"return_token_ids": True} | (keep_stop if trial.sampling.stop else {})
+        # What a server may refuse: what it names, or one after the other
+        groups = [*({name} for name in ours), {*shown}, {*usage}]
+        groups += [{"seed"}, *([{"top_k"}] if trial.sampling.top_k else []), {"max_tokens"}]
+        groups = [group for group in groups if not group <= self._omit]
         trial, refusal = replace(trial, sampling=replace(trial.sampling, logprobs=0)), ""
-        for self._fields in (usage | shown | ours, usage | shown, usage, {}):
+        self._fields, self._left_out = usage | shown | ours, {*self._omit}
+        while True:
             self._has_ids = False
             try:
                 seen = await self._try(trial)
+                break
             except Refused as refused:
                 refusal = str(refused)
                 if refused.status not in (400, 422):
-                    break
-                continue
-            self._has_ids = seen.has_ids
-            if not seen.has_logprobs:
-                self._fields = self._without_logprobs()
-            if k and not seen.has_logprobs:
-                raise InputError(
-                    f"sampling.logprobs={k} needs log-probabilities, and {self.base_url} gives "
-                    f"none{': ' + refusal if refusal else ''}; take sampling.logprobs=0."
-                )
-            return ""
-        return refusal
+                    return refusal
+                if not groups:
+                    return f"{refusal}; engine.omit=[FIELD] leaves a field out of requests"
+                named = [group for group in groups if group & {*re.findall(r"\w+", refusal)}]
+                for group in named or groups[:1]:
+                    groups.remove(group)
+                    self._left_out |= group
+        self._fields = {n: v for n, v in self._fields.items() if n not in self._left_out}
+        self._left_out -= {*usage, *shown, *ours}
+        self._has_ids = seen.has_ids
+        if not seen.has_logprobs:
+            self._fields = self._without_logprobs()
+        if k and not seen.has_logprobs:
+            raise InputError(
+                f"sampling.logprobs={k} needs log-probabilities, and {self.base_url} gives "
+                f"none{': ' + refusal if refusal else ''}; take sampling.logprobs=0."
+            )
+        self._say_left_out()
+        return ""
+
+    def _say_left_out(self) -> None:
+        said = [f"without {' and '.join(self.omitted)}"] if self.omitted else []
+        if "max_tokens" in self._left_out:
+            said.append("with max_completion_tokens instead of max_tokens")
+        if said:
+            _log.warning("requests to %s go %s", self.base_url, ", and ".join(said))
 
     def _without_logprobs(self) -> dict[str, Any]:
         return {k: v for k, v in self._fields.items() if "logprobs" not in k}
@@ -327,8 +360,9 @@ class OpenAIBackend:
 
         sampling, format = request.sampling, request.format
         needs_logprobs = sampling.logprobs > 0 or not self._has_ids
+        limit = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
         body: dict[str, Any] = {
-            "max_tokens": request.max_tokens - done.n_tokens,
+            limit: request.max_tokens - done.n_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": (request.seed + done.n_tokens) % 2**31,
@@ -351,9 +385,10 @@ class OpenAIBackend:
                 body["messages"].append({"role": "assistant", "content": begun})
                 if self.continuation == "continue_final_message":
                     body |= {"continue_final_message": True, "add_generation_prompt": False}
+        kept = {name: value for name, value in body.items() if name not in self._left_out}
         # events as dicts: the client's typed ones cost more time than the network, and lack fields
         events: AsyncStream[object] = await self._ask(
-            path, body | self._extra_body, stream=True, stream_cls=AsyncStream[object]
+            path, kept | self._extra_body, stream=True, stream_cls=AsyncStream[object]
         )
         return events
 

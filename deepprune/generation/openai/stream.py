@@ -9,7 +9,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from deepprune.core.types import FinishReason
-from deepprune.generation.backend import Chunk, Request, RequestError
+from deepprune.generation.backend import (
+    Chunk,
+    Request,
+    RequestError,
+    known_logprobs,
+    token_confidence,
+)
 from deepprune.generation.openai.faults import Refused
 from deepprune.traces.source import whole
 
@@ -26,7 +32,7 @@ class Reader:
         text: Text so far.
         n_tokens: Number of its tokens.
         token_ids: Their ids, if the server reports them.
-        has_logprobs: Whether the server has reported log-probabilities.
+        has_logprobs: Whether the server has reported log-probabilities that are numbers.
     """
 
     def __init__(self, request: Request) -> None:
@@ -52,12 +58,14 @@ class Reader:
         self._before, self._tells_tokens, self._is_thinking = self.n_tokens, False, False
         last: Chunk | None = None
         counted: int | None = None
+        is_over = False
         try:
             async for event in stream:
                 try:
                     data: Any = event
                     if usage := data.get("usage"):
                         counted = int(usage["completion_tokens"])
+                    is_over |= bool(usage) and not data["choices"]
                     if not data["choices"] or last is not None:
                         continue
                     chunk = self._chunk(data["choices"][0])
@@ -77,6 +85,9 @@ class Reader:
                 raise
         finally:
             await stream.close()
+        if last is None and is_over and counted is not None:  # the server never gave a reason
+            is_cut = counted >= self._request.max_tokens - self._before
+            last = Chunk("", (), finish_reason=FinishReason.LENGTH if is_cut else FinishReason.STOP)
         if last is None:
             raise RequestError("the stream ended early")
         yield self._corrected(last, counted)
@@ -91,6 +102,8 @@ class Reader:
                 counted = limit if is_cut else n
             extra = max(0, min(counted, limit) - n)
             last = replace(last, token_end=[*last.token_end, *[len(last.text)] * extra])
+            if self._request.sampling.logprobs:
+                last = replace(last, confidence=[*last.confidence, *[0.0] * extra])
             self.n_tokens += extra
             n += extra
         if is_cut and n < limit:
@@ -103,8 +116,10 @@ class Reader:
     def _chunk(self, choice: Mapping[str, Any]) -> Chunk:
         lead, text = self._text(choice)
         ids = list(choice.get("token_ids") or ())
+        if self._request.sampling.stop:
+            text += self._stop_text(choice, text)
         names, tops = _read_logprobs(choice.get("logprobs"))
-        self.has_logprobs |= bool(tops)
+        self.has_logprobs |= any(tops)
         self._tells_tokens |= bool(ids or names)
         left = self._request.max_tokens - self.n_tokens
         n = len(ids) or len(names) or min(1 if text else 0, left)
@@ -114,11 +129,17 @@ class Reader:
         else:
             ends = [len(text) * (i + 1) // n for i in range(n)]
         k = self._request.sampling.logprobs
-        confidence = [-sum(top[:k]) / len(top[:k]) for top in tops] if k else []
-        if k and len(confidence) != n:
-            raise RequestError("the server left the log-probabilities of a token out")
+        tops += [[]] * (n - len(tops))
+        confidence = [token_confidence(top, k) for top in tops[:n]] if k else []
         finish = _finish(choice.get("finish_reason"))
         return Chunk(lead + text, [len(lead) + end for end in ends], ids, confidence, finish)
+
+    def _stop_text(self, choice: Mapping[str, Any], text: str) -> str:
+        """Return the stop text that ended the trace, if the server names it and has cut it off."""
+        stops = tuple(self._request.sampling.stop)
+        stopped_by = choice.get("stop_reason") or choice.get("matched_stop")
+        is_cut_off = stopped_by in stops and not (self.text + text).endswith(stops)
+        return str(stopped_by) if is_cut_off else ""
 
     def _text(self, choice: Mapping[str, Any]) -> tuple[str, str]:
         """Return the tag that the server has cut out before its text, and the text.
@@ -145,7 +166,7 @@ class Reader:
 
 
 def _finish(reason: str | None) -> FinishReason | None:
-    if reason is None:
+    if not reason:  # also "", which some servers send with every event
         return None
     if reason in ("abort", "error"):
         raise RequestError(f"the server ended the request: {reason}")
@@ -157,18 +178,18 @@ def _finish(reason: str | None) -> FinishReason | None:
 
 
 def _read_logprobs(logprobs: Any) -> tuple[list[str], list[list[float]]]:
-    """Return the tokens of a piece, and the top log-probabilities of each, highest first."""
+    """Return the tokens of a piece, and the known log-probabilities of each, highest first."""
     if not logprobs:
         return [], []
     if "content" in logprobs:
         entries = logprobs["content"] or []
-        tops = [[top["logprob"] for top in e.get("top_logprobs") or [e]] for e in entries]
+        tops = [[top.get("logprob") for top in e.get("top_logprobs") or [e]] for e in entries]
         names = [entry["token"] for entry in entries]
     else:
         names = list(logprobs["tokens"])
         alone = [{"": value} for value in logprobs["token_logprobs"]]
-        tops = [list(top.values()) for top in logprobs.get("top_logprobs") or alone]
-    return names, [sorted(map(float, top), reverse=True) for top in tops]
+        tops = [list((top or {}).values()) for top in logprobs.get("top_logprobs") or alone]
+    return names, [known_logprobs(top) for top in tops]
 
 
 def think_start(think_end: str) -> str:

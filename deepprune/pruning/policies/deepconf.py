@@ -8,6 +8,7 @@ is one group, and a trace votes with its confidence as its weight. Departures:
 - A running trace is checked every ``check_every`` tokens; the paper stops it at the exact token.
 - As in that code, a trace that ended although one of its groups had fallen below the threshold
   does not vote; here that is a trace that fell below it between two checks.
+- If no trace that votes has an answer, all that have ended vote.
 - The paper's pseudocode adds traces one by one until there is consensus; its code runs the whole
   budget at once without a consensus. Here ``parallel`` traces run at a time, and consensus is
   checked at every pause, over the traces that have ended by then.
@@ -86,7 +87,8 @@ class DeepConf:
                 stop = [Decision(t, StopReason.UNSURE) for t in running if lowest[t] < bar]
                 start = min(self.parallel - len(running) + len(stop), n_traces - started)
             if not (running or start):
-                return vote
+                finished = np.flatnonzero(seen.is_finished)
+                return vote if vote.weights else plurality(seen.answer_class.tolist(), finished)
             started += start
             seen = yield Step(start=start, stop=stop, until=self.check_every)
 

@@ -6,7 +6,8 @@ Tu et al. 2025 (https://arxiv.org/abs/2510.08483). Departures, where the paper i
 - The members that a trace is compared with are a reservoir sample of their cluster: uniform at any
   time, but not drawn afresh for every comparison.
 - The cap K3 for all-singleton clusterings is not given; it defaults to K2's 20.
-- A trace that ended before the checkpoint is clustered on its whole text, like any other.
+- A trace that ended before the checkpoint is clustered on its whole text, like any other. If no
+  finisher has an answer, these traces vote.
 
 Beyond the paper: other clusterings, weights for representatives, waves, and a stop once the vote is
 decided. All are off by default.
@@ -113,7 +114,9 @@ class DeepPrune:
             seen = yield from self._finish(stop, traces[chosen], voters, weights)
             if self._is_decided(seen, voters, weights):
                 break
-        return plurality(seen.answer_class.tolist(), voters, weights)
+        answers, finished = seen.answer_class.tolist(), np.flatnonzero(seen.is_finished)
+        vote = plurality(answers, voters, weights)
+        return vote if vote.weights else plurality(answers, finished)
 
     def finishers(self, clusters: Clusterings) -> tuple[BoolArray, FloatArray]:
         """Return which traces continue, and their weights in the vote, both ``(G, N)``."""

@@ -48,4 +48,6 @@ class ShortM:
             finished += [i for i in np.flatnonzero(seen.is_finished).tolist() if i not in finished]
         if running := sorted(set(range(k)) - set(finished)):
             yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
-        return first_come(seen.answer_class.tolist(), finished[: self.m])
+        answers = seen.answer_class.tolist()
+        vote = first_come(answers, finished[: self.m])
+        return vote if vote.weights else first_come(answers, finished)
