@@ -13,6 +13,7 @@ from deepprune.config.instantiation import inputs_of, instantiated
 from deepprune.config.judges import choose_judge
 from deepprune.config.plans import CollectPlan, JudgeChoice, PrunePlan
 from deepprune.core.errors import InputError
+from deepprune.core.files import without_paths
 from deepprune.core.protocols import Need, Policy
 from deepprune.core.types import Question
 from deepprune.data.splits import question_hash
@@ -29,8 +30,9 @@ ORACLES = (
 
 def collect(config: DictConfig) -> CollectPlan:
     """Make the plan of ``deepprune collect``."""
-    nodes = ("questions", "prompt", "engine")
+    nodes = ("questions", "engine", "prompt")
     parts = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
+    parts |= {name: without_paths(parts[name]) for name in nodes[:2]}  # a prompt may begin with /
     return CollectPlan(
         run=run_plan(config, "collect"),
         questions=question_set(config),

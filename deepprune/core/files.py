@@ -15,6 +15,9 @@ from typing import Any
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk."""
 
+_PLACES = ("path", "model", "tokenizer", "traces")  # options that name a file or folder
+_SAMPLE = 65_536  # bytes at either end of a file that tell two large ones apart
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -62,6 +65,42 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without_paths(values: Any) -> Any:
+    """Replace absolute paths in JSON values by their last part, for files that are published.
+
+    Beside the name of a ``model``, ``path`` and the like on this machine stands its hash,
+    ``model_sha256``.
+    """
+    if isinstance(values, list):
+        return [without_paths(value) for value in values]
+    if isinstance(values, dict):
+        places = {n: os.path.expanduser(values[n]) for n in _PLACES if values.get(n)}
+        hashes = {f"{n}_sha256": _sha256(Path(p)) for n, p in places.items() if os.path.exists(p)}
+        return {name: without_paths(value) for name, value in values.items()} | hashes
+    return name_of(values) if isinstance(values, str) else values
+
+
+def name_of(path: str) -> str:
+    """Return the last part of an absolute path; any other text as it is."""
+    return Path(path).name if os.path.isabs(os.path.expanduser(path)) else path
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file; of a folder the names, sizes, first and last bytes of its files."""
+    if path.is_file():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
+            with file.open("rb") as handle:
+                digest.update(handle.read(_SAMPLE))
+                handle.seek(max(0, size - _SAMPLE))
+                digest.update(handle.read())
+    return digest.hexdigest()
 
 
 def sha256_file(path: Path) -> str:

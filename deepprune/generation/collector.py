@@ -240,11 +240,24 @@ class Collector:
                 f"{next(iter(models))!r}: resume with the same model, or choose another "
                 "hydra.run.dir."
             )
-        if self._store is None:
+        if self._store is not None:
+            self._check_same_model(self._store)
+        else:
             with self._recording():
                 engine = next(iter(self._alive.values()))
                 self._store = generated_store(self._folder / STORE, engine, self._provenance)
         self._began = self._last_part = time.monotonic()
+
+    def _check_same_model(self, store: TraceStore) -> None:
+        """Check by its hash that a local model or tokenizer has not changed since ``store``."""
+        before = store.manifest.provenance.get("engine", {})
+        for name, now in self._provenance.get("engine", {}).items():
+            if name.endswith("_sha256") and before.get(name, now) != now:
+                raise InputError(
+                    f"engine.{name.removesuffix('_sha256')} has changed since {self._folder} was "
+                    f"begun (hash {before[name][:12]}, now {now[:12]}): restore it, or choose "
+                    "another hydra.run.dir."
+                )
 
     def _check_complete(self, question: Question) -> None:
         if len(self._traces[question.key]) >= self._n:

@@ -18,6 +18,7 @@ from deepprune.cli import composed
 from deepprune.commands.collect import LOCK
 from deepprune.config import build_live
 from deepprune.core.errors import InputError
+from deepprune.core.files import sha256_file, without_paths
 from deepprune.generation.scripted import scripted
 from deepprune.traces import TraceStore
 
@@ -70,6 +71,33 @@ def test_a_killed_run_resumes_to_the_same_traces(tmp_path, whole):
     assert traces(tmp_path / "r") == traces(whole[0] / "r")
     again = run(*command, folder=tmp_path)
     assert "all 24 traces are recorded already; no engine is started" in again.stderr
+
+
+def test_the_manifest_has_names_and_hashes_and_no_path(tmp_path):
+    """A model or a file of questions that has changed since is found by its hash."""
+    questions, played = tmp_path / "mine.jsonl", tmp_path / "played"
+    row = {"question": "What is 1 + 1?", "question_id": "q", "gold": "2"}
+    questions.write_text(json.dumps(row) + "\n")
+    script = group(["2", "3"], 12, gold="2")
+    asked = replace(script.question, dataset="mine", question_id="q", text=row["question"])
+    store = TraceStore.create(played, token_counter="generator", answers="boxed")
+    store.append([replace(trace, question=asked) for trace in script.traces])
+    command = ["collect", "logger=none", "collect.n=2", AT_ONCE, f"engine.traces={played}"]
+    command += ["questions=file", f"questions.path={questions}", "hydra.run.dir=r"]
+    run(*command, folder=tmp_path)
+    manifest = tmp_path / "r" / "traces" / "manifest.json"
+    assert str(tmp_path) not in manifest.read_text()
+    found = json.loads(manifest.read_text())["provenance"]
+    assert found["questions"]["path"] == "mine.jsonl"
+    assert found["questions"]["path_sha256"] == sha256_file(questions)
+    assert found["engine"]["traces"] == "played"
+    hash_ = found["engine"]["traces_sha256"]
+
+    questions.write_text(json.dumps(row | {"gold": "3"}) + "\n")
+    assert "inputs.questions" in call(*command, code=2, folder=tmp_path).stderr
+    assert without_paths({"traces": str(played)}) == {"traces": "played", "traces_sha256": hash_}
+    (played / "more").write_text("more")
+    assert without_paths({"traces": str(played)})["traces_sha256"] != hash_
 
 
 @pytest.mark.slow

@@ -110,6 +110,14 @@ def test_all_traces_are_classed_and_stored(tmp_path):
     assert seen[-1].n_traces == 24
 
 
+def test_a_model_that_has_changed_is_found_by_its_hash(tmp_path):
+    first, changed = ({"engine": {"model": "m", "model_sha256": c * 64}} for c in "ab")
+    collector(tmp_path, Script(), provenance=first).run(QUESTIONS[:1])
+    with pytest.raises(InputError, match=r"engine\.model has changed since .* was begun"):
+        collector(tmp_path, Script(), provenance=changed).run(QUESTIONS)
+    collector(tmp_path, Script(), provenance={}).run(QUESTIONS)  # as 0.1 recorded it
+
+
 def test_parts_hold_many_questions(tmp_path):
     collector(tmp_path, Script(), part_traces=9).run(QUESTIONS)
     rows = [part.rows for part in TraceStore.open(tmp_path / STORE).manifest.parts]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from deepprune.core.errors import InputError
+from deepprune.core.files import name_of
 from deepprune.core.options import Ge, Gt, Le, checked
 from deepprune.core.types import FinishReason, Question
 from deepprune.generation.backend import (
@@ -67,7 +68,7 @@ class OpenAIBackend:
     Args:
         base_url: Address of the server, e.g. ``http://localhost:8000/v1``.
         model: The server's name of the model; ``None``: the only one that it serves.
-        name: Name of the model in records; ``None``: the server's name.
+        name: Name of the model in records; ``None``: the server's name, of a path the last part.
         api: ``completions``, ``chat``, or ``auto``: completions if the server supports them.
         tokenizer: Folder or hub name of the model's tokenizer, whose chat template then writes the
             prompts of completions; ``None``: the server's own (``/tokenize``, vLLM).
@@ -122,7 +123,7 @@ class OpenAIBackend:
     @property
     def model(self) -> str:
         """Name of the model in records; if not configured, known once the backend is open."""
-        return self._name or self._model or ""
+        return self._name or name_of(self._model or "")
 
     @property
     def token_counter(self) -> str:
