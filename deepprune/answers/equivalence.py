@@ -2,7 +2,8 @@
 
 Equal strings, plain numbers and words are compared in this process. Everything else goes to one
 worker, started on first use. A comparison that exceeds the time limit counts as "not the same"; its
-worker is killed, and the next comparison starts a new one.
+worker is killed, and the next comparison starts a new one. Then each of the two answers is
+evaluated alone: one that fails costs no further comparison.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class EquivalenceChecker:
         timeout_s: Seconds for one comparison, > 0.
 
     Attributes:
-        timeouts: Comparisons that exceeded the time limit; they count as "not the same".
-        crashes: Comparisons in which the worker died (out of memory, stack overflow); they count as
-            "not the same".
+        timeouts: Comparisons that exceeded the time limit, or would, since one of the answers does
+            alone; they count as "not the same".
+        crashes: Likewise where the worker died (out of memory, stack overflow).
     """
 
     def __init__(self, timeout_s: float = 5.0) -> None:
@@ -63,6 +64,7 @@ class EquivalenceChecker:
         self.timeouts = 0
         self.crashes = 0
         self._known: dict[Pair, bool] = {}
+        self._failing: dict[str, bool] = {}  # alone; whether by a timeout
         self._lock = threading.RLock()
         self._worker: _Worker | None = None
 
@@ -101,20 +103,41 @@ class EquivalenceChecker:
         """Cache the worker's verdicts on ``pairs``."""
         rest = list(pairs)
         while rest:
-            if self._worker is None:
-                self._worker = _Worker()
-            try:
-                verdicts, timed_out = self._worker.ask(rest, self.timeout_s)
-            except BaseException:  # an interrupt leaves replies in the pipe
-                self.close()
-                raise
+            rest = [pair for pair in rest if not self._fails(pair)]
+            verdicts, timed_out = self._replies(rest)
             self._known.update(zip(rest, verdicts, strict=False))
             rest = rest[len(verdicts) :]
             if rest:
-                self._known[rest.pop(0)] = False
-                self.timeouts += timed_out
-                self.crashes += not timed_out
+                pair = rest.pop(0)
+                for answer in pair:
+                    replies, by_timeout = self._replies([(answer, None)])
+                    if not replies:
+                        self._failing[answer] = by_timeout
+                self._count(pair, timed_out)
+
+    def _fails(self, pair: Pair) -> bool:
+        """Return whether an answer of the pair fails alone, and count the pair if so."""
+        failing = [self._failing[answer] for answer in pair if answer in self._failing]
+        if failing:
+            self._count(pair, failing[0])
+        return bool(failing)
+
+    def _count(self, pair: Pair, timed_out: bool) -> None:
+        self._known[pair] = False
+        self.timeouts += timed_out
+        self.crashes += not timed_out
+
+    def _replies(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[list[bool], bool]:
+        """Ask the worker, see `_Worker.ask`; stop it if a pair fails."""
+        if self._worker is None:
+            self._worker = _Worker()
+        verdicts: list[bool] = []
+        try:
+            verdicts, timed_out = self._worker.ask(pairs, self.timeout_s)
+        finally:
+            if len(verdicts) < len(pairs):  # also an interrupt leaves replies in the pipe
                 self.close()
+        return verdicts, timed_out
 
 
 def _decide(a: str, b: str) -> bool | Pair:
@@ -162,8 +185,13 @@ class _Worker:
                 "`python -m deepprune.answers.worker` shows why (is math-verify installed?)"
             )
 
-    def ask(self, pairs: Sequence[Pair], limit_s: float) -> tuple[list[bool], bool]:
-        """Compare pairs until one fails; return the verdicts and whether the last timed out."""
+    def ask(
+        self, pairs: Sequence[tuple[str, str | None]], limit_s: float
+    ) -> tuple[list[bool], bool]:
+        """Compare pairs until one fails; return the verdicts and whether the last timed out.
+
+        A pair without a second answer evaluates the first alone; its verdict has no meaning.
+        """
         request = json.dumps({"limit_s": limit_s, "pairs": pairs}) + "\n"
         verdicts: list[bool] = []
         try:

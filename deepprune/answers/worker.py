@@ -1,9 +1,10 @@
 """Worker process for algebra on untrusted answers: ``python -m deepprune.answers.worker``.
 
 Reads JSON lines ``{"limit_s": float, "pairs": [[a, b], ...]}`` from standard input until it ends
-and writes one line per pair to standard output: ``1`` the same, ``0`` not. The parent kills the
-worker when a line is late. If the parent no longer exists, an unhandled alarm signal ends the
-process (a thread could not: computing one huge power holds the interpreter lock).
+and writes one line per pair to standard output: ``1`` the same, ``0`` not. With null for ``b`` it
+evaluates ``a`` alone. The parent kills the worker when a line is late. If the parent no longer
+exists, an unhandled alarm signal ends the process (a thread could not: computing one huge power
+holds the interpreter lock).
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _serve(requests: TextIO, replies: TextIO) -> None:
         request = json.loads(line)
         for a, b in request["pairs"]:
             signal.setitimer(signal.ITIMER_REAL, 2 * request["limit_s"] + 1)
-            same = same_untrusted(a, b)
+            same = b is not None and same_untrusted(a, b)
+            if b is None:
+                evaluate(a)
             signal.setitimer(signal.ITIMER_REAL, 0)
             print(int(same), file=replies, flush=True)
 
@@ -76,6 +79,16 @@ def same_untrusted(a: str, b: str) -> bool:
         return same_answer(parse_answer(a), parse_answer(b), same_math)
     except Exception:  # sympy raises nearly any type; also MemoryError, RecursionError
         return False
+
+
+def evaluate(answer: str) -> None:
+    """Do the algebra that any comparison with an answer needs: parse and evaluate each part."""
+    with suppress(Exception):
+        parts = [parse_answer(answer)]
+        for part in parts:
+            parts += part.parts
+            if part.text:
+                same_math(part, parse_answer("q"))
 
 
 def same_math(a: Answer, b: Answer) -> bool:

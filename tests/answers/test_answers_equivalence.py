@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from deepprune.answers import EquivalenceChecker
+from deepprune.answers import EquivalenceChecker, equivalence
 
 SAME = [
     ("x=5", "5"),
@@ -228,6 +228,41 @@ def test_a_timeout_counts_as_different_spares_the_batch_and_leaves_no_process():
         assert not checker.same("x", HUGE)  # known by now, in either order
         assert checker.timeouts == 1
     assert second.returncode is not None
+
+
+def test_a_slow_answer_costs_two_waits_however_many_answers_there_are(monkeypatch):
+    workers = []
+
+    class Counted(equivalence._Worker):
+        def __init__(self):
+            super().__init__()
+            workers.append(self)
+
+    monkeypatch.setattr(equivalence, "_Worker", Counted)
+    with EquivalenceChecker(timeout_s=2) as checker:
+        others = [f"{k}x" for k in range(8)]
+        pairs = [(HUGE, other) for other in others] + [(f"(1, {HUGE})", "(1, x)"), ("3x", "x3")]
+        assert checker.same_many(pairs) == [False] * 9 + [True]
+        # The first pair, HUGE alone, the pair in brackets and its first alone end one each.
+        assert (checker.timeouts, len(workers)) == (9, 5)
+        assert not checker.same(HUGE, "y")
+        assert (checker.timeouts, len(workers)) == (10, 5)
+
+
+def test_only_the_pair_is_remembered_if_neither_fails_alone(monkeypatch):
+    """Two quick answers, of which the worker never decides one pair."""
+    ask = equivalence._Worker.ask
+
+    def faulty(self, pairs, limit_s):
+        n = next((i for i, pair in enumerate(pairs) if set(pair) == {"2x", "3x"}), None)
+        verdicts, timed_out = ask(self, pairs[:n], limit_s)
+        return verdicts, timed_out or n is not None
+
+    monkeypatch.setattr(equivalence._Worker, "ask", faulty)
+    with EquivalenceChecker() as checker:
+        pairs = [("3x", "2x"), ("2x", "x2"), ("3x", "x3")]
+        assert checker.same_many(pairs) == checker.same_many(pairs) == [False, True, True]
+        assert (checker.timeouts, checker.crashes) == (1, 0)
 
 
 def test_works_off_the_main_thread_and_from_many_threads(checker):
