@@ -37,6 +37,7 @@ from deepprune.report.tables import show
 from deepprune.traces import TraceStore
 from deepprune.traces.manifest import NO_SEEDS
 from deepprune.traces.summary import mean_lengths
+from deepprune.traces.tokens import token_ends
 
 EVENTS, FIGURE = "events.jsonl", "tokens.png"
 
@@ -157,7 +158,8 @@ class _Source:
         def open_recording(question: Question, model: str, n_traces: int, seed: int) -> Session:
             group = store.group(refs[*question.key, model])
             n = min(n_traces, len(group.traces))  # a live run records what it started
-            return make_engine(group).open(n, seed)
+            (prompt,) = token_ends([question.text])
+            return make_engine(group, len(prompt)).open(n, seed)
 
         self.open = open_recording
 

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from deepprune.answers import AnswerStyle
 from deepprune.config.instantiation import inputs_of, instantiated
@@ -34,6 +35,7 @@ from deepprune.config.plans import (
 )
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Policy
+from deepprune.core.step_times import StepTimes
 from deepprune.core.types import PrefixRule, Question, QuestionTraces
 from deepprune.data.cells import Cell, cells
 from deepprune.data.splits import Splits, split_questions
@@ -180,6 +182,7 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         margin=axes.margin,
         usd_judge=axes.usd_judge,
         make_engine=make_engine(config),
+        steps=step_times(config),
         distributed=instantiated(config.distributed),
         watchers=_callbacks(config, "sweep"),
         generator=generator_sizes(config),
@@ -230,20 +233,38 @@ def generator_sizes(config: DictConfig) -> Callable[[str], GeneratorSize]:
     return lambda model: generator_size(model, known)
 
 
+def step_times(config: DictConfig) -> StepTimes:
+    """Return the step times of ``engine.steps``: a preset of ``steps``, or those of a file.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    name = config.engine.steps
+    try:
+        times: Any = config.steps[name] if name in config.steps else OmegaConf.load(name)
+        return StepTimes(**times, name=name)
+    except (OSError, TypeError, ValueError, YAMLError) as error:
+        raise InputError(
+            f"engine.steps must be one of {', '.join(map(str, config.steps))}, or a file that "
+            f"deepprune doctor --engine has written, got {name!r}: {error}."
+        ) from error
+
+
 def make_engine(config: DictConfig) -> MakeEngine:
     """Return the maker of the replay engine.
 
     Raises:
-        InputError: If the engine generates traces instead.
+        InputError: If the engine generates traces instead, or its step times are not known.
     """
     if config.engine._target_ != REPLAY:
         raise InputError(
             "a sweep runs on recorded traces, engine=replay: record some with deepprune collect, "
             "or prune live with deepprune prune."
         )
-    made: MakeEngine = instantiated(config.engine)
+    # not through `instantiate`, which makes a configuration of a dataclass
+    made: MakeEngine = partial(instantiated(config.engine), steps=step_times(config))
     with inputs_of("engine"):
-        made(QuestionTraces(Question("", "", ""), "", ()))
+        made(QuestionTraces(Question("", "", ""), "", ()), 0)
     return made
 
 

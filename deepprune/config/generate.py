@@ -62,6 +62,7 @@ TARGETS = {
     "questions/generated_questions": "deepprune.generation.questions.GeneratedQuestions",
     "questions/recorded_questions": "deepprune.generation.questions.RecordedQuestions",
     "generators/size": "deepprune.evaluation.ledger.GeneratorSize",
+    "steps/step_times": "deepprune.core.step_times.StepTimes",
     "distributed/processes": "deepprune.evaluation.distributed.Processes",
     "distributed/ray": "deepprune.evaluation.distributed.Ray",
     "judge/lexical": "deepprune.judge.baselines.LexicalJudge",
@@ -83,13 +84,15 @@ NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
     "model/encoder": {"tokenizer", "layout", "generative", "template"},
     "pruning": {"name"},
-    "engine/replay": {"group"},
+    "engine/replay": {"group", "prompt_tokens"},
+    "steps": {"name"},
     "live": {"backend", "prompt", "sampling"},
 }
 """Arguments that code gives, by group or choice."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "model/cross_encoder": {"backbone": {}, "encoder": {}},
+    "engine/replay": {"steps": "h100_qwen3_8b"},
     "pruning/deepprune": {"prefix": "${prefix}"},
     "pruning/representatives": {"prefix": "${prefix}", "name": "representatives"},
 }

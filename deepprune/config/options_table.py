@@ -132,7 +132,7 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "warmup": (Count, 16),
         "gamma": (Share, 1.0)}),
     "engine/replay": ("deepprune.pruning.replay.ReplayEngine", {
-        "seconds_per_token": (Annotated[float, Gt(0)], 0.02),
+        "steps": (Any, "h100_qwen3_8b"),
         "tokens_per_forced_answer": (Annotated[int, Ge(0)], 20),
         "shuffle": (bool, True)}),
     "engine/scripted": ("deepprune.generation.scripted.scripted", {
@@ -224,8 +224,15 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "params": (Annotated[float, Gt(0)], "???"),
         "layers": (Count, "???"),
         "hidden": (Count, "???"),
+        "window": (Count | None, None),
+        "windowed": (Annotated[int, Ge(0)], 0),
         "usd_prompt": (float | None, None),
         "usd_generated": (float | None, None)}),
+    "steps/step_times": ("deepprune.core.step_times.StepTimes", {
+        "weights_s": (Annotated[float, Gt(0)], "???"),
+        "compute_s": (Annotated[float, Ge(0)], "???"),
+        "kv_s": (Annotated[float, Ge(0)], "???"),
+        "flops_per_s": (Annotated[float, Gt(0)], "???")}),
     "distributed/processes": ("deepprune.evaluation.distributed.Processes", {
         "n": (Count | None, None)}),
     "distributed/ray": ("deepprune.evaluation.distributed.Ray", {

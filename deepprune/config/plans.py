@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need, Policy
+from deepprune.core.step_times import StepTimes
 from deepprune.core.types import PrefixRule, Question, QuestionRef
 from deepprune.data.cells import Cell
 from deepprune.data.splits import Splits
@@ -84,6 +85,7 @@ class Sweep:
         judges: Those of ``sweep.judges``, by entry.
         axes: Values by policy and field.
         make_engine: Makes the replay engine of a question's traces.
+        steps: Step times of its engine.
         generator: Size of a generator by its name.
     """
 
@@ -105,14 +107,18 @@ class Sweep:
     margin: float
     usd_judge: float | None
     make_engine: MakeEngine
+    steps: StepTimes
     distributed: Distributed
     watchers: Sequence[Watcher]
     generator: Callable[[str], GeneratorSize]
 
     @property
     def inputs(self) -> dict[str, str | None]:
-        """Hashes of the traces and the judges of ``sweep.judges``."""
-        hashes: dict[str, str | None] = {"traces": self.store.content_hash}
+        """Hashes of the traces and the judges of ``sweep.judges``, and the step times."""
+        hashes: dict[str, str | None] = {
+            "traces": self.store.content_hash,
+            "engine.steps": str(self.steps),
+        }
         return hashes | {name: judge.sha256 for name, judge in self.judges.items() if judge.sha256}
 
     def points(self, n_traces: int, judges: Sequence[str]) -> list[Point]:

@@ -26,7 +26,7 @@ RULES: dict[type, Mapping[str, Any]] = {}
 PARTIAL = ("sampler/", "engine/replay")
 """Constructors that get further arguments from code."""
 
-PLAIN = ("model/encoder", "live/")
+PLAIN = ("model/encoder", "live/", "steps/")
 """Options that code passes on; the node has no `_target_`."""
 
 
@@ -89,6 +89,7 @@ for _key in TABLE:
 
 
 GeneratorsSize: Any = SCHEMAS["generators/size"]
+StepsStepTimes: Any = SCHEMAS["steps/step_times"]
 Seed = Annotated[int, Ge(0), Le(4294967295)]  # what Lightning, torch and NumPy all take
 
 
@@ -148,6 +149,7 @@ class SweepingConf:
     engine: Any = MISSING
     distributed: Any = MISSING
     generators: dict[str, GeneratorsSize] = field(default_factory=dict)
+    steps: dict[str, StepsStepTimes] = field(default_factory=dict)
     generator: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: Any = None
@@ -224,6 +226,7 @@ class PruneConf:
     view: Annotated[str, Literal["live", "json", "none"]] = MISSING
     seed: Seed = MISSING
     generators: dict[str, GeneratorsSize] = field(default_factory=dict)
+    steps: dict[str, StepsStepTimes] = field(default_factory=dict)
     generator: Any = None
     logger: Any = None
 

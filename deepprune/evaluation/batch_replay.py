@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepprune.core.flops import attended
 from deepprune.core.protocols import FloatArray, IntArray, Need
 from deepprune.core.types import NO_ANSWER, Prefix
 from deepprune.evaluation.ledger import Ledger
@@ -129,11 +130,15 @@ def _finishing(
     length, cut, answer = engine.n_tokens[traces], cuts[traces], engine.answer_class[traces]
     has_ended = (cut >= length) & ~engine.is_open[traces]
     is_right = np.isin(answer, correct)
-    flops = ledger.size.flops(engine.n_tokens.astype(np.float64))[traces]
-    cut_flops = ledger.size.flops(cuts.astype(np.float64))[traces]
+    whole, short = engine.n_tokens.astype(np.float64), cuts.astype(np.float64)
+    flops, cut_flops = ledger.trace_flops(whole)[traces], ledger.trace_flops(short)[traces]
+    prompt = engine.prompt_tokens
+    read, cut_read = attended(whole, prompt)[traces], attended(short, prompt)[traces]
     each = engine.tokens_per_forced_answer
     tokens_forced = each * forced[traces, 0]
     context = forced_context(forced, each)[traces].sum(1)
+    forced_read = context + prompt * tokens_forced.sum(1)
+    before = engine.steps.decode(cut) + engine.steps.decode(tokens_forced)
 
     def finish(rule: DeepPrune) -> dict[str, NDArray[Any]]:
         goes_on, weights = rule.finishers(clusters)
@@ -158,7 +163,11 @@ def _finishing(
             "any_correct": (votes & is_right).any(1),
             "tokens_sequential": sequential,
             "peak_traces": (length > 0).sum(1),
-            "seconds": sequential * engine.seconds_per_token,
+            "engine_seconds": engine.steps.seconds(
+                before + engine.steps.decode(n_tokens - cut),
+                np.where(goes_on, read, cut_read).sum(1) + forced_read,
+                prompt,
+            ),
         }
 
     return finish

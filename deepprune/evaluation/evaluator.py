@@ -50,7 +50,8 @@ def evaluate(
     points = runner.points
     check_questions(questions, runner.n_traces)
     needs = {name: judge.needs for name, judge in runner.judges.items()}
-    check_needs(points, runner.load(questions[0]), needs)
+    group = runner.load(questions[0])
+    check_needs(points, group, needs)
     runner.is_watched = any(watcher.watches_runs for watcher in watchers)
 
     def tell(hook: str, *facts: object) -> None:
@@ -82,7 +83,10 @@ def evaluate(
                 for watcher in watchers:
                     dropped = watcher.give_up(so_far) | dropped
     everything = Outcomes(store, points, [ref.key for ref in questions], dropped)
-    rows = sweep_rows(everything, seed=runner.seed, margin=margin, baseline=baseline)
+    steps = runner.make_engine(group, 0).steps.name
+    rows = sweep_rows(
+        everything, seed=runner.seed, margin=margin, baseline=baseline, engine_steps=steps
+    )
     write_rows(folder / RESULTS, rows)
     tell("on_sweep_end", plan, rows)
     return rows

@@ -43,12 +43,18 @@ CHUNK = 1000
 """Points whose draws are compared at once: 16 MB an array at 2,000 draws."""
 
 _OTHER_COSTS = (
-    "tokens_sequential", "peak_traces", "judge_calls", "judge_tokens", "seconds", "cost",
+    "tokens_sequential", "latency", "peak_traces", "engine_seconds", "judge_seconds",
+    "judge_calls", "judge_tokens", "cost",
 )  # fmt: skip
 
 
 def sweep_rows(
-    outcomes: Outcomes, *, seed: int, margin: float = 0.01, baseline: str = CONSENSUS
+    outcomes: Outcomes,
+    *,
+    seed: int,
+    margin: float = 0.01,
+    baseline: str = CONSENSUS,
+    engine_steps: str = "",
 ) -> list[Row]:
     """Return one row per point; estimates have 95 % intervals, see `statistics.NestedBootstrap`.
 
@@ -57,6 +63,7 @@ def sweep_rows(
         seed: Seed of the bootstrap.
         margin: Margin of non-inferiority, a share of the questions.
         baseline: Name of the policy to compare with besides consensus sampling.
+        engine_steps: Name of the step times, a fact of every row.
 
     Raises:
         InputError: If no point has a policy named ``baseline``.
@@ -74,7 +81,7 @@ def sweep_rows(
         seed=seed,
     )
     sizes = {"n_questions": bootstrap.n_questions, "resamples": is_correct.shape[1]}
-    facts = {**sizes, "seed": seed, "margin": margin}
+    facts = {**sizes, "seed": seed, "margin": margin, "engine_steps": engine_steps}
     metrics: Metrics = {}
     counts: Counts = {}
     if measured:

@@ -29,12 +29,14 @@ FIELDS: dict[str, Any] = {
     "tokens_pruned": np.int64,
     "tokens_forced": np.int64,
     "tokens_sequential": np.int64,
+    "latency": np.float64,
     "peak_traces": np.int32,
     "generator_flops": np.float64,
     "judge_calls": np.int32,
     "judge_tokens": np.int64,
     "judge_flops": np.float64,
-    "seconds": np.float64,
+    "judge_seconds": np.float64,
+    "engine_seconds": np.float64,
     "cost": np.float64,
 }
 """Name and dtype of what is recorded for every point and order of the traces."""
@@ -176,7 +178,8 @@ class Row:
     Attributes:
         policy: Name of the policy.
         axes: Fields of the policy, ``judge`` and ``n_traces``.
-        facts: Facts of the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``.
+        facts: Facts of the whole sweep: ``n_questions``, ``resamples``, ``seed``, ``margin``,
+            ``engine_steps``.
         metrics: Estimates with intervals; ``None`` if a comparison is with itself or undefined.
         counts: Means per question, p-values and other plain numbers.
         status: ``ok``, ``failed`` or ``dropped``; without ``ok`` there are no metrics and counts.
@@ -185,7 +188,7 @@ class Row:
 
     policy: str
     axes: Mapping[str, Any]
-    facts: Mapping[str, float]
+    facts: Mapping[str, Any]
     metrics: dict[str, Estimate | None] = field(default_factory=dict)
     counts: dict[str, float | None] = field(default_factory=dict)
     status: str = "ok"

@@ -26,7 +26,8 @@ from deepprune.pruning.replay import ReplayEngine
 logger = logging.getLogger(__name__)
 
 LoadTraces = Callable[[QuestionRef], QuestionTraces]
-MakeEngine = Callable[[QuestionTraces], ReplayEngine]
+MakeEngine = Callable[[QuestionTraces, int], ReplayEngine]
+"""Makes an engine of a question's traces and the number of tokens of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class QuestionRunner:
                 question.guarded([number], question.run)
         for numbers in batches.values():
             question.guarded(numbers, question.run_batch)
-        return question.outcomes
+        return question.timed()
 
 
 def _family(point: Point) -> tuple[Any, ...]:
@@ -116,7 +117,8 @@ class _Question:
     """One question while it is evaluated."""
 
     def __init__(self, runner: QuestionRunner, group: QuestionTraces, task: Task) -> None:
-        self._runner, self._group, self._engine = runner, group, runner.make_engine(group)
+        self._runner, self._group = runner, group
+        self._engine = runner.make_engine(group, task.tokens_prompt)
         self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
             f.answer_class for t in group.traces for f in t.forced_answers if f.is_correct
         }
@@ -160,8 +162,8 @@ class _Question:
             facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
             facts["is_correct"] = outcome.vote.answer_class in self._correct
             facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
-            for name in FIELDS:
-                self.outcomes.fields[name][number, resample] = facts[name]
+            for name, value in facts.items():
+                self.outcomes.fields[name][number, resample] = value
 
     def run_batch(self, numbers: Sequence[int]) -> None:
         """Evaluate points of one family, all runs at once."""
@@ -188,8 +190,16 @@ class _Question:
             )
             for part in parts
         ]
-        for name in FIELDS:
+        for name in found[0]:
             self.outcomes.fields[name][numbers] = np.concatenate([f[name] for f in found], axis=1)
+
+    def timed(self) -> QuestionOutcomes:
+        """Return the outcomes with the latency in mean trace lengths, and the judge's time."""
+        fields = self.outcomes.fields
+        mean_length = self._runner.mean_lengths.get(self._group.key, np.nan)
+        fields["latency"] = fields["tokens_sequential"] / mean_length
+        fields["judge_seconds"] = fields["judge_flops"] / self._engine.steps.flops_per_s
+        return self.outcomes
 
     def _rng(self, resample: int) -> np.random.Generator:
         return generator(self._runner.seed, *self._group.key, resample, "policy")

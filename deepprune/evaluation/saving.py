@@ -60,16 +60,13 @@ def estimated_saving(
     gross = 1 - (float(n_tokens.sum()) + usage.tokens_forced) / tokens if tokens else 0.0
     if ledger is None:
         return Saving(tokens, gross, None, None)
-    flops = generator_flops(ledger, whole)
+    none = np.array(0.0)
+    flops = float(ledger.flops(ledger.trace_flops(whole).sum(), none, none))
     spent = generator_flops(ledger, n_tokens, usage) + judge_flops
     return Saving(tokens, gross, 1 - spent / flops if flops else 0.0, flops)
 
 
-def generator_flops(ledger: Ledger, n_tokens: FloatArray, usage: Usage | None = None) -> float:
+def generator_flops(ledger: Ledger, n_tokens: FloatArray, usage: Usage) -> float:
     """Return the FLOPs of a question: prompt, traces, and the forced answers of ``usage``."""
-    lengths = np.append(n_tokens, float(ledger.prompt_tokens))
-    flops = ledger.size.flops(lengths).sum()
-    if usage is not None:
-        forced = np.array(float(usage.tokens_forced)), np.array(usage.forced_context)
-        flops += ledger.size.forced_flops(*forced)
-    return float(flops)
+    forced = np.array(float(usage.tokens_forced)), np.array(usage.forced_context)
+    return float(ledger.flops(ledger.trace_flops(n_tokens).sum(), *forced))

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepprune.answers import extract_answer
 from deepprune.answers.classes import AnswerNumbers
+from deepprune.core.flops import attended
 from deepprune.core.protocols import (
     ANY_FINISHED,
     FloatArray,
@@ -131,7 +132,7 @@ class LiveSession:
         return Usage(
             tokens=int(self._n_tokens().sum()),
             tokens_forced=sum(each for _, each in forced),
-            forced_context=float(sum(n * each + each**2 / 2 for n, each in forced)),
+            forced_context=float(sum(attended(each, n) for n, each in forced)),
             tokens_sequential=self._sequential,
             peak_traces=self._peak,
             seconds=time.monotonic() - self._began,

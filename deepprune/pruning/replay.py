@@ -9,7 +9,8 @@ from typing import Annotated
 
 import numpy as np
 
-from deepprune.core.options import Ge, Gt, checked
+from deepprune.core.flops import attended
+from deepprune.core.options import Ge, checked
 from deepprune.core.protocols import (
     ANY_FINISHED,
     BoolArray,
@@ -22,6 +23,7 @@ from deepprune.core.protocols import (
     Usage,
 )
 from deepprune.core.seeding import generator
+from deepprune.core.step_times import ONE_SECOND, StepTimes
 from deepprune.core.types import (
     NO_ANSWER,
     FinishReason,
@@ -41,16 +43,18 @@ class ReplayEngine:
     """Replays the recorded traces of one question.
 
     The traces start in an order drawn from the seed. Running traces advance in lock-step, one token
-    each per tick: the clock adds the longest stretch of every step (sequential decoding), times
-    ``seconds_per_token``. An answer is reported only once its trace has ended, so a policy cannot
-    tell a recording from a live engine.
+    each per step of the engine: ``tokens_sequential`` counts the steps, and the clock adds the time
+    of each. An answer is reported only once its trace has ended, so a policy cannot tell a
+    recording from a live engine.
 
     A forced answer is the one recorded at the checkpoint, or last before it. All those of a
-    checkpoint run side by side: they cost ``tokens_per_forced_answer`` ticks.
+    checkpoint run side by side: they take ``tokens_per_forced_answer`` steps.
 
     Args:
         group: The traces.
-        seconds_per_token: Virtual decoding time of a token, in seconds.
+        prompt_tokens: Tokens of the question's prompt, which the clock counts.
+        steps: Step times of the engine that is imitated: a name in ``steps``, or the path of a file
+            that ``deepprune doctor --engine`` has written.
         tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
         shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
 
@@ -63,12 +67,14 @@ class ReplayEngine:
     def __init__(
         self,
         group: QuestionTraces,
-        seconds_per_token: Annotated[float, Gt(0)] = 0.02,
+        prompt_tokens: int = 0,
+        steps: StepTimes = ONE_SECOND,
         tokens_per_forced_answer: Annotated[int, Ge(0)] = 20,
         shuffle: bool = True,
     ) -> None:
         self.group = group
-        self.seconds_per_token = seconds_per_token
+        self.prompt_tokens = prompt_tokens
+        self.steps = steps
         self.tokens_per_forced_answer = tokens_per_forced_answer
         self._shuffle = shuffle
         traces = group.traces
@@ -149,7 +155,7 @@ def forced_context(forced: IntArray, each: int) -> FloatArray:
         forced: Number of answers and sum of their places, see `ReplayEngine.forced`, ``(..., 2)``.
         each: Tokens of an answer.
     """
-    return np.asarray(forced[..., 1] * each + forced[..., 0] * each**2 / 2)
+    return np.asarray(forced[..., 1] * each + forced[..., 0] * attended(float(each)))
 
 
 class ReplaySession:
@@ -162,10 +168,10 @@ class ReplaySession:
         self._is_stopped: BoolArray = np.zeros(0, dtype=np.bool_)
         self._n_seen = 0  # traces that had started at the last checkpoint
         self._tokens = self._tokens_forced = self._ticks = self._peak = 0
-        self._forced_context = 0.0
+        self._forced_context = self._beyond = 0.0
+        self._forcing: list[int] = []  # tokens forced out of each trace at this checkpoint
         self._forced_at: dict[int, int] = {}  # where each trace was last forced
         self._read: dict[int, IntArray] = {}  # answers of each trace that a judge has read
-        self._n_read = 0  # the most that it read of one trace at this checkpoint
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
@@ -188,7 +194,8 @@ class ReplaySession:
         Raises:
             ValueError: If a trace would continue beyond where it was stopped during recording.
         """
-        self._n_read = 0
+        self._ticks, self._beyond = self._clock()
+        self._forcing = []
         old, engine, traces = self._n_tokens, self._engine, self._order[: self.n_started]
         lengths, is_open = engine.n_tokens[traces], engine.is_open[traces]
         running = ~self._is_stopped & ((old < lengths) | is_open)
@@ -213,6 +220,7 @@ class ReplaySession:
         stretch = target - old
         self._tokens += int(stretch.sum())
         self._ticks += int(stretch.max(initial=0))
+        self._beyond += float(engine.steps.beyond(stretch))
         self._peak = max(self._peak, int(running.sum()))
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
@@ -225,7 +233,7 @@ class ReplaySession:
                 before, place = self._forced_at.get(trace, 0), int(target[trace])
                 forced[trace] = engine.forced_answer(int(traces[trace]), before, place)
                 self._forced_at[trace] = place
-            self._force(np.array([len(asked), target[asked].sum()]), ticks=int(bool(asked)))
+                self._force(np.array([1, place]))
         return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
 
     @property
@@ -265,25 +273,38 @@ class ReplaySession:
             forced = self._engine.forced(int(self._order[trace]), int(self._n_tokens[trace]))
             new = forced - self._read.get(trace, 0)
             self._read[trace] = forced
-            self._force(new, ticks=max(0, int(new[0]) - self._n_read))
-            self._n_read = max(self._n_read, int(new[0]))
+            self._force(new)
 
-    def _force(self, forced: IntArray, ticks: int) -> None:
-        """Count ``forced`` answers, see `ReplayEngine.forced`, ``ticks`` one after the other."""
+    def _force(self, forced: IntArray) -> None:
+        """Count answers forced out of a trace, see `ReplayEngine.forced`, beside other traces'."""
         each = self._engine.tokens_per_forced_answer
-        self._tokens_forced += int(forced[0]) * each
+        self._forcing.append(int(forced[0]) * each)
+        self._tokens_forced += self._forcing[-1]
         self._forced_context += float(forced_context(forced, each))
-        self._ticks += ticks * each
+
+    def _clock(self) -> tuple[int, float]:
+        """Return the steps so far, and their seconds beyond the reading of the weights.
+
+        Those in which answers are forced at this checkpoint are counted.
+        """
+        if not self._forcing:
+            return self._ticks, self._beyond
+        beyond = self._beyond + float(self._engine.steps.beyond(np.array(self._forcing)))
+        return self._ticks + max(self._forcing), beyond
 
     @property
     def usage(self) -> Usage:
+        ticks, beyond = self._clock()
+        prompt, steps = self._engine.prompt_tokens, self._engine.steps
+        context = int(self._n_tokens @ (2 * prompt + self._n_tokens + 1)) / 2  # see `attended`
+        context += self._forced_context + prompt * self._tokens_forced
         return Usage(
             self._tokens,
             self._tokens_forced,
             self._forced_context,
-            self._ticks,
+            ticks,
             self._peak,
-            self._ticks * self._engine.seconds_per_token,
+            steps.seconds(steps.weights_s * ticks + beyond, context, prompt),
         )
 
     def close(self) -> None:

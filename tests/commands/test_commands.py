@@ -37,7 +37,14 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     assert done.stdout.splitlines()[-3:] == last
     written = rows(tmp_path / "r" / "results.jsonl")
     assert [r["policy"] for r in written] == ["consensus"] * 5 + ["deepprune"] * 2
-    needed = {"accuracy", "accuracy_low", "accuracy_high", "token_saving", "net_saving", "seconds"}
+    needed = {
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "token_saving",
+        "net_saving",
+        "engine_seconds",
+    }
     assert needed <= written[-1].keys()
     assert (tmp_path / "r" / "accuracy_tokens.png").stat().st_size > 10_000
     provenance = json.loads((tmp_path / "r" / "provenance.json").read_text())

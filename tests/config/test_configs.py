@@ -15,6 +15,7 @@ from deepprune.config.advice import advise
 from deepprune.config.help import help_text
 from deepprune.config.schemas import check_ranges
 from deepprune.core.errors import InputError
+from deepprune.core.step_times import StepTimes
 
 CONF = config_folder()
 SWEEPING = ("train", "evaluate")
@@ -101,6 +102,20 @@ def test_the_parts_of_a_sweep_are_made(application):
     sweep = getattr(build, application)(composed(application, looks, "distributed.n=3")).sweep
     assert sweep.watchers[-1].look_every == 20
     assert sweep.distributed.n == 3
+
+
+def test_step_times_are_a_preset_or_a_file(tmp_path):
+    """Their numbers are an input of the run: it does not go on with a file that has changed."""
+    file = tmp_path / "mine.yaml"
+    for weights in (0.5, 0.25):
+        file.write_text(f"weights_s: {weights}\ncompute_s: 0\nkv_s: 1e-9\nflops_per_s: 1e12\n")
+        sweep = build.evaluate(composed("evaluate", f"engine.steps={file}")).sweep
+        assert StepTimes(weights, 0, 1e-9, 1e12, str(file)) == sweep.make_engine(group(["a"])).steps
+        assert f"weights_s={weights}" in sweep.inputs["engine.steps"]
+    file.write_text("weights_s: 0\ncompute_s: 0\nkv_s: 0\nflops_per_s: 1")
+    for name, said in ((file, "weights_s must be > 0, got 0"), ("h200", "No such file")):
+        with pytest.raises(InputError, match=f"one of h100_qwen3_8b, h100_qwen3_32b, .*{said}"):
+            build.evaluate(composed("evaluate", f"engine.steps={name}"))
 
 
 def test_a_callback_that_is_null_is_switched_off(tmp_path):

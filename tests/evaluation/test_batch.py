@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from builders import group
 
+from deepprune.core.step_times import StepTimes
 from deepprune.core.types import Prefix, QuestionRef
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.grid import Point
@@ -93,8 +94,8 @@ def test_many_runs_at_once_equal_the_same_runs_one_by_one(clustering, rule, judg
     task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
     runner = QuestionRunner(
         points, n_traces=12, resamples=5, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
-        load=lambda _: traces, make_engine=ReplayEngine,
-        judges={"it": judge},
+        load=lambda _: traces, judges={"it": judge}, mean_lengths={traces.key: 12.0},
+        make_engine=lambda *g: ReplayEngine(*g, StepTimes(3, 1, 0.01, 100)),
     )  # fmt: skip
     at_once = runner(task)
     runner.is_watched = True

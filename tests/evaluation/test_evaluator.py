@@ -9,6 +9,7 @@ from builders import InOrder, group, with_forced_answers
 from sweeps import RIVALS, SIZES, PricedJudge, evaluate, flat, points, questions, refs, written
 
 from deepprune.core.errors import InputError
+from deepprune.core.step_times import StepTimes
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.grid import Point, consensus_sizes, grid
 from deepprune.evaluation.ledger import GeneratorSize
@@ -106,7 +107,9 @@ def test_a_bill_by_hand(is_watched):
     In waves of two: 0 and 1, one pair; then 2 on its own, to its end: 30 tokens, 12 + 8 in a row,
     2 at once. 7 + 2 * 3 judge tokens.
     cons@3: 30 tokens, 12 in a row, 3 at once, no judge.
-    FLOPs of a token and of one of the judge's pairs: 2 * 100 + 2 * 2 * 4 * T, and 50.
+    FLOPs of a token: 2 * 100, and 4 * 2 * 4 for each token that it sees; of a pair: 50.
+    A step takes max(2, n) s and .1 s for each token that is seen; the prompt, a step of 5, 5 s.
+    A trace has 20 tokens elsewhere; the judge computes 100 FLOPs a second.
     """
 
     class Sighted(PricedJudge):
@@ -127,8 +130,8 @@ def test_a_bill_by_hand(is_watched):
     size = replace(SIZES["tiny"], usd_prompt=1.0, usd_generated=10.0)
     runner = QuestionRunner(
         chosen, n_traces=3, resamples=1, seed=0, generators={"tiny": size}, usd_judge=100.0,
-        load=lambda ref: traces, make_engine=InOrder, judges={"right": Sighted()},
-        is_watched=is_watched,
+        load=lambda ref: traces, make_engine=lambda *g: InOrder(*g, StepTimes(2, 1, 0.1, 100)),
+        judges={"right": Sighted()}, is_watched=is_watched, mean_lengths={traces.key: 20.0},
     )  # fmt: skip
     done = runner(Task(refs([traces])[0], tokens_prompt=5))
     assert not done.failures
@@ -137,15 +140,21 @@ def test_a_bill_by_hand(is_watched):
     assert facts["tokens_pruned"] == [4, 0, 0]
     assert facts["tokens_sequential"] == [12, 20, 12]
     assert facts["peak_traces"] == [3, 2, 3]
-    assert facts["seconds"] == pytest.approx([0.24, 0.4, 0.24])
+    assert facts["latency"] == pytest.approx([12 / 20, 20 / 20, 12 / 20])
     assert facts["judge_calls"] == [3, 1, 0]
     assert facts["judge_tokens"] == [30, 13, 0]
     assert facts["judge_flops"] == [150, 50, 0]
-    prompt = 200 * 5 + 16 * 25
-    all_three = 200 * 30 + 16 * (100 + 144 + 64)
+    assert facts["judge_seconds"] == [1.5, 0.5, 0]
+    prompt, seen = 200 * 5 + 32 * 15, [sum(range(6, 6 + n)) for n in (10, 12, 8, 4)]
+    each = [sum(seen[i] for i in some) for some in ((0, 1, 3), (0, 1, 2), (0, 1, 2))]
+    tokens = [26, 30, 30]
     assert facts["generator_flops"] == [
-        200 * 26 + 16 * (100 + 144 + 16) + prompt, all_three + prompt, all_three + prompt
-    ]  # fmt: skip
+        200 * n + 32 * pairs + prompt for n, pairs in zip(tokens, each, strict=True)
+    ]
+    steps = [4 * 3 + 6 * 2 + 2 * 2, 20 * 2, 8 * 3 + 2 * 2 + 2 * 2]
+    assert facts["engine_seconds"] == pytest.approx(
+        [5 + s + 0.1 * pairs for s, pairs in zip(steps, each, strict=True)]
+    )
     millionths = [5 + 260 + 3000, 5 + 300 + 1300, 5 + 300]
     assert facts["cost"] == pytest.approx([m / 1e6 for m in millionths])
 

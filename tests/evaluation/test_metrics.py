@@ -116,7 +116,7 @@ PRUNED = {
     "judge_tokens": 70,
     "generator_flops": 2000.0,
     "judge_flops": 1000.0,
-    "seconds": 3.0,
+    "engine_seconds": 3.0,
     "cost": 0.25,
 }
 
@@ -276,13 +276,13 @@ def test_same_inputs_same_bytes_and_each_field_once():
     rows = sweep_rows(first, seed=3)
     assert json.dumps(rows, allow_nan=False) == json.dumps(sweep_rows(second, seed=3))
     assert rows != sweep_rows(second, seed=4)
-    assert len(first.asked) == len(set(first.asked)) == 13
+    assert len(first.asked) == len(set(first.asked)) == 15
 
 
 def test_unknown_prices_are_none_and_not_nan():
-    nameless = PRUNED | {"generator_flops": np.nan, "seconds": np.nan}
+    nameless = PRUNED | {"generator_flops": np.nan, "engine_seconds": np.nan}
     row = sweep_rows(sweep((Pruner(), nameless)), seed=0)[-1]
-    assert row["generator_flops"] is row["net_saving"] is row["seconds"] is None
+    assert row["generator_flops"] is row["net_saving"] is row["engine_seconds"] is None
     json.dumps(row, allow_nan=False)
 
 

@@ -9,6 +9,7 @@ from linear_judges import fitted
 
 from deepprune.config.judges import chosen_export
 from deepprune.core.errors import InputError
+from deepprune.core.step_times import StepTimes
 from deepprune.core.types import NO_ANSWER, Prefix, QuestionRef, TracePair
 from deepprune.data.pairs import labels_of, questions_of
 from deepprune.data.prefixes import FirstTokens
@@ -25,6 +26,8 @@ from deepprune.judge.score_cache import ScoreCache
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
+
+STEPS = StepTimes(2, 1, 0.1, 100)
 
 
 def pair(first, second, n_tokens=100, length=100):
@@ -155,7 +158,8 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     runner = QuestionRunner(
         points, n_traces=3, resamples=2, seed=0, generators={"tiny": size},
         judges={"it": judge, "oracle": OracleJudge()},
-        load=lambda _: traces, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=5),
+        load=lambda _: traces,
+        make_engine=lambda *g: ReplayEngine(*g, STEPS, tokens_per_forced_answer=5),
     )  # fmt: skip
     at_once = runner(Task(ref, tokens_prompt=7))
     runner.is_watched = True
@@ -164,13 +168,13 @@ def test_forced_answers_are_on_the_generators_bill(judge):
     for name in FIELDS:
         np.testing.assert_allclose(at_once.fields[name], one_by_one.fields[name], err_msg=name)
     assert at_once.fields["tokens_forced"].tolist() == [[35, 35], [35, 35], [0, 0], [0, 0]]
-    unpaid = replace(runner, make_engine=lambda g: ReplayEngine(g, tokens_per_forced_answer=0))
+    unpaid = replace(runner, make_engine=lambda *g: ReplayEngine(*g, STEPS, 0))
     more = {
         name: at_once.fields[name] - unpaid(Task(ref, tokens_prompt=7)).fields[name]
         for name in ("tokens_sequential", "generator_flops")
     }
     assert more["tokens_sequential"].tolist() == [[15, 15], [15, 15], [0, 0], [0, 0]]
-    context = 5 * 2 * (6 + 12 + 18) + 5 * 6 + 7 * 5**2 / 2
+    context = 5 * 2 * (6 + 12 + 18) + 5 * 6 + 7 * 15 + 35 * 7  # itself, and the prompt
     paid = size.forced_flops(np.array(35.0), np.array(context))
     np.testing.assert_allclose(more["generator_flops"][:2], paid)
 

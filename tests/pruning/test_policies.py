@@ -58,12 +58,12 @@ def test_largest_cluster_tokens_and_vote():
     """Six traces of 10 tokens, answers b a a b a c, checkpoint after 4, a perfect judge, K2 = 2.
 
     Two of the three a's go on: 2 * 10 + 4 * 4 = 36 tokens. The third a is redundant, b, b and c
-    are not chosen. The clock: 4 tokens to the checkpoint, 6 more to the end, 0.02 s each.
+    are not chosen. The clock: 4 tokens to the checkpoint, 6 more to the end, a step each.
     """
     outcome = play(DeepPrune(FirstTokens(4), max_finishers=2), group(list("baabac")))
     assert outcome.usage.tokens == 36
     assert (outcome.usage.tokens_sequential, outcome.usage.peak_traces) == (10, 6)
-    assert outcome.usage.seconds == pytest.approx(0.2)
+    assert outcome.usage.seconds == 10
     assert outcome.vote.answer_class == 1
     assert decisions(outcome) == [
         (0, StopReason.NOT_CHOSEN),
