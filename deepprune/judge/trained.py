@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from safetensors import SafetensorError
 
 from deepprune.core.errors import InputError
+from deepprune.core.files import name_of
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
@@ -146,7 +147,7 @@ class TrainedJudge(Judge):
         record = read_record(folder)
         try:
             source = record.settings.get("backbone", {}).get("source")
-            if backbone is not None and backbone != source:
+            if backbone not in (None, source) and name_of(str(backbone)) != source:
                 raise InputError(
                     f"the judge in {folder} was trained from {source!r}, got backbone "
                     f"{backbone!r}: set it to {source!r}, or load another export."

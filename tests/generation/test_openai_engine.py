@@ -34,6 +34,7 @@ from deepprune.generation.backend import (
 )
 from deepprune.generation.live import LiveEngine
 from deepprune.generation.openai.client import OpenAIBackend
+from deepprune.generation.openai.stream import _finish
 from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
 
@@ -298,6 +299,21 @@ def test_an_empty_finish_reason_ends_nothing(abilities, finish):
                 assert text_of(await play(backend, request(format))) == TEXTS[0]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (None, None),
+        ("", None),
+        ("stop", FinishReason.STOP),
+        ("content_filter", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
+        ("max_tokens", FinishReason.LENGTH),
+    ],
+)
+def test_finish_reasons(said, reason):
+    assert _finish(said) == reason
 
 
 # abilities, engine.omit, what requests lack, what limits them

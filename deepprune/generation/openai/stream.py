@@ -170,7 +170,7 @@ def _finish(reason: str | None) -> FinishReason | None:
         return None
     if reason in ("abort", "error"):
         raise RequestError(f"the server ended the request: {reason}")
-    if reason == "length":
+    if reason in ("length", "max_tokens"):
         return FinishReason.LENGTH
     if reason != "stop":
         _log.warning("a trace ended for the reason %r; it is kept as it is", reason)

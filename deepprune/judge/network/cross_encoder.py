@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -30,6 +29,7 @@ from deepprune.judge.network.encoding import PairEncoder, PairTokens
 from deepprune.judge.network.inference import pair_logits
 from deepprune.judge.network.weights import (
     backbone_from_json,
+    backbone_to_json,
     frozen_digest,
     model_identity,
     read_model,
@@ -114,7 +114,7 @@ class CrossEncoderJudge(TrainedJudge):
     @property
     def settings(self) -> dict[str, Any]:
         return {
-            "backbone": asdict(self.backbone),
+            "backbone": backbone_to_json(self.backbone),
             "encoder": self.encoder.settings,
             "symmetric": self.is_symmetric,
             "frozen_digest": frozen_digest(self.model) if self.backbone.lora else None,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from deepprune.core.errors import InputError
+from deepprune.core.files import name_of
 from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
@@ -70,6 +71,12 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[Pa
     return model, AutoTokenizer.from_pretrained(folder)
 
 
+def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
+    """Return the backbone for an export, which names no folder but one with frozen weights."""
+    values = asdict(backbone)
+    return values if backbone.lora else values | {"source": name_of(backbone.source)}
+
+
 def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
     """Read the backbone of an export; code from the hub runs only if the user allows it."""
     lora = None if values["lora"] is None else Lora(**values["lora"])
@@ -78,7 +85,7 @@ def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
 
 def model_identity(model: PairClassifier, backbone: Backbone) -> str:
     """Hash the weights and all of the backbone that logits depend on, 32 hexadecimal digits."""
-    settings = asdict(backbone)
+    settings = backbone_to_json(backbone)
     scored = json.dumps({name: settings[name] for name in _SCORED}, sort_keys=True, default=list)
     digest = hashlib.blake2b(scored.encode(), digest_size=16)
     if backbone.lora is not None:
