@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from deepprune.traces.manifest import SOURCE, check_free
 from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.parquet import column_names, read_parquet
 from deepprune.traces.progress import OnProgress
-from deepprune.traces.records import SUFFIXES, find_files, read_records, suffix_of
+from deepprune.traces.records import SUFFIXES, Record, find_files, read_records, suffix_of
 from deepprune.traces.rows import read_rows
 from deepprune.traces.source import SourceFile
 from deepprune.traces.store import TraceStore
@@ -111,7 +112,16 @@ def _read(
     skip_bad: bool,
     note: Note,
 ) -> SourceFile:
-    path, name = paths[0], _format_of(paths[0], format, fields)
+    left_out: list[str] = []
+
+    def bad(error: InputError) -> None:
+        if not skip_bad:
+            raise InputError(f"{error} (--skip-bad leaves such records out.)") from error
+        left_out.append(str(error))
+
+    records, ahead = tee(record for path in paths for record in read_records(path, bad))
+    path, name = paths[0], _format_of(paths[0], format, fields, ahead)
+    del ahead  # it would keep all records
     is_stored = name in STORED
     if is_stored or name == "parallel-probe":
         given = {
@@ -130,15 +140,8 @@ def _read(
                 "a store of its own."
             )
         return read_parquet(path, name) if is_stored else read_parallel_probe(path, dataset, model)
-    left_out: list[str] = []
-
-    def bad(error: InputError) -> None:
-        if not skip_bad:
-            raise InputError(f"{error} (--skip-bad leaves such records out.)") from error
-        left_out.append(str(error))
-
     source = read_rows(
-        (record for path in paths for record in read_records(path, bad)),
+        records,
         name,
         fields,
         dataset=dataset,
@@ -153,7 +156,9 @@ def _read(
     return source
 
 
-def _format_of(path: Path, format: str, fields: Mapping[str, str]) -> str:
+def _format_of(
+    path: Path, format: str, fields: Mapping[str, str], records: Iterator[Record]
+) -> str:
     """Return the format that was named, else the one of the first record."""
     if (name := format.replace("_", "-")) in FORMATS:
         return name
@@ -169,7 +174,7 @@ def _format_of(path: Path, format: str, fields: Mapping[str, str]) -> str:
             "name use --format ('deepprune traces formats' lists them)."
         )
     is_parquet = suffix == ".parquet"
-    names = column_names(path) if is_parquet else _first_names(path)
+    names = column_names(path) if is_parquet else [n for r in islice(records, 1) for n in r.fields]
     found = recognise(names, is_parquet=is_parquet)
     if found is None and is_parquet and not fields:
         raise InputError(
@@ -178,11 +183,6 @@ def _format_of(path: Path, format: str, fields: Mapping[str, str]) -> str:
             "formats' lists them)."
         )
     return "rows" if found is None or (fields and found in STORED) else found
-
-
-def _first_names(path: Path) -> list[str]:
-    first = next(read_records(path, lambda error: None), None)  # what is bad is told later
-    return list(first.fields) if first else []
 
 
 def _question_agreement(traces: Sequence[Trace], note: Note) -> None:

@@ -58,7 +58,7 @@ def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str])
             temporary,
             schema,
             compression="zstd",
-            compression_level=9,
+            compression_level=3,  # level 9 takes twice the time for a file 14 % smaller
             use_dictionary=_DICTIONARY,
             column_encoding=_ENCODINGS,
             write_statistics=False,  # rows are found by the index
