@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from argparse import ArgumentError, ArgumentParser
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune import __version__
-from deepprune.commands.interrupts import Interrupts, exit_code
+from deepprune.commands.interrupts import Interrupts, Terminated, exit_code
 from deepprune.core.errors import InputError
 
 HELP = """deepprune: train and measure judges that stop redundant chains of thought
@@ -237,9 +238,15 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
         return
     import hydra
 
+    from deepprune.config.agent import agent_overrides, is_agent
     from deepprune.config.overrides import as_typed
     from deepprune.config.schemas import register
 
+    if is_agent():
+        try:
+            arguments = agent_overrides(arguments)
+        except InputError as error:
+            sys.exit(_fail(str(error)))
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and end in `_guarded`
     # `hydra.main` reads the arguments there; Lightning starts the other ranks of DDP by its first.
@@ -273,7 +280,11 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
         if raised:
             raise raised[0]
 
-    sys.exit(_guarded(run, name))
+    code = _guarded(run, name)
+    if is_agent() and code == exit_code(Terminated()):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the agent counts 143 as a failure
+        os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(code)
 
 
 def run_job(name: str, config: Any) -> float | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ from deepprune.generation.collector import (
 from deepprune.generation.questions import questions_hash
 from deepprune.traces import summarise
 
-_LOGGED = ("questions", "traces", "tokens", "accuracy", "same_answer")
+_LOGGED = ("dataset", "questions", "traces", "tokens", "accuracy", "same_answer")
 _SHOWN_FAILURES = 5
 LOCK = ".lock"
 _PLAIN_EVERY_S = 30.0
@@ -106,12 +106,14 @@ def _report(collected: Collected, n_questions: int, run: Run) -> None:
     """Print and log a summary of the collection."""
     progress, failed, store = collected.progress, collected.failed, collected.store
     tokens_per_s = progress.n_tokens / max(progress.seconds, 1e-9)
-    logged = {"questions_failed": len(failed), "tokens_per_s": tokens_per_s}
+    logged = {"questions_failed": len(failed), "traces": progress.n_traces}
+    logged |= {"tokens": progress.n_tokens, "tokens_per_s": round(tokens_per_s)}
+    rows: list[dict[str, Any]] = []
     if store is not None:
         print_summary(store)
         run.results_path = store.path
         for row in summarise(store):
-            logged |= {f"{row.dataset}/{name}": getattr(row, name) for name in _LOGGED}
+            rows.append({name: getattr(row, name) for name in _LOGGED})
     print(
         f"this start: {progress.n_tokens:,} tokens in {progress.seconds:,.0f} s, "
         f"{tokens_per_s:,.0f} tokens/s; {progress.n_traces:,} of {progress.n_wanted:,} traces "
@@ -122,8 +124,8 @@ def _report(collected: Collected, n_questions: int, run: Run) -> None:
     if failed:
         print(f"failed: {run.folder / FAILED}; the same command retries them")
         run.status = "failed"
-    if run.wandb is not None:
-        run.wandb.summary.update({f"collect/{name}": value for name, value in logged.items()})
+    run.tracker.table("collect/datasets", rows)
+    run.tracker.values("collect", logged)
 
 
 class _Bar:

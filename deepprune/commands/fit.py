@@ -15,7 +15,7 @@ from deepprune.data.splits import Splits
 
 
 def fit(
-    plan: TrainPlan, learner: Learner, splits: Splits, folder: Path, wandb_loggers: list[Any]
+    plan: TrainPlan, learner: Learner, splits: Splits, folder: Path, further_loggers: list[Any]
 ) -> None:
     """Fit, calibrate and export into ``folder/judge``; resume where an earlier start ended."""
     import pytorch_lightning as pl  # slow to import: bad options stop before
@@ -64,10 +64,10 @@ def fit(
         calibration=plan.calibration,
         same_share=same_share([*splits.train, *splits.val], plan.eval_pairs_per_question),
     )
-    loggers = [MetricsFile(folder), *wandb_loggers]
+    loggers = [MetricsFile(folder), *further_loggers]
     trainer = plan.make_trainer(folder, loggers, [exporter])
     for logger in loggers:
-        logger.log_metrics({f"data/train/{name}": n for name, n in facts.items()}, step=0)
+        logger.log_metrics({f"data/train_{name}": n for name, n in facts.items()}, step=0)
     last = folder / LAST
     if last.exists():
         print(f"resuming from {last}")

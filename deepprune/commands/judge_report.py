@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -89,21 +89,17 @@ def judge_report(plan: JudgeReportPlan) -> Run:
         show(*matrix_tables(rows), difference_table(rows))
         if figure := drawn(matrix_figure, rows, run.folder / FIGURE):
             print(f"figure: {figure}")
-        if run.wandb is not None:
-            _log(run, rows, figure)
+        run.tracker.table("judge/matrix", [_columns(row) for row in rows])
+        run.tracker.figure("judge/matrix_figure", figure)
     return run
 
 
-def _log(run: Run, rows: Sequence[MatrixRow], figure: Path | None) -> None:
-    """Log the figure and a summary value for each judge, cell and metric."""
-    import wandb
-
-    if figure is not None:
-        run.wandb.log({"judge/matrix": wandb.Image(str(figure))})
-    for row in rows:
-        name = "/".join((CellFacts.of(row).name, row["prefix_kind"], row["judge"]))
-        for metric, found in row["metrics"].items():
-            run.wandb.summary[f"judge/{name}/{metric}"] = found.value
+def _columns(row: MatrixRow) -> dict[str, Any]:
+    """Return a row of the matrix with its estimates as columns of numbers."""
+    columns = {name: value for name, value in row.items() if name != "metrics"}
+    for name, found in row["metrics"].items():
+        columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return columns
 
 
 def _all_rows(plan: JudgeReportPlan, tasks: Sequence[_Task], run: Run) -> list[MatrixRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -284,25 +283,9 @@ def _conclude(run: Run, rows: Sequence[LiveResult], plan: PrunePlan) -> None:
     figure = drawn(tokens_figure, rows, run.folder / FIGURE)
     if figure is not None:
         print(f"figure: {figure}")
-    if run.wandb is not None:
-        _log(run.wandb, rows, run.metrics, figure)
-
-
-def _log(
-    wandb_run: Any, rows: Sequence[LiveResult], metrics: Mapping[str, Any], figure: Any
-) -> None:
-    """Log the table ``prune/questions``, the figure ``prune/tokens`` and the summary."""
-    import wandb
-
-    columns: list[str | int] = [*rows[0]]
-    plain_rows = [
-        [json.dumps(v) if isinstance(v, list | dict) else v for v in row.values()] for row in rows
-    ]
-    wandb_run.log({"prune/questions": wandb.Table(columns=columns, data=plain_rows)})
-    if figure is not None:
-        wandb_run.log({"prune/tokens": wandb.Image(str(figure))})
-    for name, estimate in metrics.items():
-        wandb_run.summary[f"prune/{name}"] = estimate.value
+    run.tracker.table("prune/questions", rows)
+    run.tracker.figure("prune/tokens", figure)
+    run.tracker.values("prune", run.metrics)
 
 
 def _answer_last(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.config.plans import RunPlan
@@ -16,7 +15,7 @@ from deepprune.core.files import write_atomic
 from deepprune.core.provenance import open_run
 from deepprune.core.statistics import Estimate
 from deepprune.judge.measure.comparison import SUMMARY, by_option
-from deepprune.report.tracking import start_run
+from deepprune.report.tracking import Tracker, run_config, start_run
 
 SCORES = "scores.sqlite"
 
@@ -27,7 +26,7 @@ class Run:
 
     Attributes:
         folder: Where everything goes.
-        wandb: The W&B run, or ``None`` with ``logger=none``.
+        tracker: Receives what W&B shows.
         metrics: The headline, for the comparison of a multirun.
         point: The grid point that the headline is of.
         objective: What a Hydra sweeper maximises: the trained judge's within-question AUROC on
@@ -37,7 +36,7 @@ class Run:
     """
 
     folder: Path
-    wandb: Any
+    tracker: Tracker = field(default_factory=Tracker)
     metrics: dict[str, Estimate] = field(default_factory=dict)
     point: str = ""
     objective: float | None = None
@@ -64,7 +63,7 @@ def finished_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Run | None:
         open_run(plan.folder, {**plan.identity, "inputs": dict(inputs)}, ())
         print(f"finished before: {plan.folder}")
     metrics = {name: Estimate(*estimate) for name, estimate in summary["metrics"].items()}
-    return Run(plan.folder, None, metrics, summary["point"], summary["objective"])
+    return Run(plan.folder, Tracker(), metrics, summary["point"], summary["objective"])
 
 
 @contextmanager
@@ -80,21 +79,20 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
     """
     folder = plan.folder
     if not is_rank_zero():  # rank 0 keeps the record
-        yield Run(folder, wandb=None)
+        yield Run(folder)
         return
     open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides)
     _link_latest(plan.multirun or folder)
-    wandb_run = None
+    run = Run(folder)
     if plan.logger is not None:
-        wandb_run = start_run(
+        run.tracker = start_run(
             folder,
-            plan.identity,
+            run_config(plan.choices, {**plan.identity, "inputs": dict(inputs)}),
             **plan.logger,
             group=plan.multirun.name if plan.multirun else None,
-            tags=plan.overrides,
-            job_type=plan.command,
+            overrides=plan.overrides,
+            command=plan.command,
         )
-    run = Run(folder, wandb_run)
     try:
         yield run
     except KeyboardInterrupt as interrupt:
@@ -114,8 +112,7 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
             "metrics": run.metrics,
         }
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
-        if wandb_run is not None:
-            wandb_run.finish(exit_code=int(run.status != "ok"))  # or the next job logs into it
+        run.tracker.finish(exit_code=int(run.status != "ok"))
     if (figure := folder / FIGURE).exists():
         print(f"figure: {figure}")
     if run.results_path is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.commands.run import Run
 from deepprune.config.plans import Sweep
 from deepprune.core.errors import InputError
@@ -54,11 +55,6 @@ def run_sweep(
     cache: ScoreCache,
 ) -> list[Row]:
     """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B."""
-    watchers = list(sweep.watchers)
-    if run.wandb is not None:
-        from deepprune.callbacks.sweep_wandb import SweepWandb
-
-        watchers.append(SweepWandb(run.wandb))
     runner = QuestionRunner(
         sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in judges.items()}),
         n_traces=n_traces,
@@ -77,11 +73,13 @@ def run_sweep(
         questions,
         run.folder,
         distributed=sweep.distributed,
-        watchers=watchers,
+        watchers=sweep.watchers,
         baseline=sweep.baseline,
         margin=sweep.margin,
     )
     run.results_path = run.folder / RESULTS
+    run.tracker.table("prune/results", [row.columns for row in rows])
+    run.tracker.figure("prune/figure", run.folder / FIGURE)
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         run.status = "failed"
@@ -127,7 +125,10 @@ def headline(rows: Sequence[Row], run: Run) -> None:
     first = (policy_label(measured[0]), measured[0].judge)
     points = [row for row in measured if (policy_label(row), row.judge) == first]
     row = points[len(points) // 2]
-    for name in ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving"):
-        if (estimate := row.metrics[name]) is not None:
-            run.metrics[name] = estimate
+    shown = {n: row.metrics[n] for n in ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")}
+    found = {name: estimate for name, estimate in shown.items() if estimate is not None}
+    run.metrics |= found
+    settings = {n: row.axes.get(f) for n, f in (("threshold",) * 2, ("prefix", "prefix_len"))}
+    values = {**found, **settings, "latency": row.counts.get("latency")}
+    run.tracker.values("prune", {f"headline_{name}": value for name, value in values.items()})
     run.point = labels(rows)[[r is row for r in rows].index(True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
 from deepprune.report.tables import SHOWN_CALIBRATION, judge_table, show, sweep_table
+from deepprune.report.tracking import OBJECTIVE
 
 Reports = dict[str, dict[str, dict[str, Estimate]]]
 """Estimates by judge, part of the pairs and metric."""
@@ -50,7 +50,7 @@ def train(plan: TrainPlan) -> Run:
         folders = {name: run.folder / "beside" / name if name else run.folder for name in learners}
         for name, learner in learners.items():
             if not (export := folders[name] / "judge").exists():
-                fit(plan, learner, splits, folders[name], _wandb_loggers(run, name))
+                fit(plan, learner, splits, folders[name], run.tracker.loggers(name))
             elif is_rank_zero():
                 print(f"the judge of this run is trained: {export}")
         exports = [folder / "judge" for folder in folders.values()]
@@ -72,6 +72,7 @@ def _report_and_sweep(
     trained = with_further({first.provenance.name: first}, beside)
     with ScoreCache(run.folder / SCORES) as cache:
         run.objective = _objective(plan, splits, first, cache)
+        run.tracker.values("judge", {OBJECTIVE: run.objective})
         reports = _report(plan, splits, trained, [e.parent for e in exports], run, cache)
         tables = [judge_table({name: r["all"] for name, r in reports.items()})]
         if plan.sweep is not None and chosen is not None:
@@ -94,15 +95,6 @@ def _test_questions(plan: TrainPlan, sweep: Sweep, splits: Splits) -> tuple[list
     questions, n_traces = chosen_questions(sweep, refs, needs)
     check_unseen(sweep.judges, questions)
     return questions, n_traces
-
-
-def _wandb_loggers(run: Run, beside: str) -> list[Any]:
-    """Make the logger of a training into the run of W&B, if there is one."""
-    if run.wandb is None:
-        return []
-    from pytorch_lightning.loggers import WandbLogger
-
-    return [WandbLogger(experiment=run.wandb, prefix=f"beside/{beside}" if beside else "")]
 
 
 def _objective(plan: TrainPlan, splits: Splits, judge: Judge, cache: ScoreCache) -> float | None:
@@ -156,29 +148,12 @@ def _report(
         figure = drawn(reliability_figure, before, after, folder / "reliability.png")
         title = f"calibration of {name}: {judge.calibration.kind}"
         show(judge_table(errors, title, SHOWN_CALIBRATION))
-        if run.wandb is not None:
-            group = "judge" if folder == run.folder else f"beside/{folder.name}"
-            _log(run.wandb, group, reports[name]["all"], errors, figure)
+        section = "judge" if folder == run.folder else f"beside_{folder.name}"
+        run.tracker.values(section, {f"test_{m}": e for m, e in reports[name]["all"].items()})
+        uncalibrated = {f"test_{m}_uncalibrated": errors["before"][m] for m in ("ece", "brier")}
+        run.tracker.values(section, uncalibrated)
+        run.tracker.figure(f"{section}/reliability", figure)
     run.metrics |= next(iter(reports.values()))["all"]
     reports["lexical"] = estimates_by_part(pairs, lexical, draws)
     write_json(run.folder / "judge_report.json", reports)
     return reports
-
-
-def _log(
-    wandb_run: Any,
-    group: str,
-    metrics: Mapping[str, Estimate],
-    errors: Mapping[str, Mapping[str, Estimate]],
-    figure: Path | None,
-) -> None:
-    """Log a judge's metrics on the test questions, and its calibration."""
-    import wandb
-
-    if figure is not None:
-        wandb_run.log({f"{group}/reliability": wandb.Image(str(figure))})
-    for name, estimate in metrics.items():
-        wandb_run.summary[f"{group}/test/{name}"] = estimate.value
-    for when, found in errors.items():
-        for metric, estimate in found.items():
-            wandb_run.summary[f"{group}/test/{metric}/{when}"] = estimate.value

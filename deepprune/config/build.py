@@ -62,6 +62,9 @@ OPERATIONAL = {
 }
 """Options by section that change how a run is carried out, not what it is: it resumes with any."""
 
+CHOICES = ("model", "loss", "sampler", "prefix", "judge", "engine", "questions", "prompt")
+"""Groups whose chosen file tells runs apart."""
+
 TRAINED_WITH = ("optimizer", "scheduler", "warmup")
 """Options of a model that its architecture does not take."""
 
@@ -140,9 +143,20 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
         folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder,
         {k: v for k, v in identity.items() if k not in ("logger", "distributed", "view")},
         list(hydra.overrides.task),
+        _choices(config, command, hydra.runtime.choices),
         logger or None,
         Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None,
     )
+
+
+def _choices(config: DictConfig, command: str, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names that tell runs apart, see `report.tracking`."""
+    named = {name: groups[name] for name in CHOICES if isinstance(groups.get(name), str)}
+    if "pruning" in config:
+        named["policies"] = "+".join(map(str, config.pruning))
+    data = {"data": config.traces} if isinstance(config.get("traces"), str) else {}
+    fold = {"fold": config.data.fold} if "fold" in (config.get("data") or {}) else {}
+    return {"command": command, **named, **data, "seed": config.seed, **fold}
 
 
 def _sweep(config: DictConfig, store: TraceStore) -> Sweep:

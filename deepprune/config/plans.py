@@ -45,6 +45,7 @@ class RunPlan:
         identity: The resolved configuration, without options that change only how a run is logged
             or carried out: a run resumes with any value of those.
         overrides: As the user gave them.
+        choices: What was chosen, by option group; the seed and the traces too.
         logger: Arguments of the W&B run; ``None`` for no such run.
         multirun: Folder of the multirun that the run is a job of, if it is.
     """
@@ -53,6 +54,7 @@ class RunPlan:
     folder: Path
     identity: Mapping[str, Any]
     overrides: Sequence[str]
+    choices: Mapping[str, Any]
     logger: Mapping[str, Any] | None
     multirun: Path | None
 

@@ -28,8 +28,8 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     assert record["training"]["steps"] == 1
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
-    facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train/")}
-    assert set(facts) == {f"data/train/{name}" for name in ("pairs", "truncated")}
+    facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train_")}
+    assert set(facts) == {f"data/train_{name}" for name in ("pairs", "truncated")}
     monkeypatch.chdir(tmp_path)  # the adapters name their backbone as it was given
     assert load_judge("r/judge").provenance.seen_questions
     with pytest.raises(InputError, match="was trained from 'tiny'"):

@@ -113,7 +113,7 @@ def test_from_any_resume_point_the_same_checkpoint_is_best(source, tmp_path):
     """Four batches an epoch: points at 1, 2, 3, 5, ... and, after validation, at 4, 8 and 12."""
 
     def fit(folder, *callbacks, **resume):
-        best = ModelCheckpoint(folder, monitor="judge/val/loss", save_weights_only=True)
+        best = ModelCheckpoint(folder, monitor="judge/val_loss", save_weights_only=True)
         trainer = pl.Trainer(
             max_epochs=3, callbacks=[best, *callbacks], default_root_dir=folder, **QUIET
         )
@@ -159,18 +159,18 @@ def test_validation_logs_pooled_and_within_question_metrics(source):
     labels, questions = labels_of(chosen)[rows], np.zeros(6)
     expected = judge_metrics(scores[rows], labels, questions)
     for name, value in expected.items():
-        assert logged[f"judge/val/{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
-    assert {"judge/train/loss", "judge/val/loss", "judge/val/auroc_within"} <= set(logged)
+        assert logged[f"judge/val_{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
+    assert {"judge/train_loss", "judge/val_loss", "judge/val_auroc_within"} <= set(logged)
 
 
 def test_an_undefined_checkpoint_metric_is_said_and_harmless(source, tmp_path, caplog):
     pairs = data(source)
     one_class = group(["a", "a", "a"], name="x")
     pairs.splits = Splits(pairs.splits.train, (one_class,), pairs.splits.test)
-    best = ModelCheckpoint(tmp_path, monitor="judge/val/auroc_within_unfinished", mode="max")
+    best = ModelCheckpoint(tmp_path, monitor="judge/val_auroc_within_unfinished", mode="max")
     trainer = pl.Trainer(max_epochs=2, callbacks=[best], **QUIET)
     trainer.fit(module(source), pairs)
-    assert math.isnan(trainer.callback_metrics["judge/val/auroc_within_unfinished"])
+    assert math.isnan(trainer.callback_metrics["judge/val_auroc_within_unfinished"])
     assert "auroc_within_unfinished is undefined" in caplog.text
     assert best.best_model_path
 
@@ -194,7 +194,7 @@ def test_a_ranking_loss_finds_what_it_compares(source):
     trainer.fit(judge, pairs)
     assert set(Watched.comparable) == {2}
     assert all((p != before[name]).any() for name, p in trained(judge).items())
-    assert math.isfinite(trainer.callback_metrics["judge/val/loss"])
+    assert math.isfinite(trainer.callback_metrics["judge/val_loss"])
 
 
 def test_the_model_may_be_built_under_the_strategy(source):

@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 class JudgeModule(pl.LightningModule):
     """Trains a pair classifier and measures it on validation pairs.
 
-    Logs ``judge/train/loss``, ``judge/val/loss`` and all of ``judge_metrics``, on all pairs
-    (``judge/val/auroc``) and on those of which neither prefix is finished
-    (``judge/val/auroc_unfinished``). Checkpoints are chosen by
-    ``judge/val/auroc_within_unfinished``. It is ``nan`` where no question has unfinished pairs of
+    Logs ``judge/train_loss``, ``judge/val_loss`` and all of ``judge_metrics``, on all pairs
+    (``judge/val_auroc``) and on those of which neither prefix is finished
+    (``judge/val_auroc_unfinished``). Checkpoints are chosen by
+    ``judge/val_auroc_within_unfinished``. It is ``nan`` where no question has unfinished pairs of
     both classes; that is logged as a warning, and ``ModelCheckpoint`` ranks ``nan`` below all
     numbers (``EarlyStopping`` needs ``check_finite=False``).
 
@@ -106,7 +106,7 @@ class JudgeModule(pl.LightningModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         logits = self(**batch["inputs"])
         loss: Tensor = self.loss(logits, batch["labels"], batch["meta"]["group"])
-        self.log("judge/train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
+        self.log("judge/train_loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -132,11 +132,11 @@ class JudgeModule(pl.LightningModule):
             values |= {f"{name}{suffix}": value for name, value in found.items()}
         if np.isnan(values["auroc_within_unfinished"]) and not self.trainer.sanity_checking:
             _log.warning(
-                "judge/val/auroc_within_unfinished is undefined (nan): no question has unfinished "
+                "judge/val_auroc_within_unfinished is undefined (nan): no question has unfinished "
                 "pairs of both classes. Take shorter prefixes or more questions."
             )
         # All ranks have gathered the same outputs, so the mean over ranks is each one's value.
-        logged = {f"judge/val/{name}": value for name, value in values.items()}
+        logged = {f"judge/val_{name}": value for name, value in values.items()}
         self.log_dict(logged, sync_dist=True, batch_size=len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
