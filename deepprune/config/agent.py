@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepprune.config.overrides import quoted
 from deepprune.core.errors import InputError
 
 
@@ -48,7 +49,7 @@ def hydra_value(value: Any) -> str:
         return "{" + ",".join(f"{k}:{hydra_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(hydra_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _parameters(path: str | None) -> dict[str, Any]:

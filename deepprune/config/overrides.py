@@ -28,12 +28,12 @@ def one_value(override: str) -> str:
     """Quote the value of an override as a whole, as it was before `as_typed`: it has commas."""
     name, _, value = override.partition("=")
     parts = (_QUOTED.sub(lambda m: m[1] + _unescaped(m[2]) + m[3], part) for part in _items(value))
-    return f"{name}={_quoted(','.join(parts))}"
+    return f"{name}={quoted(','.join(parts))}"
 
 
 def list_of(values: Iterable[str]) -> str:
     """Write a list of strings in Hydra's grammar."""
-    return f"[{','.join(map(_quoted, values))}]"
+    return f"[{','.join(map(quoted, values))}]"
 
 
 def _is_read(override: str) -> bool:
@@ -58,7 +58,7 @@ def _item(text: str) -> str:
         pairs = (item.partition(":") for item in _items(inner[1:-1]))
         inner = f"{{{','.join(f'{key}:{_item(value)}' for key, _, value in pairs)}}}"
     else:
-        inner = _quoted(inner)
+        inner = quoted(inner)
     return start + inner + end
 
 
@@ -80,7 +80,7 @@ def _items(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote a text in Hydra's grammar: only backslashes before a quote are doubled."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'

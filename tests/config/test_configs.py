@@ -220,7 +220,7 @@ def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, s
 def test_help_lists_every_choice_of_every_group():
     text = "".join(help_text(name, name, Path(CONF)) for name in APPLICATIONS)
     for path in CONF.glob("*/*.yaml"):
-        if path.parent.name != "judge":
+        if path.parent.name not in ("judge", "wandb"):  # the second is for `wandb sweep`
             assert path.stem in text, path
 
 

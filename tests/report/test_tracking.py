@@ -108,7 +108,8 @@ def test_what_an_agent_starts_is_composed(file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "a,b", "a=b c", 'it\'s "so"', [1, None], {"k": "x y"}, 1e-5, True, "None"]
+    "value",
+    [None, "a,b", "a=b c", 'it\'s "so"', [1, None], "\\pi \\", {"k": "x y"}, 1e-5, True],
 )
 def test_a_typed_value_survives(value, tmp_path, monkeypatch):
     sweep = {"program": "train.py", "command": ["${args_no_hyphens}"]}
