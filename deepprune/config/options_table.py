@@ -88,7 +88,7 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "keep": (Annotated[float, Gt(0), Le(1)], 0.1),
         "warmup": (Count, 16),
         "window": (Count, 2048),
-        "consensus": (Annotated[float, Gt(0), Le(1)] | None, 0.95),
+        "consensus": (Annotated[float, Gt(0), Le(1)] | None, None),
         "check_every": (Count, 128),
         "parallel": (Count, 16)}),
     "pruning/deepconf_offline": ("deepprune.pruning.policies.deepconf_offline.DeepConfOffline", {
@@ -121,7 +121,7 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "k": (Count | None, None)}),
     "pruning/parallel_probe": ("deepprune.pruning.policies.parallel_probe.ParallelProbe", {
         "force_every": (Count, 500),
-        "stable": (Count, 41),
+        "stable": (Count, 42),
         "warmup": (Annotated[int, Ge(0)], 16),
         "prune_share": (Share, 0.0),
         "prune_after": (Count, 7),

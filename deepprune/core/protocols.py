@@ -58,7 +58,7 @@ class Observation:
         answer_class: Class of the final answer; ``NO_ANSWER`` while unfinished or without one,
             shape ``(N,)``.
         forced_class: Class of the answer that was forced at this checkpoint, of a finished trace
-            its ``answer_class``; ``NO_ANSWER`` if the step forced none, shape ``(N,)``.
+            its ``answer_class``; ``NO_ANSWER`` where none was forced, shape ``(N,)``.
     """
 
     n_tokens: IntArray
@@ -76,14 +76,14 @@ class Step:
         start: Number of traces to start.
         stop: The running traces to stop, and why.
         until: Where running traces pause next, see `Until`.
-        force: Force an answer out of every trace that still runs there; it then continues as if
-            nothing had been asked.
+        force: Traces that an answer is forced out of where they pause, unless they have ended; they
+            then continue as if nothing had been asked.
     """
 
     start: int = 0
     stop: Sequence[Decision] = ()
     until: Until = None
-    force: bool = False
+    force: Sequence[int] = ()
 
 
 PolicyRun = Generator[Step, Observation, Vote]
@@ -195,7 +195,7 @@ class Session(Protocol):
     def stop(self, traces: Sequence[int]) -> None:
         """Stop traces by index; what they generated stays."""
 
-    def advance(self, until: Until, force: bool = False) -> Observation:
+    def advance(self, until: Until, force: Sequence[int] = ()) -> Observation:
         """Advance every running trace to ``until``, see `Step`, and report."""
 
     @property

@@ -69,8 +69,12 @@ def replay_batch(
     for number, rows in enumerate(clusters.at):
         order[rows] = number
     if has_pairs:  # a trace alone is not read
-        paid_once = scores.prefix_prices(ids)[orders].sum(1)  # tokens, FLOPs of an order, (R, 2)
-        clusters.bill[:, 1:] += paid_once[order]
+        once, sent_once = scores.prefix_prices(ids)
+        clusters.bill[:, 1:] += once[orders].sum(1)[order]
+        if sent_once.any():
+            clusters.bill[:, 1:] += np.where(
+                clusters.is_sent[..., None], sent_once[orders[order]], 0.0
+            ).sum(1)
     forced = np.zeros((len(cuts), 2), dtype=np.int64)
     if Need.FORCED_ANSWERS in judge.needs and has_pairs:
         forced = np.stack([engine.forced(i, cut) for i, cut in enumerate(cuts.tolist())])

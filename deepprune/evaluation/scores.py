@@ -26,7 +26,7 @@ class QuestionScores:
         self._prefixes: list[Prefix] = []
         self._ids: dict[tuple[str, int, int, int], int] = {}
         self._scores: FloatArray = np.full((128, 128), np.nan)
-        self._prices: FloatArray = np.zeros((128, 128, 2))  # tokens, FLOPs
+        self._prices: FloatArray = np.zeros((128, 128, 3))  # tokens, FLOPs, 1 if sent
 
     def score_all(self, ids: IntArray) -> None:
         """Score all pairs of these prefixes in one call, unless the judge is a neural network."""
@@ -41,7 +41,7 @@ class QuestionScores:
         """Score distinct pairs of prefix numbers."""
         pairs = [TracePair(self._prefixes[i], self._prefixes[j]) for i, j in ids.tolist()]
         found = cached_scores(self.judge, self._cache, pairs)
-        prices = np.column_stack(self.judge.pair_prices(pairs))
+        prices = np.column_stack((*self.judge.pair_prices(pairs), self.judge.sends(pairs)))
         for a, b in (ids.T, ids.T[::-1])[: 1 + self.judge.is_symmetric]:
             self._scores[a, b], self._prices[a, b] = found, prices
 
@@ -76,13 +76,18 @@ class QuestionScores:
         return scores
 
     def prices(self, ids: IntArray) -> FloatArray:
-        """Return judge tokens and FLOPs of scored pairs, ``(P, 2)`` -> ``(P, 2)``."""
+        """Return prices of scored pairs, see `clustering.PricePairs`, ``(P, 2)`` -> ``(P, 3)``."""
         return self._prices[ids[:, 0], ids[:, 1]]
 
-    def prefix_prices(self, ids: IntArray) -> FloatArray:
-        """Return judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``."""
-        prefixes = [self._prefixes[i] for i in ids.tolist()]
-        return np.column_stack(self.judge.prefix_prices(prefixes))
+    def prefix_prices(self, ids: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``.
+
+        First those of the judge, then those of its second judge, see `Judge.sends`.
+        """
+        prefixes, judge = [self._prefixes[i] for i in ids.tolist()], self.judge
+        of_judges = judge.prefix_prices(prefixes), judge.second_prices(prefixes)
+        first, second = map(np.column_stack, of_judges)
+        return first, second
 
     def bill(self, ids: IntArray) -> FloatArray:
         """Return distinct pairs, judge tokens and FLOPs of scoring from scratch, shape ``(3,)``.
@@ -90,10 +95,14 @@ class QuestionScores:
         A prefix that is the same among other peers counts once.
         """
         ids = np.unique(self._one_way(ids), axis=0)
-        named = ((self._prefixes[i], i) for i in np.unique(ids).tolist())
-        once = {(p.trace.model, p.trace.sample_id, p.n_tokens): i for p, i in named}
-        prefixes = self.prefix_prices(np.array(list(once.values()), dtype=np.int64))
-        return np.array([len(ids), *(self.prices(ids).sum(0) + prefixes.sum(0))])
+        prices = self.prices(ids)
+        paid = prices[:, :2].sum(0)
+        for judge, read in enumerate((ids, ids[prices[:, 2] > 0])):
+            named = ((self._prefixes[i], i) for i in np.unique(read).tolist())
+            once = {(p.trace.model, p.trace.sample_id, p.n_tokens): i for p, i in named}
+            numbers = np.array(list(once.values()), dtype=np.int64)
+            paid = paid + self.prefix_prices(numbers)[judge].sum(0)
+        return np.array([len(ids), *paid])
 
     def _one_way(self, ids: IntArray) -> IntArray:
         """Put the smaller number of each pair first if the judge is symmetric."""

@@ -74,7 +74,7 @@ class LiveSession:
         """Stop traces by index and abort their requests; what they generated stays."""
         self._engine.call(self._stop(traces))
 
-    def advance(self, until: Until, force: bool = False) -> Observation:
+    def advance(self, until: Until, force: Sequence[int] = ()) -> Observation:
         """Wait until every running trace has come to ``until``, and show the traces there.
 
         Raises:
@@ -95,8 +95,8 @@ class LiveSession:
             elif trace.is_seen_finished:
                 finished[i] = True
                 answers[i] = self._numbers.number(trace.answer)
-                forced_class[i] = answers[i] if force else NO_ANSWER
-            elif force and trace.shown in trace.forced:
+                forced_class[i] = answers[i]
+            elif i in force:
                 forced_class[i] = trace.forced[trace.shown].answer_class
         return Observation(self._n_tokens(), finished, stopped, answers, forced_class)
 
@@ -183,12 +183,12 @@ class LiveSession:
         task.set_name(TASK)
         try:
             await self._start(1)
-            await self._reach(None, force=False)
+            await self._reach(None, force=())
             return self.records()[0]
         finally:
             await self._end_requests()
 
-    async def _reach(self, until: Until, force: bool) -> None:
+    async def _reach(self, until: Until, force: Sequence[int]) -> None:
         """Wait until all running traces have come to ``until``, and show them there."""
         if self._lost is not None:
             raise self._lost
@@ -235,12 +235,11 @@ class LiveSession:
         assert first is not None
         return first
 
-    async def _await_forced(self, running: Sequence[LiveTrace], force: bool) -> None:
-        """Wait for the forced answers up to the checkpoint; ``force`` requests them there."""
-        if force:
-            for trace in running:
-                if trace.shown not in trace.forced and not trace.is_seen_finished:
-                    self._force(trace, trace.shown)
+    async def _await_forced(self, running: Sequence[LiveTrace], force: Sequence[int]) -> None:
+        """Wait for the forced answers up to the checkpoint, those of ``force`` there included."""
+        for trace in (self._traces[i] for i in force):
+            if not (trace.is_stopped or trace.is_seen_finished):
+                self._force(trace, trace.shown)
         waited = [
             forced
             for trace in running

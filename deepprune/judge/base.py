@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepprune.core.protocols import TEXT_ALONE, FloatArray, Need
+from deepprune.core.protocols import TEXT_ALONE, BoolArray, FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 
 
@@ -48,8 +48,9 @@ class JudgeProvenance:
 class Judge(ABC):
     """Scores pairs of prefixes: the probability that both traces end in the same answer.
 
-    Its bill is the sum over the distinct pairs (`pair_prices`) and over the distinct prefixes that
-    they are made of (`prefix_prices`), as if nothing were cached.
+    Its bill is the sum over the distinct pairs (`pair_prices`), over the distinct prefixes that
+    they are made of (`prefix_prices`), and over those of the pairs that a second judge reads
+    (`sends`, `second_prices`), as if nothing were cached.
     """
 
     is_symmetric: bool = False
@@ -85,6 +86,14 @@ class Judge(ABC):
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
         """Return the cost of each prefix, however many pairs it is in; by default zero."""
+        return Prices.none(len(prefixes))
+
+    def sends(self, pairs: Sequence[TracePair]) -> BoolArray:
+        """Return which pairs go to a second judge as well, shape ``(len(pairs),)``: here none."""
+        return np.zeros(len(pairs), dtype=bool)
+
+    def second_prices(self, prefixes: Sequence[Prefix]) -> Prices:
+        """Return the cost of each prefix of a pair that is sent to the second judge."""
         return Prices.none(len(prefixes))
 
     def prepare(self, sample: Callable[[], Sequence[TracePair]] | None) -> dict[str, float]:

@@ -32,8 +32,7 @@ class CascadeJudge(Judge):
     removed), the mean had a within-question AUROC of .621 with half of the pairs sent and .627 with
     all; the expensive judge's own log-odds .604 and .614.
 
-    A pair in the band costs what both judges charge. What the expensive judge charges for prefixes
-    is charged for all of them, an upper bound.
+    A pair in the band costs what both judges charge, and so do its two prefixes.
 
     Args:
         cheap: Scores every pair.
@@ -131,8 +130,10 @@ class CascadeJudge(Judge):
         return prices
 
     def prefix_prices(self, prefixes: Sequence[Prefix]) -> Prices:
-        cheap, expensive = (j.prefix_prices(prefixes) for j in (self.cheap, self.expensive))
-        return Prices(cheap.tokens + expensive.tokens, cheap.flops + expensive.flops)
+        return self.cheap.prefix_prices(prefixes)
+
+    def second_prices(self, prefixes: Sequence[Prefix]) -> Prices:
+        return self.expensive.prefix_prices(prefixes)
 
     def _scores(self, judge: Judge, pairs: Sequence[TracePair]) -> FloatArray:
         """Score with one of the judges; remember scores that follow from the prefixes alone."""

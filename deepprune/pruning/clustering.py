@@ -11,7 +11,7 @@ needs all of them. A live question is one order and one threshold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from scipy.special import expit, logit
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
 
 PricePairs = Callable[[IntArray], FloatArray]
-"""Price of scoring pairs, shape ``(P, 2)`` -> ``(P, 2)``: judge tokens and FLOPs of each."""
+"""Price of scoring pairs, ``(P, 2)`` -> ``(P, 3)``: judge tokens and FLOPs of each, and whether it
+is sent to a second judge (`Judge.sends`).
+"""
 
 RESEATINGS = 5
 """The most rounds of re-assignment of the ``posterior`` method."""
@@ -37,12 +39,14 @@ class Clusterings:
         similarity: Similarity of each trace to the rest of its cluster, in [0, 1]; by the greedy
             method that with which it joined; 1 for a representative, shape ``(G, N)``.
         bill: Pairs that were scored, judge tokens, FLOPs, shape ``(G, 3)``.
+        is_sent: Whether a pair of the trace is sent to a second judge, shape ``(G, N)``.
         at: Row of the clustering of an order and a threshold, shape ``(R, T)``.
     """
 
     labels: IntArray
     similarity: FloatArray
     bill: FloatArray
+    is_sent: BoolArray
     at: IntArray
 
 
@@ -74,7 +78,7 @@ def cluster(
         found = _greedy(score, orders, taus, draws, max_clusters, max_members, price)
     else:
         found = _from_matrix(method, score, orders, taus, max_clusters, price)
-    return Clusterings(found.labels, found.similarity, found.bill, found.at[:, place])
+    return replace(found, at=found.at[:, place])
 
 
 def _greedy(
@@ -104,14 +108,18 @@ def _greedy(
     similarity = np.ones((n_orders, n))
     slot = np.full((n_orders, n), -1, dtype=np.int32)  # place in its cluster's reservoir, or -1
     sizes = np.zeros((n_orders, min(max_clusters, n)), dtype=np.int64)
-    bill = np.zeros((n_orders, 3))
+    bill, is_sent = np.zeros((n_orders, 3)), np.zeros((n_orders, n), dtype=bool)
     sizes[:, 0], slot[:, 0] = 1, 0
     for t in range(1, n):
         drawn = slot[:, :t] >= 0
         bill[:, 0] += drawn.sum(1)
         scores = _column(score, orders, order, t, drawn)
         if price is not None:
-            bill[:, 1:] += _column(price, orders, order, t, drawn).sum(1)
+            prices = _column(price, orders, order, t, drawn)
+            bill[:, 1:] += prices[..., :2].sum(1)
+            sent = prices[..., 2] > 0
+            is_sent[:, :t] |= sent
+            is_sent[:, t] = sent.any(1)
         flat = np.arange(len(order))[:, None] * sizes.shape[1] + labels[:, :t]
         sums = np.bincount(flat.ravel(), scores.ravel(), sizes.size)
         n_drawn = np.minimum(np.maximum(sizes, 1), max_members)
@@ -129,14 +137,14 @@ def _greedy(
             np.where(is_join, np.minimum(high, joining)[parents], high[parents]),
         )
         order, labels, slot, bill = order[parents], labels[parents], slot[parents], bill[parents]
-        sizes, similarity = sizes[parents], similarity[parents]
+        sizes, similarity, is_sent = sizes[parents], similarity[parents], is_sent[parents]
         labels[:, t] = chosen = np.where(is_join, best[parents], n_clusters[parents])
         similarity[:, t] = np.where(is_join, closest[parents], 1.0)
         _join(t, chosen, labels, sizes, slot, draws[order, t], max_members)
     at = np.empty((n_orders, len(taus)), dtype=np.int64)
     for row, (r, first, last) in enumerate(zip(order, low, high, strict=True)):
         at[r, first:last] = row
-    return Clusterings(labels, similarity, bill, at)
+    return Clusterings(labels, similarity, bill, is_sent, at)
 
 
 def _join(
@@ -197,7 +205,7 @@ def _from_matrix(
     n_orders, n = orders.shape
     first, second = np.triu_indices(n, 1)
     roots: list[IntArray] = []
-    similarities, bills = [], []
+    similarities, bills, sent = [], [], []
     at = np.empty((n_orders, len(taus)), dtype=np.int64)
     for r, order in enumerate(orders):
         pairs = np.column_stack((order[first], order[second]))
@@ -214,10 +222,13 @@ def _from_matrix(
         at[r] = sum(len(part) for part in roots) + rows
         roots.append(root)
         similarities.append(np.where(root == np.arange(n), 1.0, resemblance))
-        paid = np.zeros(2) if price is None else price(pairs).sum(0)
-        bills.append(np.tile([len(pairs), *paid], (len(root), 1)))
+        prices = np.zeros((len(pairs), 3)) if price is None else price(pairs)
+        bills.append(np.tile([len(pairs), *prices[:, :2].sum(0)], (len(root), 1)))
+        is_sent = np.isin(np.arange(n), np.stack((first, second))[:, prices[:, 2] > 0])
+        sent.append(np.tile(is_sent, (len(root), 1)))
     labels = _numbered(np.concatenate(roots))
-    return Clusterings(labels, np.concatenate(similarities), np.concatenate(bills), at)
+    similarity, bill, is_sent = map(np.concatenate, (similarities, bills, sent))
+    return Clusterings(labels, similarity, bill, is_sent, at)
 
 
 def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[IntArray, IntArray]:

@@ -188,7 +188,7 @@ class ReplaySession:
         """Stop traces by index; one that has ended stays as it is."""
         self._is_stopped[[t for t in traces if not self.prefix(t).is_finished]] = True
 
-    def advance(self, until: Until, force: bool = False) -> Observation:
+    def advance(self, until: Until, force: Sequence[int] = ()) -> Observation:
         """Advance running traces to ``until``; none is ever moved back.
 
         Raises:
@@ -225,15 +225,13 @@ class ReplaySession:
         self._n_tokens = target
         is_finished = (target >= lengths) & ~self._is_stopped & ~is_open
         answers = np.where(is_finished, engine.answer_class[traces], NO_ANSWER)
-        forced = np.full(len(old), NO_ANSWER)
-        if force:
-            forced = answers.copy()
-            asked = np.flatnonzero(~is_finished & ~self._is_stopped).tolist()
-            for trace in asked:
-                before, place = self._forced_at.get(trace, 0), int(target[trace])
-                forced[trace] = engine.forced_answer(int(traces[trace]), before, place)
-                self._forced_at[trace] = place
-                self._force(np.array([1, place]))
+        forced = answers.copy()
+        asked = [t for t in force if not is_finished[t] and not self._is_stopped[t]]
+        for trace in asked:
+            before, place = self._forced_at.get(trace, 0), int(target[trace])
+            forced[trace] = engine.forced_answer(int(traces[trace]), before, place)
+            self._forced_at[trace] = place
+            self._force(np.array([1, place]))
         return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
 
     @property

@@ -7,6 +7,7 @@ from linear_judges import fitted, planted
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import Prefix, TracePair
+from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.cascade import CascadeJudge
 from deepprune.judge.loading import load_cascade
@@ -55,6 +56,22 @@ def test_the_expensive_judge_is_asked_and_paid_within_the_band_alone():
     assert not none.sends(pairs()).any()
     assert all_.sends(pairs()).all()
     assert len({j.provenance.fingerprint for j in (judge, none, all_)}) == 3
+
+
+def test_a_prefix_costs_the_expensive_judge_only_in_a_pair_that_is_sent():
+    """Of the pairs 0-1, 0-2 and 0-3 the cascade sends 0-2: 4 prefixes of 1 token, 2 of 100."""
+    cheap, expensive = Given("cheap", [0.1, 0.5, 0.9]), Given("expensive", [0.8] * 3)
+    for judge, price in ((cheap, 1.0), (expensive, 100.0)):
+        judge.prefix_prices = lambda p, price=price: Prices(
+            np.full(len(p), price), np.zeros(len(p))
+        )
+    scores = QuestionScores(CascadeJudge(cheap, expensive, low=0.4, high=0.6))
+    some = pairs()[:3]
+    ids = scores.prefix_ids([some[0].first, *(pair.second for pair in some)])
+    asked = np.stack((np.zeros(3, int), ids[1:]), axis=1)
+    scores.lookup(asked)
+    assert scores.bill(asked).tolist() == [3, 4 * 1 + 2 * 100, 0]
+    assert scores.bill(asked[:1]).tolist() == [1, 2, 0]
 
 
 def test_a_share_takes_the_pairs_nearest_the_median():

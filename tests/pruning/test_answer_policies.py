@@ -97,26 +97,32 @@ def test_esc_stops_after_a_window_with_one_answer(policy, n, winner):
     assert outcome.vote.answer_class == winner
 
 
-def test_early_exit_stops_each_trace_where_it_settles():
+def test_esc_returns_the_answer_of_the_window_that_agrees():
+    """a a b a | a c a c | b b b b: five of twelve answers are a, the window says b."""
+    outcome = play(ESC(4), group(list("aabaacacbbbb")))
+    assert (outcome.vote.answer_class, outcome.vote.weights) == (1, {1: 4})
+    assert outcome.vote.voters == (8, 9, 10, 11)
+
+
+@pytest.mark.parametrize(("length", "weights"), [(12, {1: 2, 0: 1}), (10, {1: 3})])
+def test_early_exit_stops_each_trace_a_checkpoint_after_it_settles(length, weights):
     """Final answers b a a -, so b = 0, a = 1; forced answers every 2 tokens, 2 have to agree.
 
-    0 says 1 1: stops at 4, votes 1, though it would have ended in 0. 1 says - - 0 0: two missing
-    answers do not agree, stops at 8, votes 0. 2 ends at 3, votes 1. 3 says 0 1 0 1, ends at 10
-    without an answer. Tokens 4 + 8 + 3 + 10 = 25; votes 1 against 0 is 2 : 1.
+    0 says 1 1 at 4: stops at 6, votes 1, though it would have ended in 0. 1 says - - 0 0: two
+    missing answers do not agree; at 10 it stops and votes 0, or ends by itself and votes 1. 2 ends
+    at 3, votes 1. 3 says 0 1 0 1, ends at 10 without an answer. Tokens 6 + 10 + 3 + 10 = 29.
     Forced: all 4 at token 2, 0 1 3 at 4, 1 3 at 6, 1 3 at 8: 11, of 3 tokens each.
     """
     traces = with_forced_answers(
-        group(["b", "a", "a", None], [10, 10, 3, 10]),
+        group(["b", "a", "a", None], [10, length, 3, 10]),
         [[1, 1, 1, 1], [-1, -1, 0, 0], [0], [0, 1, 0, 1]],
         every=2,
     )
     outcome = play(EarlyExit(force_every=2, agreeing=2), traces, tokens_per_forced_answer=3)
-    assert (outcome.usage.tokens, outcome.usage.tokens_forced) == (25, 33)
-    assert [(d.trace, d.reason) for d in outcome.decisions] == [
-        (0, StopReason.SETTLED),
-        (1, StopReason.SETTLED),
-    ]
-    assert (outcome.vote.answer_class, outcome.vote.weights) == (1, {1: 2, 0: 1})
+    assert (outcome.usage.tokens, outcome.usage.tokens_forced) == (29, 33)
+    assert {d.reason for d in outcome.decisions} == {StopReason.SETTLED}
+    assert [d.trace for d in outcome.decisions] == ([0, 1] if length == 12 else [0])
+    assert (outcome.vote.answer_class, outcome.vote.weights) == (1, weights)
     assert outcome.vote.voters == (0, 1, 2, 3)
     assert started(play(EarlyExit(force_every=2, agreeing=2, k=3), traces)) == 3
 
@@ -209,6 +215,17 @@ def test_mars_learns_switches_then_stops_when_the_leader_is_safe():
     q = switch_probabilities(history, [0, 0])
     assert (q[1], q[2], q[3]) == pytest.approx((0.4, 0.2, 0.5))
     assert play(MARS(force_every=2, warmup=6), traces).usage.tokens == 48
+
+
+def test_mars_does_not_stop_at_first_on_an_answer_that_the_warm_up_did_not_give():
+    """Warm-up 0 0, never switched: q = 1/4, then 1/6. The other six say 1 throughout.
+
+    At 2 tokens 6 > 2 * 6/4 and 6 - 2 > 6/2 are safe, but 1 may be a placeholder; at 4 it stops.
+    """
+    traces = with_forced_answers(group(list("aabbbbbb"), 8), [[0] * 3] * 2 + [[1] * 3] * 6, every=2)
+    outcome = play(MARS(force_every=2, warmup=2), traces)
+    assert outcome.usage.tokens == 2 * 8 + 6 * 4
+    assert outcome.vote.weights == {0: 2, 1: 6}
 
 
 POLICIES = [

@@ -109,10 +109,13 @@ def test_many_orders_and_thresholds_are_the_same_one_by_one(method):
     draws = rng.random(orders.shape)
     taus = [0.5, 0.2, 0.6, 0.2, 0.45, 0.0, 1.0, 0.55]  # in no order, one twice
 
+    def priced(pairs):
+        return np.column_stack((pairs, pairs.sum(1) % 5 == 0))
+
     def clustered(rows, thresholds):
         return cluster(
             method, lambda pairs: scores[pairs[:, 0], pairs[:, 1]], orders[rows], thresholds,
-            draws[rows], max_clusters=5, max_members=2, price=lambda pairs: pairs * 1.0,
+            draws[rows], max_clusters=5, max_members=2, price=priced,
         )  # fmt: skip
 
     many = clustered(slice(None), taus)
@@ -121,7 +124,7 @@ def test_many_orders_and_thresholds_are_the_same_one_by_one(method):
     for r in range(4):
         for i, tau in enumerate(taus):
             one = clustered([r], [tau])
-            for name in ("labels", "similarity", "bill"):
+            for name in ("labels", "similarity", "bill", "is_sent"):
                 np.testing.assert_allclose(
                     getattr(many, name)[many.at[r, i]],
                     getattr(one, name)[one.at[0, 0]],

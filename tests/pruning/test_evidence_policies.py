@@ -90,7 +90,8 @@ def test_deepconf_ends_after_a_warm_up_that_agrees():
     """The bar is 3.8 (nine tenths of the way from 2 to 4), so trace 0 votes alone and has all the
     weight: trace 2 never starts."""
     outcome = play(
-        DeepConf(warmup=2, window=2), confident(["a", "b", "b"], [[4] * 6, [2] * 6, [9]])
+        DeepConf(warmup=2, window=2, consensus=0.95),
+        confident(["a", "b", "b"], [[4] * 6, [2] * 6, [9]]),
     )
     assert outcome.usage.tokens == 12
     assert outcome.vote.weights == {A: 4.0}

@@ -8,6 +8,8 @@ Tu et al. 2025 (https://arxiv.org/abs/2510.08483). Departures, where the paper i
 - The cap K3 for all-singleton clusterings is not given; it defaults to K2's 20.
 - A trace that ended before the checkpoint is clustered on its whole text, like any other. If no
   finisher has an answer, these traces vote.
+- The similarity of a trace to a cluster is the mean of the judge's probabilities, as the paper
+  writes it; a secondary source averages the decisions "same" or "different".
 
 Beyond the paper: other clusterings, weights for representatives, waves, and a stop once the vote is
 decided. All are off by default.

@@ -7,7 +7,12 @@ its others are 8, 5 and 2. Departures:
 - The code forces answers every 64 tokens; here every 500, as public traces are recorded.
 - The code also wants each forced answer's text free of "wait", "hmm" and the like; recordings
   keep only the answer itself.
+- The code also probes before the first token.
 - The paper exits from one chain of thought; here the exits of ``k`` traces are put to a vote.
+
+As in the code, the next ``force_every`` tokens are generated while an answer is forced: a trace
+stops one checkpoint after its answers agree. If it has ended by itself by then, its final answer
+counts.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from deepprune.pruning.voting import plurality
 class EarlyExit:
     """Forces answers at checkpoints and stops each trace whose last ones agree.
 
-    A settled trace votes for the answer it settled on, a finished one for its final answer.
+    A stopped trace votes for the answer it settled on, a finished one for its final answer.
 
     Attributes:
         force_every: Tokens between forced answers.
@@ -47,23 +52,22 @@ class EarlyExit:
         k = min(self.k or n_traces, n_traces)
         votes = [NO_ANSWER] * k  # the last known answer of each trace
         streak = [0] * k  # how often it has been given in a row
-        running = list(range(k))
-        seen = yield Step(start=k, until=self.force_every, force=True)
+        asked, settled = list(range(k)), list[int]()
+        seen = yield Step(start=k, until=self.force_every, force=asked)
         while True:
-            forced = seen.forced_class.tolist()
-            finished = seen.is_finished.tolist()
-            stop, still = [], []
-            for trace in running:
-                answer = forced[trace]
+            answers, finished = seen.answer_class.tolist(), seen.is_finished.tolist()
+            stop = [Decision(t, StopReason.SETTLED) for t in settled if not finished[t]]
+            for trace in asked:
+                answer = int(seen.forced_class[trace])
                 streak[trace] = streak[trace] + 1 if answer == votes[trace] else 1
                 votes[trace] = answer
-                if finished[trace]:
-                    continue
-                if answer != NO_ANSWER and streak[trace] >= self.agreeing:
-                    stop.append(Decision(trace, StopReason.SETTLED))
-                else:
-                    still.append(trace)
-            running = still
-            if not stop and not running:
+            votes = [
+                a if is_ended else v
+                for a, v, is_ended in zip(answers, votes, finished, strict=True)
+            ]
+            running = [trace for trace in asked if not finished[trace]]
+            settled = [t for t in running if votes[t] != NO_ANSWER and streak[t] >= self.agreeing]
+            asked = [trace for trace in running if trace not in settled]
+            if not (stop or running):
                 return plurality(votes, range(k))
-            seen = yield Step(stop=stop, until=self.force_every, force=True)
+            seen = yield Step(stop=stop, until=self.force_every, force=asked)

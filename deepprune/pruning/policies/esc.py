@@ -3,8 +3,8 @@
 Li et al. 2024, "Escape Sky-high Cost" (https://arxiv.org/abs/2401.10480), ICLR. Default: windows of
 5, as in the paper's figure 1. Departures:
 
-- At most ``cap`` traces, or all N of the question, and the last window may be shorter. (The ESC in
-  zhengkid/Parallel-Probe drops a last window that would not be full.)
+- At most ``cap`` traces, or all N of the question, and the last window may be shorter; it then only
+  votes. (The ESC in zhengkid/Parallel-Probe drops a last window that would not be full.)
 - A trace without an answer agrees with none.
 """
 
@@ -24,7 +24,9 @@ from deepprune.pruning.voting import plurality
 @checked
 @dataclass(frozen=True, slots=True)
 class ESC:
-    """Runs windows of traces to their end until one window gives a single answer; then votes.
+    """Runs windows of traces to their end until one gives a single answer, which it returns.
+
+    Without such a window all traces vote.
 
     Attributes:
         window: Traces of a window, sampled side by side.
@@ -42,7 +44,10 @@ class ESC:
         started = 0
         while True:
             seen = yield Step(start=min(self.window, cap - started))
-            window = set(seen.answer_class[started:].tolist())
-            started = len(seen.answer_class)
-            if started == cap or (len(window) == 1 and NO_ANSWER not in window):
-                return plurality(seen.answer_class.tolist(), range(started))
+            answers = seen.answer_class.tolist()
+            first, started = started, len(answers)
+            window = answers[first:]
+            if len(window) == self.window and {NO_ANSWER} != set(window) == {window[0]}:
+                return plurality(answers, range(first, started))
+            if started == cap:
+                return plurality(answers, range(cap))

@@ -5,8 +5,10 @@ that still runs switches its answer before its end with probability q_j. Against
 leader's margin is safe where it exceeds the sum of q_j c_j over running traces, where the cost c_j
 is 2 gamma if j votes for the leader, -1 if j votes for k (it can only leave), gamma otherwise.
 All traces stop when the leader is safe against every challenger, one that nobody has named
-included. Defaults: 16 warm-up traces, gamma = 1 (the paper's fully conservative rows), and no
-Hoeffding term (off in all of its reported runs). Departures:
+included; at the first checkpoint after the warm-up only if it is also the majority of the warm-up,
+since all traces may begin with the same placeholder. Defaults: 16 warm-up traces, gamma = 1 (the
+paper's fully conservative rows), and no Hoeffding term (off in all of its reported runs).
+Departures:
 
 - q is not the paper's five-feature logistic model with Platt scaling but a smoothed count over the
   warm-up traces: of their checkpoints with a similar streak of the same answer, the share whose
@@ -60,19 +62,20 @@ class MARS:
         streaks = [(NO_ANSWER, 0)] * n_traces
         history: list[tuple[int, int, int]] = []  # trace, bucket of its streak, answer
         running = list(range(warmup))
-        seen = yield Step(start=warmup, until=self.force_every, force=True)
+        seen = yield Step(start=warmup, until=self.force_every, force=running)
         while running:
             answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
             buckets = _extend(streaks, running, answers)
             history += [(t, k, answers[t]) for t, k in zip(running, buckets, strict=True)]
             if running:
-                seen = yield Step(until=self.force_every, force=True)
-        switch = switch_probabilities(history, seen.answer_class.tolist())
+                seen = yield Step(until=self.force_every, force=running)
+        final = seen.answer_class.tolist()
+        switch, learnt = switch_probabilities(history, final), plurality(final, range(warmup))
         if warmup == n_traces:
-            return plurality(seen.answer_class.tolist(), range(n_traces))
+            return learnt
 
-        running = list(range(warmup, n_traces))
-        seen = yield Step(start=n_traces - warmup, until=self.force_every, force=True)
+        running, is_first = list(range(warmup, n_traces)), True
+        seen = yield Step(start=len(running), until=self.force_every, force=running)
         while True:
             answers, running = seen.forced_class.tolist(), _running(running, seen.is_finished)
             vote = plurality(answers, range(n_traces))
@@ -81,11 +84,14 @@ class MARS:
             for trace, bucket in zip(running, buckets, strict=True):
                 answer = answers[trace]
                 at_risk[answer] += 1.0 if answer == NO_ANSWER else switch[bucket]
-            if not running or is_safe(vote.answer_class, vote.weights, at_risk, self.gamma):
+            is_placeholder = is_first and vote.answer_class != learnt.answer_class != NO_ANSWER
+            is_decided = is_safe(vote.answer_class, vote.weights, at_risk, self.gamma)
+            if not running or (is_decided and not is_placeholder):
                 if running:
                     yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
                 return vote
-            seen = yield Step(until=self.force_every, force=True)
+            is_first = False
+            seen = yield Step(until=self.force_every, force=running)
 
 
 def switch_probabilities(

@@ -2,14 +2,17 @@
 
 Zheng et al. 2026 (https://arxiv.org/abs/2602.03845; code zhengkid/Parallel-Probe, evaluation). The
 rule is that of ``ParallelWithWarmupBurstAndPrune`` in method.py. The defaults are those of its main
-table (evaluation_main_table.py: T = 40 repeats, warm-up 15 counted from 0 after a first one,
-patience 7, 64 traces), whose rule is the same without a share or a number of traces to keep:
+table (evaluation_main_table.py: T = 40 repeats, which the first two probes cannot be, warm-up 15
+counted from 0 after a first one, patience 7, 64 traces), whose rule is the same without a share or
+a number of traces to keep:
 ``prune_share`` 0 and ``min_active`` 1. On Qwen3-8B and AIME 2024 with 64 traces they give .813 and
 727 k tokens a question; the paper's table says .815 and 731 k. The class itself defaults to 18
 stable checkpoints, warm-up 10, share .5, 3 disagreements, 3 traces to keep. Departures:
 
 - A trace that gives no answer does not vote, so it counts neither for a majority nor in its share;
   it still counts as disagreeing with one. The code gives "no answer" votes like any other answer.
+- A majority that replaces another one after the first two probes has to stand for 42 checkpoints,
+  in the code for 41: 300 tokens a question there, and the same votes.
 - No bursts: every forced answer is a checkpoint.
 """
 
@@ -46,7 +49,7 @@ class ParallelProbe:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FORCED_ANSWERS})
 
     force_every: Count = 500
-    stable: Count = 41
+    stable: Count = 42
     warmup: Annotated[int, Ge(0)] = 16
     prune_share: Share = 0.0
     prune_after: Count = 7
@@ -59,7 +62,7 @@ class ParallelProbe:
         active = list(range(k))  # not pruned
         against = [0] * k  # checkpoints in a row at which a trace disagreed
         leader, in_a_row, checkpoint = NO_ANSWER, 0, 0
-        seen = yield Step(start=k, until=self.force_every, force=True)
+        seen = yield Step(start=k, until=self.force_every, force=active)
         while True:
             answers, finished = seen.forced_class.tolist(), seen.is_finished.tolist()
             running = [trace for trace in active if not finished[trace]]
@@ -82,4 +85,4 @@ class ParallelProbe:
                     deviant = deviant[: len(active) - self.min_active]
                     stop = [Decision(trace, StopReason.DEVIANT) for trace in deviant]
                     active = [trace for trace in active if trace not in deviant]
-            seen = yield Step(stop=stop, until=self.force_every, force=True)
+            seen = yield Step(stop=stop, until=self.force_every, force=active)
