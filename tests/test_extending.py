@@ -1,6 +1,7 @@
-"""The commands of docs/extend.md, with the files of ``examples/``."""
+"""The commands of docs/extend.md with the files of ``examples/``, and the notebook there."""
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -40,3 +41,15 @@ def test_an_example_runs(command, part, tmp_path, monkeypatch):
     assert ended.value.code in (0, None)
     word, file = part
     assert word in (tmp_path / "r" / file).read_text()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert (tmp_path / "runs" / "quickstart-sweep" / "accuracy_tokens.png").exists()
+    assert "race None" in capsys.readouterr().out
