@@ -84,7 +84,7 @@ def run_sweep(
     if failed:
         run.status = "failed"
         print(f"{len(failed)} of {len(rows)} points failed: {failed[0].reason}")
-    if (warning := too_few_questions(rows, sweep.margin)) is not None:
+    if (warning := too_few_questions(rows)) is not None:
         print(warning)
     return rows
 

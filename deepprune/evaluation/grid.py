@@ -47,9 +47,13 @@ class Point:
 
 
 def consensus_sizes(n_traces: int) -> list[int]:
-    """Return the k of the cons@k curve: 1, 2, 3, 4, 6, 8, 12, ... and N."""
-    steps = {m << i for i in range(n_traces.bit_length()) for m in (1, 3)}
-    return sorted({k for k in steps if k < n_traces} | {n_traces})
+    """Return the k of the cons@k curve: 1 to 16, then four steps to each doubling, and N.
+
+    No step is longer than 1.25 (16, 20, 24, 28, 32, 40, ...): the curve is concave but for the ties
+    of even k, so that lines between distant k lie below it.
+    """
+    doublings = {m << i for i in range(n_traces.bit_length()) for m in (16, 20, 24, 28)}
+    return sorted({k for k in (*range(1, 16), *doublings) if k < n_traces} | {n_traces})
 
 
 def grid(

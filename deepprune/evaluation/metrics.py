@@ -1,8 +1,9 @@
 """The rows of a sweep from the outcomes of its questions; `docs/measures.md` lists the columns.
 
-N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, see
-`statistics.Curve` for how a point is placed on it and what happens beyond its ends. What compares
-cons@N with itself, and what is not a number, is ``None``.
+N is the row's own ``n_traces``; *the curve* is cons@k over all k of the sweep, *the hull* the
+concave hull of cons@k and adaptive consistency; see `statistics.Curve` for how a point is placed on
+them and what happens beyond their ends. What compares cons@N with itself, and what is not a number,
+is ``None``.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray, IntArray
 from deepprune.core.statistics import (
     LEVEL,
+    Bootstrap,
     Curve,
     Estimate,
-    NestedBootstrap,
-    estimate,
     frontier,
     holm,
-    is_non_inferior,
+    hull,
     mcnemar_p,
+    non_inferiority_p,
+    order_error,
     questions_needed,
 )
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.outcomes import Outcomes, Row
+from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.consensus import Consensus
 
 Metrics = dict[str, list[Estimate | None]]
@@ -37,6 +39,7 @@ Counts = dict[str, list[float | None]]
 
 ABOVE_CONSENSUS = "accuracy_vs_matched_cons"
 ABOVE_CONSENSUS_NET = "accuracy_vs_matched_cons_net"
+ABOVE_HULL = "accuracy_vs_hull"
 ABOVE_BASELINE = "accuracy_vs_matched_baseline"
 CONSENSUS = "consensus"
 CHUNK = 1000
@@ -56,7 +59,7 @@ def sweep_rows(
     baseline: str = CONSENSUS,
     engine_steps: str = "",
 ) -> list[Row]:
-    """Return one row per point; estimates have 95 % intervals, see `statistics.NestedBootstrap`.
+    """Return one row per point; estimates have 95 % intervals, see `statistics.Bootstrap`.
 
     Args:
         outcomes: The recorded questions.
@@ -75,17 +78,14 @@ def sweep_rows(
     measured = [i for i in range(len(outcomes.points)) if i not in unmeasured]
     some = outcomes.only(measured)
     is_correct = some["is_correct"]
-    bootstrap = NestedBootstrap(
-        [f"{dataset}\n{question}" for dataset, question, _ in outcomes.questions],
-        n_resamples=is_correct.shape[1],
-        seed=seed,
-    )
+    questions = [f"{dataset}\n{question}" for dataset, question, _ in outcomes.questions]
+    bootstrap = Bootstrap(questions, seed)
     sizes = {"n_questions": bootstrap.n_questions, "resamples": is_correct.shape[1]}
     facts = {**sizes, "seed": seed, "margin": margin, "engine_steps": engine_steps}
     metrics: Metrics = {}
     counts: Counts = {}
     if measured:
-        metrics, counts = _numbers(some, is_correct, bootstrap, margin, baseline)
+        metrics, counts = _numbers(some, is_correct, bootstrap, facts, baseline)
         tested = [
             i for i, p in enumerate(some.points) if p.policy.name not in {CONSENSUS, baseline}
         ]
@@ -131,8 +131,8 @@ def _size(point: Point) -> int | None:
 def _numbers(
     outcomes: Outcomes,
     is_correct: NDArray[Any],
-    bootstrap: NestedBootstrap,
-    margin: float,
+    bootstrap: Bootstrap,
+    facts: Mapping[str, float],
     baseline: str,
 ) -> tuple[Metrics, Counts]:
     """Return metrics and counts of measured points, see `Row`."""
@@ -148,16 +148,24 @@ def _numbers(
     counts["p_mcnemar_holm"] = [None] * len(points)
     differences = by_question - by_question[:, full]
     spread = differences.std(axis=0, ddof=min(1, len(differences) - 1))  # 0 of one question
-    counts["n_questions_needed"] = questions_needed(spread, margin).tolist()
+    counts["n_questions_needed"] = questions_needed(spread, facts["margin"]).tolist()
+    largest = float(bootstrap.by_question(np.ones((len(is_correct), 1, 1))).max())
+    counts["is_non_inferior"] = []
+    counts["accuracy_se_orders"] = _nullable(order_error(is_correct))
 
     tokens, accuracy = draws["tokens"], draws["accuracy"]
-    curves = {ABOVE_CONSENSUS: Curve(tokens[:, consensus], accuracy[:, consensus])}
+    steps = (Consensus, AdaptiveConsistency)
+    mixed = np.flatnonzero([isinstance(p.policy, steps) for p in points])
+    vertices = mixed[hull(tokens[0, mixed], accuracy[0, mixed])]
+    curves = {
+        name: Curve(tokens[:, some], accuracy[:, some])
+        for name, some in ((ABOVE_CONSENSUS, consensus), (ABOVE_HULL, vertices))
+    }
     own = np.flatnonzero([p.policy.name == baseline for p in points])
     if baseline != CONSENSUS and len(own):
         best = own[frontier(tokens[0, own], accuracy[0, own])]
         curves[ABOVE_BASELINE] = Curve(tokens[:, best], accuracy[:, best])
     counts["matched_k"] = np.interp(tokens[0], tokens[0, consensus], sorted(place)).tolist()
-    counts["is_non_inferior"] = []
     metrics: Metrics = {"pass_any": bootstrap.mean(outcomes["any_correct"])}
     if baseline != CONSENSUS:
         metrics[ABOVE_BASELINE] = [] if len(own) else [None] * len(points)
@@ -167,10 +175,12 @@ def _numbers(
         for start in range(0, len(points), CHUNK):
             chunk = slice(start, start + CHUNK)
             compared = _compare(draws, full[chunk], chunk, curves)
-            is_safe = is_non_inferior(compared["accuracy_vs_cons_n"], bootstrap.n_questions, margin)
-            counts["is_non_inferior"] += is_safe.tolist()
+            p = non_inferiority_p(
+                differences[:, chunk], facts["margin"], largest=largest, seed=int(facts["seed"])
+            )
+            counts["is_non_inferior"] += (p < 1 - LEVEL).tolist()
             for name, values in compared.items():
-                metrics.setdefault(name, []).extend(estimate(values))
+                metrics.setdefault(name, []).extend(bootstrap.estimate(values))
     for i in np.flatnonzero(full == np.arange(len(full))).tolist():
         for name in ("p_mcnemar", "is_non_inferior", "n_questions_needed"):
             counts[name][i] = None
@@ -178,7 +188,7 @@ def _numbers(
 
 
 def _reduced(
-    outcomes: Outcomes, is_correct: NDArray[Any], bootstrap: NestedBootstrap
+    outcomes: Outcomes, is_correct: NDArray[Any], bootstrap: Bootstrap
 ) -> tuple[dict[str, FloatArray], Counts]:
     """Return draws of accuracy, tokens and FLOPs, see `statistics`, and means of the costs.
 
@@ -234,28 +244,26 @@ def _nullable(values: FloatArray) -> list[float | None]:
     return [None if np.isnan(v) else v for v in values.tolist()]
 
 
-def too_few_questions(rows: Sequence[Row], margin: float = 0.03) -> str | None:
-    """Return a warning if the questions cannot show that a policy stays within ``margin``.
+def too_few_questions(rows: Sequence[Row]) -> str | None:
+    """Say how many questions each policy needs, where all its points need more than there are.
 
-    They are too few where a policy exactly as good as cons@N would not be shown to lose less than
-    ``margin`` with 80 % power, see `statistics.questions_needed`, by the widest lower arm of the
-    intervals of ``accuracy_vs_cons_n``. An arm is at least 3 / n: what n questions without a
-    difference leave open (the rule of three).
+    So many would show with 80 % power that a point as good as cons@N loses less than the margin,
+    see `statistics.questions_needed`.
     """
-    arms: list[float] = []
+    needed: dict[str, list[int]] = {}
     for row in rows:
-        difference = row.metrics.get("accuracy_vs_cons_n")
-        if difference is not None and row.policy != CONSENSUS:
-            arms.append(difference.value - difference.low)
-    if not arms:
-        return None
-    n = int(rows[0].facts["n_questions"])
-    deviation = max(arms) / ndtri((1 + LEVEL) / 2) * np.sqrt(n)
-    needed = int(questions_needed(deviation, margin))
-    if n >= needed:
+        if row.policy != CONSENSUS and (n := row.counts.get("n_questions_needed")) is not None:
+            name = row.policy if row.judge is None else f"{row.policy} ({row.judge})"
+            needed.setdefault(name, []).append(int(n))
+    n_questions = max((int(row.facts["n_questions"]) for row in rows), default=0)
+    said = [
+        f"{name} {' to '.join(f'{k:,}' for k in sorted({min(n), max(n)}))}"
+        for name, n in needed.items()
+        if min(n) > n_questions
+    ]
+    if not said:
         return None
     return (
-        f"{n} questions are too few to show an accuracy within {100 * margin:.0f} points of "
-        f"cons@N: the interval reaches {100 * max(*arms, 3 / n):.1f} points down; "
-        f"about {needed} would be needed."
+        f"{n_questions} questions are too few to show an accuracy within "
+        f"sweep.margin={rows[0].facts['margin']:g} of cons@N; needed are: {', '.join(said)}."
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepprune.core.protocols import FloatArray
-from deepprune.core.statistics import Estimate, NestedBootstrap
+from deepprune.core.statistics import Bootstrap, Estimate
 from deepprune.live.question import LiveResult
 from deepprune.live.view import one_line
 from deepprune.report.figures import COLOURS
@@ -42,8 +42,8 @@ def live_estimates(rows: Sequence[LiveResult], seed: int) -> dict[str, Estimate]
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
-def _draws(rows: Sequence[LiveResult], seed: int) -> NestedBootstrap:
-    return NestedBootstrap([f"{row['dataset']}/{row['question_id']}" for row in rows], 1, seed)
+def _draws(rows: Sequence[LiveResult], seed: int) -> Bootstrap:
+    return Bootstrap([f"{row['dataset']}/{row['question_id']}" for row in rows], seed)
 
 
 def _sums(rows: Sequence[LiveResult], *names: str) -> FloatArray:

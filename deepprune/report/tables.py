@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deepprune.core.statistics import Estimate
-from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS, ABOVE_CONSENSUS_NET, ABOVE_HULL
 from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, MIN_SEEDS, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
@@ -60,23 +60,20 @@ _CLEAR = "* the difference is clear of 0 (unadjusted)"
 
 
 def shown_rows(rows: Sequence[Row]) -> list[int]:
-    """Choose the measured rows that the terminal shows: all, or of a large sweep those that matter.
+    """Choose the measured rows that the terminal shows.
 
-    Those are cons@k at powers of two, and for every policy and judge its frontier of accuracy
-    against net tokens (six points of it) and its best point against cons@k of equal tokens.
+    Those are cons@k at powers of two and all others, or of a large sweep for every policy and judge
+    its frontier of accuracy against net tokens (six points of it) and its best point against cons@k
+    of equal tokens.
     """
-    measured = [i for i, row in enumerate(rows) if row.status == "ok"]
-    if len(measured) <= MOST_ROWS:
-        return measured
     groups: dict[tuple[str, str | None], list[int]] = {}
-    for i in measured:
+    for i in (i for i, row in enumerate(rows) if row.status == "ok"):
         groups.setdefault((policy_label(rows[i]), rows[i].judge), []).append(i)
-    chosen: set[int] = set()
-    for (name, _), members in groups.items():
-        if name == "consensus":
-            last = members[-1]
-            chosen |= {i for i in members if rows[i].axes["k"].bit_count() == 1 or i == last}
-            continue
+    curve = groups.pop(("consensus", None), [])
+    chosen = {i for i in curve if rows[i].axes["k"].bit_count() == 1 or i == curve[-1]}
+    if len(chosen) + sum(map(len, groups.values())) <= MOST_ROWS:
+        return sorted(chosen.union(*groups.values()))
+    for members in groups.values():
         frontier = sorted(members[i] for i in frontier_rows([rows[i] for i in members]))
         steps = range(min(6, len(frontier)))
         chosen |= {frontier[round(k * (len(frontier) - 1) / max(steps[-1], 1))] for k in steps}
@@ -92,7 +89,9 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
     is_net = any(row.counts.get("judge_flops") and row.metrics[ABOVE_CONSENSUS_NET] for row in rows)
     columns = [
         "accuracy",
+        "±,\norders",
         f"vs cons@k of\nequal {'net tokens' if is_net else 'tokens'}",
+        "vs hull of\nequal tokens",
         "tokens",
         "saved, gross",
         "saved, net\nof the judge" if has_judge else "saved, FLOPs",
@@ -105,7 +104,9 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
         cells = [
             escape(names[i]) + marks(row),
             percent(row.accuracy),
+            "" if (error := row.counts["accuracy_se_orders"]) is None else f"{100 * error:.1f}",
             "" if is_consensus else percent(_above(row), sign=True),
+            percent(row.metrics[ABOVE_HULL], sign=True),
             f"{row.count('tokens'):,.0f}",
             percent(row.metrics["token_saving"]),
             "" if is_consensus else percent(row.metrics["net_saving"]),
@@ -147,12 +148,13 @@ def _above(row: Row) -> Estimate:
 def _remarks_below(rows: Sequence[Row], shown: Sequence[int], names: Sequence[str]) -> list[str]:
     """Explain the marks, how many points are not shown, and why points have no figures."""
     said = [text for mark, text in MARKS.items() if any(mark in marks(rows[i]) for i in shown)]
-    lines = ["; ".join(said)] if said else []
+    lines = ["; ".join(["±: standard error over orders of the traces", *said])] if shown else []
     lost = {s: [i for i, r in enumerate(rows) if r.status == s] for s in ("failed", "dropped")}
     if len(shown) < len(rows):
         others = "".join(f", {len(found)} {name}" for name, found in lost.items() if found)
         lines.insert(0, f"{len(shown)} of {len(rows)} points{others}; results.jsonl has all")
-    if len(shown) + sum(map(len, lost.values())) < len(rows):
+    hidden = set(range(len(rows))) - {*shown, *lost["failed"], *lost["dropped"]}
+    if any(rows[i].policy != "consensus" for i in hidden):
         lines[0] += "; chosen on the questions they are measured on, which favours them"
     for status, found in lost.items():
         lines += _in_red(f"{status}: {names[i]}: {rows[i].reason}" for i in found[:FEW_REASONS])

@@ -34,8 +34,8 @@ def cons_n(rows, n=8):
 
 def test_the_grid_is_every_policy_at_its_axes_and_always_the_consensus_curve():
     chosen = points()
-    assert [p.axes["k"] for p in chosen[:6]] == consensus_sizes(8) == [1, 2, 3, 4, 6, 8]
-    assert [(p.axes["prefix_len"], p.axes["threshold"]) for p in chosen[6:]] == [
+    assert [p.axes["k"] for p in chosen[:8]] == consensus_sizes(8) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [(p.axes["prefix_len"], p.axes["threshold"]) for p in chosen[8:]] == [
         (4, 0.3),
         (4, 0.6),
         (8, 0.3),
@@ -89,7 +89,7 @@ def test_net_saving_pays_for_the_judge(tmp_path):
     """net = gross in FLOPs - 50 FLOPs a call, over the FLOPs of cons@N."""
     rows = flat(evaluate(tmp_path))
     full = cons_n(rows)
-    for row in rows[6:]:
+    for row in rows[8:]:
         assert row["judge_calls"] > 0
         assert row["judge_tokens"] == pytest.approx(7 * row["judge_calls"])
         assert row["judge_flops"] == pytest.approx(50 * row["judge_calls"])
@@ -163,7 +163,7 @@ def test_an_unknown_price_is_no_cost(tmp_path):
     """The judge's price is needed where it reads, the generator's everywhere."""
     priced = {"tiny": GeneratorSize(100, 2, 4, usd_prompt=1.0, usd_generated=1.0)}
     rows = flat(evaluate(tmp_path / "a", generators=priced))
-    assert [r["cost"] is None for r in rows] == [False] * 6 + [True] * 4
+    assert [r["cost"] is None for r in rows] == [False] * 8 + [True] * 4
     assert {r["cost"] for r in flat(evaluate(tmp_path / "b", usd_judge=1.0))} == {None}
 
 
@@ -255,7 +255,7 @@ def test_a_sweep_of_several_judges_is_their_sweeps_side_by_side(tmp_path):
         alone = rows(name, {name: judge})
         assert [r for r in together if r["judge"] in (None, name)] == alone
     assert [r["policy"] for r in together if r["judge"] is None] == [
-        *["consensus"] * 6, "adaptive_consistency"
+        *["consensus"] * 8, "adaptive_consistency"
     ]  # fmt: skip
     paid = {r["judge"] for r in together if r["judge_flops"] > 0}
     assert paid == {"priced"}
@@ -340,13 +340,13 @@ def test_callbacks_see_everything_in_order(tmp_path):
     log, n = Log(), 6
     evaluate(tmp_path, callbacks=[log])
     each = [name for i in range(n) for name in (f"q{i:02}", f"q{i:02} done")]
-    rows = ["consensus"] * 6 + ["deepprune"] * 4
-    assert log.seen == [("start", 10, 0), *each, 10, *rows, "end"]
+    rows = ["consensus"] * 8 + ["deepprune"] * 4
+    assert log.seen == [("start", 12, 0), *each, 12, *rows, "end"]
     log.seen.clear()
     next((tmp_path / "outcomes").iterdir()).unlink()
     evaluate(tmp_path, callbacks=[log])
-    assert log.seen[0] == ("start", 10, 5)
-    assert len(log.seen) == 1 + 2 + 1 + 10 + 1
+    assert log.seen[0] == ("start", 12, 5)
+    assert len(log.seen) == 1 + 2 + 1 + 12 + 1
 
 
 def test_those_who_watch_decisions_see_the_same_rows(tmp_path):
