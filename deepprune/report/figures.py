@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from deepprune.core.statistics import frontier
 from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.judge.measure.metrics import ECE_BINS, ece_bin
 from deepprune.judge.measure.scored_pairs import PairScores
-from deepprune.report.labels import frontier_rows, labels, net_tokens, policy_label
+from deepprune.report.labels import COSTS, frontier_rows, labels, net_tokens, policy_label
 from deepprune.report.tables import metric_label, varied_options
 
 COLOURS = (
     "#d1495b", "#00798c", "#edae49", "#66a182", "#8d5a97", "#2e4057",
     "#e07a9b", "#4fb3bf", "#b07d2b", "#3b6b4c", "#c3a5cc", "#7a8ea3",
 )  # fmt: skip
+LOSSES = (0.01, 0.02, 0.03, 0.05)
+"""Accuracy below cons@N that the panels of `trade_off_figure` allow."""
 FEW_POINTS = 12
 """Up to so many points beside cons@k are drawn one by one."""
 
@@ -44,19 +47,17 @@ def drawn(draw: Callable[..., Path], *arguments: Any) -> Path | None:
     return draw(*arguments)
 
 
-def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
-    """Draw accuracy against tokens a question, both with their intervals over questions.
+def accuracy_figure(rows: Sequence[Row], path: Path, title: str, cost: str = "net_tokens") -> Path:
+    """Draw accuracy, with intervals over questions, against a cost of `labels.COSTS`.
 
     Consensus sampling is the grey curve with its band. Of few points each has its interval, joined
     in the order of their thresholds; of many, each policy's are a cloud with its frontier.
     """
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
     figure = _figure(8, 4.8)
     axes = figure.subplots()
     ok = [r for r in rows if r.status == "ok"]
     curve = sorted((r for r in ok if r.policy == "consensus"), key=lambda r: r.axes["k"])
-    tokens, accuracy = _places(curve)
+    tokens, accuracy = _places(curve, cost)
     axes.plot(tokens, accuracy, "o-", color="0.45", ms=3, label="cons@k")
     axes.fill_between(
         tokens,
@@ -71,21 +72,49 @@ def accuracy_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
             axes.annotate(str(row.axes["k"]), place, (0, -11), color="0.4", **SMALL_LABEL)
     others = [r for r in ok if r.policy != "consensus"]
     if len(others) <= FEW_POINTS:
-        _every_point(axes, others)
+        _every_point(axes, others, cost)
     else:
-        _frontiers(axes, others)
+        _frontiers(axes, others, cost)
     if ok:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 500, 20k
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    judged = any(r.counts["judge_flops"] and r.counts["generator_flops"] for r in others)
-    net = ", the judge's FLOPs counted as generator tokens" if judged else ""
-    axes.set_xlabel(f"tokens a question{net} (log scale)")
+        _plain_ticks(axes.xaxis)
+    axes.set_xlabel(f"{COSTS[cost][1]} (log scale)")
     axes.set_ylabel("accuracy, % (95 % interval over questions)")
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8 if len(others) <= FEW_POINTS else 7, loc="best")
+    return _saved(figure, path)
+
+
+def trade_off_figure(rows: Sequence[Row], path: Path, title: str) -> Path:
+    """Draw latency against net tokens of what loses at most 1, 2, 3 and 5 points to cons@N.
+
+    A panel for each loss, which is a mean over questions, without its interval; the line joins the
+    points that no other beats in both.
+    """
+    figure = _figure(11, 3.6)
+    ok = [r for r in rows if r.counts.get("latency") is not None]
+    names = list(dict.fromkeys(map(policy_label, ok)))
+    colours = dict(zip(names, COLOURS * len(names), strict=False)) | {"consensus": "0.45"}
+    panels = figure.subplots(1, len(LOSSES), sharex=True, sharey=True)
+    for axes, loss in zip(panels, LOSSES, strict=True):
+        near = [r for r in ok if (d := r.metrics["accuracy_vs_cons_n"]) is None or d.value >= -loss]
+        for mark, name in zip("osDv^P*X" * len(names), names, strict=False):
+            mine = [r for r in near if policy_label(r) == name]
+            places = [net_tokens(r) for r in mine], [r.count("latency") for r in mine]
+            axes.plot(*places, mark, ms=5, mew=0, alpha=0.7, color=colours[name], label=name)
+        if near:
+            both = np.array([(net_tokens(r), r.count("latency")) for r in near]).T
+            axes.loglog(*both[:, frontier(both[0], -both[1])], "-", lw=0.9, color="0.2", zorder=0)
+            for axis in (axes.xaxis, axes.yaxis):
+                _plain_ticks(axis)
+        points = f"{100 * loss:g} point{'s' * (loss > 0.01)}"
+        axes.set_title(f"loss of at most {points}", fontsize=9, loc="left")
+        axes.set_xlabel("net tokens a question")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel(COSTS["latency"][1])
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.legend(*panels[-1].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     return _saved(figure, path)
 
 
@@ -119,7 +148,7 @@ def comparison_figure(rows: Sequence[ComparedRow], path: Path) -> Path:
     return _saved(figure, path)
 
 
-def _every_point(axes: Any, rows: Sequence[Row]) -> None:
+def _every_point(axes: Any, rows: Sequence[Row], cost: str) -> None:
     """Draw points with their intervals, in lines over the thresholds."""
     names = labels(
         [replace(row, axes={k: v for k, v in row.axes.items() if k != "threshold"}) for row in rows]
@@ -128,7 +157,7 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
     for name, row in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(row)
     for colour, (name, line) in zip(COLOURS * len(lines), lines.items(), strict=False):
-        tokens, values = _places(line)
+        tokens, values = _places(line, cost)
         arms = [
             [100 * (r.accuracy.value - r.accuracy.low) for r in line],
             [100 * (r.accuracy.high - r.accuracy.value) for r in line],
@@ -141,7 +170,7 @@ def _every_point(axes: Any, rows: Sequence[Row]) -> None:
                 axes.annotate(text, place, (5, 4), color=colour, **SMALL_LABEL)
 
 
-def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
+def _frontiers(axes: Any, rows: Sequence[Row], cost: str) -> None:
     """Draw a faint point for every row, and a line along each policy's frontier."""
     groups: dict[str, list[Row]] = {}
     has_judges = len({row.judge for row in rows} - {None}) > 1
@@ -149,15 +178,24 @@ def _frontiers(axes: Any, rows: Sequence[Row]) -> None:
         judge = f", judge {row.judge}" if has_judges and row.judge else ""
         groups.setdefault(policy_label(row) + judge, []).append(row)
     for colour, (name, group) in zip(COLOURS * len(groups), groups.items(), strict=False):
-        axes.plot(*_places(group), ".", ms=4, mew=0, alpha=0.35, color=colour)
-        best = [group[i] for i in frontier_rows(group)]
+        axes.plot(*_places(group, cost), ".", ms=4, mew=0, alpha=0.35, color=colour)
+        best = [group[i] for i in frontier_rows(group, cost)]
         label = f"{name} ({len(group)})"
-        axes.plot(*_places(best), "o-", ms=4, lw=1.2, color=colour, label=label)
+        axes.plot(*_places(best, cost), "o-", ms=4, lw=1.2, color=colour, label=label)
 
 
-def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """List net tokens and accuracy in percent of each row."""
-    return [net_tokens(row) for row in rows], [100 * row.accuracy.value for row in rows]
+def _plain_ticks(axis: Any) -> None:
+    """Write 500 and 20k on a logarithmic axis, at 1, 2, 5 of each power of ten."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _places(rows: Sequence[Row], cost: str) -> tuple[list[float], list[float]]:
+    """List the cost and the accuracy in percent of each row."""
+    return [COSTS[cost][0](row) for row in rows], [100 * row.accuracy.value for row in rows]
 
 
 def reliability_figure(before: PairScores, after: PairScores, path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,9 +73,18 @@ def net_tokens(row: Row) -> float:
     return row.count("tokens") if net is None else net
 
 
-def frontier_rows(rows: Sequence[Row]) -> list[int]:
-    """List the measured rows that no other beats in accuracy and net tokens, by rising tokens."""
+COSTS: dict[str, tuple[Callable[[Row], float], str]] = {
+    "net_tokens": (net_tokens, "tokens a question, the judge's FLOPs counted as tokens"),
+    "tokens": (lambda row: row.count("tokens"), "generated tokens a question"),
+    "latency": (lambda row: row.count("latency"), "latency, mean trace lengths"),
+    "engine_seconds": (lambda row: row.count("engine_seconds"), "engine seconds a question"),
+}
+"""Costs of a row by name, and what an axis says."""
+
+
+def frontier_rows(rows: Sequence[Row], cost: str = "net_tokens") -> list[int]:
+    """List the measured rows that no other beats in accuracy and cost, by rising cost."""
     measured = [i for i, row in enumerate(rows) if row.status == "ok"]
-    tokens = np.array([net_tokens(rows[i]) for i in measured])
+    spent = np.array([COSTS[cost][0](rows[i]) for i in measured])
     accuracy = np.array([rows[i].accuracy.value for i in measured])
-    return [measured[i] for i in frontier(tokens, accuracy)]
+    return [measured[i] for i in frontier(spent, accuracy)]

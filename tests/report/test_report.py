@@ -8,13 +8,15 @@ from builders import group
 from rich.console import Console
 from sweeps import PricedJudge, evaluate, points
 
+from deepprune.callbacks.sweep_figure import SweepFigure
+from deepprune.core.errors import InputError
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.grid import grid
 from deepprune.judge.baselines import OracleJudge
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.report.figures import accuracy_figure
-from deepprune.report.labels import frontier_rows, labels, net_tokens
+from deepprune.report.figures import accuracy_figure, trade_off_figure
+from deepprune.report.labels import COSTS, frontier_rows, labels, net_tokens
 from deepprune.report.tables import MOST_ROWS, shown_rows, sweep_table
 
 GROUPS = [group(list("aabbacab"), [9, 8, 7, 12, 5, 9, 14, 9], name=f"q{i}") for i in range(5)]
@@ -96,6 +98,22 @@ def test_the_figure_of_a_large_sweep_and_of_consensus_alone(tmp_path):
     assert accuracy_figure(rows, tmp_path / "many.png", "many").stat().st_size > 10_000
     alone = [r for r in rows if r.policy == "consensus"]
     assert accuracy_figure(alone, tmp_path / "alone.png", "alone").stat().st_size > 10_000
+
+
+def test_figures_against_every_cost(tmp_path):
+    """A frontier by rising cost and accuracy; latency is known, in trace lengths of 10 tokens."""
+    lengths = {group.key: 10.0 for group in GROUPS}
+    rows = evaluate(tmp_path, GROUPS, chosen=many(), mean_lengths=lengths)
+    for cost, (spent, _) in COSTS.items():
+        best = [rows[i] for i in frontier_rows(rows, cost)]
+        assert [spent(r) for r in best] == sorted(spent(r) for r in best)
+        assert spent(best[0]) == min(map(spent, rows))
+        path = accuracy_figure(rows, tmp_path / f"{cost}.png", cost, cost)
+        assert path.stat().st_size > 10_000
+    assert trade_off_figure(rows, tmp_path / "three.png", "three").stat().st_size > 10_000
+    assert trade_off_figure([], tmp_path / "none.png", "none").exists()
+    with pytest.raises(InputError, match=r"one of net_tokens, .* got 'time'"):
+        SweepFigure(cost="time")
 
 
 def test_points_that_differ_in_the_judge_alone_have_different_labels(tmp_path):
