@@ -147,7 +147,7 @@ def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TraceP
     A neural network's scores are recorded a chunk at a time, so that a kill costs little.
 
     Raises:
-        ValueError: If a score lies outside [0, 1], or scores are missing.
+        InputError: If a score lies outside [0, 1] or is NaN, or scores are missing.
     """
     fingerprint = judge.provenance.fingerprint
     if cache is None or fingerprint is None or not judge.is_model or judge.reads_peers:
@@ -165,8 +165,8 @@ def cached_scores(judge: Judge, cache: ScoreCache | None, pairs: Sequence[TraceP
 def _checked_scores(judge: Judge, pairs: Sequence[TracePair]) -> FloatArray:
     scores, name = judge.score(pairs), judge.provenance.name
     if scores.shape != (len(pairs),):
-        raise ValueError(f"judge {name!r} gave scores of shape {scores.shape} for {len(pairs)}.")
+        raise InputError(f"judge {name!r} gave scores of shape {scores.shape} for {len(pairs)}.")
     is_score = (scores >= 0) & (scores <= 1)  # NaN is none
     if not is_score.all():
-        raise ValueError(f"judge {name!r} gave {scores[~is_score][0]}; a score lies in [0, 1].")
+        raise InputError(f"judge {name!r} gave {scores[~is_score][0]}; a score lies in [0, 1].")
     return scores

@@ -167,10 +167,26 @@ def judge_table(
     shown: Sequence[str] = SHOWN_JUDGE_METRICS,
 ) -> Table:
     """Tabulate judge metrics, one column a judge, with 95 % intervals over questions."""
-    table = _table(title, ["on held-out questions"], metrics)
+    facts = {name: e.value for name, e in next(iter(metrics.values()), {}).items()}
+    caption = [_sample(facts)] if "n_pairs" in facts else []
+    table = _table(title, ["on held-out questions"], metrics, caption)
     for name in shown:
         table.add_row(metric_label(name), *(_short(found.get(name)) for found in metrics.values()))
     return table
+
+
+def _sample(facts: Mapping[str, Any]) -> str:
+    """Describe what judge metrics are measured on; rows of 0.1 have no ``n_questions_both``."""
+    every, unfinished = (
+        "" if (n := facts.get(name)) is None else f" ({n:.0f} questions have both classes)"
+        for name in ("n_questions_both", f"n_questions_both{UNFINISHED}")
+    )
+    n_questions, n_pairs = facts["n_questions"], facts["n_pairs"]
+    return (
+        f"{n_questions:.0f} questions{every}; {n_pairs:,.0f} pairs, "
+        f"{n_pairs / max(1, n_questions):.0f} a question, {100 * facts['same_share']:.0f} % same, "
+        f"{facts[f'n_pairs{UNFINISHED}']:,.0f} both unfinished{unfinished}"
+    )
 
 
 def metric_label(name: str) -> str:
@@ -194,11 +210,7 @@ def matrix_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     tables = []
     for cell, members in cells.items():
         facts = members[0]
-        title = (
-            f"{cell.name}, {cell.prefix_kind} {cell.prefix_len:g}: {facts['n_questions']} "
-            f"questions, {facts['n_pairs']:,} pairs ({100 * facts['same_share']:.0f} % same), "
-            f"{facts['n_pairs_unfinished']:,} of them both unfinished"
-        )
+        title = f"{cell.name}, {cell.prefix_kind} {cell.prefix_len:g}: {_sample(facts)}"
         names = [metric_label(name).replace(", ", ",\n") for name in SHOWN_JUDGE_METRICS]
         table = _table(title, ["judge"], names)
         for row in members:

@@ -55,6 +55,7 @@ def test_differences_are_paired_and_the_oracle_is_clear_of_a_coin(tmp_path):
     assert [r["judge"] for r in rows] == ["oracle", "coin", "coin again", "question_only"]
     assert [r["is_baseline"] for r in rows] == [False, False, True, True]
     assert (rows[0]["n_questions"], rows[0]["n_pairs"]) == (6, 36)
+    assert rows[0]["n_questions_both"] == 5  # not that of "aaaa"
     assert rows[0]["metrics"]["auroc_within"] == (1, 1, 1)
     assert rows[3]["metrics"]["auroc_within"] == (0.5, 0.5, 0.5)
     assert set(rows[1]["minus"]["coin again"]["auroc"]) == {0}
@@ -64,10 +65,10 @@ def test_differences_are_paired_and_the_oracle_is_clear_of_a_coin(tmp_path):
     write_matrix(tmp_path / "matrix.jsonl", rows)
     read = read_matrix(tmp_path / "matrix.jsonl")
     assert CellFacts.of(read[0]) == FACTS
-    assert read[0]["minus"] == rows[0]["minus"]
+    assert str(read[0]["minus"]) == str(rows[0]["minus"])  # NaN differs from itself
     assert read[0]["metrics"].keys() == rows[0]["metrics"].keys()
     (table,) = matrix_tables(read)
-    assert "6 questions, 36 pairs" in str(table.title)
+    assert "6 questions (5 questions have both classes); 36 pairs, 6 a" in str(table.title)
     assert difference_table(read).row_count == 4
     assert matrix_figure(read, tmp_path / "m.png").stat().st_size > 10_000
     assert cell_rows(FACTS, [], judges, baselines, seed=0) == []
@@ -122,3 +123,4 @@ def test_rows_of_version_0_1_are_read():
     row, *_ = read_matrix(Path(__file__).parents[1] / "old" / "report" / "matrix.jsonl")
     assert row["metrics"]["tnr_at_fnr_20"].value == pytest.approx(1 / 3)
     assert row["minus"]["lexical"]["tnr_at_fnr_20_unfinished"].value == 0.5
+    assert "2 questions; 8 pairs, 4 a question, 25 % same, 4 both" in matrix_tables([row])[0].title

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_models import save_tiny_qwen3
 
 from deepprune.callbacks.resume_point import ResumePoint
+from deepprune.core.errors import InputError
 from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.pairs import labels_of
 from deepprune.data.prefixes import FirstTokens
@@ -161,6 +162,16 @@ def test_validation_logs_pooled_and_within_question_metrics(source):
     for name, value in expected.items():
         assert logged[f"judge/val_{name}_unfinished"].item() == pytest.approx(value, abs=1e-6)
     assert {"judge/train_loss", "judge/val_loss", "judge/val_auroc_within"} <= set(logged)
+
+
+def test_a_judge_that_has_diverged_is_refused(source):
+    class Diverged(torch.nn.Module):
+        def forward(self, input_ids, **_):
+            return torch.full((len(input_ids),), float("nan"))
+
+    module = JudgeModule(Diverged(), FocalLoss(), torch.optim.SGD)
+    with pytest.raises(InputError, match="Diverged gives NaN for 10 of 10 validation pairs"):
+        pl.Trainer(**QUIET).validate(module, data(source), verbose=False)
 
 
 def test_an_undefined_checkpoint_metric_is_said_and_harmless(source, tmp_path, caplog):

@@ -97,7 +97,11 @@ def cell_rows(
 
 
 _REPORTED = (*METRICS, *(metric + UNFINISHED for metric in METRICS))
-_COUNTS = ("n_questions", "n_pairs", f"n_pairs{UNFINISHED}")
+_COUNTS = tuple(
+    name + suffix
+    for name in ("n_questions", "n_questions_both", "n_pairs")
+    for suffix in ("", UNFINISHED)
+)
 _SHARES = ("same_share", f"same_share{UNFINISHED}")
 
 

@@ -37,7 +37,9 @@ METRICS = (
 - ``average_precision_different``: ``sum_n (R_n - R_{n-1}) P_n`` over the distinct scores, at
   finding "different" pairs by low scores, as in scikit-learn; chance is their share.
 - ``ece``: mean ``|share of "same" - mean score|`` over 15 equal-width bins, weighed by their pairs
-  (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599).
+  (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599). It is biased upwards, because the
+  noise of a bin counts as an error of calibration, and has no interval: a bootstrap adds the noise
+  once more, and its intervals hold the truth of a calibrated judge in no case.
 - ``brier``: mean squared difference of score and label.
 """
 
@@ -60,7 +62,9 @@ def weighted_metrics(
 ) -> dict[str, FloatArray]:
     """Compute the metrics of pairs whose questions count several times or not at all.
 
-    ``same_share``, ``n_pairs`` and ``n_questions`` (groups) do not depend on the counts.
+    ``same_share``, ``n_pairs``, ``n_questions`` (groups) and ``n_questions_both`` (those with both
+    classes, which ``auroc_within`` reads) do not depend on the counts. ``ece`` is that of the first
+    row alone.
 
     Args:
         scores: In [0, 1], shape ``(P,)``.
@@ -73,7 +77,7 @@ def weighted_metrics(
         Metric -> values, shape ``(R,)``.
 
     Raises:
-        ValueError: If shapes differ.
+        ValueError: If shapes differ or a score is NaN.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     names, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -82,11 +86,15 @@ def weighted_metrics(
             "scores, labels and questions must have one shape (P,), got "
             f"{s.shape}, {y.shape}, {group.shape}."
         )
+    if np.isnan(s).any():
+        raise ValueError(f"{np.isnan(s).sum()} of {s.size} scores are not a number.")
     n_rows, n_questions = counts_RQ.shape
+    values_G, weights_G = _within_groups(s, y, group, len(names))
     facts = {
         "same_share": y.mean() if s.size else NAN,
         "n_pairs": s.size,
         "n_questions": len(names),
+        "n_questions_both": np.count_nonzero(weights_G),
     }
     constant = {name: np.full(n_rows, float(value)) for name, value in facts.items()}
     if not s.size:
@@ -99,20 +107,21 @@ def weighted_metrics(
     wins = _wins(same_QS, different_QS, counts_RQ)
     caught, area = _over_scores(same_QS, different_QS, counts_RQ)
 
-    values_G, weights_G = _within_groups(s, y, group, len(names))
     question_G = np.zeros(len(names), dtype=np.int64)
     question_G[group] = question
     weights_Q = np.bincount(question_G, weights_G, n_questions)
     values_Q = np.bincount(question_G, values_G * weights_G, n_questions)
 
     gaps_QB = _sums(y - s, question, ece_bin(s), (n_questions, ECE_BINS))
+    ece = np.full(n_rows, NAN)
+    ece[0] = np.abs(counts_RQ[0] @ gaps_QB).sum() / (n_same[0] + n_different[0])
     squares_Q = np.bincount(question, (s - y) ** 2, n_questions)
     return {
         "auroc": _ratio(wins, n_same * n_different),
         "auroc_within": _ratio(counts_RQ @ values_Q, counts_RQ @ weights_Q),
         "tnr_at_fnr_20": np.where(n_same > 0, _ratio(caught, n_different), NAN),
         "average_precision_different": _ratio(area, n_different),
-        "ece": _ratio(np.abs(counts_RQ @ gaps_QB).sum(1), n_same + n_different),
+        "ece": ece,
         "brier": _ratio(counts_RQ @ squares_Q, n_same + n_different),
     } | constant
 

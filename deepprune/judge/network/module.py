@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
+from deepprune.core.errors import InputError
 from deepprune.core.seeding import derive
 from deepprune.data.loader import PairBatch
 from deepprune.judge.measure.metrics import judge_metrics
@@ -118,12 +119,22 @@ class JudgeModule(pl.LightningModule):
         self._steps.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all ranks' outputs."""
+        """Log the metrics of all ranks' outputs.
+
+        Raises:
+            InputError: If a logit is NaN.
+        """
         outputs = _gathered(self._steps)
         self._steps.clear()
         if outputs is None:
             return
         logits, labels, group = (outputs[name] for name in ("logits", "labels", "group"))
+        if n := np.count_nonzero(np.isnan(logits)):
+            raise InputError(
+                f"{type(self.model).__name__} gives NaN for {n} of {len(logits)} validation pairs: "
+                "its training has diverged. Lower model.optimizer.lr or set "
+                "trainer.gradient_clip_val."
+            )
         with torch.no_grad():
             values = {"loss": float(self.loss(*map(torch.from_numpy, (logits, labels, group))))}
         scores, unfinished = expit(logits.astype(np.float64)), outputs["is_unfinished"]
