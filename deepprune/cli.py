@@ -1,4 +1,4 @@
-"""Command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces>``.
+"""Command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces|doctor>``.
 
 ``train.py`` at the top of the repository is the second. A bad input ends in one line and exit code
 2, whatever else goes wrong in a traceback and 1.
@@ -30,6 +30,7 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune collect       generate traces of a model for a set of questions
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
+  deepprune doctor        what can run here and what is missing; step times of an engine
   deepprune completion    tab completion: eval "$(deepprune completion bash)" (or zsh, fish)
 
 Each has --help; the first five take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].
@@ -58,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from deepprune.commands.traces import main as traces
 
         sys.exit(_guarded(lambda: traces(arguments)))
+    elif command == "doctor":
+        from deepprune.commands.doctor import main as doctor
+
+        sys.exit(_guarded(lambda: doctor(arguments, _timed_engine)))
     elif command == "completion":
         sys.exit(_guarded(lambda: _completion(arguments)))
     elif command in ("train", "evaluate"):
@@ -72,6 +77,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f"did you mean {near[0]}? " if near else ""
         message = f"unknown command {command!r}; {hint}The commands are {', '.join(COMMANDS)}."
         sys.exit(_fail(message))
+
+
+def _timed_engine(words: Sequence[str]) -> Any:
+    """Make the engine of ``doctor --engine`` from options of ``prune``."""
+    from deepprune.config.build import generator_sizes
+    from deepprune.config.build_live import live_engine
+    from deepprune.config.schemas import check_ranges
+
+    config = composed("prune", ["engine=vllm", *words])
+    check_ranges(config)
+    return live_engine(config), generator_sizes(config)
 
 
 def _completion(arguments: Sequence[str]) -> None:

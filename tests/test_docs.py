@@ -12,7 +12,7 @@ import pytest
 from commandline import run
 
 from deepprune.cli import composed
-from deepprune.commands.traces import _parser
+from deepprune.commands import doctor, traces
 from deepprune.config.schemas import check_ranges
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,13 @@ def first(word):
 def test_a_documented_command_is_accepted(words, tmp_path):
     name, *rest = words
     if name == "traces":
-        _parser().parse_args(rest)
+        traces._parser().parse_args(rest)
+    elif name == "doctor":
+        check_ranges(
+            composed(
+                "prune", ["engine=vllm", *doctor._parser().parse_intermixed_args(rest).options]
+            )
+        )
     elif name in ("train", "evaluate"):
         check_ranges(composed(name, [first(word) for word in rest if word != "-m"]))
     else:

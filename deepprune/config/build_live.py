@@ -65,14 +65,14 @@ def prune(config: DictConfig) -> PrunePlan:
         judge_timeout_s=config.prune.judge_timeout_s,
         view=config.view,
         seed=config.seed,
-        engine=None if is_replay else _live_engine(config),
+        engine=None if is_replay else live_engine(config),
         recorded=None if played is None else open_traces(played),
         make_replay=make_engine(config) if is_replay else None,
         generator=_live_generator(config),
     )
 
 
-def _live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
+def live_engine(config: DictConfig, base_url: str | None = None) -> LiveEngine:
     """Build the live engine; nothing is loaded or connected before it starts.
 
     Args:
@@ -228,7 +228,7 @@ def _replicas(config: DictConfig) -> dict[str, LiveEngine]:
     """
     urls = config.collect.replicas
     if urls is None:
-        return {"the engine": _live_engine(config)}
+        return {"the engine": live_engine(config)}
     if not urls or len(set(urls)) < len(urls):
         raise InputError(f"collect.replicas must be servers, each once, got {list(urls)}.")
-    return {url: _live_engine(config, url) for url in urls}
+    return {url: live_engine(config, url) for url in urls}

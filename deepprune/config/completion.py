@@ -47,7 +47,9 @@ for command in train.py ./train.py python python3
 end
 """
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-COMMANDS = ("collect", "train", "evaluate", "prune", "judge-report", "traces", "completion")
+COMMANDS = (
+    "collect", "train", "evaluate", "prune", "judge-report", "traces", "doctor", "completion",
+)  # fmt: skip
 
 
 def script(shell: str) -> str:
