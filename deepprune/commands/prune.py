@@ -175,10 +175,11 @@ class _Source:
 
 
 def _check_recorded(store: TraceStore, needs: frozenset[Need]) -> None:
-    """Check that recorded traces have what policy and judge read."""
-    if missing := unmet_needs(needs, store.group(store.refs()[0])):
+    """Check that the traces of some question have what policy and judge read."""
+    missing = [unmet_needs(needs, store.group(ref)) for ref in store.refs()]
+    if all(missing):
         raise InputError(
-            f"the policy needs {' and '.join(missing)}, which these traces do not have: choose "
+            f"the policy needs {' and '.join(missing[0])}, which these traces do not have: choose "
             "another pruning=NAME, another judge=NAME, or other traces."
         )
 

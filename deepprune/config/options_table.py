@@ -108,7 +108,9 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "rule": (Literal["beta", "dirichlet", "majority", "entropy"], "beta")}),
     "pruning/race": ("deepprune.pruning.policies.race.Race", {
         "width": (Count, 4),
-        "budget": (Annotated[float, Gt(0)], 100.0)}),
+        "budget": (Annotated[float, Gt(0)], 100.0),
+        "flight": (Share, 0.0),
+        "flight_after": (Count, 128)}),
     "pruning/short_m": ("deepprune.pruning.policies.short_m.ShortM", {
         "k": (Count, 8),
         "m": (Count, 3)}),

@@ -59,6 +59,7 @@ class Observation:
             shape ``(N,)``.
         forced_class: Class of the answer that was forced at this checkpoint, of a finished trace
             its ``answer_class``; ``NO_ANSWER`` where none was forced, shape ``(N,)``.
+        tokens_forced: Tokens of all answers that the policy's steps have forced so far.
     """
 
     n_tokens: IntArray
@@ -66,6 +67,7 @@ class Observation:
     is_stopped: BoolArray
     answer_class: IntArray
     forced_class: IntArray
+    tokens_forced: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,15 @@ class ForcedAnswer:
     """An answer forced out of a trace after ``n_tokens`` tokens; ``None`` if it gave none.
 
     ``answer_class`` is its equivalence class, in the numbering of the question's final answers;
-    ``is_correct`` says whether that class is the gold answer, as in `Trace`.
+    ``is_correct`` says whether that class is the gold answer, as in `Trace`. ``tokens`` is the
+    length of the forced answer itself, if recorded.
     """
 
     n_tokens: int
     answer: str | None
     answer_class: int = NO_ANSWER
     is_correct: bool | None = None
+    tokens: int | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
-from deepprune.pruning.replay import ReplayEngine, forced_context
+from deepprune.pruning.replay import ReplayEngine
 from deepprune.pruning.voting import plurality_rows
 
 
@@ -75,7 +75,7 @@ def replay_batch(
             clusters.bill[:, 1:] += np.where(
                 clusters.is_sent[..., None], sent_once[orders[order]], 0.0
             ).sum(1)
-    forced = np.zeros((len(cuts), 2), dtype=np.int64)
+    forced = np.zeros((len(cuts), 2))
     if Need.FORCED_ANSWERS in judge.needs and has_pairs:
         forced = np.stack([engine.forced(i, cut) for i, cut in enumerate(cuts.tolist())])
     rules: defaultdict[DeepPrune, list[int]] = defaultdict(list)
@@ -123,7 +123,7 @@ def _finishing(
     clusters: Clusterings,
     ledger: Ledger,
     correct: IntArray,
-    forced: IntArray,
+    forced: FloatArray,
 ) -> Callable[[DeepPrune], dict[str, NDArray[Any]]]:
     """Return a function from a finishing rule to the outcomes of G runs, each of shape ``(G,)``.
 
@@ -138,9 +138,8 @@ def _finishing(
     flops, cut_flops = ledger.trace_flops(whole)[traces], ledger.trace_flops(short)[traces]
     prompt = engine.prompt_tokens
     read, cut_read = attended(whole, prompt)[traces], attended(short, prompt)[traces]
-    each = engine.tokens_per_forced_answer
-    tokens_forced = each * forced[traces, 0]
-    context = forced_context(forced, each)[traces].sum(1)
+    tokens_forced = forced[traces, 0].astype(np.int64)
+    context = forced[traces, 1].sum(1)
     forced_read = context + prompt * tokens_forced.sum(1)
     before = engine.steps.decode(cut) + engine.steps.decode(tokens_forced)
 

@@ -85,7 +85,7 @@ def unmet_needs(needs: Iterable[Need], group: QuestionTraces) -> list[str]:
     traces = group.traces
     in_words = {
         Need.TEXT: (any(t.text for t in traces), "the text of the traces"),
-        Need.FORCED_ANSWERS: (all(t.forced_answers for t in traces), "recorded forced answers"),
+        Need.FORCED_ANSWERS: (any(t.forced_answers for t in traces), "recorded forced answers"),
         Need.CONFIDENCE: (all(t.token_confidence is not None for t in traces), "token confidences"),
     }
     return [words for is_met, words in (in_words[need] for need in sorted(needs)) if not is_met]

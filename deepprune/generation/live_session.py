@@ -57,6 +57,7 @@ class LiveSession:
         self._is_closed = False
         self._began = self._last_token = time.monotonic()
         self._sequential = self._peak = 0
+        self._asked: set[Forced] = set()  # answers that the policy's steps forced
         self._tasks: set[asyncio.Task[None]] = set()  # all requests that have not ended
 
     # Called from the thread of the policy
@@ -98,7 +99,10 @@ class LiveSession:
                 forced_class[i] = answers[i]
             elif i in force:
                 forced_class[i] = trace.forced[trace.shown].answer_class
-        return Observation(self._n_tokens(), finished, stopped, answers, forced_class)
+        tokens_forced = sum(forced.n_tokens for forced in self._asked)
+        return Observation(
+            self._n_tokens(), finished, stopped, answers, forced_class, tokens_forced
+        )
 
     @property
     def n_started(self) -> int:
@@ -240,6 +244,7 @@ class LiveSession:
         for trace in (self._traces[i] for i in force):
             if not (trace.is_stopped or trace.is_seen_finished):
                 self._force(trace, trace.shown)
+                self._asked.add(trace.forced[trace.shown])
         waited = [
             forced
             for trace in running
@@ -412,7 +417,7 @@ class LiveSession:
         if reason is None:
             reason = FinishReason.PRUNED if live.is_stopped else FinishReason.CUT
         forced_answers = [
-            ForcedAnswer(n, f.answer, f.answer_class)
+            ForcedAnswer(n, f.answer, f.answer_class, tokens=f.n_tokens)
             for n, f in sorted(live.forced.items())
             if n <= n_tokens and f.is_done
         ]

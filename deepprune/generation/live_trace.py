@@ -134,7 +134,7 @@ def next_end(running: Sequence[LiveTrace]) -> int | None:
     return first if is_known else None
 
 
-@dataclass
+@dataclass(eq=False)
 class Forced:
     """Request and result of an answer forced out of a trace."""
 

@@ -27,6 +27,7 @@ from deepprune.core.step_times import ONE_SECOND, StepTimes
 from deepprune.core.types import (
     NO_ANSWER,
     FinishReason,
+    ForcedAnswer,
     Prefix,
     PrefixRule,
     QuestionTraces,
@@ -55,7 +56,7 @@ class ReplayEngine:
         prompt_tokens: Tokens of the question's prompt, which the clock counts.
         steps: Step times of the engine that is imitated: a name in ``steps``, or the path of a file
             that ``deepprune doctor --engine`` has written.
-        tokens_per_forced_answer: Tokens that forcing one answer takes; recordings do not say.
+        tokens_per_forced_answer: Tokens that forcing one answer takes, where recordings do not say.
         shuffle: Start the traces in a drawn order; false: as recorded, to replay a live run.
 
     Attributes:
@@ -83,7 +84,7 @@ class ReplayEngine:
         self.answer_class: IntArray = np.array([t.answer_class for t in traces], dtype=np.int64)
         self._orders: dict[tuple[int, int], IntArray] = {}
         self._cuts: dict[PrefixRule, IntArray] = {}
-        self._forced: dict[int, tuple[list[int], IntArray]] = {}
+        self._forced: dict[int, tuple[list[int], FloatArray]] = {}
 
     def open(self, n_traces: int, seed: int) -> ReplaySession:
         """Begin the question; ``seed`` decides which traces start, and in which order."""
@@ -110,52 +111,53 @@ class ReplayEngine:
             self._cuts[rule] = np.minimum(np.array(cuts, dtype=np.int64), self.n_tokens)
         return self._cuts[rule]
 
-    def forced_answer(self, trace: int, before: int, n_tokens: int) -> int:
-        """Return the class of the last answer forced out of a trace up to ``n_tokens`` tokens.
+    def forced_answer(self, trace: int, n_tokens: int, since: int | None = None) -> tuple[int, int]:
+        """Return class and tokens of the last answer forced out of a trace by ``n_tokens`` tokens.
 
         Raises:
-            ValueError: If the trace has no forced answers, or none since ``before`` tokens, where
-                it was asked last, although there are later ones: the same answer would count twice.
+            ValueError: If no trace has forced answers; or this one has none after ``since`` tokens,
+                where it was asked last, but later ones: the same answer would count twice.
         """
         forced = self.group.traces[trace].forced_answers
-        if not forced:
+        if not any(each.forced_answers for each in self.group.traces):
             raise ValueError(
                 f"no forced answers are recorded for {self.group.question.question_id!r}: "
                 "import traces with them, or choose a policy that needs none."
             )
         last = bisect_right(forced, n_tokens, key=lambda p: p.n_tokens) - 1
-        if 0 <= last < len(forced) - 1 and forced[last].n_tokens <= before:
+        is_last = not 0 <= last < len(forced) - 1
+        if since is not None and not is_last and forced[last].n_tokens <= since:
             raise ValueError(
                 f"answers are forced every {forced[1].n_tokens - forced[0].n_tokens} tokens: "
-                f"{n_tokens - before} tokens between two looks are too few."
+                f"{n_tokens - since} tokens between two looks are too few."
             )
-        return forced[last].answer_class if last >= 0 else NO_ANSWER
+        if last < 0:
+            return NO_ANSWER, self.tokens_per_forced_answer
+        return forced[last].answer_class, self._tokens(forced[last])
 
-    def forced(self, trace: int, n_tokens: int) -> IntArray:
-        """Return how many answers were forced out of a running trace, and the sum of their places.
+    def _tokens(self, forced: ForcedAnswer) -> int:
+        return self.tokens_per_forced_answer if forced.tokens is None else forced.tokens
 
-        Up to ``n_tokens`` tokens, shape ``(2,)``. None is forced at the trace's end, where its
-        answer is known.
+    def forced(self, trace: int, n_tokens: int) -> FloatArray:
+        """Return the tokens of the answers forced out of a running trace, and what they attend to.
+
+        Up to ``n_tokens`` tokens, see `Usage`, shape ``(2,)``. None is forced at the trace's end,
+        where its answer is known.
         """
         if trace not in self._forced:
             end = self.group.traces[trace].n_tokens + self.is_open[trace]
-            places = [
-                p.n_tokens for p in self.group.traces[trace].forced_answers if p.n_tokens < end
-            ]
-            self._forced[trace] = places, np.cumsum([0, *places])
+            forced = [f for f in self.group.traces[trace].forced_answers if f.n_tokens < end]
+            paid = [_paid(f.n_tokens, self._tokens(f)) for f in forced]
+            places = [f.n_tokens for f in forced]
+            self._forced[trace] = places, np.cumsum([np.zeros(2), *paid], axis=0)
         places, sums = self._forced[trace]
-        n = bisect_right(places, n_tokens)
-        return np.array([n, sums[n]], dtype=np.int64)
+        so_far: FloatArray = sums[bisect_right(places, n_tokens)]
+        return so_far
 
 
-def forced_context(forced: IntArray, each: int) -> FloatArray:
-    """Return the tokens that forced answers of ``each`` tokens attend to, summed over those.
-
-    Args:
-        forced: Number of answers and sum of their places, see `ReplayEngine.forced`, ``(..., 2)``.
-        each: Tokens of an answer.
-    """
-    return np.asarray(forced[..., 1] * each + forced[..., 0] * attended(float(each)))
+def _paid(place: int, tokens: int) -> FloatArray:
+    """Return the tokens of an answer forced after ``place`` tokens, and what they attend to."""
+    return np.array([tokens, attended(float(tokens), place)])
 
 
 class ReplaySession:
@@ -171,7 +173,8 @@ class ReplaySession:
         self._forced_context = self._beyond = 0.0
         self._forcing: list[int] = []  # tokens forced out of each trace at this checkpoint
         self._forced_at: dict[int, int] = {}  # where each trace was last forced
-        self._read: dict[int, IntArray] = {}  # answers of each trace that a judge has read
+        self._tokens_asked = 0  # of answers that the policy's steps forced
+        self._read: dict[int, FloatArray] = {}  # answers of each trace that a judge has read
 
     def start(self, n: int) -> None:
         """Start the next ``n`` traces of the drawn order."""
@@ -229,10 +232,15 @@ class ReplaySession:
         asked = [t for t in force if not is_finished[t] and not self._is_stopped[t]]
         for trace in asked:
             before, place = self._forced_at.get(trace, 0), int(target[trace])
-            forced[trace] = engine.forced_answer(int(traces[trace]), before, place)
+            since = before if until else None  # asked where it stands, it may say the same
+            forced[trace], tokens = engine.forced_answer(int(traces[trace]), place, since)
+            if place > before:
+                self._tokens_asked += tokens
+                self._force(_paid(place, tokens))
             self._forced_at[trace] = place
-            self._force(np.array([1, place]))
-        return Observation(target, is_finished, self._is_stopped.copy(), answers, forced)
+        return Observation(
+            target, is_finished, self._is_stopped.copy(), answers, forced, self._tokens_asked
+        )
 
     @property
     def n_started(self) -> int:
@@ -273,12 +281,11 @@ class ReplaySession:
             self._read[trace] = forced
             self._force(new)
 
-    def _force(self, forced: IntArray) -> None:
+    def _force(self, forced: FloatArray) -> None:
         """Count answers forced out of a trace, see `ReplayEngine.forced`, beside other traces'."""
-        each = self._engine.tokens_per_forced_answer
-        self._forcing.append(int(forced[0]) * each)
+        self._forcing.append(int(forced[0]))
         self._tokens_forced += self._forcing[-1]
-        self._forced_context += float(forced_context(forced, each))
+        self._forced_context += float(forced[1])
 
     def _clock(self) -> tuple[int, float]:
         """Return the steps so far, and their seconds beyond the reading of the weights.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,16 +37,16 @@ def plurality(
     return Vote(max(totals, key=totals.__getitem__, default=NO_ANSWER), totals, voters)
 
 
-def first_come(answer_class: Sequence[int], finished: Sequence[int]) -> Vote:
-    """Return the vote of traces in the order in which they finished.
+def first_come(
+    answer_class: Sequence[int], voters: Sequence[int], weights: Sequence[float] | None = None
+) -> Vote:
+    """Return the vote of traces in a given order, as that of finishing.
 
-    A trace without an answer does not vote. A tie goes to the class whose first trace finished
-    first; `plurality` gives it to the one that started first.
+    As `plurality`, but a tie goes to the class whose first voter comes first in ``voters``.
     """
-    answers = (int(answer_class[trace]) for trace in finished)
-    counts = Counter(answer for answer in answers if answer != NO_ANSWER)
-    winner = max(counts, key=counts.__getitem__, default=NO_ANSWER)
-    return Vote(winner, {k: float(n) for k, n in counts.items()}, tuple(finished))
+    numbers = range(len(voters))
+    vote = plurality([answer_class[trace] for trace in voters], numbers, weights)
+    return replace(vote, voters=tuple(voters))
 
 
 def plurality_rows(answer_class: IntArray, weights: FloatArray) -> IntArray:

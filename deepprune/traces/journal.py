@@ -122,7 +122,7 @@ def _record(trace: Trace) -> dict[str, Any]:
         "token_end": [int(end) for end in trace.token_end],
         "finish_reason": str(trace.finish_reason),
         "token_confidence": None if confidence is None else [float(c) for c in confidence],
-        "probes": [[one.n_tokens, one.answer] for one in trace.forced_answers],
+        "probes": [[f.n_tokens, f.answer, f.tokens] for f in trace.forced_answers],
     }
 
 
@@ -133,6 +133,9 @@ def _trace(record: dict[str, Any]) -> Trace:
         token_end=record["token_end"],
         finish_reason=FinishReason(record["finish_reason"]),
         token_confidence=record["token_confidence"],
-        forced_answers=tuple(ForcedAnswer(n, answer) for n, answer in record["probes"]),
+        forced_answers=tuple(
+            ForcedAnswer(n, answer, tokens=rest[0] if rest else None)
+            for n, answer, *rest in record["probes"]
+        ),
         **{name: record[name] for name in _PLAIN},
     )

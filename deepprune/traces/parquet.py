@@ -82,12 +82,12 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
 
 
 def _type_of(name: str, given: pa.DataType) -> pa.DataType:
-    """Return the type of a column; forced answers may lack classes and correctness."""
+    """Return the type of a column; forced answers may lack all but place and text."""
     type_ = SCHEMA.field(name).type
     if name != "probes":
         return type_
-    computed = {"answer_class", "is_correct"}
-    fields = [f for f in type_.value_type if f.name not in computed or _has(given, f.name)]
+    optional = {"answer_class", "is_correct", "tokens"}
+    fields = [f for f in type_.value_type if f.name not in optional or _has(given, f.name)]
     return pa.list_(type_.value_field.with_type(pa.struct(fields)))
 
 

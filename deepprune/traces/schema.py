@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
 
-SCHEMA_VERSION = 2
-"""Version 2 added class and correctness of forced answers; version 1 is read without them."""
+SCHEMA_VERSION = 3
+"""Version 2 added class and correctness of forced answers, 3 their tokens; older ones are read."""
 
 TokenEnds = NDArray[np.int32]
 
@@ -23,6 +23,7 @@ _FORCED_2 = [
     pa.field("answer_class", pa.int32(), nullable=False),
     pa.field("is_correct", pa.bool_()),
 ]
+_FORCED_3 = [*_FORCED_2, pa.field("tokens", pa.int32())]
 
 
 def _schema(forced: Sequence[pa.Field]) -> pa.Schema:
@@ -49,7 +50,7 @@ def _schema(forced: Sequence[pa.Field]) -> pa.Schema:
     return pa.schema(fields)
 
 
-SCHEMAS = {1: _schema(_FORCED_1), SCHEMA_VERSION: _schema(_FORCED_2)}
+SCHEMAS = {1: _schema(_FORCED_1), 2: _schema(_FORCED_2), SCHEMA_VERSION: _schema(_FORCED_3)}
 """The schemas that can be read, by version."""
 
 SCHEMA = SCHEMAS[SCHEMA_VERSION]
@@ -97,7 +98,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
         None if t.token_confidence is None else np.asarray(t.token_confidence, np.float32)
         for t in traces
     ]
-    forced = [field.name for field in _FORCED_2]
+    forced = [field.name for field in _FORCED_3]
     columns["probes"] = [
         [{name: getattr(p, name) for name in forced} for p in t.forced_answers] or None
         for t in traces

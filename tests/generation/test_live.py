@@ -11,7 +11,15 @@ from builders import SessionEvidence, group, with_forced_answers
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import ANY_FINISHED, Status, Step
 from deepprune.core.seeding import derive
-from deepprune.core.types import NO_ANSWER, Decision, FinishReason, QuestionTraces, StopReason, Vote
+from deepprune.core.types import (
+    NO_ANSWER,
+    Decision,
+    FinishReason,
+    ForcedAnswer,
+    QuestionTraces,
+    StopReason,
+    Vote,
+)
 from deepprune.data.prefixes import FirstTokens, ReasoningWords
 from deepprune.generation.backend import EngineError, PromptFormat, RequestError, Sampling
 from deepprune.generation.live import LiveEngine
@@ -142,6 +150,33 @@ def test_any_finished_is_on_the_clock_of_tokens_however_fast_each_trace_is(mode)
     replayed = list(ends(ReplayEngine(recording, shuffle=False).open(5, 0)))
     assert replayed[:-1] == expected
     assert replayed[-1][0] == live_ends[-1][0] == 30
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_race_that_asks_the_traces_in_flight_replays_alike(seed, mode):
+    """Forced answers count in the doubt, the vote and the tokens, whatever runs faster."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(8, 14))
+    answers = [None if a == "-" else a for a in rng.choice(list("aabbc-"), n).tolist()]
+    script = boxed(answers, rng.integers(2, 40, n).tolist())
+    said = [["ab"[i] for i in rng.integers(0, 2, 20)] for _ in range(n)]
+    forced = [
+        tuple(ForcedAnswer(3 * (i + 1), answer) for i, answer in enumerate(each)) for each in said
+    ]
+    traces = zip(script.traces, forced, strict=True)
+    script = replace(script, traces=tuple(replace(t, forced_answers=f) for t, f in traces))
+    live = engine(script, Uneven if seed % 2 else ScriptedBackend, mode=mode, force_every=4)
+    policy = Race(width=int(rng.integers(2, 6)), budget=150, flight=0.25, flight_after=5)
+    outcome, recorded = run(live, script, policy)
+    live.close()
+    replay = ReplayEngine(QuestionTraces(script.question, script.model, recorded), shuffle=False)
+    session = replay.open(len(recorded), 0)
+    again = run_question(policy, session, n, Reader(session), np.random.default_rng(0))
+    assert again.decisions == outcome.decisions
+    assert again.vote == outcome.vote
+    assert again.final.tokens_forced == outcome.final.tokens_forced > 0
+    assert any(weight % 1 for weight in outcome.vote.weights.values()) or not outcome.decisions
 
 
 def test_the_record_holds_what_was_generated():

@@ -1,7 +1,7 @@
 """Race and short-m on hand-worked examples, driven against the replay engine."""
 
 import pytest
-from builders import group, play
+from builders import group, play, with_forced_answers
 
 from deepprune.core.types import NO_ANSWER, StopReason
 from deepprune.pruning.policies.race import Race
@@ -30,6 +30,27 @@ def test_race(budget, n_tokens, clock, weights, stopped):
     assert (outcome.vote.answer_class, outcome.vote.weights) == (0, weights)
     decisions = [(d.trace, d.reason) for d in outcome.decisions]
     assert decisions == [(trace, StopReason.DECIDED) for trace in stopped]
+
+
+@pytest.mark.parametrize(
+    ("flight", "n_tokens", "forced", "weights"),
+    [
+        (0, [6, 6], 0, {0: 1}),
+        (0.25, [6, 6], 3, {0: 1, 1: 0.25}),  # 1:.25, doubt .317 <= sqrt(15 / 140)
+        (1, [6, 10, 4], 6, {0: 1, 1: 2}),  # 1:1; at 10 1:1 and a trace of 4 tokens that says 1
+    ],
+)
+def test_traces_in_flight_count_a_part_of_a_vote(flight, n_tokens, forced, weights):
+    """L = 10, B = 140, two in flight: a of 6 tokens, b of 10 that says b from 3 on, a of 8.
+
+    Forced answers have 3 tokens and count in T: at 6, 12 + 3; at 10, 20 + 6.
+    """
+    traces = with_forced_answers(group(list("aba"), [6, 10, 8]), [[], [1, 1], [1, 1]], every=3)
+    policy = Race(width=2, budget=14, flight=flight, flight_after=4)
+    outcome = play(policy, traces, tokens_per_forced_answer=3)
+    assert outcome.final.n_tokens.tolist() == n_tokens
+    assert outcome.usage.tokens_forced == outcome.final.tokens_forced == forced
+    assert outcome.vote.weights == weights
 
 
 def test_a_question_that_gives_no_answer_ends_at_a_quarter_of_the_budget():
@@ -76,6 +97,7 @@ def test_short_m(m, clock, n_tokens, voters, winner):
     [
         (Race, {"width": 0}, "width must be >= 1, got 0"),
         (Race, {"budget": 0}, "budget must be > 0, got 0"),
+        (Race, {"flight": 2}, "flight must lie in .0, 1., got 2"),
         (ShortM, {"k": 2, "m": 3}, "m must not exceed k=2, got 3"),
     ],
 )

@@ -168,15 +168,16 @@ def test_probes_take_the_classes_that_the_file_has(tmp_path):
     assert [t.forced_answers[0].is_correct for t in group.traces] == [False, False, True]
 
 
-def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trace):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_schema_is_read_and_appended_to(version, tmp_path, make_trace):
     old = make_trace(
         answer="4", answer_class=0, forced_answers=(ForcedAnswer(1, "4"), ForcedAnswer(2, None))
     )
-    table = pa.Table.from_pylist(to_table([old]).to_pylist(), schema=SCHEMAS[1])
+    table = pa.Table.from_pylist(to_table([old]).to_pylist(), schema=SCHEMAS[version])
     path = tmp_path / "part-00000.parquet"
     pq.write_table(table, path)
     part = Part(path.name, 1, path.stat().st_size, sha256_file(path))
-    Manifest(GENERATOR, "boxed", 1, 1, 2, parts=(part,), schema_version=1).write(tmp_path)
+    Manifest(GENERATOR, "boxed", 1, 1, 2, parts=(part,), schema_version=version).write(tmp_path)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('  "n_without_text": 0,\n', ""))
 
@@ -186,11 +187,14 @@ def test_a_store_of_schema_version_1_is_read_and_appended_to(tmp_path, make_trac
     assert old.forced_answers[0].answer_class == NO_ANSWER
 
     new = make_trace(
-        sample_id=1, answer="4", answer_class=0, forced_answers=(ForcedAnswer(1, "4", 0, True),)
+        sample_id=1,
+        answer="4",
+        answer_class=0,
+        forced_answers=(ForcedAnswer(1, "4", 0, True, tokens=2),),
     )
     store.append([new])
     store = TraceStore.open(tmp_path)
-    assert store.manifest.schema_version == 2
+    assert store.manifest.schema_version == 3
     assert store.check() == []
     assert store.load()[0].traces == (old, new)
 

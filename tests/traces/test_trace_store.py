@@ -177,8 +177,8 @@ def test_what_is_no_store_is_refused(tmp_path, store):
         TraceStore.create(tmp_path, token_counter=GENERATOR, answers="boxed")
 
     path = store.path / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(InputError, match=r"schema version 3, .* reads versions up to 2"):
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    with pytest.raises(InputError, match=r"schema version 4, .* reads versions up to 3"):
         TraceStore.open(store.path)
 
 

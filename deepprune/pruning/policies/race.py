@@ -10,6 +10,10 @@ The confidence in the leader is `stopping.beta`, and 1/2 without a vote: a quest
 without an answer, at B/16 with one vote, at B/64 with 2:0, at B/256 with 3:0. The square root
 spends a budget shared by many questions where the next token gains most; linear rules lose 2-8
 points.
+
+``flight`` counts the answer forced out of each trace in flight as that much of a vote at each
+finish, in the confidence and in the vote; its tokens count in T. A quarter gains .5 to .8 points at
+equal tokens and latency on AIME24, AIME25 and HMMT25 of Qwen3-8B at b = 25 and 50, nothing at 100.
 Tried without gain: ending a trace early once its forced answers agree (3-60 points lost).
 """
 
@@ -17,11 +21,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from deepprune.core.options import Count, Gt, checked
+from deepprune.core.options import Count, Gt, Share, checked
 from deepprune.core.protocols import ANY_FINISHED, Evidence, Need, PolicyRun, Step
 from deepprune.core.types import Decision, StopReason
 from deepprune.pruning.stopping import beta
@@ -36,13 +40,20 @@ class Race:
     Attributes:
         width: Traces in flight. 1 spends the fewest tokens, more save time.
         budget: b, in mean trace lengths, see the head of this file; not a limit.
+        flight: Votes, in [0, 1], that the answer forced out of a trace in flight counts.
+        flight_after: Tokens from which on an answer is forced out of a trace in flight.
     """
-
-    needs: ClassVar[frozenset[Need]] = frozenset()
 
     width: Count = 4
     budget: Annotated[float, Gt(0)] = 100.0
+    flight: Share = 0.0
+    flight_after: Count = 128
     name: str = "race"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Forced answers, if traces in flight vote."""
+        return frozenset([Need.FORCED_ANSWERS] if self.flight else [])
 
     def run(self, n_traces: int, evidence: Evidence, rng: np.random.Generator) -> PolicyRun:
         allowance = self.budget * evidence.mean_length
@@ -53,12 +64,18 @@ class Race:
             seen = yield Step(start=new, until=ANY_FINISHED)
             started += new
             finished += [i for i in np.flatnonzero(seen.is_finished).tolist() if i not in finished]
-            vote = first_come(seen.answer_class.tolist(), finished)
+            running = sorted(set(range(started)) - set(finished))
+            asked = [t for t in running if self.flight and seen.n_tokens[t] >= self.flight_after]
+            if asked:
+                seen = yield Step(until=0, force=asked)
+            weights = [1.0] * len(finished) + [self.flight] * len(asked)
+            vote = first_come(seen.forced_class.tolist(), [*finished, *asked], weights)
             counts = tuple(sorted(vote.weights.values(), reverse=True))
             doubt = 1 - beta(counts) if counts else 0.5
-            is_decided = doubt <= sqrt(int(seen.n_tokens.sum()) / allowance)
+            spent = int(seen.n_tokens.sum()) + seen.tokens_forced
+            is_decided = doubt <= sqrt(spent / allowance)
             if is_decided or len(finished) == n_traces:
                 break
-        if running := sorted(set(range(started)) - set(finished)):
+        if running:
             yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
         return vote
