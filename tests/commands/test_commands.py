@@ -36,7 +36,7 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     last = ["figure: r/accuracy_tokens.png", "results: r/results.jsonl", "run: r"]
     assert done.stdout.splitlines()[-3:] == last
     written = rows(tmp_path / "r" / "results.jsonl")
-    assert [r["policy"] for r in written] == ["consensus"] * 5 + ["deepprune"] * 2
+    assert [r["policy"] for r in written] == ["consensus"] * 6 + ["deepprune"] * 2
     needed = {
         "accuracy",
         "accuracy_low",
@@ -53,7 +53,7 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     media = offline / "files" / "media"
     assert [p.suffix for p in (media / "images" / "prune").iterdir()] == [".png"]
     (logged,) = (media / "table" / "prune").iterdir()
-    assert len(json.loads(logged.read_text())["data"]) == 7
+    assert len(json.loads(logged.read_text())["data"]) == 8
 
 
 def test_a_killed_sweep_resumes_to_the_same_rows(tmp_path):
