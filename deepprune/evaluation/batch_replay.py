@@ -1,4 +1,4 @@
-"""DeepPrune's one-checkpoint runs on a recording, all orders and thresholds at once.
+"""Runs on a recording at once: DeepPrune's with one checkpoint, and those on final answers alone.
 
 The decisions are those of `controller.run_question` on a `ReplayEngine` (tests compare them), as
 arrays over runs: a sweep has 100,000 of them per question.
@@ -21,6 +21,7 @@ from deepprune.core.types import NO_ANSWER, Prefix
 from deepprune.evaluation.ledger import Ledger
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge
+from deepprune.pruning.at_once import AtOnce
 from deepprune.pruning.clustering import Clusterings, cluster
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
@@ -174,3 +175,54 @@ def _finishing(
         }
 
     return finish
+
+
+def replay_sampling(
+    policy: AtOnce,
+    engine: ReplayEngine,
+    orders: IntArray,
+    ledger: Ledger,
+    correct: IntArray,
+    mean_length: float | None,
+) -> dict[str, NDArray[Any]]:
+    """Return the outcomes of a policy that reads final answers alone, each of shape ``(R,)``.
+
+    Args:
+        policy: The policy.
+        engine: The recorded traces, all whole.
+        orders: The traces in the order of their start, shape ``(R, N)``.
+        ledger: Makes the bills.
+        correct: Answer classes that are right.
+        mean_length: See `Evidence.mean_length`.
+    """
+    lengths, answers = engine.n_tokens[orders], engine.answer_class[orders]
+    starts, n_tokens, votes, winner = policy.at_once(lengths, answers, mean_length)
+    finished = np.where(n_tokens == lengths, n_tokens, 0).sum(1)
+    none = np.zeros(len(orders))
+    tokens = n_tokens.astype(np.float64)
+    bill = ledger.bill(
+        tokens_finished=finished,
+        tokens_pruned=n_tokens.sum(1) - finished,
+        tokens_forced=none,
+        forced_context=none,
+        trace_flops=ledger.trace_flops(tokens).sum(1),
+        judge=np.zeros((len(orders), 3)),
+    )
+    steps, runs = engine.steps, n_tokens > 0
+    times = np.concatenate((starts, starts + n_tokens), axis=1)
+    change = np.concatenate((runs, -1 * runs), axis=1)
+    by_time = np.lexsort((change, times), axis=1)  # ends before starts
+    running = np.take_along_axis(change, by_time, 1).cumsum(1)
+    stretch = np.diff(np.take_along_axis(times, by_time, 1), axis=1)
+    slower = np.maximum(0, running[:, :-1] * steps.compute_s - steps.weights_s)
+    sequential = times.max(1)
+    decoding = steps.weights_s * sequential + (stretch * slower).sum(1)
+    context = attended(tokens, engine.prompt_tokens).sum(1)
+    return {
+        **bill,
+        "is_correct": np.isin(winner, correct),
+        "any_correct": (votes & np.isin(answers, correct)).any(1),
+        "tokens_sequential": sequential,
+        "peak_traces": running.max(1),
+        "engine_seconds": steps.seconds(decoding, context, engine.prompt_tokens),
+    }

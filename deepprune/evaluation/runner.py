@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import derive, generator
 from deepprune.core.types import QuestionRef, QuestionTraces
-from deepprune.evaluation.batch_replay import replay_batch
+from deepprune.evaluation.batch_replay import replay_batch, replay_sampling
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
 from deepprune.evaluation.outcomes import FIELDS, QuestionKey, QuestionOutcomes
 from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
+from deepprune.pruning.at_once import AtOnce
 from deepprune.pruning.controller import run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
@@ -95,11 +97,14 @@ class QuestionRunner:
             if number in task.skip:
                 continue
             policy = point.policy
-            at_once = isinstance(policy, DeepPrune) and policy.decides_once
-            if at_once and is_whole and not self.is_watched:
-                batches[_family(point)].append(number)
-            else:
-                question.guarded([number], question.run)
+            work = question.run
+            if is_whole and not self.is_watched:
+                if isinstance(policy, DeepPrune) and policy.decides_once:
+                    batches[_family(point)].append(number)
+                    continue
+                if isinstance(policy, AtOnce) and not policy.needs:
+                    work = question.run_at_once
+            question.guarded([number], work)
         for numbers in batches.values():
             question.guarded(numbers, question.run_batch)
         return question.timed()
@@ -165,15 +170,28 @@ class _Question:
             for name, value in facts.items():
                 self.outcomes.fields[name][number, resample] = value
 
+    def run_at_once(self, numbers: Sequence[int]) -> None:
+        """Evaluate one point of a policy that reads final answers alone, all runs at once."""
+        (number,) = numbers
+        point, mean_lengths = self._runner.points[number], self._runner.mean_lengths
+        assert isinstance(point.policy, AtOnce)
+        found = replay_sampling(
+            point.policy,
+            self._engine,
+            self._orders(point.n_traces),
+            self._ledger,
+            np.array(sorted(self._correct), dtype=np.int64),
+            mean_lengths.get(self._group.key),
+        )
+        for name, values in found.items():
+            self.outcomes.fields[name][number] = values
+
     def run_batch(self, numbers: Sequence[int]) -> None:
         """Evaluate points of one family, all runs at once."""
         runner, engine = self._runner, self._engine
         points = [runner.points[number] for number in numbers]
         n_traces, scores = points[0].n_traces, self._scores[str(points[0].judge)]
-        resamples = range(runner.resamples)
-        orders = np.stack(
-            [engine.order(runner.n_traces, derive(runner.seed, r))[:n_traces] for r in resamples]
-        )
+        resamples, orders = range(runner.resamples), self._orders(n_traces)
         draws = np.stack([self._rng(r).random(n_traces) for r in resamples])
         # with peers, each order has scores of its own
         has_peers = scores.judge.reads_peers
@@ -200,6 +218,12 @@ class _Question:
         fields["latency"] = fields["tokens_sequential"] / mean_length
         fields["judge_seconds"] = fields["judge_flops"] / self._engine.steps.flops_per_s
         return self.outcomes
+
+    def _orders(self, n_traces: int) -> IntArray:
+        """Return the traces of all runs in the order of their start, shape ``(R, n_traces)``."""
+        seeds = [derive(self._runner.seed, r) for r in range(self._runner.resamples)]
+        orders = [self._engine.order(self._runner.n_traces, seed) for seed in seeds]
+        return np.stack([order[:n_traces] for order in orders])
 
     def _rng(self, resample: int) -> np.random.Generator:
         return generator(self._runner.seed, *self._group.key, resample, "policy")

@@ -17,7 +17,12 @@ from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.scores import QuestionScores
 from deepprune.judge.base import Judge, JudgeProvenance, Prices
 from deepprune.judge.cascade import CascadeJudge
+from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
+from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.policies.esc import ESC
+from deepprune.pruning.policies.race import Race
+from deepprune.pruning.policies.short_m import ShortM
 from deepprune.pruning.replay import ReplayEngine
 
 
@@ -116,3 +121,46 @@ def test_a_prefix_that_stays_among_peers_that_grow_is_paid_once():
     ]
     scores.lookup(np.array(ids))
     assert scores.bill(np.array(ids)).tolist() == [2, 23 + 18, 3 * 23 + 5 * 18]
+
+
+SAMPLING = [
+    Consensus(),
+    Consensus(k=4),
+    AdaptiveConsistency(0.8),
+    AdaptiveConsistency(0.7, cap=8, wave=3),
+    AdaptiveConsistency(0.6, rule="majority"),
+    ESC(3),
+    ESC(2, cap=7),
+    ShortM(k=5, m=2),
+    ShortM(k=30, m=3),
+    Race(width=1, budget=25),
+    Race(width=4, budget=60),
+    Race(width=20, budget=300),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sampling_at_once_equals_the_same_runs_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    answers = [None if a == "-" else a for a in rng.choice(list("aabbc---"), size=14).tolist()]
+    traces = group(answers, rng.integers(0 if seed else 1, 12, size=14).tolist())
+    steps = StepTimes(1.0, 0.4, 0.01, 1.0)  # computing takes longer from three traces on
+    points = [Point(policy, n) for policy in SAMPLING for n in (12, 5)]
+    runner = QuestionRunner(
+        points, n_traces=12, resamples=9, seed=3, generators={"tiny": GeneratorSize(1e3, 2, 8)},
+        load=lambda _: traces, make_engine=lambda group, prompt: ReplayEngine(group, prompt, steps),
+        judges={}, mean_lengths={(*traces.question.key, "tiny"): 6.0},
+    )  # fmt: skip
+    task = Task(QuestionRef(traces.question, traces.model, 14), tokens_prompt=7)
+    at_once = runner(task)
+    runner.is_watched = True
+    one_by_one = runner(task)
+    assert not at_once.failures
+    assert not one_by_one.failures
+    for name in FIELDS:
+        for number, point in enumerate(points):
+            np.testing.assert_allclose(
+                at_once.fields[name][number],
+                one_by_one.fields[name][number],
+                err_msg=f"{name} {point}",
+            )

@@ -15,8 +15,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from deepprune.core.options import Count, Share, checked
-from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, IntArray, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER
+from deepprune.pruning.at_once import Runs, in_waves, one_hot
 from deepprune.pruning.stopping import is_decided
 from deepprune.pruning.voting import plurality
 
@@ -54,3 +55,16 @@ class AdaptiveConsistency:
                     counts[answer] = counts.get(answer, 0) + 1
             if started == cap or is_decided(counts.values(), self.rule, self.stop_confidence):
                 return plurality(seen.answer_class.tolist(), range(started))
+
+    def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
+        n_runs, n = lengths.shape
+        cap = min(self.cap or n, n)
+        counts = one_hot(answers).cumsum(1)  # votes of each class after each trace, (R, N, C)
+        last = np.full(n_runs, cap)
+        for run in range(n_runs):
+            for started in range(self.wave, cap, self.wave):
+                votes = counts[run, started - 1]
+                if is_decided(votes[votes > 0].tolist(), self.rule, self.stop_confidence):
+                    last[run] = started
+                    break
+        return in_waves(lengths, answers, self.wave, np.zeros(n_runs, dtype=np.int64), last)

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from deepprune.core.options import Count, checked
-from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, IntArray, Need, PolicyRun, Step
+from deepprune.pruning.at_once import Runs, in_waves
 from deepprune.pruning.voting import plurality
 
 
@@ -33,3 +34,8 @@ class Consensus:
         k = min(self.k or n_traces, n_traces)
         seen = yield Step(start=k)
         return plurality(seen.answer_class.tolist(), range(k))
+
+    def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
+        n_runs, n = lengths.shape
+        first = np.zeros(n_runs, dtype=np.int64)
+        return in_waves(lengths, answers, n, first, first + min(self.k or n, n))

@@ -16,8 +16,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from deepprune.core.options import Count, Ge, checked
-from deepprune.core.protocols import Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import Evidence, IntArray, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER
+from deepprune.pruning.at_once import Runs, in_waves
 from deepprune.pruning.voting import plurality
 
 
@@ -51,3 +52,15 @@ class ESC:
                 return plurality(answers, range(first, started))
             if started == cap:
                 return plurality(answers, range(cap))
+
+    def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
+        n_runs, n = lengths.shape
+        cap = min(self.cap or n, n)
+        first, last = np.zeros(n_runs, dtype=np.int64), np.full(n_runs, cap)
+        is_open = np.ones(n_runs, dtype=bool)
+        for begin in range(0, cap - self.window + 1, self.window):
+            window = answers[:, begin : begin + self.window]
+            agrees = (window == window[:, :1]).all(1) & (window[:, 0] != NO_ANSWER) & is_open
+            first[agrees], last[agrees] = begin, begin + self.window
+            is_open &= ~agrees
+        return in_waves(lengths, answers, self.window, first, last)

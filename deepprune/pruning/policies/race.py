@@ -24,10 +24,12 @@ from math import sqrt
 from typing import Annotated
 
 import numpy as np
+from scipy.special import betainc
 
 from deepprune.core.options import Count, Gt, Share, checked
-from deepprune.core.protocols import ANY_FINISHED, Evidence, Need, PolicyRun, Step
+from deepprune.core.protocols import ANY_FINISHED, Evidence, IntArray, Need, PolicyRun, Step
 from deepprune.core.types import Decision, StopReason
+from deepprune.pruning.at_once import Runs, first_come_rows, one_hot, top_two
 from deepprune.pruning.stopping import beta
 from deepprune.pruning.voting import first_come
 
@@ -79,3 +81,35 @@ class Race:
         if running:
             yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
         return vote
+
+    def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
+        """Decide many runs, see `at_once.AtOnce`; ``flight`` is 0."""
+        assert mean_length is not None, "the mean trace length was not given"
+        n_runs, n = lengths.shape
+        number, ballots = np.arange(n), one_hot(answers)
+        starts, n_tokens = np.zeros_like(lengths), np.zeros_like(lengths)
+        rank = np.full(lengths.shape, n * n)  # in the order of finishing; n * n: not finished
+        counts = np.zeros((n_runs, ballots.shape[2]))
+        started, now = np.zeros((2, n_runs), dtype=np.int64)
+        is_open = np.ones(n_runs, dtype=bool)
+        for event in range(n):
+            n_finished = (rank < n * n).sum(1)
+            more = np.where(is_open, np.minimum(n_finished + self.width, n), started)
+            is_new = (number >= started[:, None]) & (number < more[:, None])
+            starts, started = np.where(is_new, now[:, None], starts), more
+            running = is_open[:, None] & (number < started[:, None]) & (rank == n * n)
+            left = np.where(running, lengths - n_tokens, np.iinfo(np.int64).max)
+            step = np.where(is_open, left.min(1), 0)
+            now = now + step
+            n_tokens = n_tokens + np.where(running, step[:, None], 0)
+            ends = running & (left == step[:, None])
+            rank = np.where(ends, event * n + number, rank)
+            counts += (ballots * ends[..., None]).sum(1)
+            most, second = top_two(counts)
+            doubt = np.where(most > 0, 1 - betainc(second + 1, most + 1, 0.5), 0.5)
+            spent = n_tokens.sum(1) / (self.budget * mean_length)
+            is_open &= (doubt > np.sqrt(spent)) & ((rank == n * n).any(1))
+            if not is_open.any():
+                break
+        has_finished = rank < n * n
+        return Runs(starts, n_tokens, has_finished, first_come_rows(answers, rank, has_finished))

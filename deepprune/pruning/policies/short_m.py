@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from deepprune.core.options import Count, checked
-from deepprune.core.protocols import ANY_FINISHED, Evidence, Need, PolicyRun, Step
-from deepprune.core.types import Decision, StopReason
+from deepprune.core.protocols import ANY_FINISHED, Evidence, IntArray, Need, PolicyRun, Step
+from deepprune.core.types import NO_ANSWER, Decision, StopReason
+from deepprune.pruning.at_once import Runs, first_come_rows
 from deepprune.pruning.voting import first_come
 
 
@@ -51,3 +52,17 @@ class ShortM:
         answers = seen.answer_class.tolist()
         vote = first_come(answers, finished[: self.m])
         return vote if vote.weights else first_come(answers, finished)
+
+    def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
+        k = min(self.k, lengths.shape[1])
+        m = min(self.m, k)
+        rank = np.full(lengths.shape, lengths.shape[1])
+        order = lengths[:, :k].argsort(1, kind="stable")
+        np.put_along_axis(rank, order, np.arange(k), 1)
+        end = np.take_along_axis(lengths, order[:, m - 1 : m], 1)  # of the m-th shortest
+        n_tokens = np.where(np.arange(lengths.shape[1]) < k, np.minimum(lengths, end), 0)
+        votes = rank < m
+        is_void = ~(votes & (answers != NO_ANSWER)).any(1)
+        votes = np.where(is_void[:, None], (n_tokens == lengths) & (rank < k), votes)
+        winner = first_come_rows(answers, rank, votes)
+        return Runs(np.zeros_like(lengths), n_tokens, votes, winner)
