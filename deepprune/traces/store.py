@@ -28,7 +28,7 @@ class TraceStore:
 
     >>> from deepprune.traces import open_traces
     >>> len(open_traces("pool").load())
-    85
+    80
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

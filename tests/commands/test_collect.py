@@ -184,11 +184,11 @@ def test_a_full_disk_stops_the_run_in_one_line_and_it_resumes(tmp_path, whole):
 
 
 def test_failed_questions_are_named_and_the_exit_code_says_so(tmp_path):
-    """The pool has 16 traces a question."""
-    command = [*COLLECT, "questions.limit=2", "collect.n=17", AT_ONCE]
+    """The pool has 32 traces a question."""
+    command = [*COLLECT, "questions.limit=2", "collect.n=33", AT_ONCE]
     done = run(*command, "hydra.run.dir=r", folder=tmp_path, code=1)
-    assert "32 of 34 traces recorded, 2 of 2 questions failed" in done.stdout
-    assert "the script has 16 traces of" in done.stdout
+    assert "64 of 66 traces recorded, 2 of 2 questions failed" in done.stdout
+    assert "the script has 32 traces of" in done.stdout
     assert "failed: r/failed.jsonl; the same command retries them" in done.stdout
     assert (tmp_path / "r" / "failed.jsonl").read_text().count("\n") == 2
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "failed"

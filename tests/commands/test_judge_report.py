@@ -59,7 +59,7 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
     said = capsys.readouterr().out
     last = ["figure: report/judge_matrix.png", "results: report/matrix.jsonl", "run: report"]
     assert said.splitlines()[-3:] == last
-    assert "8 of 36 questions were seen in training, excluded" in said
+    assert "8 of 12 questions were seen in training, excluded" in said
     matrix = runs / "report" / "matrix.jsonl"
     whole = matrix.read_text()
     rows = [json.loads(line) for line in whole.splitlines()]

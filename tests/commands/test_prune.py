@@ -26,8 +26,8 @@ from deepprune.live.record import LiveRecord
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.traces import TraceStore
 
-ONE = "basic_arithmetic-11-0"
-"""A question of the bundled pool."""
+ONE = "basic_arithmetic-07"
+"""A question of the bundled pool; 9 of its first 16 traces answer 53, which is wrong."""
 
 FAULTY = {"PYTHONPATH": os.pathsep.join(sys.path)}
 """For a process that imports `faulty`."""
@@ -47,9 +47,9 @@ def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[-3:-1] == ["results: r/results.jsonl", "run: r"]
     (row,) = rows(tmp_path / "r" / "results.jsonl")
-    assert lines[-1] == row["answer"] == "-11"
+    assert lines[-1] == row["answer"] == "53"
     assert row["decisions"]
-    assert (row["gold"], row["is_correct"]) == ("-19", False)
+    assert (row["gold"], row["is_correct"]) == ("-43", False)
     (recorded,) = TraceStore.open(tmp_path / "r" / "traces").load()
     assert len(recorded.traces) == row["n_started"] == 16
     assert sum(t.n_tokens for t in recorded.traces) == row["tokens"]
@@ -147,7 +147,7 @@ def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_
     (row,) = rows(tmp_path / "r" / "results.jsonl")
     assert (row["status"], row["n_started"]) == ("interrupted", 16)
     done = run("prune", *slow, folder=tmp_path)
-    assert done.stdout.splitlines()[-1] == "-11"
+    assert done.stdout.splitlines()[-1] == "53"
     (row,) = rows(tmp_path / "r" / "results.jsonl")
     assert row["status"] == "ok"
 
@@ -257,7 +257,7 @@ def test_a_judge_that_hangs_keeps_nobody(tmp_path):
     """The process exits, the result says that nothing was pruned."""
     judge = ["judge._target_=faulty.Hanging", "prune.judge_timeout_s=0.5", "hydra.run.dir=r"]
     done = call("prune", ONE, *FAST, *judge, "view=none", folder=tmp_path, **FAULTY)
-    assert done.stdout == "-11\n"
+    assert done.stdout == "53\n"
     assert "took longer than prune.judge_timeout_s=0.5 seconds" in done.stderr
     (row,) = rows(tmp_path / "r" / "results.jsonl")
     assert row["n_finished"] == 16
@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path, monkeypatc
     stored = TraceStore.open(tmp_path / "r" / "traces")
     assert stored.check() == []
     found = rows(tmp_path / "r" / "results.jsonl")
-    assert 0 < len(found) <= len(stored.refs()) < 85
+    assert 0 < len(found) <= len(stored.refs()) < 80
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path, monkeypatc
         ([" "], "the question is empty"),
         (["@missing.txt"], "cannot be read from '@missing.txt': No such file"),
         (["What", "is 1?"], "prune takes one question, got 2 arguments"),
-        (["Is x = 4?"], "pool has no traces of this question; it has 85 questions"),
+        (["Is x = 4?"], "pool has no traces of this question; it has 80 questions"),
         ([ONE, "pruning=[esc,mars]"], "exactly one policy, got esc, mars"),
         ([ONE, "pruning=deeprune"], "did you mean deepprune?"),
         ([ONE, "engine=script"], "did you mean scripted?"),
@@ -316,10 +316,6 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_stored(tmp_path, monkeypatc
         ([ONE, "judge=trained", "judge.path=."], "judge.json"),
         ([ONE, "judge=oracle"], "an oracle knows the final answers"),
         ([ONE, "pruning=deepconf"], "deepconf needs token confidences, and sampling.logprobs=0"),
-        (
-            [ONE, "pruning=early_exit"],
-            "needs recorded forced answers, which these traces do not have",
-        ),
         (["1+1?", "pruning=mars", "engine=replay", "questions=traces"], "not both"),
     ],
 )
@@ -331,11 +327,17 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, said, tmp_path):
     assert not list(tmp_path.glob("runs/*/config.json")), "no run was claimed"
 
 
-def test_a_policy_that_forces_answers_needs_an_engine_that_continues(tmp_path):
-    store = TraceStore.create(tmp_path / "p", token_counter="generator", answers="boxed")
-    store.append(with_forced_answers(group(["a", "b"], 8), [[0], [0]], every=4).traces)
-    settings = ["q", "engine._target_=faulty.unable", "engine.traces=p", "pruning=early_exit"]
-    done = run("prune", *settings, "logger=none", folder=tmp_path, code=2)
+def test_a_policy_that_forces_answers_needs_recorded_ones_or_an_engine_that_continues(tmp_path):
+    bare = group(["a", "b"], 8)
+    forced = with_forced_answers(bare, [[0], [0]], every=4)
+    for name, played in (("bare", bare), ("forced", forced)):
+        store = TraceStore.create(tmp_path / name, token_counter="generator", answers="boxed")
+        store.append(played.traces)
+    settings = ["q", "pruning=early_exit", "logger=none"]
+    done = run("prune", *settings, "engine.traces=bare", folder=tmp_path, code=2)
+    assert "needs recorded forced answers, which these traces do not have" in done.stderr
+    unable = ["engine._target_=faulty.unable", "engine.traces=forced"]
+    done = run("prune", *settings, *unable, folder=tmp_path, code=2)
     assert "early_exit forces answers out of prefixes" in done.stderr
 
 
@@ -347,13 +349,13 @@ def test_vllm_that_is_missing_is_said(tmp_path):
 
 
 def test_a_question_comes_from_an_argument_a_file_or_standard_input(tmp_path):
-    text = "Calculate -( 32 / 8 ) - 15."
+    text = "Calculate 3 - -( 8 * -6 ) - -2."
     (tmp_path / "q.txt").write_text(f"{text}\n")
     assert _read_question(str(tmp_path / "q.txt")) == f"{text}\n"
     assert _read_question(f"@{tmp_path / 'q.txt'}") == f"{text}\n"
     assert _read_question(text) == text
     done = run("prune", "-", *FAST, "view=none", folder=tmp_path, stdin=text)
-    assert done.stdout == "-11\n"
+    assert done.stdout == "53\n"
 
 
 @pytest.mark.parametrize("text", [r"\frac{1}{2} ${x} $y$", r"\\${a} \${b}", "a=b,c: [1] 'q' \"r\""])

@@ -377,7 +377,8 @@ def test_what_a_policy_needs_is_asked_of_the_traces_before_anything_runs(tmp_pat
     ):
         evaluate(tmp_path, chosen=chosen)
     assert not (tmp_path / "outcomes").exists()
-    forced = with_forced_answers(questions(1)[0], [[0]] * 8, every=2)
+    # the last trace ended before its first forced answer
+    forced = with_forced_answers(questions(1)[0], [[0]] * 7 + [[]], every=2)
     needs = {"priced": PricedJudge.needs}
     left = with_needs_met(chosen, forced, needs)
     assert {p.policy.name for p in left} == {"consensus", "deepprune", "early_exit"}

@@ -38,7 +38,7 @@ ROWS = [{"question": "1+1?", "gold": 2, "question_id": 7}, {"question": "1+2?", 
 def test_the_pool_is_the_default_and_needs_nothing():
     questions, _ = load()
     assert questions == [ref.question for ref in open_traces("pool").refs()]
-    assert len(questions) == 85
+    assert len(questions) == 80
 
 
 def test_a_file_of_lines(tmp_path):
