@@ -12,7 +12,7 @@ stable checkpoints, warm-up 10, share .5, 3 disagreements, 3 traces to keep. Dep
 - A trace that gives no answer does not vote, so it counts neither for a majority nor in its share;
   it still counts as disagreeing with one. The code gives "no answer" votes like any other answer.
 - A majority that replaces another one after the first two probes has to stand for 42 checkpoints,
-  in the code for 41: 300 tokens a question there, and the same votes.
+  in the code for 41: about 90 tokens a question there, and the same votes.
 - No bursts: every forced answer is a checkpoint.
 """
 
