@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 
 .PHONY: demo test test-all test-vllm check docs constraints clean
 demo: .venv/demo
-	$(BIN)/python train.py
+	$(BIN)/python train.py experiment=demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
