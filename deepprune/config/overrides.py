@@ -18,8 +18,8 @@ def as_typed(override: str) -> str:
     >>> as_typed("judge.path=runs/lr=0.1/judge"), as_typed("data.models=[a,b=c]")
     ('judge.path="runs/lr=0.1/judge"', 'data.models=[a,"b=c"]')
     """
-    name, _, value = override.partition("=")
-    if not _NAME.fullmatch(name) or _is_read(override):
+    name, equals, value = override.partition("=")
+    if not (equals and _NAME.fullmatch(name)) or _is_read(override):
         return override
     return f"{name}={','.join(map(_item, _items(value)))}"
 
