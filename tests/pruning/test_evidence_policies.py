@@ -1,5 +1,6 @@
 """Policies that look at token confidence or at the judge's scores along the way, by hand."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_deepconf_leaves_out_a_trace_that_lapsed_and_ended_between_two_looks():
 def test_deepconf_lets_all_vote_where_the_confident_have_no_answer():
     """The bar is near the warm-up's upper one, 4, of a trace without an answer."""
     traces = confident([None, "b"], [[4] * 4, [2] * 4])
-    assert play(DeepConf(keep=0.1, warmup=2, window=2), traces).vote.weights == {0: 1.0}
+    vote = play(DeepConf(keep=0.1, warmup=2, window=2), traces).vote
+    assert vote.weights == {0: 1.0}
+    assert json.dumps(vote.voters) == "[0, 1]"  # live runs record it
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3333.0])

@@ -88,7 +88,7 @@ class DeepConf:
                 stop = [Decision(t, StopReason.UNSURE) for t in running if lowest[t] < bar]
                 start = min(self.parallel - len(running) + len(stop), n_traces - started)
             if not (running or start):
-                finished = np.flatnonzero(seen.is_finished)
+                finished = np.flatnonzero(seen.is_finished).tolist()
                 return vote if vote.weights else plurality(seen.answer_class.tolist(), finished)
             started += start
             seen = yield Step(start=start, stop=stop, until=self.check_every)

@@ -116,7 +116,7 @@ class DeepPrune:
             seen = yield from self._finish(stop, traces[chosen], voters, weights)
             if self._is_decided(seen, voters, weights):
                 break
-        answers, finished = seen.answer_class.tolist(), np.flatnonzero(seen.is_finished)
+        answers, finished = seen.answer_class.tolist(), np.flatnonzero(seen.is_finished).tolist()
         vote = plurality(answers, voters, weights)
         return vote if vote.weights else plurality(answers, finished)
 
