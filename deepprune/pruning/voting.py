@@ -27,7 +27,7 @@ def plurality(
     Returns:
         The vote; its ``answer_class`` is ``NO_ANSWER`` if no voter has an answer.
     """
-    voters = tuple(voters)
+    voters = tuple(map(int, voters))
     ballots = sorted(zip(voters, weights or [1.0] * len(voters), strict=True))
     totals: dict[int, float] = {}
     for trace, weight in ballots:  # in the order of start, so `max` meets the earliest class first
@@ -47,6 +47,11 @@ def first_come(
     numbers = range(len(voters))
     vote = plurality([answer_class[trace] for trace in voters], numbers, weights)
     return replace(vote, voters=tuple(voters))
+
+
+def or_of_finished(vote: Vote, answer_class: Sequence[int], finished: Sequence[int]) -> Vote:
+    """Return the vote, or that of all finished traces where no voter has an answer."""
+    return vote if vote.weights else first_come(answer_class, finished)
 
 
 def plurality_rows(answer_class: IntArray, weights: FloatArray) -> IntArray:

@@ -25,7 +25,7 @@ import numpy as np
 from deepprune.core.options import Count, Gt, Le, checked
 from deepprune.core.protocols import Evidence, FloatArray, Need, PolicyRun, Step
 from deepprune.core.types import Decision, StopReason, Vote
-from deepprune.pruning.voting import plurality
+from deepprune.pruning.voting import or_of_finished, plurality
 
 
 def group_confidences(confidence: FloatArray, window: int) -> FloatArray:
@@ -89,7 +89,7 @@ class DeepConf:
                 start = min(self.parallel - len(running) + len(stop), n_traces - started)
             if not (running or start):
                 finished = np.flatnonzero(seen.is_finished).tolist()
-                return vote if vote.weights else plurality(seen.answer_class.tolist(), finished)
+                return or_of_finished(vote, seen.answer_class.tolist(), finished)
             started += start
             seen = yield Step(start=start, stop=stop, until=self.check_every)
 

@@ -37,7 +37,7 @@ from deepprune.core.protocols import (
 from deepprune.core.types import Decision, PrefixRule, StopReason
 from deepprune.pruning.clustering import Clusterings, cluster, is_representative
 from deepprune.pruning.stopping import is_decided
-from deepprune.pruning.voting import plurality
+from deepprune.pruning.voting import or_of_finished, plurality
 
 
 @checked
@@ -117,8 +117,7 @@ class DeepPrune:
             if self._is_decided(seen, voters, weights):
                 break
         answers, finished = seen.answer_class.tolist(), np.flatnonzero(seen.is_finished).tolist()
-        vote = plurality(answers, voters, weights)
-        return vote if vote.weights else plurality(answers, finished)
+        return or_of_finished(plurality(answers, voters, weights), answers, finished)
 
     def finishers(self, clusters: Clusterings) -> tuple[BoolArray, FloatArray]:
         """Return which traces continue, and their weights in the vote, both ``(G, N)``."""

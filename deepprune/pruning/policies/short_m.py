@@ -16,7 +16,7 @@ from deepprune.core.options import Count, checked
 from deepprune.core.protocols import ANY_FINISHED, Evidence, IntArray, Need, PolicyRun, Step
 from deepprune.core.types import NO_ANSWER, Decision, StopReason
 from deepprune.pruning.at_once import Runs, first_come_rows
-from deepprune.pruning.voting import first_come
+from deepprune.pruning.voting import first_come, or_of_finished
 
 
 @checked
@@ -50,8 +50,7 @@ class ShortM:
         if running := sorted(set(range(k)) - set(finished)):
             yield Step(stop=[Decision(trace, StopReason.DECIDED) for trace in running])
         answers = seen.answer_class.tolist()
-        vote = first_come(answers, finished[: self.m])
-        return vote if vote.weights else first_come(answers, finished)
+        return or_of_finished(first_come(answers, finished[: self.m]), answers, finished)
 
     def at_once(self, lengths: IntArray, answers: IntArray, mean_length: float | None) -> Runs:
         k = min(self.k, lengths.shape[1])
