@@ -42,9 +42,10 @@ def replay_batch(
     Args:
         policies: P of them, each with ``decides_once``.
         engine: The recorded traces.
-        orders: The traces in the order of their start, shape ``(R, N)``.
+        orders: The traces in the order of their start, shape ``(R, N)``; for a judge that reads
+            peers the same traces in every row.
         draws: The policies' uniform draws, shape ``(R, N)``.
-        scores: The judge's scores; for a judge that reads peers those of one order, ``R = 1``.
+        scores: The judge's scores.
         ledger: Makes the bills.
         correct: Answer classes that are right.
 
@@ -96,12 +97,9 @@ def replay_batch(
 def _scored_prefixes(
     engine: ReplayEngine, cuts: IntArray, orders: IntArray, scores: QuestionScores
 ) -> IntArray:
-    """Score the prefixes and return the number of each in the table, shape ``(M,)``.
-
-    With peers only the traces of the one order have a prefix there.
-    """
+    """Score the prefixes of all runs and return the number of each in the table, ``(M,)``."""
     traces = engine.group.traces
-    here = orders[0] if scores.judge.reads_peers else np.arange(len(traces))
+    here = np.unique(orders)
     prefixes = [
         Prefix(traces[i], int(cuts[i]), cuts[i] >= traces[i].n_tokens) for i in here.tolist()
     ]

@@ -191,25 +191,20 @@ class _Question:
         runner, engine = self._runner, self._engine
         points = [runner.points[number] for number in numbers]
         n_traces, scores = points[0].n_traces, self._scores[str(points[0].judge)]
-        resamples, orders = range(runner.resamples), self._orders(n_traces)
-        draws = np.stack([self._rng(r).random(n_traces) for r in resamples])
-        # with peers, each order has scores of its own
-        has_peers = scores.judge.reads_peers
-        parts = [slice(r, r + 1) for r in resamples] if has_peers else [slice(None)]
-        found = [
-            replay_batch(
-                [point.policy for point in points if isinstance(point.policy, DeepPrune)],
-                engine,
-                orders[part],
-                draws[part],
-                scores.of_one_run(),
-                self._ledger,
-                np.array(sorted(self._correct), dtype=np.int64),
+        orders = self._orders(n_traces)
+        draws = np.stack([self._rng(r).random(n_traces) for r in range(runner.resamples)])
+        policies = [point.policy for point in points if isinstance(point.policy, DeepPrune)]
+        correct = np.array(sorted(self._correct), dtype=np.int64)
+        parts: defaultdict[bytes, list[int]] = defaultdict(list)  # runs with the same traces
+        for run, order in enumerate(orders):
+            peers = np.sort(order).tobytes() if scores.judge.reads_peers else b""
+            parts[peers].append(run)
+        for runs in parts.values():
+            found = replay_batch(
+                policies, engine, orders[runs], draws[runs], scores, self._ledger, correct
             )
-            for part in parts
-        ]
-        for name in found[0]:
-            self.outcomes.fields[name][numbers] = np.concatenate([f[name] for f in found], axis=1)
+            for name, values in found.items():
+                self.outcomes.fields[name][np.ix_(numbers, runs)] = values
 
     def timed(self) -> QuestionOutcomes:
         """Return the outcomes with the latency in mean trace lengths, and the judge's time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,9 +13,16 @@ from deepprune.core.types import Prefix, TracePair, among_peers
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache, cached_scores
 
+_Name: TypeAlias = tuple[str, int, int]
+"""Model, sample and number of tokens of a prefix."""
+
 
 class QuestionScores:
     """All scores of a question, shared by every policy, threshold and order of traces.
+
+    The numbers of prefixes are rows of the table; a column is a prefix's place among those that it
+    can be compared with: its peers for a judge that reads them, else all. Scores among equal sets
+    of peers are thus computed once, and the table stays narrow.
 
     Args:
         judge: Scores what is missing.
@@ -24,13 +33,16 @@ class QuestionScores:
         self.judge = judge
         self._cache = cache
         self._prefixes: list[Prefix] = []
-        self._ids: dict[tuple[str, int, int, int], int] = {}
+        self._ids: defaultdict[frozenset[_Name], dict[_Name, int]] = defaultdict(dict)  # by peers
+        self._place: IntArray = np.zeros(128, dtype=np.int64)
         self._scores: FloatArray = np.full((128, 128), np.nan)
         self._prices: FloatArray = np.zeros((128, 128, 3))  # tokens, FLOPs, 1 if sent
 
     def score_all(self, ids: IntArray) -> None:
         """Score all pairs of these prefixes in one call, unless the judge is a neural network."""
-        if self.judge.is_model or len(ids) < 2 or not np.isnan(self._scores[ids[0], ids[-1]]):
+        if self.judge.is_model or len(ids) < 2:
+            return
+        if not np.isnan(self._scores[ids[0], self._place[ids[-1]]]):
             return
         first, second = np.triu_indices(len(ids), 1)
         self._compute(np.column_stack((ids[first], ids[second])))
@@ -43,41 +55,47 @@ class QuestionScores:
         found = cached_scores(self.judge, self._cache, pairs)
         prices = np.column_stack((*self.judge.pair_prices(pairs), self.judge.sends(pairs)))
         for a, b in (ids.T, ids.T[::-1])[: 1 + self.judge.is_symmetric]:
-            self._scores[a, b], self._prices[a, b] = found, prices
-
-    def of_one_run(self) -> QuestionScores:
-        """Return a table for one run: a new one for a judge that reads peers, else this one."""
-        return QuestionScores(self.judge, self._cache) if self.judge.reads_peers else self
+            self._scores[a, self._place[b]], self._prices[a, self._place[b]] = found, prices
 
     def prefix_ids(self, prefixes: Sequence[Prefix]) -> IntArray:
-        """Return the numbers of prefixes that exist at the same time, shape ``(n,)``."""
-        known = among_peers(prefixes) if self.judge.reads_peers else prefixes
-        return np.array([self.prefix_id(prefix) for prefix in known], dtype=np.int64)
+        """Return the numbers of prefixes that exist at the same time, shape ``(n,)``.
 
-    def prefix_id(self, prefix: Prefix) -> int:
-        """Return the number of a prefix; the same tokens of the same trace have the same one."""
-        trace = prefix.trace
-        key = (trace.model, trace.sample_id, prefix.n_tokens, id(prefix.peers))
-        if key not in self._ids:
-            self._ids[key] = len(self._prefixes)
-            self._prefixes.append(prefix)
-            if (n := len(self._scores)) < len(self._prefixes):
-                self._scores = np.pad(self._scores, (0, n), constant_values=np.nan)
-                self._prices = np.pad(self._prices, ((0, n), (0, n), (0, 0)))
-        return self._ids[key]
+        The same tokens of the same trace have the same number, among equal peers where the judge
+        reads them.
+        """
+        names = [_name(prefix) for prefix in prefixes]
+        ids = self._ids[frozenset(names if self.judge.reads_peers else ())]
+        new = [prefix for prefix in prefixes if _name(prefix) not in ids]
+        if self.judge.reads_peers:
+            new = among_peers(sorted(new, key=_name))
+        for prefix in new:
+            self._add(prefix, place=len(ids))
+            ids[_name(prefix)] = len(self._prefixes) - 1
+        return np.array([ids[name] for name in names], dtype=np.int64)
+
+    def _add(self, prefix: Prefix, place: int) -> None:
+        """Add a row to the table."""
+        self._prefixes.append(prefix)
+        rows, columns = self._scores.shape
+        more = rows * (len(self._prefixes) > rows), columns * (place >= columns)
+        if any(more):
+            self._place = np.pad(self._place, (0, more[0]))
+            self._scores = np.pad(self._scores, [(0, n) for n in more], constant_values=np.nan)
+            self._prices = np.pad(self._prices, [*((0, n) for n in more), (0, 0)])
+        self._place[len(self._prefixes) - 1] = place
 
     def lookup(self, ids: IntArray) -> FloatArray:
         """Return the scores of pairs of prefix numbers, shape ``(P, 2)`` -> ``(P,)``."""
-        scores = self._scores[ids[:, 0], ids[:, 1]]
+        scores = self._scores[ids[:, 0], self._place[ids[:, 1]]]
         missing = np.isnan(scores)
         if missing.any():
             self._compute(np.unique(self._one_way(ids[missing]), axis=0))
-            scores = self._scores[ids[:, 0], ids[:, 1]]
+            scores = self._scores[ids[:, 0], self._place[ids[:, 1]]]
         return scores
 
     def prices(self, ids: IntArray) -> FloatArray:
         """Return prices of scored pairs, see `clustering.PricePairs`, ``(P, 2)`` -> ``(P, 3)``."""
-        return self._prices[ids[:, 0], ids[:, 1]]
+        return self._prices[ids[:, 0], self._place[ids[:, 1]]]
 
     def prefix_prices(self, ids: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return judge tokens and FLOPs of prefixes, each read once, ``(n,)`` -> ``(n, 2)``.
@@ -98,8 +116,7 @@ class QuestionScores:
         prices = self.prices(ids)
         paid = prices[:, :2].sum(0)
         for judge, read in enumerate((ids, ids[prices[:, 2] > 0])):
-            named = ((self._prefixes[i], i) for i in np.unique(read).tolist())
-            once = {(p.trace.model, p.trace.sample_id, p.n_tokens): i for p, i in named}
+            once = {_name(self._prefixes[i]): i for i in np.unique(read).tolist()}
             numbers = np.array(list(once.values()), dtype=np.int64)
             paid = paid + self.prefix_prices(numbers)[judge].sum(0)
         return np.array([len(ids), *paid])
@@ -107,6 +124,10 @@ class QuestionScores:
     def _one_way(self, ids: IntArray) -> IntArray:
         """Put the smaller number of each pair first if the judge is symmetric."""
         return np.sort(ids, axis=1) if self.judge.is_symmetric else ids
+
+
+def _name(prefix: Prefix) -> _Name:
+    return prefix.trace.model, prefix.trace.sample_id, prefix.n_tokens
 
 
 class RunEvidence:
@@ -122,7 +143,7 @@ class RunEvidence:
         self, scores: QuestionScores | None, session: Session, mean_length: float | None = None
     ) -> None:
         self._mean_length = mean_length
-        self._scores = None if scores is None else scores.of_one_run()
+        self._scores = scores
         self._session = session
         self._asked: list[IntArray] = []
         self._seen_tokens = -1

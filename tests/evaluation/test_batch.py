@@ -123,6 +123,29 @@ def test_a_prefix_that_stays_among_peers_that_grow_is_paid_once():
     assert scores.bill(np.array(ids)).tolist() == [2, 23 + 18, 3 * 23 + 5 * 18]
 
 
+def test_scores_among_peers_are_computed_once_for_a_set_of_peers():
+    """Six traces have 30 directed pairs; the orders of all six are one set, of four of them 15."""
+    traces = group(list("aabbcc"), [20] * 6)
+    policies = [DeepPrune(FirstTokens(9), clustering=c) for c in ("greedy", "average")]
+    scored = []
+
+    class Counting(Sociable):
+        def score(self, pairs):
+            scored.append(len(pairs))
+            return super().score(pairs)
+
+    for n_traces, most in ((6, 30), (4, 15 * 12)):
+        scored.clear()
+        points = [Point(policy, n_traces, "it") for policy in policies]
+        runner = QuestionRunner(
+            points, n_traces=n_traces, resamples=40, seed=3,
+            generators={"tiny": GeneratorSize(1e3, 2, 8)}, load=lambda _: traces,
+            make_engine=ReplayEngine, judges={"it": Counting()},
+        )  # fmt: skip
+        runner(Task(QuestionRef(traces.question, traces.model, 6), tokens_prompt=7))
+        assert 0 < sum(scored) <= most
+
+
 SAMPLING = [
     Consensus(),
     Consensus(k=4),
