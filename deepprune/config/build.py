@@ -42,7 +42,7 @@ from deepprune.data.splits import Splits, split_questions
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import select_questions
-from deepprune.judge.saved import read_record
+from deepprune.judge.saved import find_backbone, read_record
 from deepprune.traces import TraceStore, open_traces
 
 REPLAY = "deepprune.pruning.replay.ReplayEngine"
@@ -361,7 +361,7 @@ def _exports(config: DictConfig) -> dict[str, Path]:
     """Return the exports of a report by short names, no two alike; an export or its run is named.
 
     Raises:
-        InputError: If there are none, or a folder is neither.
+        InputError: If there are none, a folder is neither, or a backbone is missing.
     """
     folders = [export_folder(path) or Path(path) for path in config.judges]
     if not folders or len(set(folders)) < len(folders):
@@ -369,7 +369,7 @@ def _exports(config: DictConfig) -> dict[str, Path]:
             f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "
             "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
         )
-    names = [read_record(folder).name for folder in folders]
+    names = [find_backbone(folder, read_record(folder)).name for folder in folders]
     runs = [f"{name} {run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
     paths = [f"{name} {folder}" for name, folder in zip(names, folders, strict=True)]
     shortest = [

@@ -25,14 +25,14 @@ from deepprune.judge.baselines import (
     QuestionOnlyJudge,
 )
 from deepprune.judge.loading import LEXICAL, load_judge
-from deepprune.judge.saved import RECORD, read_record
+from deepprune.judge.saved import RECORD, find_backbone, read_record
 
 
 def choose_judge(node: DictConfig) -> JudgeChoice:
     """Return the judge of ``judge=``; exports are read as far as ``judge.json``.
 
     Raises:
-        InputError: If a folder is no export.
+        InputError: If a folder is no export, or the backbone of one is missing.
     """
     named = [node.get(option) for option in ("path", "cheap", "expensive")]
     folders = [Path(name) for name in named if name not in (None, LEXICAL)]
@@ -44,7 +44,8 @@ def choose_judge(node: DictConfig) -> JudgeChoice:
             )
     needs = getattr(get_object(node._target_), "needs", Judge.needs)
     if folders:
-        needs = frozenset[Need]().union(*(read_record(folder).needs for folder in folders))
+        records = [find_backbone(f, read_record(f), node.get("backbone")) for f in folders]
+        needs = frozenset[Need]().union(*(record.needs for record in records))
     hashes = " ".join(map(export_hash, folders))
     return JudgeChoice(needs, partial(instantiated, node), hashes or None)
 
@@ -89,8 +90,12 @@ def further_judges(entries: Sequence[str], seed: int) -> dict[str, JudgeChoice]:
 
 
 def chosen_export(folder: Path) -> JudgeChoice:
-    """Return the trained judge of an export, not yet loaded."""
-    record = read_record(folder)
+    """Return the trained judge of an export, not yet loaded.
+
+    Raises:
+        InputError: If its backbone is missing.
+    """
+    record = find_backbone(folder, read_record(folder))
     load = partial(load_judge, folder)
     return JudgeChoice(record.needs, load, export_hash(folder), record.seen_questions)
 

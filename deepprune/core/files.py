@@ -77,7 +77,8 @@ def without_paths(values: Any) -> Any:
         return [without_paths(value) for value in values]
     if isinstance(values, dict):
         places = {n: os.path.expanduser(values[n]) for n in _PLACES if values.get(n)}
-        hashes = {f"{n}_sha256": _sha256(Path(p)) for n, p in places.items() if os.path.exists(p)}
+        there = {name: Path(place) for name, place in places.items() if os.path.exists(place)}
+        hashes = {f"{name}_sha256": sampled_sha256(path) for name, path in there.items()}
         return {name: without_paths(value) for name, value in values.items()} | hashes
     return name_of(values) if isinstance(values, str) else values
 
@@ -87,12 +88,12 @@ def name_of(path: str) -> str:
     return Path(path).name if os.path.isabs(os.path.expanduser(path)) else path
 
 
-def _sha256(path: Path) -> str:
-    """Hash a file; of a folder the names, sizes, first and last bytes of its files."""
+def sampled_sha256(path: Path, pattern: str = "**/*") -> str:
+    """Hash a file; of a folder the names, sizes, first and last bytes of the files of a pattern."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
+    for file in sorted(path.glob(pattern)):
         if file.is_file():
             size = file.stat().st_size
             digest.update(f"{file.relative_to(path)}\0{size}\0".encode())

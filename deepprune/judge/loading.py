@@ -34,7 +34,8 @@ def load_judge(
     Args:
         path: The folder.
         device: Device of a neural network: ``auto`` or, with transformers, a torch device.
-        backbone: The source that it must have been trained from; ``None`` for any.
+        backbone: The folder of the backbone that LoRA adapters were trained on, if it is not the
+            one that the link ``FOLDER.backbone`` beside the export names.
         backend: ``transformers``, or ``vllm`` for a causal cross-encoder (``VllmJudge``).
         gpu_memory_utilization: Share of the GPU's memory that vLLM takes.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.core.errors import InputError
-from deepprune.core.files import sha256_file
+from deepprune.core.files import name_of, sampled_sha256, sha256_file
 from deepprune.core.protocols import TEXT_ALONE, Need
 from deepprune.core.types import PrefixRule
 from deepprune.data.prefixes import FirstTokens, Fraction, ReasoningWords
@@ -22,6 +22,7 @@ FORMAT = 2
 RECORD, WEIGHTS = "judge.json", "weights.safetensors"
 CROSS_ENCODER, LINEAR = "cross_encoder", "linear"
 """Values of ``SavedJudge.kind``."""
+_BACKBONE_FILES = "model*.safetensors"
 
 _ENDED = {
     "features": "train model=linear",
@@ -126,6 +127,53 @@ def read_record(folder: Path) -> SavedJudge:
         return _from_json(_of_format_1(values) if found == 1 else values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder, error) from error
+
+
+def backbone_sha256(source: str) -> str | None:
+    """Identify the weights in a local folder, in milliseconds; ``None`` for a name on the hub."""
+    return sampled_sha256(Path(source), _BACKBONE_FILES) if Path(source).is_dir() else None
+
+
+def link_backbone(folder: Path, source: str) -> None:
+    """Link the folder of a backbone beside an export, where `find_backbone` finds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (link := _backbone_link(folder)).unlink(missing_ok=True)
+    link.symlink_to(Path(source).resolve(), target_is_directory=True)
+
+
+def find_backbone(folder: Path, record: SavedJudge, given: str | None = None) -> SavedJudge:
+    """Return the record of an export with the place of its backbone.
+
+    An export of LoRA adapters has the name and the hash of a local backbone, not its folder. That
+    is ``given``, else the link ``FOLDER.backbone`` beside the export, which training makes.
+
+    Raises:
+        InputError: If the backbone is missing or another one.
+    """
+    source = record.settings.get("backbone", {}).get("source")
+    if (sha256 := record.settings.get("backbone_sha256")) is None:
+        if given not in (None, source) and name_of(str(given)) != source:
+            raise InputError(
+                f"the judge in {folder} was trained from {source!r}, got backbone {given!r}: set "
+                f"it to {source!r}, or load another export."
+            )
+        return record
+    link = _backbone_link(folder)
+    place = Path(given or link)
+    if (found := backbone_sha256(str(place))) != sha256:
+        what = f"sha256 {found[:12]}" if found else "no such folder"
+        raise InputError(
+            f"the adapters in {folder} need the backbone {source!r} with weights of sha256 "
+            f"{sha256[:12]}, got {what} at {str(place)!r}: give its folder as "
+            f"judge.backbone=FOLDER or, for any command, ln -sfn FOLDER {str(link)!r}."
+        )
+    backbone = {**record.settings["backbone"], "source": str(place.resolve())}
+    return replace(record, settings={**record.settings, "backbone": backbone})
+
+
+def _backbone_link(folder: Path) -> Path:
+    folder = folder.resolve()
+    return folder.with_name(f"{folder.name}.backbone")
 
 
 def check_files(folder: Path, record: SavedJudge) -> None:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 from safetensors import SafetensorError
 
 from deepprune.core.errors import InputError
-from deepprune.core.files import name_of
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
@@ -24,6 +23,7 @@ from deepprune.judge.saved import (
     SavedJudge,
     check_files,
     damaged,
+    find_backbone,
     read_record,
     write_judge,
 )
@@ -137,21 +137,16 @@ class TrainedJudge(Judge):
         Args:
             path: A folder that ``export`` wrote.
             device: Device of a neural network: ``auto`` or a torch device.
-            backbone: The source that it must have been trained from; ``None`` for any.
+            backbone: The folder of a backbone that the export lacks, see `find_backbone`.
             settings: Further arguments of the class.
 
         Raises:
-            InputError: If files are missing or changed, or the backbone is another one.
+            InputError: If files or the backbone are missing or changed.
         """
         folder = Path(path)
         record = read_record(folder)
         try:
-            source = record.settings.get("backbone", {}).get("source")
-            if backbone not in (None, source) and name_of(str(backbone)) != source:
-                raise InputError(
-                    f"the judge in {folder} was trained from {source!r}, got backbone "
-                    f"{backbone!r}: set it to {source!r}, or load another export."
-                )
+            record = find_backbone(folder, record, backbone)
             check_files(folder, record)
             judge = cls._from_record(folder, record, device, **settings)
         except InputError:

@@ -30,7 +30,7 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     logged = [json.loads(line) for line in lines]
     facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train_")}
     assert set(facts) == {f"data/train_{name}" for name in ("pairs", "truncated")}
-    monkeypatch.chdir(tmp_path)  # the adapters name their backbone as it was given
+    monkeypatch.chdir(tmp_path)
     assert load_judge("r/judge").provenance.seen_questions
-    with pytest.raises(InputError, match="was trained from 'tiny'"):
+    with pytest.raises(InputError, match=r"need the backbone 'tiny'.* at 'minilm'"):
         load_judge("r/judge", backbone="minilm")

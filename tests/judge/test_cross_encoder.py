@@ -7,6 +7,7 @@ import torch
 from builders import group
 from tiny_models import save_tiny_bert, save_tiny_qwen3
 
+from deepprune.config.judges import chosen_export
 from deepprune.core.errors import InputError
 from deepprune.core.flops import transformer_flops
 from deepprune.core.types import TracePair
@@ -105,10 +106,10 @@ def test_an_export_reproduces_the_scores(kind, symmetric, sources, tmp_path):
     values = json.loads((folder / "judge.json").read_text())
     assert values["prefix_rule"] == {"rule": "FirstTokens", "k": 5}
     assert values["training"] == {"steps": 9}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["judge"]  # no temporary folder
-    if kind == "bert":  # a whole model names no folder it came from
-        files = folder.glob("*.json")
-        assert all(str(tmp_path.parent) not in p.read_text() for p in files)
+    link = ["judge.backbone"] if kind == "qwen3" else []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["judge", *link]  # no temporary folder
+    root = bytes(tmp_path.parent)
+    assert all(root not in p.read_bytes() for p in folder.iterdir())
     source = scorer.backbone.source
     assert isinstance(load_judge(folder, backbone=source), CrossEncoderJudge)
 
@@ -167,6 +168,30 @@ def test_reading_adapters_back_reports_no_missing_weights(sources, tmp_path, cap
     assert caplog.messages == []
 
 
+def test_adapters_find_their_backbone_where_it_was_moved(sources, tmp_path):
+    models = tmp_path / "models"
+    scorer = judge({"qwen3": save_tiny_qwen3(models / "tiny")}, "qwen3")
+    folder = scorer.export(tmp_path / "run" / "judge")
+    record = json.loads((folder / "judge.json").read_text())
+    assert record["settings"]["backbone"]["source"] == "tiny"
+    assert (load_judge(folder, "cpu").score(some := pairs()) == scorer.score(some)).all()
+
+    folder = folder.rename(tmp_path / "published")
+    for load in (chosen_export, load_judge):  # the first reads no weights
+        with pytest.raises(InputError, match=r"backbone 'tiny' .*no such folder at .*publ"):
+            load(folder)
+    moved = (models / "tiny").rename(tmp_path / "elsewhere")
+    read = load_judge(folder, "cpu", str(moved))
+    assert read.provenance.fingerprint == scorer.provenance.fingerprint
+    assert (read.score(some) == scorer.score(some)).all()
+    (tmp_path / "published.backbone").symlink_to(moved)
+    assert chosen_export(folder).load().provenance.fingerprint == scorer.provenance.fingerprint
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"edit")
+    with pytest.raises(InputError, match=r"got sha256 \w{12} at .*published.backbone.*ln -sfn"):
+        chosen_export(folder)
+
+
 def test_adapters_refuse_another_backbone(sources, tmp_path):
     folder = judge(sources, "qwen3").export(tmp_path / "judge")
     config = json.loads((folder / "judge.json").read_text())
@@ -178,6 +203,7 @@ def test_adapters_refuse_another_backbone(sources, tmp_path):
         model.embed_tokens.weight += 0.01
     model.save_pretrained(other)
     config["settings"]["backbone"]["source"] = other
+    config["settings"]["backbone_sha256"] = None  # as for a name on the hub
     (folder / "judge.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="other weights"):
         load_judge(folder)

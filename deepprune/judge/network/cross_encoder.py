@@ -35,7 +35,7 @@ from deepprune.judge.network.weights import (
     read_model,
     write_model,
 )
-from deepprune.judge.saved import CROSS_ENCODER, SavedJudge
+from deepprune.judge.saved import CROSS_ENCODER, SavedJudge, backbone_sha256, link_backbone
 from deepprune.judge.trained import TrainedJudge
 
 
@@ -118,7 +118,13 @@ class CrossEncoderJudge(TrainedJudge):
             "encoder": self.encoder.settings,
             "symmetric": self.is_symmetric,
             "frozen_digest": frozen_digest(self.model) if self.backbone.lora else None,
+            "backbone_sha256": self._backbone_sha256,
         }
+
+    @property
+    def _backbone_sha256(self) -> str | None:
+        """Hash of a local backbone that an export lacks."""
+        return backbone_sha256(self.backbone.source) if self.backbone.lora else None
 
     def _identity(self) -> str:
         if self._known_identity is None:  # hashing all weights takes seconds
@@ -130,6 +136,11 @@ class CrossEncoderJudge(TrainedJudge):
 
     def _write_files(self, folder: Path) -> None:
         write_model(folder, self.model, self.backbone, self.encoder.tokenizer)
+
+    def export(self, folder: Path | str, **about: Any) -> Path:
+        if self._backbone_sha256 and not Path(folder).exists():
+            link_backbone(Path(folder), self.backbone.source)
+        return super().export(folder, **about)
 
     @classmethod
     def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:

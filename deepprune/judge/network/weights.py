@@ -72,9 +72,10 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[Pa
 
 
 def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
-    """Return the backbone for an export, which names no folder but one with frozen weights."""
-    values = asdict(backbone)
-    return values if backbone.lora else values | {"source": name_of(backbone.source)}
+    """Return the backbone for an export, which has the name of a folder, not its place."""
+    source = backbone.source
+    name = Path(source).resolve().name if Path(source).is_dir() else name_of(source)
+    return asdict(backbone) | {"source": name}
 
 
 def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
@@ -86,7 +87,9 @@ def backbone_from_json(values: Mapping[str, Any]) -> Backbone:
 def model_identity(model: PairClassifier, backbone: Backbone) -> str:
     """Hash the weights and all of the backbone that logits depend on, 32 hexadecimal digits."""
     settings = backbone_to_json(backbone)
-    scored = json.dumps({name: settings[name] for name in _SCORED}, sort_keys=True, default=list)
+    # The digest below identifies frozen weights, whose folder may be moved.
+    names = [name for name in _SCORED if name != "source" or backbone.lora is None]
+    scored = json.dumps({name: settings[name] for name in names}, sort_keys=True, default=list)
     digest = hashlib.blake2b(scored.encode(), digest_size=16)
     if backbone.lora is not None:
         digest.update(frozen_digest(model).encode())
