@@ -27,7 +27,6 @@ from deepprune.generation.live import LiveEngine
 from deepprune.traces.classes import class_answers
 from deepprune.traces.journal import TraceJournal
 from deepprune.traces.manifest import MANIFEST
-from deepprune.traces.source import SourceFile
 from deepprune.traces.store import TraceStore
 
 STORE, JOURNAL, FAILED = "traces", "journal.jsonl", "failed.jsonl"
@@ -406,5 +405,5 @@ def _error(future: Future[Trace]) -> BaseException | None:
 
 
 def _store(store: TraceStore, traces: Sequence[Trace]) -> None:
-    classed, counts = class_answers(SourceFile("generated", list(traces)))
+    classed, counts = class_answers(traces)
     store.append(classed, **counts)

@@ -10,17 +10,25 @@ from typing import Any
 from deepprune.answers import EquivalenceChecker, answer_classes
 from deepprune.core.types import NO_ANSWER, ForcedAnswer, Trace
 from deepprune.traces.progress import OnProgress
-from deepprune.traces.source import SourceFile
 
 
 def class_answers(
-    source: SourceFile, report: OnProgress = lambda stage, done, total: None
+    given: Sequence[Trace],
+    report: OnProgress = lambda stage, done, total: None,
+    *,
+    has_classes: bool = False,
+    has_forced_classes: bool = False,
 ) -> tuple[list[Trace], dict[str, Any]]:
     """Class the answers of each question, over all its models, and compare them with the gold.
 
-    Classes and correctness from the file are kept. The classes of final answers do not depend on
-    the forced answers; class 0 is the most frequent final answer. The file must have all traces of
-    its questions.
+    The classes of final answers do not depend on the forced answers; class 0 is the most frequent
+    final answer. All traces of a question must be there; no texts are read.
+
+    Args:
+        given: The traces.
+        report: Called after each question.
+        has_classes: Whether to keep the classes and the correctness of final answers.
+        has_forced_classes: Whether to keep those of forced answers.
 
     Returns:
         The traces in their order, and the counts for `TraceStore.append`: ``conflicts`` (pairs of
@@ -28,18 +36,18 @@ def class_answers(
         that timed out and count as different), with their questions in ``timed_out``.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for i, trace in enumerate(source.traces):
+    for i, trace in enumerate(given):
         groups[trace.question.key].append(i)
-    classed = list(source.traces)
+    classed = list(given)
     done = conflicts = failed = 0
     timed_out = []
     with EquivalenceChecker() as checker:
         for members in groups.values():
-            traces = [source.traces[i] for i in members]
-            if not source.has_classes:
+            traces = [given[i] for i in members]
+            if not has_classes:
                 traces, found = _class_final(traces, checker)
                 conflicts += found
-            if not source.has_forced_classes:
+            if not has_forced_classes:
                 traces = _class_forced_answers(traces, checker)
             traces = _judge_forced_answers(traces, checker)
             if checker.timeouts + checker.crashes > failed:
@@ -121,6 +129,8 @@ def _judge_forced_answers(traces: Sequence[Trace], checker: EquivalenceChecker) 
 
     Those in the class of a final answer inherit its correctness.
     """
+    if not any(trace.forced_answers for trace in traces):
+        return list(traces)
     known: dict[int, bool | None] = {}
     for trace in traces:
         if trace.answer is not None and trace.answer_class != NO_ANSWER:

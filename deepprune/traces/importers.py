@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +23,16 @@ from deepprune.traces.manifest import SOURCE, check_free
 from deepprune.traces.parallel_probe import read_parallel_probe
 from deepprune.traces.parquet import column_names, read_parquet
 from deepprune.traces.progress import OnProgress
-from deepprune.traces.records import SUFFIXES, Record, find_files, read_records, suffix_of
+from deepprune.traces.records import (
+    SUFFIXES,
+    Record,
+    find_files,
+    read_records,
+    suffix_of,
+)
 from deepprune.traces.rows import read_rows
 from deepprune.traces.source import SourceFile
+from deepprune.traces.spool import Spool
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import TOKENIZER, token_ends
 
@@ -51,7 +59,8 @@ def import_file(
 ) -> TraceStore:
     """Import files of traces into a new store, completely or not at all.
 
-    The files are read into memory: answer classes need all traces of a question.
+    Texts and tokens wait in a temporary file beside the store until the answers of all traces are
+    classed: memory holds the other columns, and a few texts.
 
     Args:
         path: Files, globs or folders of one of the `FORMATS`.
@@ -77,83 +86,95 @@ def import_file(
     check_free(out)
     paths = find_files([path] if isinstance(path, Path | str) else path)
     report = on_progress or (lambda stage, done, total: None)
-    source = _read(paths, format, given, dataset, model, skip_bad, note)
-    source, style = _with_answers(paths[0], source, answers)
-    source = _with_tokens(source, report)
-    traces, counts = class_answers(source, report)
-    _question_agreement(traces, note)
-    options = {"fields": given, "dataset": dataset, "model": model, "skip_bad": skip_bad}
-    hashes = {path.name: sha256_file(path) for path in paths}
-    provenance = {
-        **({"file": paths[0].name, "sha256": hashes[paths[0].name]} if len(paths) == 1 else {}),
-        **({"files": hashes} if len(paths) > 1 else {}),
-        "importer": source.format,
-        "importer_version": IMPORTER_VERSION,
-        "options": {name: value for name, value in options.items() if value},
-    }
-    with _published(out) as folder:
+    left_out: list[str] | None = [] if skip_bad else None
+    source = _source(paths, format, given, dataset, model, left_out, note)
+    with _published(out) as folder, Spool(folder) as spool:
+        traces, extracted = _read(source, answers, spool, report)
+        _tell_left_out(left_out or (), len(traces), note)
+        traces, style = _with_answers(paths[0], source, traces, extracted, answers, spool)
+        traces, counts = class_answers(
+            traces,
+            report,
+            has_classes=source.has_classes,
+            has_forced_classes=source.has_forced_classes,
+        )
+        _question_agreement(traces, note)
+        options = {"fields": given, "dataset": dataset, "model": model, "skip_bad": skip_bad}
         store = TraceStore.create(
-            folder,
+            folder / "store",
             token_counter=source.token_counter or TOKENIZER,
             answers=style,
             sampling=sampling,
-            provenance=provenance,
+            provenance=_provenance(paths, source.format, options),
         )
-        store.append(traces, **counts)
+        traces.sort(key=lambda trace: trace.key)
+        whole: Iterator[Trace] = map(spool.get, traces)
+        if source.token_counter is None:
+            whole = _with_tokens(whole, len(traces), report)
+        store.append_sorted(whole, **counts)
     return TraceStore.open(out)
 
 
-def _read(
+def _provenance(paths: Sequence[Path], format: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    hashes = {path.name: sha256_file(path) for path in paths}
+    return {
+        **({"file": paths[0].name, "sha256": hashes[paths[0].name]} if len(paths) == 1 else {}),
+        **({"files": hashes} if len(paths) > 1 else {}),
+        "importer": format,
+        "importer_version": IMPORTER_VERSION,
+        "options": {name: value for name, value in options.items() if value},
+    }
+
+
+def _bad(left_out: list[str] | None, error: InputError) -> None:
+    """Remember what is wrong with a record that is left out; raise it if none may be."""
+    if left_out is None:
+        raise InputError(f"{error} (--skip-bad leaves such records out.)") from error
+    left_out.append(str(error))
+
+
+def _tell_left_out(left_out: Sequence[str], n_read: int, note: Note) -> None:
+    for reason in left_out[:_MAX_NAMED]:
+        note(f"left out: {reason}")
+    if left_out:
+        note(f"{len(left_out)} bad records left out, {n_read} traces read.")
+
+
+def _source(
     paths: Sequence[Path],
     format: str,
     fields: dict[str, str],
     dataset: str | None,
     model: str | None,
-    skip_bad: bool,
+    left_out: list[str] | None,
     note: Note,
 ) -> SourceFile:
-    left_out: list[str] = []
-
-    def bad(error: InputError) -> None:
-        if not skip_bad:
-            raise InputError(f"{error} (--skip-bad leaves such records out.)") from error
-        left_out.append(str(error))
-
+    """Open the files by the reader of their format; ``left_out`` receives bad records."""
+    bad = partial(_bad, left_out)
     records, ahead = tee(record for path in paths for record in read_records(path, bad))
     path, name = paths[0], _format_of(paths[0], format, fields, ahead)
     del ahead  # it would keep all records
     is_stored = name in STORED
-    if is_stored or name == "parallel-probe":
-        given = {
-            "--field": fields,
-            "--skip-bad": skip_bad,
-            "--dataset": is_stored and dataset,
-            "--model": is_stored and model,
-        }
-        if unused := [option for option, value in given.items() if value]:
-            raise InputError(
-                f"{unused[0]} is not for {str(path)!r}: the fields of format {name!r} are fixed."
-            )
-        if len(paths) > 1:
-            raise InputError(
-                f"format {name!r} is read one file at a time, got {len(paths)}. Import each into "
-                "a store of its own."
-            )
-        return read_parquet(path, name) if is_stored else read_parallel_probe(path, dataset, model)
-    source = read_rows(
-        records,
-        name,
-        fields,
-        dataset=dataset,
-        model=model,
-        bad=bad,
-        note=note,
-    )
-    for reason in left_out[:_MAX_NAMED]:
-        note(f"left out: {reason}")
-    if left_out:
-        note(f"{len(left_out)} bad records left out, {len(source.traces)} traces read.")
-    return source
+    if not is_stored and name != "parallel-probe":
+        return read_rows(records, name, fields, dataset=dataset, model=model, bad=bad, note=note)
+    given = {
+        "--field": fields,
+        "--skip-bad": left_out is not None,
+        "--dataset": is_stored and dataset,
+        "--model": is_stored and model,
+    }
+    if unused := [option for option, value in given.items() if value]:
+        raise InputError(
+            f"{unused[0]} is not for {str(path)!r}: the fields of format {name!r} are fixed."
+        )
+    if len(paths) > 1:
+        raise InputError(
+            f"format {name!r} is read one file at a time, got {len(paths)}. Import each into "
+            "a store of its own."
+        )
+    if is_stored:
+        return read_parquet(path, name)
+    return read_parallel_probe(records, path, dataset, model)
 
 
 def _format_of(
@@ -196,9 +217,35 @@ def _question_agreement(traces: Sequence[Trace], note: Note) -> None:
         )
 
 
-def _with_answers(path: Path, source: SourceFile, answers: str | None) -> tuple[SourceFile, str]:
-    """Extract the answers unless those of the file are kept; return the style, too."""
-    if not source.traces:
+def _read(
+    source: SourceFile, answers: str | None, spool: Spool, report: OnProgress
+) -> tuple[list[Trace], list[str | None]]:
+    """Read the traces without their long columns, which go to the spool, and extract answers.
+
+    Whether a file has answers may be known only at its end, so traces without are extracted from.
+    """
+    style = AnswerStyle.AUTO.value if answers is None else answers
+    traces: list[Trace] = []
+    extracted: list[str | None] = []
+    for trace in source.traces:
+        is_kept = answers == SOURCE or (answers is None and (source.answers or trace.answer))
+        extracted.append(None if is_kept else extract_answer(trace.text, style))
+        traces.append(spool.put(trace))
+        report("traces", len(traces), None)
+    report("traces", len(traces), len(traces))
+    return traces, extracted
+
+
+def _with_answers(
+    path: Path,
+    source: SourceFile,
+    traces: list[Trace],
+    extracted: Sequence[str | None],
+    answers: str | None,
+    spool: Spool,
+) -> tuple[list[Trace], str]:
+    """Give the traces the extracted answers unless those of the file are kept; return the style."""
+    if not traces:
         raise InputError(f"{str(path)!r} has no traces.")
     if answers == SOURCE and source.answers is None:
         raise InputError(
@@ -206,32 +253,29 @@ def _with_answers(path: Path, source: SourceFile, answers: str | None) -> tuple[
             f"{', '.join(AnswerStyle)}."
         )
     if answers in (None, SOURCE) and source.answers is not None:
-        return source, source.answers if source.has_classes else SOURCE
+        return traces, source.answers if source.has_classes else SOURCE
     style = answers or AnswerStyle.AUTO.value
-    if not any(trace.text for trace in source.traces):
+    if not len(spool):
         raise InputError(
             f"{str(path)!r} has no texts to extract answers from by the style {style!r}"
             + (": leave out --answers." if source.answers is not None else ".")
         )
-    traces = [replace(t, answer=extract_answer(t.text, style)) for t in source.traces]
-    return replace(source, traces=traces, has_classes=False, has_forced_classes=False), style
+    source.has_classes = source.has_forced_classes = False
+    return [replace(t, answer=a) for t, a in zip(traces, extracted, strict=True)], style
 
 
-def _with_tokens(source: SourceFile, report: OnProgress) -> SourceFile:
-    if source.token_counter is not None:
-        return source
-    texts = [trace.text for trace in source.traces]
-    ends = token_ends(texts, lambda done: report("tokens", done, len(texts)))
-    traces = [
-        replace(t, token_end=cast(Sequence[int], e), n_tokens=len(e))
-        for t, e in zip(source.traces, ends, strict=True)
-    ]
-    return replace(source, traces=traces)
+def _with_tokens(traces: Iterable[Trace], total: int, report: OnProgress) -> Iterator[Trace]:
+    """Count the tokens of each trace, a few traces ahead."""
+    traces, ahead = tee(traces)
+    ends = token_ends(trace.text for trace in ahead)
+    for done, (trace, end) in enumerate(zip(traces, ends, strict=True), 1):
+        yield replace(trace, token_end=cast(Sequence[int], end), n_tokens=len(end))
+        report("tokens", done, total)
 
 
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out`` to write to; rename it to ``out`` at the end.
+    """Yield a hidden folder beside ``out``; at the end rename ``store`` in it to ``out``.
 
     Raises:
         InputError: If another process has created a store there meanwhile; that one stays.
@@ -239,7 +283,7 @@ def _published(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        yield folder / "store"
+        yield folder
         if (out / "README.md").exists():
             shutil.copy2(out / "README.md", folder / "store")
             (out / "README.md").unlink()

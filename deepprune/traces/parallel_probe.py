@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason, ForcedAnswer, Question, Trace
 from deepprune.traces.manifest import GENERATOR, SOURCE
+from deepprune.traces.records import Record
 from deepprune.traces.source import SourceFile, question_id_of, whole
 
 _FIELDS = ("question", "gold_answer", "probe_freq", "each_branch")
 _NO_ANSWER = ("", "ERR")
 
 
-def read_parallel_probe(path: Path, dataset: str | None, model: str | None) -> SourceFile:
-    """Read a JSON list of questions in the format of Parallel-Probe.
+def read_parallel_probe(
+    records: Iterable[Record], path: Path, dataset: str | None, model: str | None
+) -> SourceFile:
+    """Read questions in the format of Parallel-Probe.
 
     A question has ``question``, ``gold_answer``, ``probe_freq`` (tokens) and ``each_branch`` with
     ``[forced answers, length in tokens, final answer]`` per trace; other fields are ignored. An
@@ -38,34 +40,24 @@ def read_parallel_probe(path: Path, dataset: str | None, model: str | None) -> S
       would be up to 370 tokens beyond the end. No other would.
 
     Args:
-        path: The file.
+        records: The questions.
+        path: Their file.
         dataset: Name of the dataset; the file's name without its suffix if ``None``.
         model: Name of the model; the file's name without its suffix if ``None``.
 
     Raises:
-        InputError: If the file is not such a list; with the number of the question and the trace.
+        InputError: If it has another layout; with the number of the question and the trace.
     """
-    try:
-        questions = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is not JSON: {error}.") from None
-    if not isinstance(questions, list):
-        raise InputError(
-            f"{str(path)!r} must be a JSON list of questions with {', '.join(_FIELDS)}, got a JSON "
-            f"{type(questions).__name__}. One JSON object per line is for a .jsonl file."
-        )
-    traces = [
+    traces = (
         trace
-        for number, fields in enumerate(questions, 1)
-        for trace in _traces(fields, dataset or path.stem, model or path.stem, number)
-    ]
+        for number, record in enumerate(records, 1)
+        for trace in _traces(record.fields, dataset or path.stem, model or path.stem, number)
+    )
     return SourceFile("parallel-probe", traces, token_counter=GENERATOR, answers=SOURCE)
 
 
-def _traces(fields: object, dataset: str, model: str, number: int) -> Iterator[Trace]:
+def _traces(fields: dict[str, Any], dataset: str, model: str, number: int) -> Iterator[Trace]:
     """Yield the traces of one question."""
-    if not isinstance(fields, dict):
-        raise InputError(f"question {number} must be a JSON object, got {str(fields)[:40]!r}.")
     if missing := [name for name in _FIELDS if name not in fields]:
         raise InputError(
             f"question {number} has no {', '.join(missing)}; it has {', '.join(fields)}. "

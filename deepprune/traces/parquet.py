@@ -1,9 +1,9 @@
-"""Reader of whole Parquet files: normalised tables, and parts of a store."""
+"""Readers of Parquet files of traces: normalised tables, and parts of a store."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepprune.core.errors import InputError
+from deepprune.core.types import Trace
 from deepprune.traces.manifest import GENERATOR, SOURCE
 from deepprune.traces.records import readable
 from deepprune.traces.schema import SCHEMA, list_slices
@@ -30,22 +31,34 @@ _NORMALISED = {  # its column -> ours
     "answer_group": "answer_class",
     "finished": "finished",
 }
+_BATCH = 64  # rows in memory at a time
+_BUFFER = 1 << 20  # bytes of a column; without it, columns of a row group are read as a whole
 NATIVE_COLUMNS = ("dataset", "question_id", "question", "model", "sample_id", "text")
 
 
 def read_parquet(path: Path, format: str) -> SourceFile:
-    """Read a Parquet file of format ``normalised`` or ``native``.
+    """Read a Parquet file of format ``normalised`` or ``native``, a few rows at a time.
 
     Raises:
         InputError: If it is not a Parquet file, or columns are missing.
     """
-    names = column_names(path)
-    _require(path, format, names)
-    known = _NORMALISED if format == "normalised" else {n: n for n in SCHEMA.names}
     with readable(path):
-        table = pq.ParquetFile(path).read(columns=[name for name in names if name in known])
-    table = _typed(path, table, known)
-    return _normalised(table) if format == "normalised" else _native(path, table)
+        schema = pq.read_schema(path)
+    _require(path, format, schema.names)
+    if format == "normalised":
+        traces = _normalised(_tables(path, schema.names, _NORMALISED))
+        return SourceFile(format, traces, answers=SOURCE, has_classes=True)
+    return _native(path, schema)
+
+
+def _tables(path: Path, names: Sequence[str], known: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Read the known columns, renamed and cast to those of the schema, some rows at a time."""
+    with readable(path):
+        file = pq.ParquetFile(path, buffer_size=_BUFFER)
+        columns = [name for name in names if name in known]
+        # Threads take three times the CPU for batches as small as these.
+        for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
+            yield _typed(path, pa.Table.from_batches([batch]), known)
 
 
 def column_names(path: Path) -> list[str]:
@@ -74,8 +87,7 @@ def _typed(path: Path, table: pa.Table, known: Mapping[str, str]) -> pa.Table:
             ) from None
         if known[name] in NATIVE_COLUMNS and column.null_count:
             raise InputError(
-                f"{name} must have a value in every row; {str(path)!r} has {column.null_count} "
-                "nulls."
+                f"{name} must have a value in every row; {str(path)!r} has rows without."
             )
         table = table.set_column(i, known[name], column)
     return table
@@ -107,7 +119,7 @@ def _require(path: Path, format: str, names: Sequence[str]) -> None:
         )
 
 
-def _normalised(table: pa.Table) -> SourceFile:
+def _normalised(tables: Iterable[pa.Table]) -> Iterator[Trace]:
     """Read a normalised table: keep answers, classes and correctness, renumber the samples.
 
     ``finished`` says that an answer was found, not why the trace ended: an unfinished trace may
@@ -115,8 +127,7 @@ def _normalised(table: pa.Table) -> SourceFile:
     """
     seen: set[tuple[Any, ...]] = set()
     n_samples: Counter[tuple[str, ...]] = Counter()
-    traces = []
-    for row in table.to_pylist():
+    for row in (row for table in tables for row in table.to_pylist()):
         key = (row["dataset"], row["question_id"], row["model"])
         full_key = (*key, row["source"], row["sample_id"])
         if full_key in seen:
@@ -128,40 +139,42 @@ def _normalised(table: pa.Table) -> SourceFile:
         row["source"] = f"{row['source']}/{row['sample_id']}"
         row["sample_id"] = n_samples[key]
         row["finish_reason"] = "stop" if row["finished"] else None
-        traces.append(trace_of(row))
+        yield trace_of(row)
         n_samples[key] += 1
-    return SourceFile("normalised", traces, answers=SOURCE, has_classes=True)
 
 
-def _native(path: Path, table: pa.Table) -> SourceFile:
-    """Read a table with the columns of a store: one of its parts, or another program's file."""
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    names = set(table.column_names)
-    arrays = {
-        name: list_slices(table.column(name)) if name in names else [None] * table.num_rows
-        for name in ("token_end", "token_confidence")
-    }
-    has_ends = "token_end" in names
-    if has_ends and any(one is None for one in arrays["token_end"]):
-        raise InputError(
-            f"token_end must have a value in every row of {str(path)!r}, or be missing altogether."
-        )
+def _native(path: Path, schema: pa.Schema) -> SourceFile:
+    """Read a file with the columns of a store: one of its parts, or another program's."""
+    metadata: Mapping[bytes, bytes] = schema.metadata or {}
+    names = set(schema.names) & set(SCHEMA.names)
     has_classes = {"answer", "answer_class", "is_correct"} <= names
-    dropped = names & {*arrays, *(() if has_classes else ("answer_class", "is_correct"))}
-    rows = table.drop_columns(list(dropped)).to_pylist()
-    traces = [
-        trace_of({**row, "token_end": ends, "token_confidence": confidence})
-        for row, ends, confidence in zip(rows, *arrays.values(), strict=True)
-    ]
+    if not has_classes:
+        names -= {"answer_class", "is_correct"}
     counter = metadata.get(b"deepprune.token_counter", GENERATOR.encode()).decode()
     answers = metadata.get(b"deepprune.answers", SOURCE.encode()).decode()
     return SourceFile(
         "native",
-        traces,
-        token_counter=counter if has_ends else None,
+        _native_traces(path, sorted(names)),
+        token_counter=counter if "token_end" in names else None,
         answers=answers if "answer" in names else None,
         has_classes=has_classes,
         has_forced_classes=has_classes
         and "probes" in names
-        and _has(table.schema.field("probes").type, "answer_class"),
+        and _has(schema.field("probes").type, "answer_class"),
     )
+
+
+def _native_traces(path: Path, names: Sequence[str]) -> Iterator[Trace]:
+    long = [name for name in ("token_end", "token_confidence") if name in names]
+    for table in _tables(path, names, dict(zip(names, names, strict=True))):
+        rows = table.drop_columns(long).to_pylist()
+        for name in long:
+            for row, values in zip(rows, list_slices(table.column(name)), strict=True):
+                row[name] = values
+        for row in rows:
+            if "token_end" in row and row["token_end"] is None:
+                raise InputError(
+                    f"token_end must have a value in every row of {str(path)!r}, or be missing "
+                    "altogether."
+                )
+            yield trace_of(row)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from deepprune.core.errors import InputError
 from deepprune.core.files import replacing, sha256_file
+from deepprune.core.threads import in_order
 from deepprune.core.types import Trace
 from deepprune.traces.index import IndexRow
 from deepprune.traces.manifest import Part
@@ -41,8 +42,8 @@ _DICTIONARY = [  # values that repeat
 ]
 
 
-def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str]) -> Part:
-    """Write one part, atomically.
+def write_part(path: Path, traces: Iterable[Trace], metadata: Mapping[str, str]) -> Part:
+    """Write one part, atomically; a few row groups are in memory at a time.
 
     A row group ends at the end of a group (question and model) once it has 64 traces or 4 million
     characters: each question is in one row group, and small questions share one.
@@ -63,23 +64,30 @@ def write_part(path: Path, traces: Sequence[Trace], metadata: Mapping[str, str])
             column_encoding=_ENCODINGS,
             write_statistics=False,  # rows are found by the index
         ) as writer:
-            for start, stop in _row_groups(traces):
-                table = to_table(traces[start:stop]).replace_schema_metadata(schema.metadata)
-                writer.write_table(table, row_group_size=stop - start)
-        return Part(path.name, len(traces), temporary.stat().st_size, sha256_file(temporary))
+            tables = (
+                to_table(group).replace_schema_metadata(schema.metadata)
+                for group in _row_groups(traces)
+            )
+
+            def write(table: pa.Table) -> int:
+                n_rows: int = table.num_rows
+                writer.write_table(table, row_group_size=n_rows)
+                return n_rows
+
+            n_rows = sum(in_order(write, tables, 1))  # the next table is made meanwhile
+        return Part(path.name, n_rows, temporary.stat().st_size, sha256_file(temporary))
 
 
-def _row_groups(traces: Sequence[Trace]) -> Iterator[tuple[int, int]]:
-    start = chars = 0
-    for i, trace in enumerate(traces):
-        chars += len(trace.text)
-        is_last = i + 1 == len(traces)
-        if is_last or (
-            trace.key[:3] != traces[i + 1].key[:3]
-            and (i + 1 - start >= _ROW_GROUP_TRACES or chars >= _ROW_GROUP_CHARS)
-        ):
-            yield start, i + 1
-            start, chars = i + 1, 0
+def _row_groups(traces: Iterable[Trace]) -> Iterator[list[Trace]]:
+    group: list[Trace] = []
+    for _, members in groupby(traces, key=lambda trace: trace.key[:3]):
+        group += members
+        n_chars = sum(len(trace.text) for trace in group)
+        if len(group) >= _ROW_GROUP_TRACES or n_chars >= _ROW_GROUP_CHARS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class PartReader:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with a stage (``tokens`` or ``answers``), the traces done and the total."""
+OnProgress = Callable[[str, int, int | None], None]
+"""Called with a stage (``traces`` read, ``answers``, ``tokens``), the traces done and the total."""
 
 
 @contextmanager
@@ -25,10 +25,10 @@ def import_progress(title: str) -> Iterator[OnProgress]:
     tasks: dict[str, progress.TaskID] = {}
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
-        def report(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
+            bar.update(tasks[stage], completed=done, total=total)
 
         yield report
 

@@ -168,7 +168,7 @@ def _object(raw: bytes, place: str) -> dict[str, Any]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with readable(path):
-        batches = pq.ParquetFile(path).iter_batches(batch_size=_BATCH)
+        batches = pq.ParquetFile(path).iter_batches(_BATCH, use_threads=False)
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, 1):
             yield f"row {number}", row

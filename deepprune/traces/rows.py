@@ -61,6 +61,40 @@ def read_rows(
     Raises:
         InputError: If a field is unknown, or ``bad`` raises.
     """
+    paths = _paths(format, fields)
+    source = SourceFile(format, iter(()), token_counter=GENERATOR if "token_end" in paths else None)
+    if prepare := FORMATS[format].records:
+        records = prepare(records, note)
+    n_samples: Counter[tuple[str, ...]] = Counter()
+    places: dict[tuple[Any, ...], str] = {}
+
+    def traces() -> Iterator[Trace]:
+        read: dict[str, None] = {}
+        for record in _guarded(records, format):
+            defaults = {"dataset": dataset or record.dataset, "model": model}
+            try:
+                row = _row(record, paths, {"text", "question", *fields}, format)
+                _check_own_answer(row, paths, fields, record.place)
+                for one in _split(row, record.place):
+                    one |= {k: v for k, v in defaults.items() if one.get(k) is None}
+                    trace = _trace(one, n_samples, record.place)
+                    _check_place(trace, places, record.place)
+                    yield trace
+                read |= dict.fromkeys(row)
+            except InputError as error:
+                bad(error)
+        if "answer" in read:
+            source.answers = SOURCE
+        if read:
+            named = [name if paths[name] == name else f"{name}={paths[name]}" for name in read]
+            note(f"read as {format}: {', '.join(named)}.")
+
+    source.traces = traces()
+    return source
+
+
+def _paths(format: str, fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the paths of our fields: those given, then those of the format."""
     if unknown := sorted(fields.keys() - set(FIELDS)):
         raise InputError(f"unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}.")
     if "gold" in fields and fields["gold"] == fields.get("answer"):
@@ -68,47 +102,18 @@ def read_rows(
             f"--field gold and --field answer both name {fields['gold']!r}: gold is the correct "
             "answer, answer is the trace's own. Leave one out."
         )
-    paths = {name: name for name in FIELDS} if format == "rows" else {}
-    paths |= {**FORMATS[format].fields, **fields}
-    required = {"text", "question", *fields}
-    traces: list[Trace] = []
-    read: dict[str, None] = {}
-    n_samples: Counter[tuple[str, ...]] = Counter()
-    places: dict[tuple[Any, ...], str] = {}
+    own = {name: name for name in FIELDS} if format == "rows" else {}
+    return own | {**FORMATS[format].fields, **fields}
 
-    def add(row: dict[str, Any], record: Record) -> None:
-        place = record.place
-        defaults = {"dataset": dataset or record.dataset, "model": model}
-        row |= {name: value for name, value in defaults.items() if row.get(name) is None}
-        trace = _trace(row, n_samples, place)
-        if trace.key in places:
-            raise InputError(
-                "(dataset, question_id, model, sample_id) must be unique, but "
-                f"{trace.key} is in {places[trace.key]} and again in {place}."
-            )
-        places[trace.key] = place
-        traces.append(trace)
 
-    if prepare := FORMATS[format].records:
-        records = prepare(records, note)
-    for record in _guarded(records, format):
-        try:
-            row = _row(record, paths, required, format)
-            _check_own_answer(row, paths, fields, record.place)
-            for one in _split(row, record.place):
-                add(one, record)
-            read |= dict.fromkeys(row)
-        except InputError as error:
-            bad(error)
-    if read:
-        named = [name if paths[name] == name else f"{name}={paths[name]}" for name in read]
-        note(f"read as {format}: {', '.join(named)}.")
-    return SourceFile(
-        format,
-        traces,
-        token_counter=GENERATOR if "token_end" in read else None,
-        answers=SOURCE if "answer" in read else None,
-    )
+def _check_place(trace: Trace, places: dict[tuple[Any, ...], str], place: str) -> None:
+    """Check that no trace before had this key, and remember its place."""
+    if trace.key in places:
+        raise InputError(
+            "(dataset, question_id, model, sample_id) must be unique, but "
+            f"{trace.key} is in {places[trace.key]} and again in {place}."
+        )
+    places[trace.key] = place
 
 
 def _guarded(records: Iterable[Record], format: str) -> Iterator[Record]:

@@ -63,25 +63,27 @@ def check_trace(trace: Trace) -> None:
     Raises:
         InputError: If a field breaks a rule; the message names the trace.
     """
-    ends = np.asarray(trace.token_end)
-    name = "{}/{}, {}, sample {}".format(*trace.key)
+    ends, text, confidence = np.asarray(trace.token_end), trace.text, trace.token_confidence
     if trace.n_tokens < 0:
-        raise InputError(f"n_tokens must be >= 0, got {trace.n_tokens} in {name}.")
-    if ends.shape != (trace.n_tokens,):
-        raise InputError(
-            f"token_end must have one entry per token: {name} has {trace.n_tokens} "
-            f"tokens and {len(ends)} entries."
+        wrong = f"n_tokens must be >= 0, got {trace.n_tokens}"
+    elif ends.shape != (trace.n_tokens,):
+        wrong = (
+            f"token_end must have one entry per token, got {trace.n_tokens} tokens and {len(ends)} "
+            "entries"
         )
-    if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(trace.text)):
-        raise InputError(
-            f"token_end must grow from >= 0 to at most the {len(trace.text)} characters of the "
-            f"text, which it does not in {name} (first {ends[0]}, last {ends[-1]})."
+    elif len(ends) and (ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] > len(text)):
+        wrong = (
+            f"token_end must grow from >= 0 to at most the {len(text)} characters of the text, got "
+            f"first {ends[0]}, last {ends[-1]}"
         )
-    if trace.token_confidence is not None and len(trace.token_confidence) != trace.n_tokens:
-        raise InputError(
-            f"token_confidence must have one entry per token: {name} has "
-            f"{trace.n_tokens} tokens and {len(trace.token_confidence)} entries."
+    elif confidence is not None and len(confidence) != trace.n_tokens:
+        wrong = (
+            f"token_confidence must have one entry per token, got {trace.n_tokens} tokens and "
+            f"{len(confidence)} entries"
         )
+    else:
+        return
+    raise InputError("{} in {}/{}, {}, sample {}.".format(wrong, *trace.key))
 
 
 def to_table(traces: Sequence[Trace]) -> pa.Table:

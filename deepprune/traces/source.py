@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isnan
 from typing import Any
 
@@ -17,21 +18,23 @@ _FINISH_REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceFile:
     """Contents of a file.
 
     Attributes:
         format: Name of its format.
-        traces: Its traces, in the order of the file; without token ends if it has none.
+        traces: Its traces, in the order of the file, read when they are taken; without token ends
+            if it has none.
         token_counter: Tokenizer of its token ends; ``None`` without token ends.
-        answers: Style by which its answers were extracted; ``None`` without answers.
+        answers: Style by which its answers were extracted; ``None`` without answers. Known once
+            all traces are read.
         has_classes: Whether it has equivalence classes and correctness.
         has_forced_classes: Whether its forced answers have classes in the numbering of its answers.
     """
 
     format: str
-    traces: list[Trace]
+    traces: Iterable[Trace]
     token_counter: str | None = None
     answers: str | None = None
     has_classes: bool = False
@@ -87,5 +90,10 @@ def gold_of(value: object) -> str | None:
         value = ", ".join(map(str, value))
     if value is None or (isinstance(value, float) and isnan(value)):
         return None
-    text = whole(str(value)).strip()
+    return _gold_text(str(value))
+
+
+@lru_cache(1024)  # a question's traces repeat it
+def _gold_text(value: str) -> str | None:
+    text = whole(value).strip()
     return extract_answer(text) or text or None

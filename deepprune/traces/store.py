@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +93,12 @@ class TraceStore:
         """Names of the datasets, sorted."""
         return sorted({dataset for dataset, _, _ in self._index.groups})
 
-    def append(
+    def append(self, traces: Iterable[Trace], **counts: Any) -> None:
+        """Write traces, in any order, to disk as one new part; arguments as of `append_sorted`."""
+        if rows := sorted(traces, key=lambda trace: trace.key):
+            self.append_sorted(rows, **counts)
+
+    def append_sorted(
         self,
         traces: Iterable[Trace],
         *,
@@ -103,8 +109,9 @@ class TraceStore:
         """Write traces to disk as one new part, all or none of them.
 
         Args:
-            traces: The traces, in any order. For a question already in the store, the caller must
-                continue the numbering of its answer classes.
+            traces: The traces, sorted by key; a few row groups are in memory at a time. For a
+                question already in the store, the caller must continue the numbering of its
+                answer classes.
             conflicts: Conflicts of the answer classes, added to the manifest's count.
             timeouts: Timeouts of the answer comparison, added to the manifest's count.
             timed_out: The questions in which one timed out, added to the manifest's.
@@ -112,15 +119,19 @@ class TraceStore:
         Raises:
             InputError: If a trace breaks a rule of the schema, or is already in the store.
         """
-        rows = sorted(traces, key=lambda trace: trace.key)
-        if not rows:
-            return
-        for trace in rows:
-            check_trace(trace)
-        index_rows: list[IndexRow] = [
-            (t.key[:3], t.sample_id, t.question.text, t.question.gold) for t in rows
-        ]
-        self._index.check(index_rows)
+        index_rows: list[IndexRow] = []
+        totals: Counter[str] = Counter()
+
+        def checked() -> Iterator[Trace]:
+            for trace in traces:
+                check_trace(trace)
+                question = trace.question
+                index_rows.append((trace.key[:3], trace.sample_id, question.text, question.gold))
+                totals["tokens"] += trace.n_tokens
+                totals["without_text"] += not trace.text
+                yield trace
+            self._index.check(index_rows)
+
         if read_manifest(self.path).content_hash != self.content_hash:
             raise InputError(
                 f"{str(self.path)!r} was changed by another process: open it again, then append."
@@ -131,14 +142,14 @@ class TraceStore:
             "deepprune.token_counter": manifest.token_counter,
             "deepprune.answers": manifest.answers,
         }
-        part = write_part(self.path / f"part-{number:05d}.parquet", rows, facts)
+        part = write_part(self.path / f"part-{number:05d}.parquet", checked(), facts)
         names = self._index.questions.keys() | {key[:2] for key, *_ in index_rows}
         manifest = replace(
             manifest,
             n_questions=len(names),
             n_traces=manifest.n_traces + part.rows,
-            n_tokens=manifest.n_tokens + sum(t.n_tokens for t in rows),
-            n_without_text=manifest.n_without_text + sum(not t.text for t in rows),
+            n_tokens=manifest.n_tokens + totals["tokens"],
+            n_without_text=manifest.n_without_text + totals["without_text"],
             conflicts=manifest.conflicts + conflicts,
             timeouts=manifest.timeouts + timeouts,
             timed_out=[*manifest.timed_out, *timed_out],

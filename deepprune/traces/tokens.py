@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepprune.core.threads import in_order
 from deepprune.traces.schema import TokenEnds
 
 TOKENIZER = "qwen"
@@ -28,28 +28,17 @@ expression overflows its stack on about 1.5 million spaces, and long words take 
 time. A cut changes only the tokens next to it, and prose has no such run."""
 
 
-def token_ends(
-    texts: Sequence[str], on_done: Callable[[int], None] = lambda done: None
-) -> list[TokenEnds]:
-    """Return the number of characters up to the end of each token, for each text.
+def token_ends(texts: Iterable[str]) -> Iterator[TokenEnds]:
+    """Yield the number of characters up to the end of each token, for each text.
 
     Text such as ``<|im_end|>`` is ordinary text, and nothing is normalised. For a token that ends
     inside a character only complete characters count; the entries never decrease.
 
-    Args:
-        texts: The texts.
-        on_done: Called after each text with the number of texts done.
-
-    Returns:
-        One int32 array per text, its last entry ``len(text)``; empty for an empty text.
+    An array is int32, its last entry ``len(text)``; empty for an empty text.
     """
     encoding, byte_length = _vocabulary()
-    ends: list[TokenEnds] = []
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # tiktoken releases the GIL
-        for one in pool.map(lambda text: _token_ends(text, encoding, byte_length), texts):
-            ends.append(one)
-            on_done(len(ends))
-    return ends
+    n_threads = min(2, os.cpu_count() or 1)  # tiktoken releases the GIL
+    return in_order(lambda text: _token_ends(text, encoding, byte_length), texts, n_threads)
 
 
 @cache

@@ -58,7 +58,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, file, monkeypatch):
 
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr(importers.TraceStore, "append", interrupt)
+        patch.setattr(importers.TraceStore, "append_sorted", interrupt)
         with pytest.raises(KeyboardInterrupt):
             open_traces(file, cache_dir=cache)
     assert list(cache.iterdir()) == []

@@ -13,6 +13,7 @@ from deepprune.traces import TraceStore, open_traces, summarise
 from deepprune.traces.importers import import_file
 from deepprune.traces.manifest import GENERATOR, Manifest, Part
 from deepprune.traces.parallel_probe import read_parallel_probe
+from deepprune.traces.records import read_records
 from deepprune.traces.schema import SCHEMAS, to_table
 
 RECORDED = Path(__file__).parents[3] / "shared/traces/parallel_probe_qwen3_8b_aime24.json"
@@ -228,7 +229,8 @@ def test_recorded_probes_of_a_reasoning_model(tmp_path):
     Those count two traces without an answer as a pair with the same answer; `summarise` looks at
     pairs with two answers. Only the last probes are classed here, since all take 20 seconds.
     """
-    traces = read_parallel_probe(RECORDED, "aime24", "Qwen3-8B").traces
+    records = read_records(RECORDED, print)
+    traces = list(read_parallel_probe(records, RECORDED, "aime24", "Qwen3-8B").traces)
     assert sum(len(r.forced_answers) for r in traces) == 106_303
     assert all(r.forced_answers[-1].answer == r.answer for r in traces)  # as the reader's notes say
     assert all(r.forced_answers[-1].n_tokens <= len(r.token_end) for r in traces)

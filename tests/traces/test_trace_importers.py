@@ -1,5 +1,7 @@
 import json
+import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +10,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason
 from deepprune.traces import open_traces
 from deepprune.traces.importers import import_file
+from deepprune.traces.opening import POOL
 
 
 @pytest.fixture
@@ -83,6 +86,37 @@ def test_a_part_of_a_store_keeps_what_the_manifest_knew(tmp_path):
     assert second.load() == first.load()
     assert second.manifest.token_counter == "qwen"
     assert second.manifest.answers == "source"
+
+
+def test_rows_in_any_order_give_the_same_bytes(tmp_path):
+    """Texts, token ends and confidences pass through a temporary file, in the order of the rows."""
+    table = pq.read_table(sorted(POOL.glob("part-*.parquet"))[0]).slice(0, 96)
+    texts = pa.array(f"{text}é" for text in table["text"].to_pylist())
+    table = table.set_column(table.column_names.index("text"), "text", texts)
+    shuffled = table.take(np.random.default_rng(0).permutation(96))
+    stores = []
+    for name, rows in (("one", table), ("two", shuffled)):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        stores.append(import_file(tmp_path / f"{name}.parquet", tmp_path / name))
+    assert stores[0].content_hash == stores[1].content_hash
+    assert stores[0].check() == []
+    for name in ("text", "token_end", "token_confidence"):
+        assert stores[1].columns([name])[name].to_pylist() == table[name].to_pylist()
+
+
+def test_few_texts_are_in_memory_at_a_time(tmp_path):
+    rows = [
+        {"dataset": "d", "question_id": f"{i // 4:03}", "question": "q?", "model": "m",
+         "sample_id": i, "text": f"{i:03}" + "x" * 199_997, "token_end": [200_000], "answer": "1"}
+        for i in range(400)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=40)
+    del rows
+    tracemalloc.start()
+    import_file(tmp_path / "a.parquet", tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000  # the file has 80 million characters
 
 
 def test_native_columns_of_other_types_and_without_token_ends(tmp_path):

@@ -15,7 +15,6 @@ from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason
 from deepprune.traces import TraceStore, classes, open_traces, summarise
 from deepprune.traces.manifest import GENERATOR
-from deepprune.traces.source import SourceFile
 from deepprune.traces.summary import mean_lengths, plurality_accuracy
 
 SHARED = Path(__file__).parents[3] / "shared" / "traces"
@@ -118,7 +117,7 @@ def test_questions_with_a_timeout_are_named(make_trace, monkeypatch):
     monkeypatch.setattr(classes, "EquivalenceChecker", partial(EquivalenceChecker, timeout_s=1))
     answers = [("q1", "2003^{2002^{2001}}"), ("q1", "x"), ("q2", "1"), ("q2", "2")]
     traces = [make_trace(q, i, answer=answer, gold=None) for i, (q, answer) in enumerate(answers)]
-    _, counts = classes.class_answers(SourceFile("generated", traces))
+    _, counts = classes.class_answers(traces)
     assert (counts["timeouts"] > 0, counts["timed_out"]) == (True, ["d/q1"])
 
 
