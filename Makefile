@@ -1,18 +1,20 @@
 # make demo: set up .venv, train a judge on the bundled traces, run the pruning sweep.
+# make demo DEMO=live: prune one question while its recorded traces are played.
 # make test: set up .venv, run the quick tests.
 # make test-all: run all tests; the real engine where it can be had.
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 # make check: lint, format, types.
 # make docs: build the documentation into build/site; a broken link, anchor or reference fails.
+# make outputs: run the commands whose output README and docs show, and put it there.
 # make clean: remove .venv and .venv-vllm; results in runs stay.
 # make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-all test-vllm check docs constraints clean
+.PHONY: demo test test-all test-vllm check docs outputs constraints clean
 demo: .venv/demo
-	$(BIN)/python train.py experiment=demo
+	$(BIN)/$(if $(filter live,$(DEMO)),deepprune prune basic_arithmetic-04 threshold=0.6,python train.py)
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -32,6 +34,9 @@ check: .venv/dev
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+
+outputs: .venv/demo
+	$(BIN)/python docs/outputs.py
 
 constraints: .venv/dev
 	$(BIN)/python .ci/constraints.py

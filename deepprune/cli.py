@@ -316,12 +316,14 @@ def run_job(name: str, config: Any) -> float | None:
 
     from deepprune.config.schemas import check_ranges
     from deepprune.core.files import write_atomic
+    from deepprune.core.progress import quieten_libraries
     from deepprune.core.provenance import FAILURE
 
     hydra = HydraConfig.get()
     is_multirun = hydra.mode == RunMode.MULTIRUN
     failure = Path(hydra.runtime.output_dir) / FAILURE
     failure.unlink(missing_ok=True)
+    quieten_libraries()
     try:
         check_ranges(config)
         run = getattr(import_module(f"deepprune.commands.{name}"), name)(_plan(name, config))

@@ -22,7 +22,8 @@ RECORDED = Path(__file__).with_name("recorded")
 SIZE = "generator={params: 1e6, layers: 2, hidden: 8}"
 SMALL = ["sweep.traces=6", "sweep.questions=4", "sweep.resamples=2", "logger=none"]
 FIT = [
-    *SMALL, "trainer.max_steps=4", "data.pairs_per_question=8", "data.eval_pairs_per_question=20",
+    *SMALL, "experiment=none", "trainer.max_steps=4", "data.pairs_per_question=8",
+    "data.eval_pairs_per_question=20",
 ]  # fmt: skip
 CLOCKS = {"seconds", "judge_seconds", "path", "fingerprint"}
 """Facts that differ from run to run."""

@@ -6,6 +6,7 @@ test_extending.py, those of the demo and of the guides' main path in .ci/run.
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from deepprune.commands import doctor, traces
 from deepprune.config.schemas import check_ranges
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import outputs  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.stem != "extend")]
 
 
@@ -62,3 +66,12 @@ def test_a_documented_command_is_accepted(words, tmp_path):
         check_ranges(composed(name, [first(word) for word in rest if word != "-m"]))
     else:
         run(name, *rest, "--cfg", "job", folder=tmp_path)
+
+
+def test_outputs_are_those_of_their_commands(tmp_path):
+    page = "x\n<!-- output of: echo 1; echo 2 -->\n```\nold\n```\ny\n"
+    assert outputs.regenerated(page, tmp_path) == page.replace("old", "1\n2")
+    shown = [
+        found[2] for page in outputs.PAGES for found in outputs.BLOCK.finditer(page.read_text())
+    ]
+    assert {words.split()[0] for words in shown} == {"python", "deepprune"}

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 COMMANDS = re.findall(r"^deepprune .*", PAGE, flags=re.M)
 TABLE = re.search(r'^```python title="deepprune/judge/loading.py"\n(.*?)^```', PAGE, re.M | re.S)
-FIT = ["trainer.max_steps=4", "data.pairs_per_question=4", "data.eval_pairs_per_question=8"]
+FIT = [
+    "experiment=none", "trainer.max_steps=4", "data.pairs_per_question=4",
+    "data.eval_pairs_per_question=8",
+]  # fmt: skip
 SMALL = ["sweep.traces=4", "sweep.questions=3", "sweep.resamples=1", "logger=none"]
 PARTS = [
     ("stop_long", "results.jsonl"),

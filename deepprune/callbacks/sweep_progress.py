@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
+from deepprune.core.progress import Bar
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.outcomes import QuestionOutcomes, Row
 from deepprune.evaluation.watcher import SweepPlan, Watcher
@@ -16,12 +15,10 @@ class SweepProgress(Watcher):
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """Show the bar, advanced by the recorded questions."""
-        self._bar = tqdm(
-            desc=f"{', '.join(plan.judges)}: {len(plan.points)} points x {plan.resamples} orders",
+        self._bar = Bar(
+            desc=f"sweep, {', '.join(plan.judges) or 'no judge'}, questions: ",
             total=len(plan.questions),
             initial=plan.n_recorded,
-            unit="question",
-            delay=2,
         )
 
     def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:

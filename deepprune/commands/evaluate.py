@@ -13,6 +13,7 @@ from deepprune.core.files import write_atomic
 from deepprune.core.seeding import generator
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs
+from deepprune.evaluation.metrics import too_few_questions
 from deepprune.evaluation.selection import unseen_questions
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.tables import show, sweep_table
@@ -42,9 +43,14 @@ def evaluate(plan: EvaluatePlan) -> Run:
             write_atomic(run.folder / "band.json", json.dumps(band))
             print(f"band of the cascade: {band['low']:.3f} to {band['high']:.3f}")
         with ScoreCache(run.folder / SCORES) as cache:
-            rows = run_sweep(sweep, questions, n_traces, judges, run, cache)
-        show(sweep_table(rows, f"{', '.join(judges)} on {sweep.traces}"))
-        headline(rows, run)
+            found = run_sweep(sweep, questions, n_traces, judges, run, cache)
+        for rows in found:
+            n = int(rows[0].facts["n_questions"])
+            names = list(dict.fromkeys(row.judge for row in rows if row.judge)) or ["no judge"]
+            show(sweep_table(rows, f"{', '.join(names)} on {n} questions of {sweep.traces}"))
+            if (warning := too_few_questions(rows)) is not None:
+                print(warning)
+        headline(found, judge.provenance.name, run)
     return run
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ def fit(
     from deepprune.judge.network.module import JudgeModule
     from deepprune.report.metrics_file import MetricsFile
 
-    _quieten()
     pl.seed_everything(plan.seed, verbose=False)
     architecture = learner.architecture
     with inputs_of("model"):
@@ -47,8 +44,11 @@ def fit(
     data.setup("fit")  # bad data stops here, before any weights are read
     train = data.encoded("train")
     facts = {"pairs": len(train), "truncated": int(train.inputs.is_truncated.sum())}
-    if is_rank_zero():
-        print(_summary(architecture.name, facts))
+    if is_rank_zero() and facts["truncated"]:
+        print(
+            f"{facts['truncated']} of {facts['pairs']} training pairs are longer than the "
+            f"max_length of {architecture.name}: it reads the end of their prefixes"
+        )
     module = JudgeModule(
         lambda: architecture.build(train.inputs),
         plan.loss,
@@ -82,22 +82,3 @@ def fit(
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         raise
-
-
-def _summary(name: str, facts: dict[str, int]) -> str:
-    """Return the number of training pairs, and how many the model's window cuts."""
-    told = f"training {name} on {facts['pairs']} pairs"
-    if facts["truncated"]:
-        told += (
-            f"\n{facts['truncated']} are longer than the model's max_length: the judge reads the "
-            "end of their prefixes"
-        )
-    return told
-
-
-def _quieten() -> None:
-    """Silence what Lightning prints in every small run; other warnings stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

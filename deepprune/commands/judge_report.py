@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from deepprune.commands.run import SCORES, Run, command_run
 from deepprune.config.judges import export_hash
 from deepprune.config.plans import JudgeReportPlan
 from deepprune.core.errors import InputError
 from deepprune.core.files import write_json
+from deepprune.core.progress import Bar
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
 from deepprune.data.cells import Cell
@@ -111,7 +110,7 @@ def _all_rows(plan: JudgeReportPlan, tasks: Sequence[_Task], run: Run) -> list[M
     total = sum(len(task.judges) + len(plan.baselines) for task in tasks)
     with (
         ScoreCache(run.folder / SCORES) as cache,
-        tqdm(total=total, desc="judges x cells", delay=2, leave=False) as progress,
+        Bar(total=total, desc="judges x cells: ") as progress,
     ):
         for task in tasks:
             if task.facts not in recorded:
@@ -164,14 +163,8 @@ def _pairs(plan: JudgeReportPlan, task: _Task) -> list[TracePair]:
     needs = frozenset[Need]().union(*(judge.needs for judge in task.judges.values()))
     pairs: list[TracePair] = []
     groups = task.cell.groups(task.store.group)
-    for group in tqdm(
-        groups,
-        desc=task.facts.name,
-        total=len(task.cell.questions),
-        unit="question",
-        delay=2,
-        leave=False,
-    ):
+    name, total = f"{task.facts.name}, questions: ", len(task.cell.questions)
+    for group in Bar(groups, desc=name, total=total):
         _check_needs(needs, group, task.facts.store)
         pairs += build_pairs(
             group,

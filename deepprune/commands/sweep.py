@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.commands.run import Run
@@ -13,14 +14,17 @@ from deepprune.core.types import QuestionRef
 from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.metrics import ABOVE_CONSENSUS, too_few_questions
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS
 from deepprune.evaluation.outcomes import RESULTS, Row
 from deepprune.evaluation.runner import QuestionRunner
 from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.report.labels import labels, policy_label
+from deepprune.report.labels import labels, middle_rows
 from deepprune.traces.summary import mean_lengths
+
+NETWORKS = "networks"
+"""Folder of the sweep of ``sweep.networks``."""
 
 
 def chosen_questions(
@@ -53,8 +57,35 @@ def run_sweep(
     judges: Mapping[str, Judge],
     run: Run,
     cache: ScoreCache,
+) -> list[list[Row]]:
+    """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B.
+
+    Returns:
+        The rows, and with ``sweep.networks`` those of the judges that are neural networks.
+    """
+    networks = {name: j for name, j in judges.items() if j.is_model and sweep.networks is not None}
+    others = {name: judge for name, judge in judges.items() if name not in networks}
+    found = [_evaluated(sweep, questions, n_traces, others, run, cache, run.folder)]
+    if networks and sweep.networks is not None:
+        few, _ = sweep.networks.choose(questions)
+        folder = run.folder / NETWORKS
+        found.append(_evaluated(sweep.networks, few, n_traces, networks, run, cache, folder))
+    run.results_path = run.folder / RESULTS
+    run.tracker.table("prune/results", [row.columns for rows in found for row in rows])
+    run.tracker.figure("prune/figure", run.folder / FIGURE)
+    return found
+
+
+def _evaluated(
+    sweep: Sweep,
+    questions: Sequence[QuestionRef],
+    n_traces: int,
+    judges: Mapping[str, Judge],
+    run: Run,
+    cache: ScoreCache,
+    folder: Path,
 ) -> list[Row]:
-    """Evaluate with each of ``judges`` into the run's folder, watched by callbacks and W&B."""
+    """Evaluate one grid into ``folder``, and say which of its points failed."""
     runner = QuestionRunner(
         sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in judges.items()}),
         n_traces=n_traces,
@@ -71,21 +102,16 @@ def run_sweep(
     rows = evaluate(
         runner,
         questions,
-        run.folder,
+        folder,
         distributed=sweep.distributed,
         watchers=sweep.watchers,
         baseline=sweep.baseline,
         margin=sweep.margin,
     )
-    run.results_path = run.folder / RESULTS
-    run.tracker.table("prune/results", [row.columns for row in rows])
-    run.tracker.figure("prune/figure", run.folder / FIGURE)
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         run.status = "failed"
         print(f"{len(failed)} of {len(rows)} points failed: {failed[0].reason}")
-    if (warning := too_few_questions(rows)) is not None:
-        print(warning)
     return rows
 
 
@@ -117,18 +143,20 @@ def _sizes(sweep: Sweep, questions: Sequence[QuestionRef]) -> dict[str, Generato
     return {ref.model: sweep.generator(ref.model) for ref in questions}
 
 
-def headline(rows: Sequence[Row], run: Run) -> None:
-    """Keep the middle point of the first policy and judge for the comparison of a multirun."""
-    measured = [row for row in rows if row.policy != "consensus" and row.status == "ok"]
-    if not measured:
+def headline(sweeps: Sequence[Sequence[Row]], judge: str, run: Run) -> None:
+    """Keep the middle point of the first policy for the comparison of a multirun.
+
+    It is of the sweep in which ``judge`` takes part, the first if none.
+    """
+    rows = next((rows for rows in sweeps if any(r.judge == judge for r in rows)), sweeps[0])
+    middle = middle_rows(rows)
+    if not middle:
         return
-    first = (policy_label(measured[0]), measured[0].judge)
-    points = [row for row in measured if (policy_label(row), row.judge) == first]
-    row = points[len(points) // 2]
+    row = rows[middle[0]]
     shown = {n: row.metrics[n] for n in ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")}
     found = {name: estimate for name, estimate in shown.items() if estimate is not None}
     run.metrics |= found
     settings = {n: row.axes.get(f) for n, f in (("threshold",) * 2, ("prefix", "prefix_len"))}
     values = {**found, **settings, "latency": row.counts.get("latency")}
     run.tracker.values("prune", {f"headline_{name}": value for name, value in values.items()})
-    run.point = labels(rows)[[r is row for r in rows].index(True)]
+    run.point = labels(rows)[middle[0]]

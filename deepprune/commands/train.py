@@ -27,8 +27,10 @@ from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
-from deepprune.report.tables import SHOWN_CALIBRATION, judge_table, show, sweep_table
+from deepprune.report.tables import finding, judges_table, policy_table, show
 from deepprune.report.tracking import OBJECTIVE
+
+CALIBRATION = ("ece", "ece_unfinished", "brier", "brier_unfinished")
 
 Reports = dict[str, dict[str, dict[str, Estimate]]]
 """Estimates by judge, part of the pairs and metric."""
@@ -74,13 +76,16 @@ def _report_and_sweep(
         run.objective = _objective(plan, splits, first, cache)
         run.tracker.values("judge", {OBJECTIVE: run.objective})
         reports = _report(plan, splits, trained, [e.parent for e in exports], run, cache)
-        tables = [judge_table({name: r["all"] for name, r in reports.items()})]
+        tables, said = [judges_table(reports)], ""
         if plan.sweep is not None and chosen is not None:
             judges = with_further(trained, plan.sweep.judges)
-            rows = run_sweep(plan.sweep, *chosen, judges, run, cache)
-            headline(rows, run)
-            tables.append(sweep_table(rows, f"pruning with {', '.join(judges)}"))
+            found = run_sweep(plan.sweep, *chosen, judges, run, cache)
+            headline(found, first.provenance.name, run)
+            tables.append(policy_table(found))
+            said = finding(found)
     show(*tables)
+    if said:
+        print(f"{said}\n")
 
 
 def _test_questions(plan: TrainPlan, sweep: Sweep, splits: Splits) -> tuple[list[QuestionRef], int]:
@@ -142,12 +147,10 @@ def _report(
         after.save(folder / TEST_SCORES)
         reports[name] = estimates_by_part(pairs, after, draws)
         errors = {"before": draws.estimates(before), "after": reports[name]["all"]}
-        errors = {w: {m: e[m] for m in SHOWN_CALIBRATION} for w, e in errors.items()}
+        errors = {w: {m: e[m] for m in CALIBRATION} for w, e in errors.items()}
         about = {"calibration": judge.calibration.to_json(), **errors}
         write_json(folder / "calibration.json", about)
         figure = drawn(reliability_figure, before, after, folder / "reliability.png")
-        title = f"calibration of {name}: {judge.calibration.kind}"
-        show(judge_table(errors, title, SHOWN_CALIBRATION))
         section = "judge" if folder == run.folder else f"beside_{folder.name}"
         run.tracker.values(section, {f"test_{m}": e for m, e in reports[name]["all"].items()})
         uncalibrated = {f"test_{m}_uncalibrated": errors["before"][m] for m in ("ece", "brier")}

@@ -34,12 +34,13 @@ from deepprune.config.plans import (
     TrainPlan,
 )
 from deepprune.core.errors import InputError
-from deepprune.core.protocols import Policy
+from deepprune.core.protocols import Need, Policy
 from deepprune.core.step_times import StepTimes
 from deepprune.core.types import PrefixRule, Question, QuestionTraces
 from deepprune.data.cells import Cell, cells
 from deepprune.data.splits import Splits, split_questions
 from deepprune.evaluation.ledger import GeneratorSize, generator_size
+from deepprune.evaluation.metrics import CONSENSUS
 from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import select_questions
 from deepprune.judge.saved import find_backbone, read_record
@@ -94,7 +95,11 @@ def train(config: DictConfig) -> TrainPlan:
         load_splits=lambda: _splits(config, store),
         split_seed=data.split_seed,
         learner=_learner(config.model),
-        beside={str(name): _learner(model) for name, model in config.beside.items()},
+        beside={
+            str(name): _learner(model)
+            for name, model in config.beside.items()
+            if model != config.model
+        },
         rule=_prefix_rule(config),
         answer_style=_answer_style(config),
         only_unfinished=data.only_unfinished,
@@ -171,7 +176,7 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
             raise InputError(f"sweep.{name} is empty: give at least one value.")
     rule: Any = _prefix_rule(config)
     data = config.data
-    return Sweep(
+    sweep = Sweep(
         traces=config.traces,
         store=store,
         refs=store.refs(models=_listed(data.models), datasets=_listed(data.datasets)),
@@ -185,7 +190,7 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         judges=further_judges(list(axes.judges), config.seed),
         policies=_policies(config, rule),
         thresholds=list(axes.thresholds),
-        prefixes=[_replaced(rule, k) for k in axes.prefix_lens],
+        prefixes=[_replaced(rule, k) for k in axes.prefix_lens if rule.kind != "fraction"],
         ks=list(axes.ks),
         ns=list(axes.ns),
         axes={name: dict(fields) for name, fields in axes.axes.items()},
@@ -200,6 +205,34 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         distributed=instantiated(config.distributed),
         watchers=_callbacks(config, "sweep"),
         generator=generator_sizes(config),
+    )
+    return sweep if axes.networks is None else replace(sweep, networks=_few(sweep, axes))
+
+
+def _few(sweep: Sweep, axes: Any) -> Sweep:
+    """Return the sweep of ``sweep.networks``: the first policy with a judge, on few questions."""
+    if sweep.baseline != CONSENSUS:
+        raise InputError(
+            f"sweep.networks compares with consensus alone, got sweep.baseline={sweep.baseline}: "
+            "leave one of the two out."
+        )
+    few = axes.networks
+    policies = dict([(n, p) for n, p in sweep.policies.items() if Need.JUDGE in p.needs][:1])
+    rules = sweep.prefixes[:1]
+    return replace(
+        sweep,
+        choose=partial(
+            select_questions,
+            n_questions=few.questions,
+            n_traces=axes.traces,
+            skip_short=False,
+            seed=sweep.seed,
+        ),
+        policies=policies,
+        thresholds=list(few.thresholds),
+        prefixes=[_replaced(rule, k) for rule in rules for k in few.prefix_lens],
+        axes={name: fields for name, fields in sweep.axes.items() if name in policies},
+        resamples=few.resamples,
     )
 
 

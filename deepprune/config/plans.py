@@ -89,6 +89,8 @@ class Sweep:
         make_engine: Makes the replay engine of a question's traces.
         steps: Step times of its engine.
         generator: Size of a generator by its name.
+        networks: A smaller sweep for judges that are neural networks; ``None``: they take part in
+            this one.
     """
 
     traces: str
@@ -113,6 +115,7 @@ class Sweep:
     distributed: Distributed
     watchers: Sequence[Watcher]
     generator: Callable[[str], GeneratorSize]
+    networks: Sweep | None = None
 
     @property
     def inputs(self) -> dict[str, str | None]:

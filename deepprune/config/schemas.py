@@ -112,6 +112,14 @@ class DataConf:
 
 
 @dataclass
+class NetworksConf:
+    questions: Count = MISSING
+    resamples: Count = MISSING
+    thresholds: list[Share] = MISSING
+    prefix_lens: list[float] = MISSING
+
+
+@dataclass
 class SweepConf:
     thresholds: list[Share] = MISSING
     prefix_lens: list[float] = MISSING
@@ -126,6 +134,7 @@ class SweepConf:
     questions: Annotated[int, Ge(0)] | None = None
     traces: int | None = None
     resamples: Count = MISSING
+    networks: NetworksConf | None = None
     skip_short: bool = MISSING
 
 

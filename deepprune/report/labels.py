@@ -41,6 +41,26 @@ def policy_label(row: Row) -> str:
     return "representatives" if is_second else row.policy
 
 
+def middle_rows(rows: Sequence[Row]) -> list[int]:
+    """List the measured row at the middle of the grid of each policy and judge, cons@k excluded.
+
+    It has the middle value of every axis, the upper one of an even number: it is chosen without a
+    look at the results.
+    """
+    groups: defaultdict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row.status == "ok" and row.policy != "consensus":
+            groups[policy_label(row), row.judge].append(i)
+    chosen = []
+    for members in groups.values():
+        for axis in rows[members[0]].axes:
+            values = list(dict.fromkeys(repr(rows[i].axes[axis]) for i in members))
+            middle = values[len(values) // 2]
+            members = [i for i in members if repr(rows[i].axes[axis]) == middle]
+        chosen.append(members[0])
+    return chosen
+
+
 def _label(row: Row, varied: Sequence[str]) -> str:
     if row.policy == "consensus":
         return f"cons@{row.axes['k']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any
 
 from rich import box
@@ -18,7 +18,7 @@ from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, MIN_SEEDS, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.judge.measure.scored_pairs import UNFINISHED
-from deepprune.report.labels import frontier_rows, labels, policy_label
+from deepprune.report.labels import frontier_rows, labels, middle_rows, policy_label
 
 SHOWN_JUDGE_METRICS = (
     "auroc_within_unfinished",
@@ -29,8 +29,6 @@ SHOWN_JUDGE_METRICS = (
     "ece",
 )
 """The judge metrics worth a line; the record holds all of them."""
-
-SHOWN_CALIBRATION = ("ece", "ece_unfinished", "brier", "brier_unfinished")
 
 SHOWN_IN_COMPARISON = {
     HEADLINE: "AUROC within\nquestion",
@@ -95,7 +93,7 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
         "tokens",
         "saved, gross",
         "saved, net\nof the judge" if has_judge else "saved, FLOPs",
-        "latency,\ntokens",
+        "latency,\nL",
         *(["judge\ncalls"] if has_judge else []),
     ]
     table = _table(title, ["policy"], columns, _remarks_below(rows, shown, names))
@@ -110,11 +108,76 @@ def sweep_table(rows: Sequence[Row], title: str = "") -> Table:
             f"{row.count('tokens'):,.0f}",
             percent(row.metrics["token_saving"]),
             "" if is_consensus else percent(row.metrics["net_saving"]),
-            f"{row.count('tokens_sequential'):,.0f}",
+            _latency(row),
             "" if row.judge is None else f"{row.count('judge_calls'):,.0f}",
         ]
         table.add_row(*cells[: len(table.columns)])
     return table
+
+
+def policy_table(sweeps: Sequence[Sequence[Row]]) -> Table:
+    """Tabulate one point of each policy and judge, that at the middle of its grid, and cons@N.
+
+    Args:
+        sweeps: The rows of one or more sweeps; they may have different questions.
+    """
+    columns = ["accuracy", "vs cons@k", "gross", "net", "latency, L", "questions"]
+    remark = (
+        "the middle of each grid; vs cons@k: of equal net tokens; gross, net of the judge: tokens "
+        "saved; L: mean trace lengths"
+    )
+    table = _table("", ["policy"], columns, [remark])
+    for rows in sweeps:
+        full = max((i for i, row in enumerate(rows) if _is_cons_n(row)), default=None)
+        names = labels(rows)
+        for i in [*([] if full is None or rows is not sweeps[0] else [full]), *middle_rows(rows)]:
+            row, is_full = rows[i], i == full
+            savings = (row.metrics["token_saving"], row.metrics["net_saving"])
+            table.add_row(
+                escape(names[i] if row.judge is None else f"{names[i]}, {row.judge}"),
+                percent(row.accuracy),
+                "" if is_full else percent(_above(row), sign=True),
+                *("" if is_full or s is None else f"{100 * s.value:.1f} %" for s in savings),
+                _latency(row),
+                f"{row.facts['n_questions']}",
+            )
+    return table
+
+
+def _latency(row: Row) -> str:
+    return "" if (latency := row.counts["latency"]) is None else f"{latency:.1f}"
+
+
+def _is_cons_n(row: Row) -> bool:
+    return (
+        row.policy == "consensus" and row.status == "ok" and row.axes["k"] == row.axes["n_traces"]
+    )
+
+
+def finding(sweeps: Sequence[Sequence[Row]]) -> str:
+    """Say in one sentence what the first policy with a judge saves, and how sure that is."""
+    judged = [
+        (rows[i], labels(rows)[i]) for rows in sweeps for i in middle_rows(rows) if rows[i].judge
+    ]
+    if not judged:
+        return ""
+    row, name = judged[0]
+    above, saved, needed = _above(row), row.metrics["net_saving"], row.counts["n_questions_needed"]
+    n_questions = row.facts["n_questions"]
+    verdict = "no difference to cons@k of equal tokens is shown"
+    if is_clear_of_0(above):
+        verdict = f"{'more' if above.value > 0 else 'less'} accurate than cons@k of equal tokens"
+    said = (
+        f"{name} with {row.judge}: "
+        + ("" if saved is None else f"{100 * saved.value:.0f} % fewer tokens than cons@N, net; ")
+        + f"{verdict} ({percent(above, sign=True)} points, {n_questions} questions)"
+    )
+    if needed is not None and needed > n_questions:
+        said += (
+            f"; to show a loss below {100 * row.facts['margin']:g} point of cons@N takes about "
+            f"{needed:,.0f} questions"
+        )
+    return fill(f"{said}.", 120)
 
 
 def percent(estimate: Estimate | None, *, sign: bool = False) -> str:
@@ -148,7 +211,8 @@ def _above(row: Row) -> Estimate:
 def _remarks_below(rows: Sequence[Row], shown: Sequence[int], names: Sequence[str]) -> list[str]:
     """Explain the marks, how many points are not shown, and why points have no figures."""
     said = [text for mark, text in MARKS.items() if any(mark in marks(rows[i]) for i in shown)]
-    lines = ["; ".join(["±: standard error over orders of the traces", *said])] if shown else []
+    units = ["±: standard error over orders of the traces", "L: mean trace lengths"]
+    lines = ["; ".join([*units, *said])] if shown else []
     lost = {s: [i for i, r in enumerate(rows) if r.status == s] for s in ("failed", "dropped")}
     if len(shown) < len(rows):
         others = "".join(f", {len(found)} {name}" for name, found in lost.items() if found)
@@ -161,17 +225,24 @@ def _remarks_below(rows: Sequence[Row], shown: Sequence[int], names: Sequence[st
     return lines
 
 
-def judge_table(
-    metrics: Mapping[str, Mapping[str, Estimate]],
-    title: str = "",
-    shown: Sequence[str] = SHOWN_JUDGE_METRICS,
-) -> Table:
-    """Tabulate judge metrics, one column a judge, with 95 % intervals over questions."""
-    facts = {name: e.value for name, e in next(iter(metrics.values()), {}).items()}
-    caption = [_sample(facts)] if "n_pairs" in facts else []
-    table = _table(title, ["on held-out questions"], metrics, caption)
-    for name in shown:
-        table.add_row(metric_label(name), *(_short(found.get(name)) for found in metrics.values()))
+def judges_table(reports: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> Table:
+    """Tabulate judges on held-out questions, one row a judge, with 95 % intervals over questions.
+
+    Args:
+        reports: Estimates by judge, part of the pairs and metric, as in ``judge_report.json``.
+    """
+    shown = [name for name in SHOWN_JUDGE_METRICS if name not in ("auroc_within", "auroc")]
+    facts = {name: e.value for name, e in next(iter(reports.values()))["all"].items()}
+    remark = (
+        f"on {facts['n_questions']:.0f} held-out questions, {facts['n_pairs']:,.0f} pairs, "
+        f"{100 * facts['same_share']:.0f} % same; ECE of all, the others of the "
+        f"{facts[f'n_pairs{UNFINISHED}']:,.0f} both unfinished"
+    )
+    names = [metric_label(name).partition(",")[0] for name in shown]
+    table = _table("", ["judge"], names, [remark])
+    for name, found in reports.items():
+        label = "number overlap" if name == "lexical" else name
+        table.add_row(escape(label), *(_short(found["all"].get(metric)) for metric in shown))
     return table
 
 
@@ -307,6 +378,7 @@ def _table(
         caption="\n".join(caption) or None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
     )
     for name in left:
@@ -317,9 +389,9 @@ def _table(
 
 
 def show(*tables: Table) -> None:
-    """Print tables, at least 160 columns wide so that nothing is cut in a log file."""
+    """Print tables and a line between, at least 160 columns wide: a log file has them whole."""
     console = Console()
     if console.width < 160:
         console = Console(width=160)
     for table in tables:
-        console.print(table)
+        console.print(table, "")

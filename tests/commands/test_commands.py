@@ -118,7 +118,7 @@ def test_other_traces_are_refused_in_the_same_folder(tmp_path, monkeypatch):
 TINY_FIT = [
     "train", "data.pairs_per_question=2", "data.eval_pairs_per_question=8", "prefix.k=16",
     "trainer.max_epochs=2", "callbacks.training.last.every_n_train_steps=1", "sweep.questions=2",
-    "sweep.traces=4", "sweep.resamples=1", "logger=none",
+    "sweep.traces=4", "sweep.resamples=1", "logger=none", "experiment=none",
 ]  # fmt: skip
 
 
@@ -183,6 +183,24 @@ def test_a_model_beside_has_the_same_split_and_is_reported_and_swept(tmp_path):
     swept = {row["judge"] for row in rows(tmp_path / "r" / RESULTS)}
     assert swept == {None, "linear", "linear linear"}
     assert (tmp_path / "r" / "beside" / "linear" / "metrics.jsonl").stat().st_size
+
+
+def test_the_demo_sweeps_a_network_on_fewer_questions_and_says_so(tmp_path):
+    """`experiment=demo` with a tiny network: the grid with linear, one point with the network."""
+    fit = [*TINY_FIT[:-1], f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
+    few = ["sweep.networks.questions=1", "trainer.max_steps=2", "hydra.run.dir=r"]
+    done = run(*fit, *few, folder=tmp_path)
+    swept = rows(tmp_path / "r" / RESULTS)
+    assert {row["judge"] for row in swept} == {None, "linear"}
+    assert {row["n_questions"] for row in swept} == {2}
+    assert {row["prefix_len"] for row in swept if row["judge"]} == {16, 32}
+    alone = rows(tmp_path / "r" / "networks" / RESULTS)
+    assert [row["policy"] for row in alone if row["judge"]] == ["deepprune"]
+    assert {row["n_questions"] for row in alone} == {1}
+    said = done.stdout.splitlines()
+    assert len(said) <= 25
+    assert said[0].startswith("judge ")
+    assert said[4].startswith("number overlap ")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from deepprune.cli import main
 FIT = [
     "train", "data.pairs_per_question=6", "data.eval_pairs_per_question=8", "prefix.k=16",
     "trainer.max_steps=4", "callbacks.training.last.every_n_train_steps=1", "sweep=none",
-    "logger=none", "data.datasets=[reasoning_gym/chain_sum]",
+    "logger=none", "experiment=none", "data.datasets=[reasoning_gym/chain_sum]",
 ]  # fmt: skip
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

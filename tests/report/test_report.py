@@ -16,8 +16,8 @@ from deepprune.judge.baselines import OracleJudge
 from deepprune.pruning.policies.adaptive_consistency import AdaptiveConsistency
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.report.figures import accuracy_figure, trade_off_figure
-from deepprune.report.labels import COSTS, frontier_rows, labels, net_tokens
-from deepprune.report.tables import MOST_ROWS, shown_rows, sweep_table
+from deepprune.report.labels import COSTS, frontier_rows, labels, middle_rows, net_tokens
+from deepprune.report.tables import MOST_ROWS, finding, policy_table, shown_rows, sweep_table
 
 GROUPS = [group(list("aabbacab"), [9, 8, 7, 12, 5, 9, 14, 9], name=f"q{i}") for i in range(5)]
 
@@ -59,6 +59,26 @@ def test_a_large_sweep_is_shown_in_part_and_says_so(tmp_path):
     shown = shown_rows(rows)
     assert {rows[i].policy for i in shown} == {"consensus", "deepprune", "adaptive_consistency"}
     assert f"{len(shown)} of {len(rows)} points" in sweep_table(rows).caption
+
+
+def test_a_short_table_has_the_middle_of_each_grid_and_a_sentence(tmp_path):
+    sweeps = [
+        evaluate(tmp_path / name, GROUPS[:n], chosen=many()) for name, n in (("a", 5), ("b", 2))
+    ]
+    names = labels(sweeps[0])
+    assert [names[i] for i in middle_rows(sweeps[0])] == [
+        "deepprune 0.5 @ 5 tokens, average, K2 3, N 8",
+        "representatives 0.5 @ 5 tokens, N 8",
+        "adaptive_consistency, stop confidence 0.9, cap 3, N 8",
+    ]
+    table = policy_table(sweeps)
+    first, *_, questions = (list(column.cells) for column in table.columns)
+    assert first[:2] == ["cons@8", "deepprune 0.5 @ 5 tokens, average, K2 3, N 8, priced"]
+    assert questions == ["5"] * 4 + ["2"] * 3
+    said = " ".join(finding(sweeps).split())
+    assert said.startswith("deepprune 0.5 @ 5 tokens, average, K2 3, N 8 with priced: ")
+    assert "5 questions" in said
+    assert finding([[row for row in sweeps[0] if row.judge is None]]) == ""
 
 
 def test_the_frontier_is_what_no_cheaper_point_matches(tmp_path):

@@ -15,8 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
+from deepprune.core.progress import Bar
 from deepprune.core.protocols import FloatArray, IntArray
 from deepprune.core.types import Prefix, TracePair
 from deepprune.judge.baselines import NUMBER, find_equations, find_numbers, without_thousands
@@ -79,7 +79,7 @@ _Sets: TypeAlias = tuple[NDArray[np.uint32], ...]  # hashes without duplicates, 
 def columns(pairs: Sequence[TracePair]) -> FloatArray:
     """Compute overlaps of pairs, finite, shape ``(P, F)``; swapping a pair changes nothing."""
     prefixes, ends = distinct_prefixes(pairs)
-    bar = tqdm(prefixes, desc="features", unit="prefix", delay=2, leave=False)
+    bar = Bar(prefixes, desc="features, prefixes: ")
     found = [prefix_sets(prefix) for prefix in bar]
     made: list[FloatArray] = []
     for kind in range(len(KINDS)):

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
+from deepprune.core.progress import Bar
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import Peers, Prefix, TracePair
 from deepprune.judge.features.overlaps import KINDS, prefix_sets
@@ -59,7 +59,7 @@ def columns(pairs: Sequence[TracePair]) -> FloatArray:
                 "types.among_peers."
             )
         rows.setdefault(id(pair.first.peers), []).append(number)
-    groups = tqdm(rows.values(), desc="peers", unit="question", delay=2, leave=False)
+    groups = Bar(rows.values(), desc="peers, questions: ")
     for numbers in groups:
         peers = pairs[numbers[0]].first.peers
         assert peers is not None

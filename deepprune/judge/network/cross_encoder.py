@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from deepprune.core.errors import InputError
+from deepprune.core.progress import Bar
 from deepprune.core.protocols import TEXT_ALONE, FloatArray
 from deepprune.core.types import TracePair
 from deepprune.data.loader import PairEncoding, PairInputs
@@ -158,7 +158,7 @@ class CrossEncoderJudge(TrainedJudge):
 
     def _sequence_logits(self, sequences: Sequence[PairTokens]) -> FloatArray:
         """Return the logits of encoded pairs, shape ``(len(sequences),)``."""
-        bar = tqdm(total=len(sequences), desc=self._name, unit="pair", delay=2, leave=False)
+        bar = Bar(total=len(sequences), desc=f"{self._name}, pairs: ")
         is_bfloat16 = self.precision == "bfloat16"
         with bar, torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
             return pair_logits(
