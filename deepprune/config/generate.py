@@ -80,6 +80,18 @@ TARGETS = {
 NESTED = {"Lora": "model/lora", "Backbone": "model/backbone", "Columns": "questions/columns"}
 """Constructors that are arguments of others."""
 
+FILES = {
+    "train": [],
+    "evaluate": [],
+    "collect": [],
+    "prune": [],
+    "judge_report": [],
+    "data/default": ["data"],
+    "sweep/default": ["sweep"],
+    "trainer/default": ["trainer"],
+}
+"""Files of ``conf/`` whose options no constructor describes, and the section that they are in."""
+
 NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
     "model/encoder": {"tokenizer", "layout", "generative", "template"},
@@ -114,10 +126,11 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {{
 
 _PAGE = """# Options
 
-Written by `python -m deepprune.config.generate` from the constructors. An option of a group is
-`GROUP.NAME=VALUE`, e.g. `loss.gamma=1`; of a policy `pruning.POLICY.NAME=VALUE`. Options of a
-command itself are in `--cfg job`. The last column is the constructor's default; a file of `conf/`
-may set another value, which `--cfg job` shows.
+Written by `python -m deepprune.config.generate`: first the options of the commands, of data, sweep
+and trainer, from the files of `conf/`, then those of the groups, from the constructors. An option
+of a group is `GROUP.NAME=VALUE`, e.g. `loss.gamma=1`; of a policy `pruning.POLICY.NAME=VALUE`. The
+last column is the default of the file or of the constructor; another file of `conf/` may set
+another value, which `--cfg job` shows.
 {tables}"""
 
 
@@ -154,7 +167,34 @@ def page() -> str:
             shown = "null" if default is None else str(default).replace("\n", "\\n")
             cells = (_type_name(annotation), range_of(annotation), meaning, f"`{shown}`")
             tables += f"| `{name}` | {' | '.join(cells)} |\n"
-    return _PAGE.format(tables=tables)
+    return _PAGE.format(tables=_files() + tables)
+
+
+def _files() -> str:
+    """Return the tables of `FILES`: each option with its default and its comment.
+
+    Raises:
+        ValueError: If an option has no comment.
+    """
+    tables = ""
+    for file, section in FILES.items():
+        tables += f"\n## {file}.yaml\n\n| option | meaning, unit and range | default |\n"
+        tables += "| --- | --- | --- |\n"
+        text = (Path(__file__).parents[2] / "conf" / f"{file}.yaml").read_text(encoding="utf-8")
+        text = re.sub(r"\n +# ", " ", text)  # a comment that goes on
+        path: list[str] = []
+        for indent, name, value, comment in re.findall(
+            r"^( *)(\w+):(?: +([^#\n]*[^#\n ]))?(?: +# (.*))?$", text, flags=re.M
+        ):
+            path = [*path[: len(indent) // 2], name]
+            if path[0] in ("defaults", "hydra", "_target_") or not value:
+                continue
+            option = ".".join([*section, *path])
+            if not comment:
+                raise ValueError(f"{option} has no comment in conf/{file}.yaml")
+            escaped = comment.replace("|", "\\|")
+            tables += f"| `{option}` | {escaped} | `{value}` |\n"
+    return tables
 
 
 def options_of(key: str) -> dict[str, tuple[Any, Any]]:
