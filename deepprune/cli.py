@@ -116,6 +116,7 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--cfg", "-c", choices=("job",))
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
     parser.add_argument("words", nargs="*")
     text = [a for a in arguments if a.startswith("-") and not _FLAG.fullmatch(a)]  # -3 + 5
     flags = [argument for argument in arguments if argument not in text]
@@ -132,6 +133,8 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
         words = _judge_overrides(words)
     elif command == "prune":
         words, question = _question_apart(words)
+    if given.config_dir is not None:
+        words.append(f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]")
     config = composed(name, words)
     if question is not None:
         config.question = _literal(question)  # free text, which Hydra's grammar need not read
