@@ -1,4 +1,4 @@
-"""Command line: ``deepprune <collect|train|evaluate|prune|judge-report|traces|doctor>``.
+"""Command line: ``deepprune <collect|train|evaluate|prune|report|judge-report|traces|doctor>``.
 
 ``train.py`` at the top of the repository is the second. A bad input ends in one line and exit code
 2, whatever else goes wrong in a traceback and 1.
@@ -28,6 +28,7 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune evaluate      sweep pruning policies over recorded traces with any judge
   deepprune prune         prune questions while their traces are generated: "What is 12*13?"
   deepprune collect       generate traces of a model for a set of questions
+  deepprune report        table and page of a run, or of many compared: runs/A runs/B
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
   deepprune doctor        what can run here and what is missing; step times of an engine
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from deepprune.commands.traces import main as traces
 
         sys.exit(_guarded(lambda: traces(arguments)))
+    elif command == "report":
+        from deepprune.commands.report import main as report
+
+        sys.exit(_guarded(lambda: report(arguments)))
     elif command == "doctor":
         from deepprune.commands.doctor import main as doctor
 

@@ -13,7 +13,7 @@ import pytest
 from commandline import run
 
 from deepprune.cli import composed
-from deepprune.commands import doctor, traces
+from deepprune.commands import doctor, report, traces
 from deepprune.config.schemas import check_ranges
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +56,8 @@ def test_a_documented_command_is_accepted(words, tmp_path):
     name, *rest = words
     if name == "traces":
         traces._parser().parse_args(rest)
+    elif name == "report":
+        report._parser().parse_args(rest)
     elif name == "doctor":
         check_ranges(
             composed(

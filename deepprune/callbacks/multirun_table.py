@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-
-from deepprune.core.files import write_atomic
-
-if TYPE_CHECKING:
-    from deepprune.judge.measure.comparison import RunRecord
-
-FIGURE = "comparison.png"
 
 _started: list[tuple[MultirunTable, DictConfig]] = []
 
@@ -27,8 +19,8 @@ _started: list[tuple[MultirunTable, DictConfig]] = []
 class MultirunTable(Callback):
     """Compares the runs of a multirun from their folders, whichever launcher started them.
 
-    Writes ``comparison.jsonl`` and ``comparison.png``, prints the table, and ends the program with
-    the highest exit code of a run; an error of its own counts as 1.
+    Writes ``comparison.jsonl``, ``comparison.png`` and ``report.html``, prints the table, and ends
+    the program with the highest exit code of a run; an error of its own counts as 1.
 
     Args:
         baseline: Values of options, e.g. ``{loss: bce}``: a row is compared with the one that has
@@ -51,35 +43,18 @@ class MultirunTable(Callback):
     def compare(self, config: DictConfig) -> int:
         """Write and show the table; return the highest exit code of a run."""
         from deepprune.judge.measure.comparison import read_runs  # imports SciPy
+        from deepprune.report.comparing import report_runs
 
         folder, code = Path(config.hydra.sweep.dir), 0
         try:
             if runs := read_runs(folder, _planned(config)):
                 code = max(run.exit_code for run in runs)
-                self._show(runs, folder)
+                report_runs(runs, folder, self._baseline)
+                print(f"run: {folder}")
         except Exception:  # Hydra would turn it into a warning
             traceback.print_exc()
             code = max(code, 1)
         return code
-
-    def _show(self, runs: Sequence[RunRecord], folder: Path) -> None:
-        from deepprune.judge.measure.comparison import HEADLINE, compare
-        from deepprune.report.figures import comparison_figure, drawn
-        from deepprune.report.tables import comparison_table, show
-
-        rows = compare(runs, self._baseline)
-        table = folder / "comparison.jsonl"
-        write_atomic(table, "".join(json.dumps(row.record()) + "\n" for row in rows))
-        show(comparison_table(rows))
-        if self._baseline and len(rows) > 1 and not any(row.baseline for row in rows):
-            wanted = ", ".join(f"{k}={v}" for k, v in self._baseline.items())
-            print(f"no differences: no finished run is the baseline, {wanted}")
-        if any(HEADLINE in row.metrics for row in rows) and (
-            figure := drawn(comparison_figure, rows, folder / FIGURE)
-        ):
-            print(f"figure: {figure}")
-        print(f"results: {table}")
-        print(f"run: {folder}")
 
 
 def show_interrupted() -> None:

@@ -14,10 +14,13 @@ from deepprune.config.plans import RunPlan
 from deepprune.core.files import write_atomic
 from deepprune.core.provenance import open_run
 from deepprune.core.statistics import Estimate
-from deepprune.judge.measure.comparison import SUMMARY, by_option
+from deepprune.judge.measure.comparison import SUMMARY, by_option, read_run
+from deepprune.report.figures import REPORT, drawn, report_page
 from deepprune.report.tracking import Tracker, run_config, start_run
 
 SCORES = "scores.sqlite"
+REPORTED = ("train", "evaluate", "judge-report")
+"""Commands whose run folder gets a page."""
 
 
 @dataclass
@@ -81,7 +84,8 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
     if not is_rank_zero():  # rank 0 keeps the record
         yield Run(folder)
         return
-    open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides)
+    facts = {"choices": dict(plan.choices), "changed": dict(plan.changed)}
+    open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides, facts)
     _link_latest(plan.multirun or folder)
     run = Run(folder)
     if plan.logger is not None:
@@ -115,6 +119,10 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
         run.tracker.finish(exit_code=int(run.status != "ok"))
     if (figure := folder / FIGURE).exists():
         print(f"figure: {figure}")
+    if plan.command in REPORTED and (
+        page := drawn(report_page, folder / REPORT, [read_run(folder)])
+    ):
+        print(f"report: {page}")
     if run.results_path is not None:
         print(f"results: {run.results_path}")
     print(f"run: {folder}")

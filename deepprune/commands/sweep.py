@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,19 +10,21 @@ from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.commands.run import Run
 from deepprune.config.plans import Sweep
 from deepprune.core.errors import InputError
+from deepprune.core.files import write_atomic
 from deepprune.core.protocols import Need
 from deepprune.core.types import QuestionRef
 from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS
-from deepprune.evaluation.outcomes import RESULTS, Row
-from deepprune.evaluation.runner import QuestionRunner
+from deepprune.evaluation.outcomes import QUESTIONS, RESULTS, Row
+from deepprune.evaluation.runner import QuestionRunner, Task, question_records
 from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, middle_rows
 from deepprune.traces.summary import mean_lengths
+from deepprune.traces.tokens import token_ends
 
 NETWORKS = "networks"
 """Folder of the sweep of ``sweep.networks``."""
@@ -108,11 +111,30 @@ def _evaluated(
         baseline=sweep.baseline,
         margin=sweep.margin,
     )
+    _write_questions(sweep, questions, runner, rows, folder)
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         run.status = "failed"
         print(f"{len(failed)} of {len(rows)} points failed: {failed[0].reason}")
     return rows
+
+
+def _write_questions(
+    sweep: Sweep,
+    questions: Sequence[QuestionRef],
+    runner: QuestionRunner,
+    rows: Sequence[Row],
+    folder: Path,
+) -> None:
+    """Record what became of the traces of some questions, at the middle point of each policy."""
+    names = labels(rows)
+    numbers = {names[i]: i for i in middle_rows(rows)}
+    if numbers and sweep.shown:
+        chosen = questions[: sweep.shown]
+        lengths = map(len, token_ends([ref.question.text for ref in chosen]))
+        tasks = [Task(ref, n) for ref, n in zip(chosen, lengths, strict=True)]
+        lines = map(json.dumps, question_records(runner, tasks, numbers))
+        write_atomic(folder / QUESTIONS, "".join(f"{line}\n" for line in lines))
 
 
 def sweep_points(

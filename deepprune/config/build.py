@@ -6,11 +6,14 @@ Cheap objects are made here: a bad value fails before any trace is read and any 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -35,6 +38,7 @@ from deepprune.config.plans import (
 )
 from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need, Policy
+from deepprune.core.provenance import flat
 from deepprune.core.step_times import StepTimes
 from deepprune.core.types import PrefixRule, Question, QuestionTraces
 from deepprune.data.cells import Cell, cells
@@ -49,6 +53,7 @@ from deepprune.traces import TraceStore, open_traces
 REPLAY = "deepprune.pruning.replay.ReplayEngine"
 
 OPERATIONAL = {
+    "report": ("questions",),
     "collect": ("concurrency", "replicas"),
     "prune": ("judge_timeout_s",),
     "live": ("stall_s",),
@@ -143,15 +148,37 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
         if isinstance(options := identity.get(section), dict):
             for name in names:
                 options.pop(name, None)
+    identity = {k: v for k, v in identity.items() if k not in ("logger", "distributed", "view")}
     return RunPlan(
         command,
         folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder,
-        {k: v for k, v in identity.items() if k not in ("logger", "distributed", "view")},
+        identity,
         list(hydra.overrides.task),
         _choices(config, command, hydra.runtime.choices),
+        _changed(identity, hydra),
         logger or None,
         Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None,
     )
+
+
+def _changed(identity: Mapping[str, Any], hydra: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the options that differ from the command's defaults, with both values."""
+    folder = next(s.path for s in hydra.runtime.config_sources if s.provider == "main")
+    default, now = _defaults(hydra.job.config_name, folder), flat(identity)
+    return {
+        name: (default.get(name), value)
+        for name, value in sorted(now.items())
+        if value != default.get(name) and not name.endswith("_target_")  # which the choice tells
+    }
+
+
+@cache
+def _defaults(name: str, folder: str) -> dict[str, Any]:
+    """Return the options of ``conf/NAME.yaml`` by dotted name."""
+    is_main = GlobalHydra.instance().is_initialized()  # by `hydra.main`, with the same folder
+    with nullcontext() if is_main else initialize_config_dir(folder, name, version_base="1.3"):
+        default: Any = OmegaConf.to_container(compose(name), resolve=True, enum_to_str=True)
+    return flat(default)
 
 
 def _choices(config: DictConfig, command: str, groups: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +232,7 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         distributed=instantiated(config.distributed),
         watchers=_callbacks(config, "sweep"),
         generator=generator_sizes(config),
+        shown=config.report.questions,
     )
     return sweep if axes.networks is None else replace(sweep, networks=_few(sweep, axes))
 

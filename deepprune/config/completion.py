@@ -48,7 +48,8 @@ end
 """
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 COMMANDS = (
-    "collect", "train", "evaluate", "prune", "judge-report", "traces", "doctor", "completion",
+    "collect", "train", "evaluate", "prune", "report", "judge-report", "traces", "doctor",
+    "completion",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ class RunPlan:
             or carried out: a run resumes with any value of those.
         overrides: As the user gave them.
         choices: What was chosen, by option group; the seed and the traces too.
+        changed: Option -> its default and its value here, where these differ.
         logger: Arguments of the W&B run; ``None`` for no such run.
         multirun: Folder of the multirun that the run is a job of, if it is.
     """
@@ -55,6 +56,7 @@ class RunPlan:
     identity: Mapping[str, Any]
     overrides: Sequence[str]
     choices: Mapping[str, Any]
+    changed: Mapping[str, tuple[Any, Any]]
     logger: Mapping[str, Any] | None
     multirun: Path | None
 
@@ -89,6 +91,7 @@ class Sweep:
         make_engine: Makes the replay engine of a question's traces.
         steps: Step times of its engine.
         generator: Size of a generator by its name.
+        shown: Questions that the report shows with their traces.
         networks: A smaller sweep for judges that are neural networks; ``None``: they take part in
             this one.
     """
@@ -115,6 +118,7 @@ class Sweep:
     distributed: Distributed
     watchers: Sequence[Watcher]
     generator: Callable[[str], GeneratorSize]
+    shown: int
     networks: Sweep | None = None
 
     @property

@@ -146,6 +146,11 @@ class WandbConf:
 
 
 @dataclass
+class ReportConf:
+    questions: Annotated[int, Ge(0)] = MISSING
+
+
+@dataclass
 class SweepingConf:
     """Options that `train` and `evaluate` share."""
 
@@ -155,6 +160,7 @@ class SweepingConf:
     prefix: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
     sweep: SweepConf = field(default_factory=SweepConf)
+    report: ReportConf = field(default_factory=ReportConf)
     engine: Any = MISSING
     distributed: Any = MISSING
     generators: dict[str, GeneratorsSize] = field(default_factory=dict)
@@ -254,7 +260,13 @@ GROUPS = {
 }
 """Choices without a row in the table."""
 
-for _schema_class in (*COMMANDS.values(), *GROUPS.values(), CollectingConf, PruneQuestionConf):
+for _schema_class in (
+    *COMMANDS.values(),
+    *GROUPS.values(),
+    CollectingConf,
+    PruneQuestionConf,
+    ReportConf,
+):
     RULES[_schema_class] = get_type_hints(_schema_class, include_extras=True)
 
 

@@ -58,6 +58,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(as_json(value), indent=1))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; nothing where it is missing."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; none where it is missing, and not the one being written."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in whole if line.endswith(b"\n")]
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename inside it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -27,20 +27,28 @@ PACKAGES = (
 )
 
 
-def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+CONFIG, PROVENANCE = "config.json", "provenance.json"
+
+
+def open_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Start a run in ``folder``, or resume the run of the same configuration.
 
     Writes ``config.json`` (resolved) and ``provenance.json`` (overrides, command, commit and
-    uncommitted diff, package versions, machine).
+    uncommitted diff, package versions, machine, and ``facts``).
 
     Raises:
         InputError: If it holds a run of another configuration; names the differences.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     if path.exists():
-        earlier = dict(_flat(json.loads(path.read_text())))
-        now = dict(_flat(json.loads(text)))
+        earlier = flat(json.loads(path.read_text()))
+        now = flat(json.loads(text))
         changed = sorted(k for k in earlier.keys() | now.keys() if earlier.get(k) != now.get(k))
         if changed:
             shown = ", ".join(f"{k}: {earlier.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
@@ -50,16 +58,22 @@ def open_run(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) 
                 "same one, or give another hydra.run.dir."
             )
         return
-    write_atomic(folder / "provenance.json", json.dumps(_provenance(overrides), indent=2))
+    about = {**_provenance(overrides), **(facts or {})}
+    write_atomic(folder / PROVENANCE, json.dumps(about, indent=2))
     write_atomic(path, text)  # last: its presence means that the run has started
 
 
-def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, node
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of nested options by dotted name."""
+
+    def items(node: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from items(value, f"{name}.{key}" if name else str(key))
+        else:
+            yield name, node
+
+    return dict(items(dict(config), ""))
 
 
 def _provenance(overrides: Sequence[str]) -> dict[str, Any]:

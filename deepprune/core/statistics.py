@@ -11,7 +11,7 @@ and its bootstrap distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,11 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def estimates(record: Mapping[str, Sequence[float | None]]) -> dict[str, Estimate]:
+    """Read estimates from JSON, where an end that is not a number is null."""
+    return {n: Estimate(*(math.nan if v is None else v for v in e)) for n, e in record.items()}
 
 
 def quantiles(draws: FloatArray, *levels: float) -> list[FloatArray]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprune.core.files import write_atomic
+from deepprune.core.files import read_lines, write_atomic
 from deepprune.core.protocols import IntArray
 from deepprune.core.statistics import Estimate
 from deepprune.evaluation.grid import Point
@@ -41,10 +41,17 @@ FIELDS: dict[str, Any] = {
 }
 """Name and dtype of what is recorded for every point and order of the traces."""
 
-RESULTS = "results.jsonl"
+RESULTS, QUESTIONS = "results.jsonl", "questions.jsonl"
 
 OLD_NAMES = {"tokens_forced": "tokens_probes"}
 """Names in the ``outcomes/`` and ``results.jsonl`` of version 0.1, which are read."""
+
+
+_CURRENT = {old: name for name, old in OLD_NAMES.items()}
+
+FACTS = ("n_questions", "resamples", "seed", "margin", "engine_steps")
+METRICS = ("pass_any", "accuracy", "token_saving", "net_saving")
+"""Estimates of a `Row`, beside those named ``THIS_vs_THAT``."""
 
 
 @dataclass(slots=True)
@@ -222,7 +229,35 @@ class Row:
                 columns |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         return columns | self.counts | {"status": self.status, "reason": self.reason}
 
+    @classmethod
+    def read(cls, columns: Mapping[str, Any]) -> Row:
+        """Return the row that a line of ``results.jsonl`` was written from, of 0.1 as well."""
+        ends = ("_low", "_high")
+        axes: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
+        end = {"status": columns["status"], "reason": columns.get("reason")}
+        row = cls(columns["policy"], axes, facts, **end)
+        for name, value in columns.items():
+            if name in ("policy", "status", "reason") or name.endswith(ends):
+                continue
+            if name in FACTS:
+                facts[name] = value
+            elif name in METRICS or "_vs_" in name:
+                known = value is not None
+                found = Estimate(value, *(columns[name + e] for e in ends)) if known else None
+                row.metrics[name] = found
+            elif row.metrics:  # the columns of axes come first
+                row.counts[_CURRENT.get(name, name)] = value
+            else:
+                axes[name] = value
+        return row
+
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the lines of ``results.jsonl`` in one step."""
     write_atomic(path, b"".join(json.dumps(row.columns).encode() + b"\n" for row in rows))
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Read the ``results.jsonl`` of a sweep; none where it is missing, or of another command."""
+    return [Row.read(line) for line in read_lines(folder / RESULTS) if "policy" in line]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import QuestionRef, QuestionTraces
+from deepprune.core.types import NO_ANSWER, QuestionRef, QuestionTraces
 from deepprune.evaluation.batch_replay import replay_batch, replay_sampling
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
@@ -21,9 +21,12 @@ from deepprune.evaluation.scores import QuestionScores, RunEvidence
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.pruning.at_once import AtOnce
-from deepprune.pruning.controller import run_question
+from deepprune.pruning.controller import Outcome, run_question
 from deepprune.pruning.policies.deepprune import DeepPrune
 from deepprune.pruning.replay import ReplayEngine
+
+SHOWN = 600
+"""Characters at either end of a text that a report shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +113,20 @@ class QuestionRunner:
         return question.timed()
 
 
+def question_records(
+    runner: QuestionRunner, tasks: Sequence[Task], numbers: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Return some questions with their traces, and what became of them, see `_Question.shown`."""
+    return [_Question(runner, runner.load(task.ref), task).shown(numbers) for task in tasks]
+
+
+def cut_text(text: str) -> str:
+    """Return the first and the last 600 characters of a longer text; a store has it whole."""
+    if len(text) <= 2 * SHOWN:
+        return text
+    return f"{text[:SHOWN]} [... {len(text) - 2 * SHOWN:,} characters ...] {text[-SHOWN:]}"
+
+
 def _family(point: Point) -> tuple[Any, ...]:
     """Return the settings that points of one batch share: their clusterings are the same."""
     policy = point.policy
@@ -151,6 +168,16 @@ class _Question:
     def run(self, numbers: Sequence[int]) -> None:
         """Evaluate one point, run by run."""
         (number,) = numbers
+        for resample in range(self._runner.resamples):
+            outcome, evidence = self.replay(number, resample)
+            facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
+            facts["is_correct"] = outcome.vote.answer_class in self._correct
+            facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
+            for name, value in facts.items():
+                self.outcomes.fields[name][number, resample] = value
+
+    def replay(self, number: int, resample: int) -> tuple[Outcome, RunEvidence]:
+        """Replay one point in one order of the traces."""
         runner, point = self._runner, self._runner.points[number]
         scores = None if point.judge is None else self._scores[point.judge]
 
@@ -158,17 +185,57 @@ class _Question:
             if runner.is_watched:
                 self.outcomes.events.append((number, hook, facts))
 
-        for resample in range(runner.resamples):
-            seed = derive(runner.seed, resample)
-            session = self._engine.open(runner.n_traces, seed)
-            evidence = RunEvidence(scores, session, runner.mean_lengths.get(self._group.key))
-            rng = self._rng(resample)
-            outcome = run_question(point.policy, session, point.n_traces, evidence, rng, tell)
-            facts: dict[str, Any] = self._ledger.draw(outcome, evidence.bill)
-            facts["is_correct"] = outcome.vote.answer_class in self._correct
-            facts["any_correct"] = not self._correct.isdisjoint(outcome.vote.weights)
-            for name, value in facts.items():
-                self.outcomes.fields[name][number, resample] = value
+        session = self._engine.open(runner.n_traces, derive(runner.seed, resample))
+        evidence = RunEvidence(scores, session, runner.mean_lengths.get(self._group.key))
+        rng = self._rng(resample)
+        return run_question(point.policy, session, point.n_traces, evidence, rng, tell), evidence
+
+    def shown(self, numbers: Mapping[str, int]) -> dict[str, Any]:
+        """Return the question with its traces, and what became of them at some points.
+
+        In the first order of the traces, by whose start they are listed. Texts are cut.
+
+        Args:
+            numbers: Number of each point, by its label.
+        """
+        runner, question = self._runner, self._group.question
+        order = self._engine.order(runner.n_traces, derive(runner.seed, 0))
+        traces = [self._group.traces[i] for i in order.tolist()]
+        return {
+            "dataset": question.dataset,
+            "question": question.question_id,
+            "text": cut_text(question.text),
+            "gold": question.gold,
+            "correct": sorted(self._correct - {NO_ANSWER}),
+            "traces": [
+                {
+                    "text": cut_text(trace.text),
+                    "tokens": trace.n_tokens,
+                    "answer": trace.answer,
+                    "class": trace.answer_class,
+                }
+                for trace in traces
+            ],
+            "runs": [
+                {"point": label, **self._course(self.replay(number, 0)[0])}
+                for label, number in numbers.items()
+            ],
+        }
+
+    def _course(self, outcome: Outcome) -> dict[str, Any]:
+        """Return vote, tokens of each started trace, and which was stopped, as JSON."""
+        vote = outcome.vote.answer_class
+        return {
+            "vote": vote,
+            "is_correct": vote in self._correct,
+            "tokens": outcome.final.n_tokens.tolist(),
+            "voters": list(outcome.vote.voters),
+            "stopped": [
+                {**asdict(decision), "reason": decision.reason.value}
+                for decision in outcome.decisions
+                if outcome.final.is_stopped[decision.trace]
+            ],
+        }
 
     def run_at_once(self, numbers: Sequence[int]) -> None:
         """Evaluate one point of a policy that reads final answers alone, all runs at once."""

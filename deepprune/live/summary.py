@@ -13,7 +13,6 @@ from deepprune.core.protocols import FloatArray
 from deepprune.core.statistics import Bootstrap, Estimate
 from deepprune.live.question import LiveResult
 from deepprune.live.view import one_line
-from deepprune.report.figures import COLOURS
 from deepprune.report.tables import percent
 
 _MOST_BARS = 60
@@ -76,28 +75,20 @@ def live_table(rows: Sequence[LiveResult], title: str, seed: int) -> Table:
 
 def tokens_figure(rows: Sequence[LiveResult], path: Path) -> Path:
     """Draw the tokens and the estimated saving of the first 60 questions into a PNG file."""
-    from matplotlib.figure import Figure
+    from deepprune.report import charts
 
-    shown = list(rows[:_MOST_BARS])
-    figure = Figure(figsize=(8, 1.6 + 0.28 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    left = np.zeros(len(shown))
-    whole = np.array([row["tokens_unpruned_estimated"] or 0 for row in shown], dtype=float)
-    spent = np.array([row["tokens"] for row in shown], dtype=float)
-    parts = {
-        "finished": [row["tokens_finished"] for row in shown],
-        "stopped": [row["tokens_pruned"] for row in shown],
-        "forced answers": [row["tokens_forced"] for row in shown],
-        "failed": [row["tokens_failed"] for row in shown],
-        "saved (estimated)": np.maximum(whole - spent, 0),
-    }
-    for (label, values), colour in zip(parts.items(), (*COLOURS[:3], "0.5", "0.88"), strict=True):
-        axes.barh(np.arange(len(shown)), values, left=left, color=colour, label=label)
-        left += np.asarray(values, dtype=float)
-    names = [one_line(row["question_id"])[:32].replace("$", r"\$") for row in shown]
-    axes.set_yticks(np.arange(len(shown)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("tokens")
-    axes.legend(fontsize=7, frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.savefig(path, dpi=150)
-    return path
+    records = []
+    for row in rows[:_MOST_BARS]:
+        saved = (row["tokens_unpruned_estimated"] or 0) - row["tokens"]
+        parts = {
+            "finished": row["tokens_finished"],
+            "stopped": row["tokens_pruned"],
+            "forced answers": row["tokens_forced"],
+            "failed": row["tokens_failed"],
+            "saved (estimated)": max(saved, 0),
+        }
+        records += [
+            {"question": one_line(row["question_id"])[:32], "part": part, "tokens": n, "order": i}
+            for i, (part, n) in enumerate(parts.items())
+        ]
+    return charts.save(charts.tokens_chart(records), {"tokens": records}, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,18 +93,30 @@ def net_tokens(row: Row) -> float:
     return row.count("tokens") if net is None else net
 
 
-COSTS: dict[str, tuple[Callable[[Row], float], str]] = {
-    "net_tokens": (net_tokens, "tokens a question, the judge's FLOPs counted as tokens"),
-    "tokens": (lambda row: row.count("tokens"), "generated tokens a question"),
-    "latency": (lambda row: row.count("latency"), "latency, mean trace lengths"),
-    "engine_seconds": (lambda row: row.count("engine_seconds"), "engine seconds a question"),
+COSTS = {
+    "net_tokens": "tokens a question, the judge's FLOPs counted as tokens",
+    "tokens": "generated tokens a question",
+    "latency": "latency, mean trace lengths",
+    "engine_seconds": "engine seconds a question",
 }
 """Costs of a row by name, and what an axis says."""
+
+
+def cost_of(row: Row, cost: str) -> float:
+    """Return a cost of `COSTS` of a point with status ``ok``."""
+    return net_tokens(row) if cost == "net_tokens" else row.count(cost)
+
+
+def known_costs(rows: Sequence[Row]) -> list[str]:
+    """List the costs that all measured rows have, and above 0, as a logarithmic axis needs."""
+    ok = [row.counts for row in rows if row.status == "ok"]
+    recorded = {cost: "tokens" if cost == "net_tokens" else cost for cost in COSTS}
+    return [cost for cost, name in recorded.items() if all(counts.get(name) for counts in ok)]
 
 
 def frontier_rows(rows: Sequence[Row], cost: str = "net_tokens") -> list[int]:
     """List the measured rows that no other beats in accuracy and cost, by rising cost."""
     measured = [i for i, row in enumerate(rows) if row.status == "ok"]
-    spent = np.array([COSTS[cost][0](rows[i]) for i in measured])
+    spent = np.array([cost_of(rows[i], cost) for i in measured])
     accuracy = np.array([rows[i].accuracy.value for i in measured])
     return [measured[i] for i in frontier(spent, accuracy)]

@@ -33,8 +33,11 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     """In a process of its own, as the console script starts it, with W&B offline."""
     wandb = [*SMALL[:-1], "sweep.thresholds=[0.3,0.7]"]
     done = call("evaluate", *wandb, "hydra.run.dir=r", folder=tmp_path)
-    last = ["figure: r/accuracy_tokens.png", "results: r/results.jsonl", "run: r"]
-    assert done.stdout.splitlines()[-3:] == last
+    assert done.stdout.splitlines()[-4:] == [
+        "figure: r/accuracy_tokens.png", "report: r/report.html", "results: r/results.jsonl",
+        "run: r",
+    ]  # fmt: skip
+    assert len(rows(tmp_path / "r" / "questions.jsonl")) == 6
     written = rows(tmp_path / "r" / "results.jsonl")
     assert [r["policy"] for r in written] == ["consensus"] * 6 + ["deepprune"] * 2
     needed = {

@@ -15,8 +15,8 @@ from deepprune.generation.backend import Chunk, PromptFormat, Sampling
 
 def test_what_is_missing_comes_with_the_line_that_installs_it(monkeypatch, capsys):
     """A package and a version, of those that the metadata lists."""
-    extras = ['vllm>=0.32; extra == "vllm"', 'matplotlib; extra == "report"']
-    there = {"numpy": "2.1", "torch": "2.12.0", "matplotlib": "3.9"}
+    extras = ['vllm>=0.32; extra == "vllm"', 'altair; extra == "report"']
+    there = {"numpy": "2.1", "torch": "2.12.0", "altair": "6.3"}
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=2", "torch>=2.13", *extras])
     monkeypatch.setattr(doctor, "_version", there.get)
     assert doctor.main([], engine=None) == 1

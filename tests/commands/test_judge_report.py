@@ -57,8 +57,10 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
     with pytest.raises(SystemExit, match="0"):
         main(["judge-report", *command])
     said = capsys.readouterr().out
-    last = ["figure: report/judge_matrix.png", "results: report/matrix.jsonl", "run: report"]
-    assert said.splitlines()[-3:] == last
+    assert said.splitlines()[-4:] == [
+        "figure: report/judge_matrix.png", "report: report/report.html",
+        "results: report/matrix.jsonl", "run: report",
+    ]  # fmt: skip
     assert "8 of 12 questions were seen in training, excluded" in said
     matrix = runs / "report" / "matrix.jsonl"
     whole = matrix.read_text()

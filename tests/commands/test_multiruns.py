@@ -4,6 +4,7 @@ import inspect
 import json
 import shlex
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +26,9 @@ from deepprune.config.schemas import register
 from deepprune.core.errors import InputError
 from deepprune.data.pairs import build_part
 from deepprune.judge.loading import load_judge
-from deepprune.judge.measure import comparison
 from deepprune.judge.measure.comparison import read_runs
 from deepprune.judge.measure.scored_pairs import PairScores
-from deepprune.report import figures
+from deepprune.report import comparing, figures
 
 LINEAR = [
     "model=linear", "trainer.max_steps=4", "prefix.k=32", "data.pairs_per_question=8",
@@ -64,6 +64,15 @@ def test_a_killed_ablation_resumes_to_the_same_table(tmp_path):
     low, high = tables[0][1]["differences"]["auroc_within_unfinished"][1:]
     assert low < high
     assert (tmp_path / "cut" / "comparison.png").stat().st_size > 5_000
+    assert (tmp_path / "cut" / "comparison.svg").stat().st_size > 5_000
+    for name in ("cut", "cut/0"):
+        assert "vegaEmbed" in (tmp_path / name / "report.html").read_text()
+    again = run("report", "cut", folder=tmp_path)
+    assert "first_tokens (0), fraction (1)" in again.stdout
+    assert rows(tmp_path / "cut" / "comparison.jsonl") == tables[1]
+    one_row = run("report", "cut", "--by", "seed", "--markdown", folder=tmp_path)
+    assert "2 finished runs in 1 rows" in one_row.stdout
+    run("report", "cut", "--by", "colour", folder=tmp_path, code=2)
 
 
 @pytest.mark.slow
@@ -174,21 +183,23 @@ def multirun(tmp_path):
 def test_a_table_that_cannot_be_made_does_not_hide_the_exit_code(multirun, monkeypatch, capsys):
     """Hydra makes a warning of what a callback raises."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("no table")
 
-    monkeypatch.setattr(comparison, "compare", fail)
+    monkeypatch.setattr(comparing, "compare", fail)
     with pytest.raises(SystemExit, match="2"):
         MultirunTable().on_multirun_end(multirun)
     assert "RuntimeError: no table" in capsys.readouterr().err
 
 
-def test_without_matplotlib_there_is_a_table(multirun, monkeypatch, capsys):
+def test_without_altair_there_is_a_table(multirun, monkeypatch, capsys):
     monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "can_draw", figures.can_draw.__wrapped__)
     with pytest.raises(SystemExit, match="2"):
         MultirunTable().on_multirun_end(multirun)
     said = capsys.readouterr().out
     assert "pip install 'deepprune[report]'" in said
+    assert not (Path(multirun.hydra.sweep.dir) / "report.html").exists()
     assert "results: " in said
 
 

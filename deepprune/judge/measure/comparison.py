@@ -6,7 +6,6 @@ of a row, R: draws.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from omegaconf import OmegaConf
 
-from deepprune.core.files import as_json
+from deepprune.core.files import as_json, read_json
 from deepprune.core.protocols import FloatArray
-from deepprune.core.provenance import FAILURE
+from deepprune.core.provenance import FAILURE, PROVENANCE
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import N_DRAWS, Estimate
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimate
@@ -56,6 +55,7 @@ class RunRecord:
         point: Grid point of its policy metrics.
         metrics: Metrics on its own questions.
         scores: Scores of the test pairs; ``None`` without a trained judge.
+        folder: The run folder; ``None`` of a run that was not started, or of joined folds.
     """
 
     name: str
@@ -66,6 +66,7 @@ class RunRecord:
     point: str
     metrics: Mapping[str, Estimate]
     scores: PairScores | None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def read_runs(folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[RunRe
     ``planned`` are the overrides of the runs 0, 1, ...; one without a folder was not started.
     """
     folders = [path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")]
-    runs = [_read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]
+    runs = [read_run(path) for path in sorted(folders, key=lambda p: (len(p.name), p.name))]
     found = {run.name for run in runs}
     return runs + [
         RunRecord(str(i), "not started", "", 1, by_option(overrides), "", {}, None)
@@ -157,6 +158,7 @@ def _join(folds: Sequence[RunRecord], all_folds: Set[str]) -> RunRecord:
     return replace(
         worst,
         name="+".join(run.name for run in folds),
+        folder=None,
         overrides={k: v for k, v in worst.overrides.items() if k != FOLD},
         metrics={},
         scores=PairScores.concatenate(scores) if is_whole else None,
@@ -167,6 +169,7 @@ def compare(
     runs: Sequence[RunRecord],
     baseline: Mapping[str, Any] | None = None,
     *,
+    by: Sequence[str] | None = None,
     seed: int = 0,
     n_draws: int = N_DRAWS,
 ) -> list[ComparedRow]:
@@ -181,6 +184,8 @@ def compare(
         runs: See ``read_runs``; folds are joined.
         baseline: Values of some options: a row is compared with the one that has these and agrees
             with it in all others. ``None`` for the first row with a finished run.
+        by: Overrides that tell rows apart; runs that differ in others count as its seeds. ``None``
+            for all but those of `SEEDS`.
         seed: Decides the draws.
         n_draws: R.
     """
@@ -188,14 +193,18 @@ def compare(
     scored = {id(run): run.scores for run in runs if run.scores is not None}  # names may repeat
     draws = QuestionDraws({q for s in scored.values() for q in s.question.tolist()}, seed, n_draws)
     measures = {key: draws.measure(scores) for key, scores in scored.items()}
-    ignored = SEEDS if scored else ()
+    ignored: Sequence[str] = SEEDS if scored else ()
+    if by is not None:
+        ignored = sorted({name for run in runs for name in run.overrides} - {*by})
     grouped = _grouped(runs, ignored)
     rows = []
     for kept, members in grouped.items():
         finished = _finished(members)
         reference = _baseline(kept, grouped, baseline)
         others = [] if reference in (None, kept) else _finished(grouped[reference])
-        mine, theirs = ({_seeds(r): r for r in rs if id(r) in scored} for rs in (finished, others))
+        mine, theirs = (
+            {_seeds(r, ignored): r for r in rs if id(r) in scored} for rs in (finished, others)
+        )
         differences = {}
         for seeds in mine.keys() & theirs.keys():
             one, other = id(mine[seeds]), id(theirs[seeds])
@@ -250,8 +259,8 @@ def _seed_weights(seed: int, names: tuple[tuple[str, ...], ...], n_draws: int) -
     return weights
 
 
-def _seeds(run: RunRecord) -> tuple[str, ...]:
-    return tuple(run.overrides.get(name, "") for name in SEEDS)
+def _seeds(run: RunRecord, ignored: Sequence[str]) -> tuple[str, ...]:
+    return tuple(run.overrides.get(name, "") for name in ignored)
 
 
 def _finished(runs: Iterable[RunRecord]) -> list[RunRecord]:
@@ -299,12 +308,15 @@ def _other_metrics(runs: Sequence[RunRecord]) -> dict[str, Estimate]:
     return metrics
 
 
-def _read_run(folder: Path) -> RunRecord:
-    summary = _read(folder / SUMMARY)
-    failure = _read(folder / FAILURE)
+def read_run(folder: Path) -> RunRecord:
+    """Read the record of one run, finished or not, of any command."""
+    summary = read_json(folder / SUMMARY)
+    failure = read_json(folder / FAILURE)
     status = "failed" if failure else summary.get("status", "unfinished")
     scores = folder / TEST_SCORES
-    given: Any = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    given: Any = read_json(folder / PROVENANCE).get("overrides", [])
+    if (composed := folder / ".hydra" / "overrides.yaml").exists():
+        given = OmegaConf.load(composed)
     return RunRecord(
         folder.name,
         status,
@@ -314,11 +326,8 @@ def _read_run(folder: Path) -> RunRecord:
         summary.get("point", ""),
         {current_name(name): Estimate(*e) for name, e in summary.get("metrics", {}).items()},
         PairScores.load(scores) if status == "ok" and scores.exists() else None,
+        folder,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def by_option(overrides: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""What runs have found and how they were made, as sentences and lines."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepprune.core.files import read_json
+from deepprune.core.provenance import CONFIG, PROVENANCE, flat
+from deepprune.core.statistics import Estimate
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS
+from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, RunRecord, is_clear_of_0
+from deepprune.report.tables import percent, varied_options
+
+
+def run_sentences(run: RunRecord) -> list[str]:
+    """Say in sentences what a run has found: accuracy and saving of its headline, and its judge."""
+    found = run.metrics
+    said = []
+    if run.point and "accuracy" in found:
+        saved = [f"saves {percent(found['token_saving'])} % of the tokens"]
+        if "net_saving" in found:
+            saved.append(f"{percent(found['net_saving'])} % net of its judge")
+        said.append(
+            f"{run.point} answers {percent(found['accuracy'])} % of the questions right and "
+            f"{', '.join(saved)}."
+        )
+    if (difference := found.get(ABOVE_CONSENSUS)) is not None and run.point:
+        said.append(
+            f"Against cons@k of equal tokens that is {percent(difference, sign=True)} points: "
+            f"{_verdict(difference)}."
+        )
+    if (auroc := found.get(HEADLINE)) is not None:
+        above = Estimate(*(v - 0.5 for v in auroc))
+        level = "clear of chance (.5)" if is_clear_of_0(above) else "not clear of chance (.5)"
+        said.append(
+            "Among pairs of unfinished traces of one question its judge has an AUROC of "
+            f"{auroc.value:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]: {level}."
+        )
+    if run.status != "ok":
+        said.insert(0, f"The run is {run.status}. {run.reason}".strip())
+    return said
+
+
+def _verdict(difference: Estimate) -> str:
+    if not is_clear_of_0(difference):
+        return "the interval includes 0, no difference is shown"
+    return f"the interval excludes 0, it is {'more' if difference.value > 0 else 'less'} accurate"
+
+
+def comparison_sentences(rows: Sequence[ComparedRow]) -> list[str]:
+    """Say in sentences which row is best, and how many differ clearly from the baseline."""
+    measured = [row for row in rows if HEADLINE in row.metrics]
+    n_runs = sum(len(row.runs) for row in rows)
+    missing = [run for row in rows for run in row.missing]
+    said = [f"{n_runs} finished runs in {len(rows)} rows."]
+    if missing:
+        states = ", ".join(dict.fromkeys(run.status for run in missing))
+        said[0] = f"{said[0][:-1]}; {len(missing)} more are {states}."
+    if measured:
+        best = max(measured, key=lambda row: row.metrics[HEADLINE].value)
+        value, low, high = best.metrics[HEADLINE]
+        name = ", ".join(f"{n}={best.overrides.get(n, '')}" for n in varied_options(rows))
+        said.append(
+            f"The highest AUROC within questions is {value:.3f} [{low:.3f}, {high:.3f}]"
+            + (f", of {name}." if name else ".")
+        )
+    differences = [row.differences[HEADLINE] for row in rows if HEADLINE in row.differences]
+    if differences:
+        n_clear = sum(map(is_clear_of_0, differences))
+        said.append(
+            f"{n_clear or 'None'} of {len(differences)} differences to the baseline "
+            f"{'is' if n_clear in (0, 1) else 'are'} clear of 0."
+        )
+    return said
+
+
+def provenance(run: RunRecord) -> dict[str, Any]:
+    """Read how a run was made, nothing where its folder does not tell."""
+    return read_json(run.folder / PROVENANCE) if run.folder else {}
+
+
+def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Return choices and options that differ between runs, with each run's value.
+
+    ``None`` where a run lacks it. A constructor (``_target_``) is told by the choice.
+    """
+    configs = [
+        {**provenance(run).get("choices", {}), **flat(read_json(run.folder / CONFIG))}
+        if run.folder
+        else {}
+        for run in runs
+    ]
+    every = dict.fromkeys(option for config in configs for option in config)
+    options = [option for option in every if not option.endswith("_target_")]
+    values = {option: [config.get(option) for config in configs] for option in options}
+    return {n: found for n, found in values.items() if any(v != found[0] for v in found)}
+
+
+def command_line(about: Mapping[str, Any]) -> str:
+    """Return the command that made a run, given its provenance; none for a run of 0.1."""
+    if not (choices := about.get("choices")):
+        return ""
+    return shlex.join(["deepprune", choices["command"], *about["overrides"]])
+
+
+def grouped(values: Sequence[Any], names: Sequence[str]) -> str:
+    """Say which runs have which value: ``0.5 (3 runs), 0.7 (runs/A)``."""
+    groups: dict[str, list[str]] = {}
+    for value, name in zip(values, names, strict=True):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        groups.setdefault(text, []).append(name)
+    return ", ".join(
+        f"{value} ({who[0] if len(who) == 1 else f'{len(who)} runs'})"
+        for value, who in groups.items()
+    )
