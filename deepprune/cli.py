@@ -1,4 +1,4 @@
-"""Command line: ``deepprune <collect|train|evaluate|prune|report|judge-report|traces|doctor>``.
+"""Command line: ``deepprune COMMAND``, see `HELP`.
 
 ``train.py`` at the top of the repository is the second. A bad input ends in one line and exit code
 2, whatever else goes wrong in a traceback and 1.
@@ -31,6 +31,7 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune report        table and page of a run, or of many compared: runs/A runs/B
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
+  deepprune push          upload a trained judge to Hugging Face's hub: runs/DIR USER/NAME
   deepprune doctor        what can run here and what is missing; step times of an engine
   deepprune completion    tab completion: eval "$(deepprune completion bash)" (or zsh, fish)
 
@@ -68,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from deepprune.commands.doctor import main as doctor
 
         sys.exit(_guarded(lambda: doctor(arguments, _timed_engine)))
+    elif command == "push":
+        from deepprune.commands.push import main as push
+
+        sys.exit(_guarded(lambda: push(arguments)))
     elif command == "completion":
         sys.exit(_guarded(lambda: _completion(arguments)))
     elif command in ("train", "evaluate"):
@@ -137,7 +142,9 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
     if command == "judge-report":
         words = _judge_overrides(words)
     elif command == "prune":
-        words, question = _question_apart(words)
+        from deepprune.config.point import point_overrides
+
+        words, question = _question_apart(point_overrides(words))
     if given.config_dir is not None:
         words.append(f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]")
     config = composed(name, words)
@@ -277,10 +284,12 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
     sys.argv = [sys.argv[0], *map(as_typed, arguments)]
 
     raised: list[Exception] = []
+    preemptible: list[bool] = []
 
     def task(config: Any) -> float | None:
         from deepprune.cli import run_job  # a launcher may call this in another process
 
+        preemptible.append(bool((config.logger or {}).get("preemptible")))
         try:
             return run_job(name, config)
         except Exception as error:  # of a single run; Hydra would print its own lines first
@@ -305,7 +314,7 @@ def run_hydra(name: str, arguments: Sequence[str], usage: str) -> None:
             raise raised[0]
 
     code = _guarded(run, name)
-    if is_agent() and code == exit_code(Terminated()):
+    if is_agent() and code == exit_code(Terminated()) and not any(preemptible):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the agent counts 143 as a failure
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(code)

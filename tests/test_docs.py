@@ -58,6 +58,8 @@ def test_a_documented_command_is_accepted(words, tmp_path):
         traces._parser().parse_args(rest)
     elif name == "report":
         report._parser().parse_args(rest)
+    elif name == "push":
+        assert len(rest) == 2
     elif name == "doctor":
         check_ranges(
             composed(

@@ -124,6 +124,8 @@ def _report(collected: Collected, n_questions: int, run: Run) -> None:
     if failed:
         print(f"failed: {run.folder / FAILED}; the same command retries them")
         run.status = "failed"
+    if store is not None:
+        run.tracker.artifact("dataset", [store.path], store.content_hash)
     run.tracker.table("collect/datasets", rows)
     run.tracker.values("collect", logged)
 

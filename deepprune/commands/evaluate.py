@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from deepprune.commands.run import SCORES, Run, command_run, finished_run
+from deepprune.commands.run import SCORES, Run, command_run, finished_run, log_inputs
 from deepprune.commands.sweep import chosen_questions, headline, run_sweep
 from deepprune.config.judges import with_further
 from deepprune.config.plans import EvaluatePlan, Sweep
@@ -43,6 +43,7 @@ def evaluate(plan: EvaluatePlan) -> Run:
             write_atomic(run.folder / "band.json", json.dumps(band))
             print(f"band of the cascade: {band['low']:.3f} to {band['high']:.3f}")
         with ScoreCache(run.folder / SCORES) as cache:
+            log_inputs(run, sweep.store, judges.values())
             found = run_sweep(sweep, questions, n_traces, judges, run, cache)
         for rows in found:
             n = int(rows[0].facts["n_questions"])

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepprune.commands.run import SCORES, Run, command_run
+from deepprune.commands.run import SCORES, Run, command_run, log_inputs
 from deepprune.config.judges import export_hash
 from deepprune.config.plans import JudgeReportPlan
 from deepprune.core.errors import InputError
-from deepprune.core.files import write_json
+from deepprune.core.files import sha256_file, write_json
 from deepprune.core.progress import Bar
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
@@ -88,6 +88,11 @@ def judge_report(plan: JudgeReportPlan) -> Run:
         show(*matrix_tables(rows), difference_table(rows))
         if figure := drawn(matrix_figure, rows, run.folder / FIGURE):
             print(f"figure: {figure}")
+        judged = list(judges.values())
+        for store in stores.values():
+            log_inputs(run, store, judged)
+        matrix = run.folder / MATRIX
+        run.tracker.artifact("results", [matrix], sha256_file(matrix))
         run.tracker.table("judge/matrix", [_columns(row) for row in rows])
         run.tracker.figure("judge/matrix_figure", figure)
     return run

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
+from deepprune.commands.interrupts import exit_code
+from deepprune.config.judges import export_hash
 from deepprune.config.plans import RunPlan
 from deepprune.core.files import write_atomic
 from deepprune.core.provenance import open_run
 from deepprune.core.statistics import Estimate
+from deepprune.judge.base import Judge
 from deepprune.judge.measure.comparison import SUMMARY, by_option, read_run
 from deepprune.report.figures import REPORT, drawn, report_page
-from deepprune.report.tracking import Tracker, run_config, start_run
+from deepprune.report.loggers import Tracker, start_logger
+from deepprune.report.tracking import run_config, start_run
+from deepprune.traces import TraceStore
 
 SCORES = "scores.sqlite"
 REPORTED = ("train", "evaluate", "judge-report")
@@ -88,19 +94,12 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
     open_run(folder, {**plan.identity, "inputs": dict(inputs)}, plan.overrides, facts)
     _link_latest(plan.multirun or folder)
     run = Run(folder)
-    if plan.logger is not None:
-        run.tracker = start_run(
-            folder,
-            run_config(plan.choices, {**plan.identity, "inputs": dict(inputs)}),
-            **plan.logger,
-            group=plan.multirun.name if plan.multirun else None,
-            overrides=plan.overrides,
-            command=plan.command,
-        )
+    run.tracker = _tracker(plan, {**plan.identity, "inputs": dict(inputs)})
+    code = 0
     try:
         yield run
     except KeyboardInterrupt as interrupt:
-        run.status = "interrupted"
+        run.status, code = "interrupted", exit_code(interrupt)
         option = f"sweep.dir={plan.multirun}" if plan.multirun else f"run.dir={folder}"
         said = f"interrupted; the same command with hydra.{option} resumes"
         raise type(interrupt)(str(interrupt) or said) from interrupt
@@ -116,7 +115,7 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
             "metrics": run.metrics,
         }
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
-        run.tracker.finish(exit_code=int(run.status != "ok"))
+        run.tracker.finish(code or int(run.status != "ok"))
     if (figure := folder / FIGURE).exists():
         print(f"figure: {figure}")
     if plan.command in REPORTED and (
@@ -126,6 +125,29 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
     if run.results_path is not None:
         print(f"results: {run.results_path}")
     print(f"run: {folder}")
+
+
+def _tracker(plan: RunPlan, options: Mapping[str, Any]) -> Tracker:
+    """Start the logger of ``logger=``."""
+    config = run_config(plan.choices, options)
+    if plan.logger == "wandb":
+        return start_run(
+            plan.folder,
+            config,
+            **plan.logger_options,
+            group=plan.multirun.name if plan.multirun else None,
+            overrides=plan.overrides,
+            command=plan.command,
+        )
+    return start_logger(plan.logger, plan.folder, config, ",".join([plan.command, *plan.overrides]))
+
+
+def log_inputs(run: Run, store: TraceStore, judges: Iterable[Judge] = ()) -> None:
+    """Note the traces and the trained judges that a run reads."""
+    run.tracker.artifact("dataset", [store.path], store.content_hash, is_input=True)
+    for judge in judges:
+        if (path := judge.provenance.path) is not None:
+            run.tracker.artifact("model", [path], export_hash(path), is_input=True)
 
 
 def _link_latest(folder: Path) -> None:

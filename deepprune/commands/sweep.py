@@ -5,26 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.commands.run import Run
 from deepprune.config.plans import Sweep
 from deepprune.core.errors import InputError
-from deepprune.core.files import write_atomic
+from deepprune.core.files import sha256_file, write_atomic
 from deepprune.core.protocols import Need
+from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef
+from deepprune.evaluation.best import CHOSEN, HALVES
 from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
-from deepprune.evaluation.metrics import ABOVE_CONSENSUS
-from deepprune.evaluation.outcomes import QUESTIONS, RESULTS, Row
+from deepprune.evaluation.metrics import ABOVE_CONSENSUS, CONSENSUS
+from deepprune.evaluation.outcomes import (
+    OUTCOMES,
+    QUESTIONS,
+    RESULTS,
+    Outcomes,
+    OutcomeStore,
+    Row,
+)
 from deepprune.evaluation.runner import QuestionRunner, Task, question_records
 from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, middle_rows
-from deepprune.traces.summary import mean_lengths
+from deepprune.report.tables import percent
+from deepprune.traces.summary import agreements, mean_lengths
 from deepprune.traces.tokens import token_ends
+
+COMPARED = ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")
+"""Metrics of the headline and of the best point."""
 
 NETWORKS = "networks"
 """Folder of the sweep of ``sweep.networks``."""
@@ -74,8 +88,8 @@ def run_sweep(
         folder = run.folder / NETWORKS
         found.append(_evaluated(sweep.networks, few, n_traces, networks, run, cache, folder))
     run.results_path = run.folder / RESULTS
-    run.tracker.table("prune/results", [row.columns for rows in found for row in rows])
-    run.tracker.figure("prune/figure", run.folder / FIGURE)
+    points = sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in others.items()})
+    _log(sweep, found, questions, points, run)
     return found
 
 
@@ -166,19 +180,81 @@ def _sizes(sweep: Sweep, questions: Sequence[QuestionRef]) -> dict[str, Generato
 
 
 def headline(sweeps: Sequence[Sequence[Row]], judge: str, run: Run) -> None:
-    """Keep the middle point of the first policy for the comparison of a multirun.
+    """Log the middle point of the first policy (the headline) and the best point.
 
-    It is of the sweep in which ``judge`` takes part, the first if none.
+    The headline is of the sweep in which ``judge`` takes part, the first if none, and is kept for
+    the comparison of a multirun. The best point is of the first sweep.
     """
     rows = next((rows for rows in sweeps if any(r.judge == judge for r in rows)), sweeps[0])
-    middle = middle_rows(rows)
-    if not middle:
-        return
-    row = rows[middle[0]]
-    shown = {n: row.metrics[n] for n in ("accuracy", ABOVE_CONSENSUS, "token_saving", "net_saving")}
-    found = {name: estimate for name, estimate in shown.items() if estimate is not None}
-    run.metrics |= found
-    settings = {n: row.axes.get(f) for n, f in (("threshold",) * 2, ("prefix", "prefix_len"))}
-    values = {**found, **settings, "latency": row.counts.get("latency")}
-    run.tracker.values("prune", {f"headline_{name}": value for name, value in values.items()})
-    run.point = labels(rows)[middle[0]]
+    columns: Mapping[str, Any] = {}
+    if middle := middle_rows(rows):
+        row = rows[middle[0]]
+        columns = row.columns
+        found = {name: row.metrics.get(name) for name in COMPARED}
+        run.metrics |= {name: value for name, value in found.items() if value is not None}
+        run.point = labels(rows)[middle[0]]
+    best = _best(run)
+    for name, values in (("headline", columns), ("best", best)):
+        shown = {n: values.get(n) for n in (*COMPARED, "latency", "policy", "threshold")}
+        shown["prefix"] = values.get("prefix_len")
+        run.tracker.values("prune", {f"{name}_{n}": value for n, value in shown.items()})
+    if best:
+        print(_said_of_best(best, labels(sweeps[0])[_number(best, sweeps[0])]))
+
+
+def _best(run: Run) -> dict[str, Any]:
+    """Read the row of the best point on the reporting half; empty if there is none."""
+    chosen = (run.folder / CHOSEN).read_text().splitlines()
+    return json.loads(chosen[0]) if chosen else {}
+
+
+def _number(best: Mapping[str, Any], rows: Sequence[Row]) -> int:
+    """Return the number of the best point among the rows of its sweep."""
+    axes = [{**json.loads(json.dumps(row.axes)), "policy": row.policy} for row in rows]
+    return next(i for i, each in enumerate(axes) if each.items() <= best.items())
+
+
+def _log(
+    sweep: Sweep,
+    found: Sequence[Sequence[Row]],
+    questions: Sequence[QuestionRef],
+    points: Sequence[Point],
+    run: Run,
+) -> None:
+    """Log tables, figure and files of a sweep; questions and points are those of the first."""
+    rows = found[0]
+    if run.tracker.is_on:
+        measured = [i for i, r in enumerate(rows) if (r.policy, r.status) == (CONSENSUS, "ok")]
+        chosen = {"cons_n": measured[-1:], "headline": middle_rows(rows)[:1]}
+        chosen["best"] = [_number(best, rows) for best in [_best(run)] if best]
+        numbers = {name: found[0] for name, found in chosen.items() if found}
+        keys = [ref.key for ref in questions]
+        outcomes = Outcomes(OutcomeStore(run.folder / OUTCOMES, points), points, keys)
+        agreement = agreements(sweep.store)
+        by_question = outcomes.by_question(numbers)
+        for key, row in zip(keys, by_question, strict=True):
+            row["agreement"] = agreement[key]
+        run.tracker.table("prune/by_question", by_question)
+    run.tracker.table("prune/results", [row.columns for rows in found for row in rows])
+    run.tracker.figure("prune/figure", run.folder / FIGURE)
+    files = [run.folder / name for name in (RESULTS, CHOSEN)]
+    run.tracker.artifact("results", files, sha256_file(files[0]))
+
+
+def _said_of_best(best: Mapping[str, Any], label: str) -> str:
+    """Say which point was chosen on half of the questions, and what the other half reports."""
+
+    def figures(suffix: str) -> str:
+        saving, accuracy = (
+            Estimate(*(best[f"{name}{suffix}{end}"] for end in ("", "_low", "_high")))
+            for name in ("net_saving", "accuracy_vs_cons_n")
+        )
+        return f"saves {percent(saving)} % net, {percent(accuracy, sign=True)} points from cons@N"
+
+    said = [
+        f"best point: {label}, chosen on {best['n_questions_choosing']:.0f} "
+        f"questions; on the {best['n_questions']} others it {figures('')}"
+    ]
+    if "net_saving_halves" in best:
+        said.append(f"chosen on {HALVES} random halves, the best point {figures('_halves')}")
+    return "\n".join(said)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from deepprune.commands.fit import fit
-from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero
+from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero, log_inputs
 from deepprune.commands.sweep import chosen_questions, headline, run_sweep
-from deepprune.config.judges import check_unseen, chosen_export, with_further
+from deepprune.config.judges import check_unseen, chosen_export, export_hash, with_further
 from deepprune.config.plans import Sweep, TrainPlan
-from deepprune.core.files import write_json
+from deepprune.core.files import write_atomic, write_json
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
 from deepprune.data.pairs import build_pairs, build_part
@@ -24,13 +24,18 @@ from deepprune.judge.loading import load_judge
 from deepprune.judge.measure.bootstrap import QuestionDraws, estimates_by_part
 from deepprune.judge.measure.comparison import HEADLINE, TEST_SCORES
 from deepprune.judge.measure.scored_pairs import PairScores
+from deepprune.judge.saved import read_record
 from deepprune.judge.score_cache import ScoreCache, cached_scores
 from deepprune.judge.trained import TrainedJudge
 from deepprune.report.figures import drawn, reliability_figure
+from deepprune.report.model_card import CARD, model_card
 from deepprune.report.tables import finding, judges_table, policy_table, show
 from deepprune.report.tracking import OBJECTIVE
 
 CALIBRATION = ("ece", "ece_unfinished", "brier", "brier_unfinished")
+
+CARD_PAIRS = 200
+"""Pairs from which a model card has the mean bill."""
 
 Reports = dict[str, dict[str, dict[str, Estimate]]]
 """Estimates by judge, part of the pairs and metric."""
@@ -39,7 +44,7 @@ Reports = dict[str, dict[str, dict[str, Estimate]]]
 def train(plan: TrainPlan) -> Run:
     """Run ``conf/train.yaml``; in the folder of an interrupted run, do what is missing."""
     sweep = plan.sweep
-    inputs = {"traces": plan.content_hash, **(sweep.inputs if sweep else {})}
+    inputs = {"traces": plan.store.content_hash, **(sweep.inputs if sweep else {})}
     if (finished := finished_run(plan.run, inputs)) is not None:
         return finished
     splits = plan.load_splits()
@@ -57,6 +62,7 @@ def train(plan: TrainPlan) -> Run:
                 print(f"the judge of this run is trained: {export}")
         exports = [folder / "judge" for folder in folders.values()]
         if is_rank_zero() and all(export.exists() for export in exports):
+            log_inputs(run, plan.store)
             _report_and_sweep(plan, splits, chosen, exports, run)
     return run  # the other ranks of a training end here
 
@@ -156,6 +162,17 @@ def _report(
         uncalibrated = {f"test_{m}_uncalibrated": errors["before"][m] for m in ("ece", "brier")}
         run.tracker.values(section, uncalibrated)
         run.tracker.figure(f"{section}/reliability", figure)
+        run.tracker.table(f"{section}/scores", after.histogram())
+        export = folder / "judge"
+        card = model_card(
+            read_record(export),
+            reports[name]["all"],
+            judge.pair_prices(pairs[:CARD_PAIRS]),
+            datasets=sorted({group.question.dataset for group in splits.train}),
+            models=sorted({group.model for group in splits.train}),
+        )
+        write_atomic(export / CARD, card)
+        run.tracker.artifact("model", [export], export_hash(export))
     run.metrics |= next(iter(reports.values()))["all"]
     reports["lexical"] = estimates_by_part(pairs, lexical, draws)
     write_json(run.folder / "judge_report.json", reports)

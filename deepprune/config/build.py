@@ -96,7 +96,7 @@ def train(config: DictConfig) -> TrainPlan:
     return TrainPlan(
         run=run_plan(config, "train"),
         seed=config.seed,
-        content_hash=store.content_hash,
+        store=store,
         load_splits=lambda: _splits(config, store),
         split_seed=data.split_seed,
         learner=_learner(config.model),
@@ -143,11 +143,11 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     identity: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    logger = identity.get("logger")
     for section, names in OPERATIONAL.items():
         if isinstance(options := identity.get(section), dict):
             for name in names:
                 options.pop(name, None)
+    logger = identity.get("logger") or {}
     identity = {k: v for k, v in identity.items() if k not in ("logger", "distributed", "view")}
     return RunPlan(
         command,
@@ -156,7 +156,8 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
         list(hydra.overrides.task),
         _choices(config, command, hydra.runtime.choices),
         _changed(identity, hydra),
-        logger or None,
+        str(hydra.runtime.choices.get("logger")),
+        logger,
         Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None,
     )
 

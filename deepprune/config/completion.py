@@ -48,7 +48,7 @@ end
 """
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 COMMANDS = (
-    "collect", "train", "evaluate", "prune", "report", "judge-report", "traces", "doctor",
+    "collect", "train", "evaluate", "prune", "report", "judge-report", "traces", "push", "doctor",
     "completion",
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def complete(line: str, config_folder: Path) -> list[str]:
         return _starting(word, COMMANDS)
     else:
         command = next((name for name in names if name in COMMANDS), "")
-    if command in ("", "traces", "completion"):
+    if command in ("", "traces", "push", "completion"):
         return _starting(word, SCRIPTS) if command == "completion" else []
     application = command.replace("-", "_")
     groups = _groups(application, config_folder)

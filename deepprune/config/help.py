@@ -30,6 +30,7 @@ WAYS_TO_REPORT = """\
 WAYS_TO_PRUNE = """\
   {usage} "QUESTION" [OPTION=VALUE ...]      one question; - for standard input, @FILE for a file
   {usage} questions=NAME [OPTION=VALUE ...]  a set of them
+  {usage} "QUESTION" point=runs/DIR          with the best point of a sweep (point.row=N: row N)
   {usage} hydra.run.dir=runs/DIR [the same]  resume the interrupted run there"""
 
 _WAYS_OF = {

@@ -47,7 +47,8 @@ class RunPlan:
         overrides: As the user gave them.
         choices: What was chosen, by option group; the seed and the traces too.
         changed: Option -> its default and its value here, where these differ.
-        logger: Arguments of the W&B run; ``None`` for no such run.
+        logger: Name of the logger.
+        logger_options: Its arguments.
         multirun: Folder of the multirun that the run is a job of, if it is.
     """
 
@@ -57,7 +58,8 @@ class RunPlan:
     overrides: Sequence[str]
     choices: Mapping[str, Any]
     changed: Mapping[str, tuple[Any, Any]]
-    logger: Mapping[str, Any] | None
+    logger: str
+    logger_options: Mapping[str, Any]
     multirun: Path | None
 
 
@@ -186,7 +188,7 @@ class TrainPlan:
 
     run: RunPlan
     seed: int
-    content_hash: str
+    store: TraceStore
     load_splits: Callable[[], Splits]
     split_seed: int
     learner: Learner

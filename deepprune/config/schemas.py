@@ -143,6 +143,7 @@ class WandbConf:
     project: str | None = MISSING
     entity: str | None = None
     mode: Annotated[str, Literal["offline", "online", "disabled"]] = MISSING
+    preemptible: bool = MISSING
 
 
 @dataclass

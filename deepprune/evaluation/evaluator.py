@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepprune.core.types import QuestionRef
+from deepprune.evaluation.best import CHOSEN, best_rows
 from deepprune.evaluation.distributed import Distributed, Processes
 from deepprune.evaluation.metrics import sweep_rows
-from deepprune.evaluation.outcomes import RESULTS, Outcomes, OutcomeStore, Row, write_rows
+from deepprune.evaluation.outcomes import OUTCOMES, RESULTS, Outcomes, OutcomeStore, Row, write_rows
 from deepprune.evaluation.runner import QuestionRunner, Task
 from deepprune.evaluation.selection import check_needs, check_questions
 from deepprune.evaluation.watcher import SweepPlan, Watcher
@@ -32,9 +33,9 @@ def evaluate(
     Args:
         runner: Evaluates a question; holds the grid, the judges and the engine.
         questions: The questions.
-        folder: Where ``outcomes/`` and ``results.jsonl`` are written. Recorded questions are kept
-            and only missing ones evaluated: the caller has checked that the configuration is the
-            same.
+        folder: Where ``outcomes/``, ``results.jsonl`` and ``chosen.jsonl`` are written. Recorded
+            questions are kept and only missing ones evaluated: the caller has checked that the
+            configuration is the same.
         distributed: Where the questions are evaluated; ``None`` for this process.
         watchers: Told of what happens.
         baseline: The policy that others are compared with at equal tokens, besides consensus.
@@ -58,7 +59,7 @@ def evaluate(
         for watcher in watchers:
             getattr(watcher, hook)(*facts)
 
-    store = OutcomeStore(folder / "outcomes", points)
+    store = OutcomeStore(folder / OUTCOMES, points)
     n_recorded = sum(store.has(ref.key, range(len(points))) for ref in questions)
     plan = SweepPlan(
         points, questions, n_recorded, runner.n_traces, runner.resamples, list(runner.judges),
@@ -82,12 +83,16 @@ def evaluate(
                 so_far = Outcomes(store, points, [ref.key for ref in questions[:stop]], dropped)
                 for watcher in watchers:
                     dropped = watcher.give_up(so_far) | dropped
-    everything = Outcomes(store, points, [ref.key for ref in questions], dropped)
+    keys = [ref.key for ref in questions]
+    everything = Outcomes(store, points, keys, dropped)
     steps = runner.make_engine(group, 0).steps.name
     rows = sweep_rows(
         everything, seed=runner.seed, margin=margin, baseline=baseline, engine_steps=steps
     )
     write_rows(folder / RESULTS, rows)
+    judge = next(iter(runner.judges), None)
+    best = best_rows(store, points, keys, rows, judge=judge, baseline=baseline)
+    write_rows(folder / CHOSEN, best)
     tell("on_sweep_end", plan, rows)
     return rows
 

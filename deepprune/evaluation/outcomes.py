@@ -41,7 +41,7 @@ FIELDS: dict[str, Any] = {
 }
 """Name and dtype of what is recorded for every point and order of the traces."""
 
-RESULTS, QUESTIONS = "results.jsonl", "questions.jsonl"
+RESULTS, QUESTIONS, OUTCOMES = "results.jsonl", "questions.jsonl", "outcomes"
 
 OLD_NAMES = {"tokens_forced": "tokens_probes"}
 """Names in the ``outcomes/`` and ``results.jsonl`` of version 0.1, which are read."""
@@ -176,6 +176,23 @@ class Outcomes:
             lost = getattr(self, name)
             setattr(some, name, {n: lost[i] for n, i in enumerate(numbers) if i in lost})
         return some
+
+    def by_question(self, points: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Return a row per question: how often each point is right, and its tokens, over orders.
+
+        Args:
+            points: Numbers of points, by the NAME in their columns ``NAME_right``, ``NAME_tokens``.
+        """
+        some = self.only(list(points.values()))
+        right = some["is_correct"].mean(axis=1)
+        kinds = ("tokens_finished", "tokens_pruned", "tokens_forced")
+        tokens = np.sum([some[kind].mean(axis=1) for kind in kinds], axis=0)
+        names = ("dataset", "question", "model")
+        rows: list[dict[str, Any]] = [dict(zip(names, key, strict=True)) for key in self.questions]
+        for i, name in enumerate(points):
+            for row, is_right, n in zip(rows, right[:, i], tokens[:, i], strict=True):
+                row |= {f"{name}_right": float(is_right), f"{name}_tokens": float(n)}
+        return rows
 
 
 @dataclass(frozen=True)

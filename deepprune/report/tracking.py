@@ -15,7 +15,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from deepprune.core.files import write_json
 from deepprune.core.statistics import Estimate
+from deepprune.report.loggers import Tracker
 
 MAX_ROWS = 10_000
 """Rows that W&B shows of a table."""
@@ -27,24 +29,32 @@ OBJECTIVE = "best_val_auroc_within_unfinished"
 PLAIN = ("prune/headline_", f"judge/{JUDGE_HEADLINE}", f"judge/{OBJECTIVE}")
 """Keys that are logged a second time with ``_`` for the slash, for the metric of a sweep."""
 
+SIGTERM = 143
+"""Exit code of a run that was told to stop."""
+
+_ARTIFACTS = {"model": "judge", "dataset": "traces", "results": "results"}
+"""What names of artifacts begin with, by type."""
+
 _HIDDEN = ("callbacks", "generators", "seed", "traces")
 """Sections of a configuration that are no options, or stand among the choices."""
 
 
-class Tracker:
-    """The W&B run of a command; without one (``logger=none``) every method does nothing.
+class WandbTracker(Tracker):
+    """The W&B run of a command.
 
     Args:
         run: The ``wandb.Run``.
+        folder: The run folder, for ``artifacts.json``.
+        is_preemptible: Whether SIGTERM means that the machine is taken away: the server then queues
+            the run of a sweep again.
     """
 
-    def __init__(self, run: Any = None) -> None:
-        self._run = run
+    is_on = True
+
+    def __init__(self, run: Any, folder: Path, *, is_preemptible: bool = False) -> None:
+        self._run, self._folder, self._is_preemptible = run, folder, is_preemptible
 
     def loggers(self, beside: str = "") -> list[Any]:
-        """Return Lightning's logger into the run; keys of a model beside start with its name."""
-        if self._run is None:
-            return []
         from pytorch_lightning.loggers import WandbLogger
 
         logger = WandbLogger(experiment=self._run, prefix=f"beside_{beside}" if beside else "")
@@ -53,20 +63,18 @@ class Tracker:
 
     def values(self, section: str, values: Mapping[str, Any]) -> None:
         """Set ``section/NAME`` in the summary, of an estimate its value."""
-        if self._run is None:
-            return
         shown = {n: v.value if isinstance(v, Estimate) else v for n, v in values.items()}
         if isinstance(found := values.get(JUDGE_HEADLINE), Estimate):
             shown |= {f"{JUDGE_HEADLINE}_low": found.low, f"{JUDGE_HEADLINE}_high": found.high}
         for name, value in shown.items():
             key = f"{section}/{name}"
             self._run.summary[key] = value
-            if key.startswith(PLAIN):
+            if key.startswith(PLAIN) and value is not None:
                 self._run.log({key.replace("/", "_"): value})
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a table with a column for each name; a column that holds no numbers is text."""
-        if self._run is None or not rows:
+        if not rows:
             return
         import wandb
 
@@ -78,16 +86,51 @@ class Tracker:
         self._run.log({key: wandb.Table(columns=names, data=data)})
 
     def figure(self, key: str, path: Path | None) -> None:
-        """Log a figure that was drawn."""
-        if self._run is not None and path is not None and path.exists():
+        if path is not None and path.exists():
             import wandb
 
             self._run.log({key: wandb.Image(str(path))})
 
+    def artifact(
+        self, kind: str, paths: Iterable[Path], sha256: str, *, is_input: bool = False
+    ) -> None:
+        """Log files as an artifact that is named by their hash, and note it in ``artifacts.json``.
+
+        W&B takes equal contents of one name for one version, so that its graph leads from the run
+        that made a judge to those that read it. Offline it refuses inputs: only the note remains.
+
+        Args:
+            kind: ``model`` (a judge), ``dataset`` (a store of traces) or ``results``. Nothing of a
+                data set is uploaded: the artifact refers to its folder.
+            paths: Folders or files.
+            sha256: Hash of the contents.
+            is_input: Whether the run reads it.
+        """
+        import wandb
+
+        name = f"{_ARTIFACTS[kind]}-{sha256[:12]}"
+        made = wandb.Artifact(name, kind, metadata={"sha256": sha256})
+        for path in (each.absolute() for each in paths):  # `wandb sync` runs anywhere
+            if kind == "dataset":
+                made.add_reference(path.as_uri(), checksum=False)
+            elif path.is_dir():
+                made.add_dir(str(path), policy="immutable")  # or it is copied to a folder of W&B
+            else:
+                made.add_file(str(path), policy="immutable")
+        if not is_input:
+            self._run.log_artifact(made)
+        elif not self._run.offline:
+            self._run.use_artifact(made)
+        note = self._folder / "artifacts.json"
+        known = json.loads(note.read_text()) if note.exists() else {}
+        about = {"type": kind, "sha256": sha256, "role": "input" if is_input else "output"}
+        write_json(note, known | {name: about})
+
     def finish(self, exit_code: int) -> None:
         """End the run: the next job of a multirun would log into it."""
-        if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+        if self._is_preemptible and exit_code == SIGTERM:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
 
 
 def start_run(
@@ -100,7 +143,8 @@ def start_run(
     group: str | None = None,
     overrides: Sequence[str] = (),
     command: str = "train",
-) -> Tracker:
+    preemptible: bool = False,
+) -> WandbTracker:
     """Start a W&B run with its files in ``folder/wandb``.
 
     An offline run needs no account; ``wandb sync`` uploads it later. A resumed run keeps its id, so
@@ -134,7 +178,7 @@ def start_run(
         settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=1.0),
     )
     run.pin_config_keys([name for name in config if name != "options"])
-    return Tracker(run)
+    return WandbTracker(run, folder, is_preemptible=preemptible)
 
 
 def run_config(choices: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,17 @@ def mean_lengths(store: TraceStore) -> dict[GroupKey, float]:
     return {key: mean(key) for key in tokens if isinstance(key, tuple)}
 
 
+def agreements(store: TraceStore) -> dict[GroupKey, float]:
+    """Return for each question and model the share of traces with its most frequent answer."""
+    names = ["dataset", "question_id", "model", "answer_class"]
+    columns = (column.to_pylist() for column in store.columns(names).itercolumns())
+    classes: defaultdict[GroupKey, list[int]] = defaultdict(list)
+    for *key, answer in zip(*columns, strict=True):
+        classes[tuple(key)].append(answer)
+    counts = {key: Counter(k for k in found if k != NO_ANSWER) for key, found in classes.items()}
+    return {k: max(counts[k].values(), default=0) / len(found) for k, found in classes.items()}
+
+
 def plurality_accuracy(classes: NDArray[np.int32], is_correct: NDArray[np.float64]) -> float:
     """Return the expected accuracy of the most frequent answer class, ties broken at random.
 

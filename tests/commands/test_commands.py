@@ -272,3 +272,45 @@ def test_help_is_quick_and_loads_no_torch(tmp_path):
     done = call(folder=tmp_path, program=(sys.executable, "-c", code))
     assert "loss        focal | bce" in done.stdout
     assert config_folder().is_dir()
+
+
+def test_debug_fast_goes_through_everything(tmp_path):
+    """One batch is trained, exported, reported and swept."""
+    run(
+        "train", "experiment=none", "debug=fast", "model=linear", "prefix.k=32", "hydra.run.dir=r",
+        folder=tmp_path,
+    )  # fmt: skip
+    losses = [row for row in rows(tmp_path / "r/metrics.jsonl") if "judge/train_loss" in row]
+    assert len(losses) <= 1
+    assert (tmp_path / "r/judge/judge.json").exists()
+    assert (tmp_path / "r/judge_report.json").exists()
+    assert {row["n_questions"] for row in rows(tmp_path / "r/results.jsonl")} == {2}
+
+
+def test_a_judge_is_pushed_with_its_card(tmp_path, monkeypatch):
+    """Up to the call of the hub: what is uploaded, and what an error of the hub becomes."""
+    from huggingface_hub import HfApi, ModelCard
+
+    run(
+        "train", "experiment=none", "debug=fast", "sweep=none", "model=linear", "prefix.k=32",
+        "hydra.run.dir=r",
+        folder=tmp_path,
+    )  # fmt: skip
+    calls = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda hub, repo, **_: calls.append(repo))
+    monkeypatch.setattr(
+        HfApi, "upload_folder", lambda hub, **given: calls.append(given) or "https://hub/me/it"
+    )
+    assert "https://hub/me/it" in run("push", "r", "me/it", folder=tmp_path).stdout
+    name, given = calls
+    assert name == given["repo_id"] == "me/it"
+    assert {"judge.json", "README.md"} <= {
+        p.name for p in (tmp_path / given["folder_path"]).iterdir()
+    }
+    card = ModelCard.load(tmp_path / "r/judge/README.md")
+    report = json.loads((tmp_path / "r/judge_report.json").read_text())["linear"]["all"]
+    (result,) = card.data.eval_results or [None]
+    assert result.metric_value == report["auroc_within_unfinished"][0]
+    assert "{" not in card.text
+    done = run("push", "elsewhere", "me/it", folder=tmp_path, code=2)
+    assert "push needs an exported judge, got elsewhere" in done.stderr

@@ -58,6 +58,30 @@ def test_a_training_says_how_it_resumes(number, fit, tmp_path, monkeypatch, caps
     assert (tmp_path / "r" / "judge").exists()
 
 
+@pytest.mark.parametrize("is_preemptible", [False, True])
+def test_an_agents_run_ends_by_the_signal_or_as_preempted(
+    is_preemptible, fit, tmp_path, monkeypatch
+):
+    """W&B's agent counts exit 143 as a failure, but not a signal; its server requeues 143."""
+    monkeypatch.chdir(tmp_path)
+    agent = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_MODE": "offline"}
+    for name, value in agent.items():
+        monkeypatch.setenv(name, value)
+    marked, killed = [], []
+    monkeypatch.setattr("wandb.Run.mark_preempting", lambda run: marked.append(run.id))
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append(number))
+    handler = signal.getsignal(signal.SIGTERM)
+    interrupt_at(signal.SIGTERM, 2, monkeypatch)
+    logged = [word for word in fit if word != "logger=none"]
+    with pytest.raises(SystemExit) as end:
+        main([*logged, f"logger.preemptible={str(is_preemptible).lower()}", "prefix.k=16"])
+    signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 143
+    assert marked == (["r1"] if is_preemptible else [])
+    assert (signal.SIGTERM in killed) is not is_preemptible
+    assert (tmp_path / "runs/sweep-s1/r1/checkpoints/last.ckpt").exists()
+
+
 def test_the_table_of_an_interrupted_multirun_names_what_is_missing(
     fit, tmp_path, monkeypatch, capsys
 ):

@@ -44,7 +44,12 @@ ABLATION = [
 
 def test_a_killed_ablation_resumes_to_the_same_table(tmp_path):
     """One command without -m, killed in its second run; what was finished is not done again."""
-    run(*ABLATION, "hydra.sweep.dir=whole", folder=tmp_path)
+    said = run(*ABLATION, "hydra.sweep.dir=whole", folder=tmp_path).stdout.splitlines()
+    assert said[0] == "2 runs: prefix=first_tokens,fraction"
+    assert [line.partition(",")[0] for line in said if "runs done" in line] == [
+        "1 of 2 runs done",
+        "2 of 2 runs done",
+    ]
     cut = [*ABLATION, "hydra.sweep.dir=cut"]
     with killed_at("judge.json", 2):
         run(*cut, folder=tmp_path)
@@ -54,6 +59,7 @@ def test_a_killed_ablation_resumes_to_the_same_table(tmp_path):
     done = run(*cut, folder=tmp_path)
     assert [f.stat().st_mtime_ns for f in finished] == before
     assert "finished before: cut/0" in done.stdout
+    assert "\n1 of 2 runs done\n" in done.stdout  # in no time: no estimate
     tables = [rows(tmp_path / name / "comparison.jsonl") for name in ("whole", "cut")]
     assert tables[0] == tables[1]
     assert [(row["overrides"]["prefix"], row["runs"]) for row in tables[0]] == [

@@ -64,6 +64,39 @@ def test_a_question_is_answered_last_and_everything_is_on_record(tmp_path):
     assert not (tmp_path / "again" / "traces").exists(), "a replay generates nothing"
 
 
+def test_a_point_of_a_sweep_is_pruned_live(tmp_path):
+    """The best one, or that of a line; what else is given wins. Other folders are refused."""
+    sweep = [
+        "evaluate", "sweep.traces=8", "sweep.questions=4", "sweep.resamples=1", "sweep.margin=0.9",
+        "sweep.thresholds=[0.2,0.6]", "sweep.prefix_lens=[16]", "sweep.judges=[coin]",
+        "logger=none", "hydra.run.dir=s",
+    ]  # fmt: skip
+    run(*sweep, folder=tmp_path)
+    best = rows(tmp_path / "s" / "chosen.jsonl")[0]
+    lines = rows(tmp_path / "s" / "results.jsonl")
+    (number,) = (
+        n for n, row in enumerate(lines, 1) if (row["judge"], row.get("threshold")) == ("coin", 0.6)
+    )
+    live = ["prune", ONE, "engine.seconds_per_token=0", "logger=none", "view=none", "point=s"]
+    run(*live, "hydra.run.dir=best", folder=tmp_path)
+    run(*live, f"point.row={number}", "prune.traces=6", "hydra.run.dir=row", folder=tmp_path)
+    for name, threshold, judge, n in (
+        ("best", best["threshold"], "LexicalJudge", 8), ("row", 0.6, "CoinJudge", 6),
+    ):  # fmt: skip
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["pruning"]["deepprune"]["threshold"] == threshold
+        assert config["pruning"]["deepprune"]["prefix"]["k"] == 16
+        assert config["judge"]["_target_"].endswith(judge)
+        assert config["prune"]["traces"] == n
+    for words, message in (
+        (["point.row=99"], f"point.row must be a line of s/results.jsonl, 1 to {len(lines)}"),
+        (["point=best"], "got best without chosen.jsonl"),
+    ):
+        done = run(*live, *words, "hydra.run.dir=bad", folder=tmp_path, code=2)
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_race_decides_by_the_mean_length_so_far_and_so_does_its_replay(tmp_path):
     """Question i is decided by (100 + tokens) / (1 + traces that ended), over those before it."""
     race = ["pruning=race", "pruning.race.budget=8", "logger=none", "view=json"]

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commandline import run
+from commandline import call, run, started
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+from wandb_stub import WandbStub
 
 from deepprune.cli import composed, config_folder
 from deepprune.config.agent import agent_overrides
+from deepprune.config.judges import export_hash
+from deepprune.config.point import point_overrides
 from deepprune.config.schemas import check_ranges
-from deepprune.report.tracking import MAX_ROWS, Tracker, start_run
+from deepprune.report.tracking import MAX_ROWS, WandbTracker, start_run
 
 LEGAL = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*(/[_a-zA-Z][_a-zA-Z0-9]*)?$")
 TINY = [
     "model=linear", "trainer.max_steps=2", "data.pairs_per_question=4", "prefix.k=32",
-    "data.eval_pairs_per_question=8", "sweep.traces=4", "sweep.questions=3", "sweep.resamples=1",
+    "experiment=none",
+    "data.eval_pairs_per_question=8", "sweep.traces=4", "sweep.questions=4", "sweep.resamples=1",
+    "sweep.margin=0.9",
 ]  # fmt: skip
 
 
@@ -28,6 +33,14 @@ def shown(folder):
     (*_, part) = sorted((folder / "wandb").glob("offline-run-*"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", part]
     return json.loads(subprocess.check_output(command))
+
+
+def records(folder, kind):
+    """All records of a kind of the last offline run."""
+    (*_, part) = sorted((folder / "wandb").glob("offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", part]
+    lines = map(json.loads, subprocess.check_output(command).splitlines())
+    return [line[kind] for line in lines if line["type"] == kind]
 
 
 def keys(node):
@@ -55,7 +68,29 @@ def test_runs_of_an_ablation_have_the_same_keys_with_the_values_of_their_files(t
     rows = [json.loads(line) for line in (tmp_path / "m/0/results.jsonl").read_text().splitlines()]
     headline = {name: summary[f"prune/headline_{name}"] for name in ("accuracy", "net_saving")}
     assert headline in [{name: row[name] for name in headline} for row in rows]
+    best = json.loads((tmp_path / "m/0/chosen.jsonl").read_text().splitlines()[0])
+    for name, column in (("accuracy",) * 2, ("net_saving",) * 2, ("prefix", "prefix_len")):
+        assert summary[f"prune/best_{name}"] == best[column]
     assert summary["prune/results"]["nrows"] == len(rows)
+    assert summary["prune/by_question"]["nrows"] == rows[0]["n_questions"] == 4
+    assert summary["judge/scores"]["nrows"] == 20
+    artifacts = json.loads((tmp_path / "m/0/artifacts.json").read_text())
+    judge = export_hash(tmp_path / "m/0/judge")
+    assert artifacts[f"judge-{judge[:12]}"] == {"type": "model", "sha256": judge, "role": "output"}
+    assert sorted(each["type"] for each in artifacts.values()) == ["dataset", "model", "results"]
+    logged = {
+        a["name"]: a
+        for a in records(tmp_path / "m/0", "artifact")
+        if a["type"] in ("dataset", "model", "results")  # a table is an artifact as well
+    }
+    assert logged.keys() == {name for name, a in artifacts.items() if a["role"] == "output"}
+    files = logged[f"judge-{judge[:12]}"]["manifest"]["contents"]
+    assert str(tmp_path / "m/0/judge/judge.json") in [file["local_path"] for file in files]
+    overrides = point_overrides([f"point={tmp_path / 'm/0'}", "seed=3"])
+    assert f'judge.path="{tmp_path}/m/0/judge"' in overrides
+    live = composed("prune", overrides)
+    (policy,) = live.pruning.values()
+    assert [policy.threshold, policy.prefix.k] == [best["threshold"], best["prefix_len"]]
 
 
 def test_a_start_that_was_killed_before_its_run_record_is_removed(tmp_path):
@@ -72,14 +107,60 @@ def test_a_start_that_was_killed_before_its_run_record_is_removed(tmp_path):
     assert shown(tmp_path)["run_id"] == "abc12345"
 
 
-def test_a_column_has_one_type_and_a_long_table_is_cut(capsys):
+@pytest.mark.slow
+def test_a_run_that_was_killed_three_times_is_synced_as_one_history(tmp_path):
+    """In its first second, in training and in the sweep; the last row of a step counts."""
+    folder = tmp_path / "r"
+    command = [
+        "train", *TINY[:1], *TINY[2:], "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
+        "callbacks.training.last.every_n_train_steps=2", "distributed.n=1", "hydra.run.dir=r",
+    ]  # fmt: skip
+    for pattern in ("wandb/offline-run-*", "checkpoints/last.ckpt", "outcomes/*.npz"):
+        with started(*command, folder=tmp_path, until=lambda p=pattern: [*folder.glob(p)]):
+            pass
+    call(*command, folder=tmp_path)
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    assert 2 <= len(parts) <= 4  # a start that left no record of a run is removed
+    with WandbStub() as stub:
+        done = stub.sync(parts, tmp_path)
+    assert done.returncode == 0, done.stderr
+    ((name, rows),) = stub.runs.items()
+    assert name == (folder / "wandb_id").read_text()
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(set(steps))
+    lines = [*map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())]
+    curves = [
+        {row[step]: row["judge/train_loss"] for row in found if "judge/train_loss" in row}
+        for found, step in ((rows, "trainer/global_step"), (lines, "step"))
+    ]
+    assert curves[0] == pytest.approx(curves[1])
+    assert any("prune_headline_net_saving" in row for row in rows)
+
+
+def test_an_online_run_uses_what_it_reads_and_refers_to_its_traces(tmp_path):
+    class Online:
+        offline = False
+
+        def use_artifact(self, artifact):
+            self.used = artifact
+
+    online = Online()
+    (tmp_path / "part.parquet").write_text("traces")
+    WandbTracker(online, tmp_path).artifact("dataset", [tmp_path], "ab" * 32, is_input=True)
+    assert (online.used.name, online.used.type) == ("traces-abababababab", "dataset")
+    (entry,) = online.used.manifest.entries.values()
+    assert entry.ref == (tmp_path / "part.parquet").as_uri()
+    assert online.used.metadata == {"sha256": "ab" * 32}
+
+
+def test_a_column_has_one_type_and_a_long_table_is_cut(tmp_path, capsys):
     class Logged(dict):
         def log(self, values):
             self.update(values)
 
     logged = Logged()
     rows = [{"n": 1, "x": [1]}, {"n": 0.5, "x": "a", "y": True}] * (MAX_ROWS // 2 + 1)
-    Tracker(logged).table("t/rows", rows)
+    WandbTracker(logged, tmp_path).table("t/rows", rows)
     table = logged["t/rows"]
     assert table.columns == ["n", "x", "y"]
     assert table.data[:2] == [[1, "[1]", None], [0.5, "a", True]]

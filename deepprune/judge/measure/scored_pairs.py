@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +73,17 @@ class PairScores(NamedTuple):
         chosen = self.unfinished() if name.endswith(UNFINISHED) else self
         metrics = judge_metrics(chosen.scores, chosen.labels, chosen.group)
         return metrics[name.removesuffix(UNFINISHED)]
+
+    def histogram(self, n_bins: int = 20) -> list[dict[str, float]]:
+        """Count pairs by score and label, all and unfinished ones, one row per bin of scores."""
+        ends = np.linspace(0, 1, n_bins + 1)
+        rows = [{"score_low": low, "score_high": high} for low, high in pairwise(ends.tolist())]
+        for label, name in enumerate(("different", "same")):
+            for chosen, suffix in ((self, ""), (self.unfinished(), UNFINISHED)):
+                counts, _ = np.histogram(chosen.scores[chosen.labels == label], ends)
+                for row, count in zip(rows, counts.tolist(), strict=True):
+                    row[name + suffix] = count
+        return rows
 
     def save(self, path: Path) -> None:
         buffer = io.BytesIO()
