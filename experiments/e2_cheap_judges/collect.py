@@ -9,11 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
+import altair as alt
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 from deepprune.core.types import TracePair, among_peers
 from deepprune.data.pairs import build_pairs
@@ -28,7 +25,6 @@ HERE = Path(__file__).parent
 N = 64  # traces per question
 METRICS = ("auroc_within_unfinished", "auroc_unfinished")
 LEXICAL = "number overlap"
-TREES = "features"  # boosted trees, removed after commit 94f0328
 
 
 def main(traces: str, folders: list[str]) -> None:
@@ -52,9 +48,8 @@ def main(traces: str, folders: list[str]) -> None:
         costs = {
             name: cost(path, groups[0], int(k)) for (name, at), path in exports.items() if at == k
         }
-        for baseline in (LEXICAL, TREES):
-            for row in compare(here, {"judge": baseline}):
-                lines.append({**row.record(), "cost": costs.get(row.overrides["judge"])})
+        for row in compare(here, {"judge": LEXICAL}):
+            lines.append({**row.record(), "cost": costs.get(row.overrides["judge"])})
     (HERE / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table(lines)
     figure(lines)
@@ -67,7 +62,7 @@ def lexical(groups, k: int, other: RunRecord) -> RunRecord:
         pair
         for group in groups
         if f"{group.question.dataset}/{group.question.question_id}" in names
-        for pair in build_pairs(group, FirstTokens(k), max_pairs=150, seed=0)
+        for pair in build_pairs(group, FirstTokens(k), seed=0)
     ]
     scores = PairScores.of(pairs, LexicalJudge().score(pairs))
     overrides = {"judge": LEXICAL, "k": str(k), "seed": "0"}
@@ -98,21 +93,16 @@ def firsts(group, rule) -> list[TracePair]:
 
 def table(lines: list[dict]) -> None:
     """Print the rows as a Markdown table."""
-    done = {(r["overrides"]["judge"], r["overrides"]["k"]): r for r in lines}
-    against = {
-        (r["overrides"]["judge"], r["overrides"]["k"], (r["baseline"] or {}).get("judge")): r
-        for r in lines
-    }
     print("| tokens | judge | within | pooled | within, minus number overlap |", end="")
-    print(" minus features | FLOPs per question | pairs/s |\n" + "| --- " * 8 + "|")
-    for (judge, k), row in done.items():
+    print(" FLOPs per question | pairs/s |\n" + "| --- " * 7 + "|")
+    for row in lines:
         cells = [said(row["metrics"].get(m)) for m in METRICS]
-        for other in (LEXICAL, TREES):
-            found = against.get((judge, k, other), {}).get("differences", {})
-            cells.append(said(found.get(METRICS[0]), sign="+"))
-        price = row["cost"] or {"flops": 0, "pairs_per_second": float("nan")}
-        cells += [f"{price['flops']:.2g}", f"{price['pairs_per_second']:,.0f}"]
-        print(f"| {k} | {judge} | " + " | ".join(cells) + " |")
+        cells.append(said(row["differences"].get(METRICS[0]), sign="+"))
+        if row["cost"]:
+            cells += [f"{row['cost']['flops']:.2g}", f"{row['cost']['pairs_per_second']:,.0f}"]
+        else:
+            cells += ["0", ""]
+        print(f"| {row['overrides']['k']} | {row['overrides']['judge']} | {' | '.join(cells)} |")
 
 
 def said(estimate, sign: str = "") -> str:
@@ -124,26 +114,23 @@ def said(estimate, sign: str = "") -> str:
 
 
 def figure(lines: list[dict]) -> None:
-    """Draw within-question AUROC by prefix length; the legend states the cost of a judge."""
-    fig, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    lengths = sorted({int(r["overrides"]["k"]) for r in lines})
-    judges = list(dict.fromkeys(r["overrides"]["judge"] for r in lines))
-    for number, judge in enumerate(judges):
-        rows = {int(r["overrides"]["k"]): r for r in lines if r["overrides"]["judge"] == judge}
-        at = [lengths.index(k) + 0.12 * (number - (len(judges) - 1) / 2) for k in rows]
-        values = np.array([r["metrics"][METRICS[0]] for r in rows.values()])
-        flops = next(iter(rows.values()))["cost"]
-        label = f"{judge} ({flops['flops']:.0e} FLOPs)" if flops else f"{judge} (no FLOPs)"
-        bars = np.abs(values[:, 1:] - values[:, :1]).T
-        axes.errorbar(at, values[:, 0], bars, fmt="o", capsize=3, label=label)
-    axes.axhline(0.5, color="0.6", lw=1, ls=":")
-    axes.set_xticks(range(len(lengths)), [f"{k} tokens" for k in lengths])
-    axes.set(
-        ylabel="AUROC within question, both unfinished",
-        title="MATH-500, R1-Distill-Llama-8B; FLOPs of all pairs of 64 prefixes",
+    """Draw within-question AUROC by prefix length."""
+    rows = []
+    for row in lines:
+        value, low, high = row["metrics"][METRICS[0]]
+        name = {"judge": row["overrides"]["judge"], "tokens": int(row["overrides"]["k"])}
+        rows.append({**name, "value": value, "low": low, "high": high})
+    names = sorted({row["judge"] for row in rows})
+    x, side = alt.X("tokens:O", title="prefix, tokens"), alt.XOffset("judge:N", sort=names)
+    title = "AUROC within question, both unfinished"
+    base = alt.Chart(alt.Data(values=rows)).encode(x, xOffset=side, color=alt.Color("judge:N"))
+    whisker = base.mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    point = base.mark_point(filled=True, size=70, opacity=1).encode(
+        alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)), shape=alt.Shape("judge:N")
     )
-    axes.legend(fontsize=8)
-    fig.savefig(HERE / "quality_cost.png", dpi=150)
+    half = alt.Chart().mark_rule(strokeDash=[4, 3]).encode(y=alt.datum(0.5))
+    chart = alt.layer(half, whisker, point, data=alt.Data(values=rows))
+    chart.properties(width=420, height=260).save(HERE / "quality_cost.png", ppi=120)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ def main(traces: str, folders: list[str]) -> None:
     store = open_traces(traces)
     groups = [store.group(ref) for ref in store.refs(datasets=["math500"])]
     of_question = {
-        question_hash(g.question.text): build_pairs(g, FirstTokens(K), max_pairs=150, seed=0)
-        for g in groups
+        question_hash(g.question.text): build_pairs(g, FirstTokens(K), seed=0) for g in groups
     }
     runs = []
     for name, folder in (f.split("=", 1) for f in folders):
