@@ -123,8 +123,8 @@ def write_page(
     headline = comparison_sentences(compared) if len(runs) > 1 else run_sentences(runs[0])
     _add_points(page, [_rows(run.folder) for run in runs], names)
     if len(runs) == 1 and runs[0].folder is not None:
-        for path in sorted(runs[0].folder.glob(f"*/{RESULTS}")):  # of sweep.networks
-            _add_points(page, [read_rows(path.parent)], names, path.parent.name)
+        for results in sorted(runs[0].folder.glob(f"*/{RESULTS}")):  # of sweep.networks
+            _add_points(page, [read_rows(results.parent)], names, results.parent.name)
     if len(runs) == 1:
         _add_judge(page, runs[0])
         _add_matrix(page, runs[0])

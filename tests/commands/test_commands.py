@@ -55,8 +55,8 @@ def test_evaluate_writes_its_rows_and_says_where(tmp_path):
     (offline,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
     media = offline / "files" / "media"
     assert [p.suffix for p in (media / "images" / "prune").iterdir()] == [".png"]
-    (logged,) = (media / "table" / "prune").iterdir()
-    assert len(json.loads(logged.read_text())["data"]) == 8
+    (results,) = (media / "table" / "prune").glob("results_*")
+    assert len(json.loads(results.read_text())["data"]) == 8
 
 
 def test_a_killed_sweep_resumes_to_the_same_rows(tmp_path):
@@ -200,6 +200,7 @@ def test_the_demo_sweeps_a_network_on_fewer_questions_and_says_so(tmp_path):
     alone = rows(tmp_path / "r" / "networks" / RESULTS)
     assert [row["policy"] for row in alone if row["judge"]] == ["deepprune"]
     assert {row["n_questions"] for row in alone} == {1}
+    assert (tmp_path / "r" / "report.html").stat().st_size > 100_000
     said = done.stdout.splitlines()
     assert len(said) <= 25
     assert said[0].startswith("judge ")
