@@ -27,20 +27,26 @@ def interval(row: dict, name: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-print("| policy | accuracy | against cons@k of equal tokens | against the hull | saved | L |")
-print("| --- " * 6 + "|")
-for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
-    row = json.loads(line)
-    if not is_shown(row):
-        continue
-    given = ", ".join(f"{name} {row[name]:g}" for name in FIELDS if row.get(name) is not None)
-    is_curve = row["policy"] == "consensus"
-    cells = [
-        f"cons@{row['k']}" if is_curve else f"{row['policy']}, {given}",
-        f"{100 * row['accuracy']:.1f}",
-        "" if is_curve else interval(row, "accuracy_vs_matched_cons"),
-        interval(row, "accuracy_vs_hull"),
-        f"{100 * row['token_saving']:.1f} %",
-        f"{row['latency']:.2f}",
-    ]
-    print(f"| {' | '.join(cells)} |")
+def main(path: Path) -> None:
+    """Print the table of the rows in a file."""
+    print("| policy | accuracy | against cons@k of equal tokens | against the hull | saved | L |")
+    print("| --- " * 6 + "|")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if not is_shown(row):
+            continue
+        given = ", ".join(f"{name} {row[name]:g}" for name in FIELDS if row.get(name) is not None)
+        is_curve = row["policy"] == "consensus"
+        cells = [
+            f"cons@{row['k']}" if is_curve else f"{row['policy']}, {given}",
+            f"{100 * row['accuracy']:.1f}",
+            "" if is_curve else interval(row, "accuracy_vs_matched_cons"),
+            interval(row, "accuracy_vs_hull"),
+            f"{100 * row['token_saving']:.1f} %",
+            f"{row['latency']:.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
