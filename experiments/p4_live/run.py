@@ -2,10 +2,9 @@
 
     python experiments/p4_live/run.py MODEL_FOLDER RUN_FOLDER
 
-MODEL_FOLDER is Qwen2.5-Coder-1.5B-Instruct, which generated the bundled pool. The policies run each
-question in an order drawn for it, on one engine, so that whatever else the machine does meets all
-alike. Traces and results are recorded as by `deepprune prune`; the same command resumes. Then each
-recording is replayed with its policy, and the table of the README is printed.
+The policies run each question in an order drawn for it, on one engine, so that whatever else the
+machine does meets all alike. Traces and results are recorded as by `deepprune prune`; the same
+command resumes. Then each recording is replayed with its policy, and the README's table printed.
 """
 
 import json
@@ -102,8 +101,11 @@ def main(model: str, folder: Path) -> None:
 
 def table(rows: list[dict]) -> None:
     """Print means by policy, ratios to cons@16, and in how many questions the replay agrees."""
-    print("| policy | right | tokens a question | seconds a question | of cons@16: tokens, seconds")
-    print("(median by question) | equal in the replay: decisions, votes |")
+    print(
+        "| policy | right | tokens a question | seconds a question | of cons@16: tokens, seconds",
+        end="",
+    )
+    print(" (median) | equal in the replay: decisions, votes |\n" + "| --- " * 6 + "|")
     base = {row["question_id"]: row for row in rows if row["policy"] == "cons@16"}
     for name in POLICIES:
         mine = [row for row in rows if row["policy"] == name]
