@@ -82,13 +82,14 @@ def run_sweep(
     """
     networks = {name: j for name, j in judges.items() if j.is_model and sweep.networks is not None}
     others = {name: judge for name, judge in judges.items() if name not in networks}
-    found = [_evaluated(sweep, questions, n_traces, others, run, cache, run.folder)]
+    points, rows = _evaluated(sweep, questions, n_traces, others, run, cache, run.folder)
+    found = [rows]
     if networks and sweep.networks is not None:
         few, _ = sweep.networks.choose(questions)
         folder = run.folder / NETWORKS
-        found.append(_evaluated(sweep.networks, few, n_traces, networks, run, cache, folder))
+        _, rows = _evaluated(sweep.networks, few, n_traces, networks, run, cache, folder)
+        found.append(rows)
     run.results_path = run.folder / RESULTS
-    points = sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in others.items()})
     _log(sweep, found, questions, points, run)
     return found
 
@@ -101,10 +102,11 @@ def _evaluated(
     run: Run,
     cache: ScoreCache,
     folder: Path,
-) -> list[Row]:
-    """Evaluate one grid into ``folder``, and say which of its points failed."""
+) -> tuple[list[Point], list[Row]]:
+    """Evaluate one grid into ``folder``, say which of its points failed; return it and its rows."""
+    points = sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in judges.items()})
     runner = QuestionRunner(
-        sweep_points(sweep, questions, n_traces, {n: j.needs for n, j in judges.items()}),
+        points,
         n_traces=n_traces,
         resamples=sweep.resamples,
         seed=sweep.seed,
@@ -130,7 +132,7 @@ def _evaluated(
     if failed:
         run.status = "failed"
         print(f"{len(failed)} of {len(rows)} points failed: {failed[0].reason}")
-    return rows
+    return points, rows
 
 
 def _write_questions(

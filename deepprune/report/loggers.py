@@ -1,4 +1,4 @@
-"""What a run logs beside its own files: nothing, CSV files, TensorBoard or MLflow.
+"""Loggers of a run beside its own files: none, CSV files, TensorBoard or MLflow.
 
 W&B is in `tracking`. The files of a run folder are the record; a logger shows them elsewhere.
 """

@@ -1,4 +1,4 @@
-"""What runs have found and how they were made, as sentences and lines."""
+"""Sentences and lines on the findings of runs and on how they were made."""
 
 from __future__ import annotations
 
