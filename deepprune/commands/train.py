@@ -144,7 +144,7 @@ def _report(
             seed=plan.split_seed,
         )
     lexical = PairScores.of(pairs, LexicalJudge().score(pairs))
-    draws = QuestionDraws(lexical.question, plan.seed)
+    draws = QuestionDraws(lexical.question)  # as in a comparison of runs
     reports: Reports = {}
     for (name, judge), folder in zip(trained.items(), folders, strict=True):
         assert isinstance(judge, TrainedJudge)

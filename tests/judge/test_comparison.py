@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepprune.judge.measure.bootstrap import QuestionDraws
 from deepprune.judge.measure.comparison import (
+    HEADLINE,
     MIN_SEEDS,
     RunRecord,
     _seed_weights,
@@ -72,6 +74,15 @@ def test_seeds_widen_the_interval_and_equal_rows_do_not_differ():
     widths = [e.high - e.low for e in (a.metrics["auroc"], c.metrics["auroc"])]
     assert widths[1] > 2 * widths[0]
     assert not is_clear_of_0(b.differences["auroc"])
+
+
+def test_intervals_depend_neither_on_what_tells_rows_apart_nor_on_the_seed_of_a_run():
+    scores = [pair_scores(s, 0.5) for s in range(3)]
+    runs = [run(str(s), each, loss="bce", lr=1, seed=s) for s, each in enumerate(scores)]
+    assert compare(runs)[0].metrics == compare(runs, by=["loss"])[0].metrics
+    (alone,) = compare(runs[2:])
+    its_own = QuestionDraws(scores[2].question).estimates(scores[2])
+    assert alone.metrics[HEADLINE] == its_own[HEADLINE]
 
 
 def test_two_seeds_are_too_few_for_an_interval_over_seeds():
@@ -173,7 +184,7 @@ def test_a_fold_that_was_never_started_is_missing():
 def test_intervals_over_three_seeds_cover_what_they_say():
     """Noise of the seeds alone, around 0."""
     means = np.random.default_rng(0).standard_normal((4000, 3))
-    drawn = _seed_weights(0, (("0",), ("1",), ("2",)), 1000) @ means.T
+    drawn = _seed_weights(0, 3, 1000) @ means.T
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     assert 0.92 < np.mean((low < 0) & (high > 0)) < 0.98
 

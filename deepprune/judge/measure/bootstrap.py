@@ -25,7 +25,7 @@ class QuestionDraws:
     for a paired difference. Names of questions may be repeated.
     """
 
-    def __init__(self, questions: Iterable[str], seed: int, n: int = N_DRAWS) -> None:
+    def __init__(self, questions: Iterable[str], seed: int = 0, n: int = N_DRAWS) -> None:
         self._names = np.unique(np.array(list(questions), dtype=str))
         n_questions = len(self._names)
         self._counts: FloatArray = np.ones((1 + n, n_questions))  # the first row is the data

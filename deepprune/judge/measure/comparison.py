@@ -176,9 +176,9 @@ def compare(
     """Group runs into rows, in the order of their first runs, and measure them.
 
     Questions are drawn with replacement, the same for all runs. The spread over seeds is drawn from
-    Student's t with S - 1 degrees of freedom, the same for rows that have the same seeds: a
-    bootstrap of three seeds covers 81 % instead of 95. With fewer than `MIN_SEEDS` seeds the
-    interval is over questions alone. Ends are cut off at the range of the metric.
+    Student's t with S - 1 degrees of freedom, the same for all rows of S seeds: a bootstrap of
+    three seeds covers 81 % instead of 95. With fewer than `MIN_SEEDS` seeds the interval is over
+    questions alone. Ends are cut off at the range of the metric.
 
     Args:
         runs: See ``read_runs``; folds are joined.
@@ -235,7 +235,7 @@ def _over_seeds(
         values_RS = np.stack([by_seeds[name][metric] for name in names], axis=1)
         if np.isnan(values_RS[0]).any():
             continue
-        weights_RS = _seed_weights(seed, tuple(names), len(values_RS) - 1)
+        weights_RS = _seed_weights(seed, len(names), len(values_RS) - 1)
         drawn = (weights_RS * values_RS[1:]).sum(axis=1)
         ends = np.clip(drawn, lowest, 1.0)
         found[metric] = estimate(np.concatenate([[values_RS[0].mean()], ends]))
@@ -243,15 +243,15 @@ def _over_seeds(
 
 
 @cache
-def _seed_weights(seed: int, names: tuple[tuple[str, ...], ...], n_draws: int) -> FloatArray:
-    """Draw weights of the seeds, shape ``(R, S)``; those of a draw sum to 1.
+def _seed_weights(seed: int, n: int, n_draws: int) -> FloatArray:
+    """Draw weights of ``n`` seeds, shape ``(R, S)``; those of a draw sum to 1.
 
     The weighted sum of values is distributed as their mean plus its standard error times Student's
     t with S - 1 degrees of freedom; with fewer than `MIN_SEEDS` it is their mean.
     """
-    if (n := len(names)) < MIN_SEEDS:
+    if n < MIN_SEEDS:
         return np.full((n_draws, n), 1 / n)
-    rng = generator(seed, "seeds", *("\t".join(name) for name in names))
+    rng = generator(seed, "seeds")
     normal = rng.standard_normal((n_draws, n))
     normal -= normal.mean(axis=1, keepdims=True)
     scale = np.sqrt((n - 1) / rng.chisquare(n - 1, (n_draws, 1)))

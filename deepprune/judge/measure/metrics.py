@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from deepprune.core.protocols import FloatArray, IntArray
 
@@ -105,7 +104,8 @@ def weighted_metrics(
     same_QS, different_QS = _sums(y, *place), _sums(1 - y, *place)
     n_same, n_different = counts_RQ @ same_QS.sum(1), counts_RQ @ different_QS.sum(1)
     wins = _wins(same_QS, different_QS, counts_RQ)
-    caught, area = _over_scores(same_QS, different_QS, counts_RQ)
+    caught = _caught(same_QS, different_QS, counts_RQ)
+    area = _area(same_QS, different_QS, counts_RQ)
 
     question_G = np.zeros(len(names), dtype=np.int64)
     question_G[group] = question
@@ -131,10 +131,9 @@ def auroc(scores: FloatArray, labels: FloatArray) -> float:
 
     Mann-Whitney's statistic; ``labels`` need both classes.
     """
-    n_same = labels.sum()
-    rank_sum = rankdata(scores)[labels == 1].sum()
-    wins = rank_sum - n_same * (n_same + 1) / 2
-    return float(wins / (n_same * (labels.size - n_same)))
+    same, different = scores[labels == 1], np.sort(scores[labels != 1])
+    wins = sum(np.searchsorted(different, same, side).sum() for side in ("left", "right")) / 2
+    return float(wins / (same.size * different.size))
 
 
 def current_name(name: str) -> str:
@@ -180,29 +179,38 @@ def _wins(same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray) 
     return wins
 
 
-def _over_scores(
-    same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the "different" pairs caught within `FNR`, and the area under precision-recall.
+def _caught(same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray) -> FloatArray:
+    """Return the "different" pairs caught at the highest threshold that loses at most `FNR`.
 
     A threshold just above the s-th score loses the "same" pairs up to it and catches the
-    "different" ones; the highest threshold that loses at most `FNR` counts.
+    "different" ones. The loss rises with s, so each row finds its last allowed s by bisection.
     """
-    step_QS = different_QS
-    same_QS, different_QS = np.cumsum(same_QS, axis=1), np.cumsum(different_QS, axis=1)
-    n_rows = len(counts_RQ)
-    allowed = FNR * (counts_RQ @ same_QS[:, -1]) + 1e-9
-    n_allowed, area = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows)
-    width = max(1, _BLOCK // n_rows)
-    for start in range(0, same_QS.shape[1], width):
-        columns = slice(start, start + width)
-        lost_RS, found_RS = counts_RQ @ same_QS[:, columns], counts_RQ @ different_QS[:, columns]
-        n_allowed += (lost_RS <= allowed[:, None]).sum(1)
-        precision_RS = found_RS / np.maximum(lost_RS + found_RS, 1)  # 0 / 0 weighs nothing
-        area += np.einsum("rs,rs->r", counts_RQ @ step_QS[:, columns], precision_RS)
-    last: IntArray = np.maximum(n_allowed - 1, 0)
-    caught = np.einsum("rq,qr->r", counts_RQ, different_QS[:, last])
-    return np.where(n_allowed > 0, caught, 0), area
+    lost_QS, found_QS = np.cumsum(same_QS, axis=1), np.cumsum(different_QS, axis=1)
+    allowed = FNR * (counts_RQ @ lost_QS[:, -1]) + 1e-9
+    n_allowed = np.zeros(len(counts_RQ), dtype=np.int64)
+    n_scores = lost_QS.shape[1]
+    for step in (1 << power for power in reversed(range(n_scores.bit_length()))):
+        last = np.minimum(n_allowed + step, n_scores) - 1
+        lost = np.einsum("rq,qr->r", counts_RQ, lost_QS[:, last])
+        is_more = (n_allowed + step <= n_scores) & (lost <= allowed)
+        n_allowed += step * is_more
+    caught = np.einsum("rq,qr->r", counts_RQ, found_QS[:, np.maximum(n_allowed - 1, 0)])
+    return np.where(n_allowed > 0, caught, 0)
+
+
+def _area(same_QS: FloatArray, different_QS: FloatArray, counts_RQ: FloatArray) -> FloatArray:
+    """Return the area under precision-recall of "different" pairs, times their number."""
+    found_QS, all_QS = np.cumsum(different_QS, axis=1), np.cumsum(same_QS + different_QS, axis=1)
+    steps = np.flatnonzero(different_QS.any(axis=0))  # recall grows at these scores alone
+    area = np.zeros(len(counts_RQ))
+    width = max(1, _BLOCK // len(counts_RQ))
+    for start in range(0, steps.size, width):
+        columns = steps[start : start + width]
+        total_RS = counts_RQ @ all_QS[:, columns]
+        precision_RS = counts_RQ @ found_QS[:, columns]
+        precision_RS /= np.maximum(total_RS, 1, out=total_RS)  # 0 / 0 weighs nothing
+        area += np.einsum("rs,rs->r", counts_RQ @ different_QS[:, columns], precision_RS)
+    return area
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
