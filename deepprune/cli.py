@@ -142,9 +142,11 @@ def _run_once(command: str, name: str, arguments: Sequence[str]) -> None:
     if command == "judge-report":
         words = _judge_overrides(words)
     elif command == "prune":
-        from deepprune.config.point import point_overrides
+        if any(word.startswith("point") for word in words):
+            from deepprune.config.point import point_overrides  # needs half a second
 
-        words, question = _question_apart(point_overrides(words))
+            words = point_overrides(words)
+        words, question = _question_apart(words)
     if given.config_dir is not None:
         words.append(f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]")
     config = composed(name, words)
@@ -326,7 +328,7 @@ def run_job(name: str, config: Any) -> float | None:
     If a job of a multirun fails, its folder gets a ``failure.json`` with the reason, the other jobs
     run, and the multirun ends with that exit code, see `MultirunTable`.
     """
-    from importlib import import_module  # torch comes with it: only now
+    from importlib import import_module
 
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -343,7 +345,8 @@ def run_job(name: str, config: Any) -> float | None:
     quieten_libraries()
     try:
         check_ranges(config)
-        run = getattr(import_module(f"deepprune.commands.{name}"), name)(_plan(name, config))
+        plan = _plan(name, config)
+        run = getattr(import_module(f"deepprune.commands.{name}"), name)(plan)
     except Exception as error:
         if not is_multirun:
             raise
@@ -363,9 +366,10 @@ def run_job(name: str, config: Any) -> float | None:
 
 def _plan(name: str, config: Any) -> Any:
     """Turn a configuration into the plan of its command; nothing below sees the configuration."""
-    from deepprune.config import build, build_live
+    from importlib import import_module
 
-    return getattr(build_live if name in ("collect", "prune") else build, name)(config)
+    module = "build_live" if name in ("collect", "prune") else "build"
+    return getattr(import_module(f"deepprune.config.{module}"), name)(config)
 
 
 def config_folder() -> Path:

@@ -19,6 +19,7 @@ class SweepProgress(Watcher):
             desc=f"sweep, {', '.join(plan.judges) or 'no judge'}, questions: ",
             total=len(plan.questions),
             initial=plan.n_recorded,
+            delay=0,  # what takes seconds comes before the first question ends
         )
 
     def on_question_end(self, question: QuestionRef, outcomes: QuestionOutcomes) -> None:

@@ -164,6 +164,8 @@ def run_plan(config: DictConfig, command: str) -> RunPlan:
 
 def _changed(identity: Mapping[str, Any], hydra: Any) -> dict[str, tuple[Any, Any]]:
     """Return the options that differ from the command's defaults, with both values."""
+    if not hydra.overrides.task and not identity.get("question"):  # which is no override
+        return {}  # to compose the defaults once more takes .2 s
     folder = next(s.path for s in hydra.runtime.config_sources if s.provider == "main")
     default, now = _defaults(hydra.job.config_name, folder), flat(identity)
     return {
@@ -337,8 +339,10 @@ def make_engine(config: DictConfig) -> MakeEngine:
             "a sweep runs on recorded traces, engine=replay: record some with deepprune collect, "
             "or prune live with deepprune prune."
         )
-    # not through `instantiate`, which makes a configuration of a dataclass
-    made: MakeEngine = partial(instantiated(config.engine), steps=step_times(config))
+    deferred = instantiated(config.engine)
+    # not through `instantiate`, which makes a configuration of a dataclass; and a plain partial,
+    # because to unpickle one of Hydra's every process would import Hydra
+    made: MakeEngine = partial(deferred.func, **{**deferred.keywords, "steps": step_times(config)})
     with inputs_of("engine"):
         made(QuestionTraces(Question("", "", ""), "", ()), 0)
     return made

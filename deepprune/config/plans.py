@@ -22,7 +22,6 @@ from deepprune.evaluation.grid import Point, grid
 from deepprune.evaluation.ledger import GeneratorSize
 from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.watcher import Watcher
-from deepprune.generation.live import LiveEngine
 from deepprune.judge.base import Judge
 from deepprune.traces import TraceStore
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from deepprune.data.datamodule import SamplerFactory
+    from deepprune.generation.live import LiveEngine
     from deepprune.judge.network.architecture import Architecture
     from deepprune.judge.network.module import OptimizerFactory
 

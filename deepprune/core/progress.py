@@ -18,13 +18,14 @@ EVERY_S = 10.0
 class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """Progress bar on stderr, cleared at its end; without a terminal a line now and then.
 
-    A job that ends before shows none.
+    A job that ends within ``delay`` seconds, by default 2, shows none.
     """
 
     def __init__(self, items: Iterable[Any] | None = None, **options: Any) -> None:
         is_terminal = sys.stderr.isatty()
         line = "{desc}{n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
-        options |= {"delay": 2, "file": sys.stderr, "leave": False, "dynamic_ncols": is_terminal}
+        options = {"delay": 2, **options, "file": sys.stderr, "leave": False}
+        options["dynamic_ncols"] = is_terminal
         super().__init__(items, **options, bar_format=None if is_terminal else line)
 
     @staticmethod
@@ -32,7 +33,7 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         """Return what shows the bar: it overwrites itself in a terminal, else each is a line."""
         if file.isatty():
             return tqdm.status_printer(file)  # type: ignore[no-any-return]
-        next_at = monotonic() + EVERY_S
+        next_at = monotonic()
 
         def show(text: str) -> None:
             nonlocal next_at

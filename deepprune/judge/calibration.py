@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from deepprune.core.errors import InputError
@@ -97,6 +96,8 @@ def fit_calibration(
     Raises:
         ValueError: If shapes differ.
     """
+    from scipy.optimize import minimize  # takes .3 s, which only training needs
+
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     names = np.arange(z.size) if questions is None else np.asarray(questions)
     if not z.shape == y.shape == names.shape:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import linkage
 from scipy.special import expit, logit
 
 from deepprune.core.protocols import BoolArray, FloatArray, IntArray, ScorePairs
@@ -238,6 +237,8 @@ def _average(scores: FloatArray, taus: FloatArray, max_clusters: int) -> tuple[I
         The first trace of each trace's cluster, one row per number of joins that some threshold
         allows, shape ``(G, N)``, and the row of each threshold, shape ``(T,)``.
     """
+    from scipy.cluster.hierarchy import linkage  # takes .2 s, which other methods save
+
     n = len(scores)
     tree = linkage(1 - scores[np.triu_indices(n, 1)], "average")
     n_joins = np.searchsorted(tree[:, 2], 1 - taus)  # heights below 1 - tau; they never decrease

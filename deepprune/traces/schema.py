@@ -140,8 +140,8 @@ def list_slices(column: pa.ChunkedArray) -> list[NDArray[Any] | None]:
     """Return each row of a list column as a read-only slice of its values; ``None`` if null."""
     slices: list[NDArray[Any] | None] = []
     for chunk in column.chunks:
-        values = chunk.values.to_numpy(zero_copy_only=True)
-        offsets = chunk.offsets.to_numpy(zero_copy_only=True).tolist()
+        values = np.from_dlpack(chunk.values)  # pyarrow's `to_numpy` imports pandas
+        offsets = np.from_dlpack(chunk.offsets).tolist()
         valid = chunk.is_valid().to_pylist()
         slices.extend(
             values[offsets[i] : offsets[i + 1]] if valid[i] else None for i in range(len(chunk))

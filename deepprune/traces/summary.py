@@ -65,7 +65,7 @@ def summarise(store: TraceStore) -> list[TraceSummary]:
     names = ("dataset", "question_id", "model")
     numbers = ("n_tokens", "answer_class")
     table = store.columns([*names, *numbers, "is_correct"])
-    n_tokens, classes = (table.column(name).to_numpy() for name in numbers)
+    n_tokens, classes = (np.array(table.column(name).to_pylist()) for name in numbers)
     # Correctness of a trace: 1, 0, or NaN without a gold answer.
     is_correct = np.array(
         [np.nan if c is None else float(c) for c in table.column("is_correct").to_pylist()]
