@@ -94,7 +94,7 @@ FILES = {
 
 NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
-    "model/encoder": {"tokenizer", "layout", "generative", "template"},
+    "model/encoder": {"tokenizer", "layout", "generative", "texts"},
     "pruning": {"name"},
     "engine/replay": {"group", "prompt_tokens"},
     "steps": {"name"},

@@ -38,7 +38,9 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
     "model/encoder": ("deepprune.judge.network.encoding.PairEncoder", {
         "max_length": (Count, 512),
         "with_question": (bool, False),
-        "chat_template": (bool, False)}),
+        "chat_template": (bool, False),
+        "template": (str | None, None),
+        "answer_words": (list[str], ["Yes", "No"])}),
     "model/cross_encoder": ("deepprune.judge.network.cross_encoder.CrossEncoderArchitecture", {
         "backbone": (Annotated[Any, "model/backbone"], {}),
         "encoder": (Annotated[Any, "model/encoder"], {}),
@@ -271,6 +273,8 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
         "max_length": (Count, 2048),
         "with_question": (bool, True),
         "chat_template": (bool, True),
+        "template": (str | None, None),
+        "answer_words": (list[str], ["Yes", "No"]),
         "symmetric": (bool, False),
         "dtype": (Literal["float32", "bfloat16"], "bfloat16"),
         "attention": (Literal["sdpa", "eager", "flash_attention_2"], "sdpa"),

@@ -24,7 +24,7 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "r" / "judge" / "judge.json").read_text())
     assert record["settings"]["backbone"]["head"] == "generative"
     assert record["settings"]["backbone"]["lora"]["r"] == 16
-    assert record["settings"]["encoder"]["template"][0].startswith("user: Below are")
+    assert record["settings"]["encoder"]["texts"][0].startswith("user: Below are")
     assert record["training"]["steps"] == 1
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]

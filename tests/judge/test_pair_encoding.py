@@ -34,6 +34,21 @@ def test_causal_layout_shares_the_representative():
     assert text.index("Question") < text.index("TraceA") < text.index("TraceB")
 
 
+def test_a_template_of_ones_own():
+    def text(template, **settings):
+        encoder = PairEncoder(
+            tiny_causal_tokenizer(), layout="causal", template=template, **settings
+        )
+        ids = encoder.join(*encoder.tokenise(["7", "8", "9"])).input_ids
+        return encoder.tokenizer.decode(ids).replace(" ", "")
+
+    assert text("Q {question} A {first} B {second} same", with_question=True).endswith("Q7A8B9same")
+    assert text("A {first} B {second} same").endswith("A8B9same")
+    for wrong in ("{second} {first}", "{first}", "{question} {first} {second}"):
+        with pytest.raises(ValueError, match=r"must have \{first\}, \{second\}, each once"):
+            text(wrong)
+
+
 @pytest.mark.parametrize(
     ("n_first", "n_second", "kept"),
     [
@@ -92,7 +107,8 @@ def test_it_is_a_small_dictionary():
         "with_question": True,
         "chat_template": False,
         "generative": False,
-        "template": [],
+        "answer_words": ["Yes", "No"],
+        "texts": [],
     }
 
 

@@ -57,6 +57,20 @@ def test_its_fingerprint_follows_from_weights_and_prompt(source, tmp_path):
     assert zero_shot(other).provenance.fingerprint not in prompts
 
 
+def test_a_judge_that_others_trained_is_asked_as_it_was_trained(source, tmp_path):
+    """Its answers are 1 and 2, so that swapping them turns every score around."""
+    asked = {"template": "{question} {first} {second} 1 or 2", "answer_words": ["1", "2"]}
+    judge = zero_shot(source, **asked)
+    swapped = zero_shot(source, **{**asked, "answer_words": ["2", "1"]})
+    assert np.allclose(judge.score(PAIRS), 1 - swapped.score(PAIRS), atol=1e-6)
+    assert judge.provenance.fingerprint != swapped.provenance.fingerprint
+    read = CrossEncoderJudge.load(judge.export(tmp_path / "judge"), device="cpu")
+    assert read.encoder.settings == judge.encoder.settings
+    assert read.encoder.settings["answer_words"] == ["1", "2"]
+    with pytest.raises(InputError, match="must be two words"):
+        zero_shot(source, answer_words=["same"])
+
+
 def test_both_orders_are_averaged(source):
     judge = zero_shot(source, symmetric=True)
     swapped = [TracePair(pair.second, pair.first) for pair in PAIRS]
@@ -93,7 +107,11 @@ def test_an_export_of_a_generative_judge_reproduces_its_scores(lora, source, tmp
     assert np.allclose(read.score(PAIRS), judge.score(PAIRS), atol=1e-6)
     assert read.provenance.fingerprint == judge.provenance.fingerprint
     values = json.loads((folder / "judge.json").read_text())
-    assert values["settings"]["encoder"]["template"][-1].endswith("Answer Yes or No.\nassistant: ")
+    texts = values["settings"]["encoder"].pop("texts")
+    assert texts[-1].endswith("Answer Yes or No.\nassistant: ")
+    values["settings"]["encoder"]["template"] = texts  # as they were called
+    (folder / "judge.json").write_text(json.dumps(values))
+    assert CrossEncoderJudge.load(folder, **settings).encoder.settings == encoder.settings
 
 
 def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
@@ -103,7 +121,7 @@ def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
     folder = judge.export(tmp_path / "judge")
     values = json.loads((folder / "judge.json").read_text())
     del values["settings"]["backbone"]["head"]
-    for name in ("chat_template", "generative", "template"):
+    for name in ("chat_template", "generative", "answer_words", "texts"):
         del values["settings"]["encoder"][name]
     (folder / "judge.json").write_text(json.dumps(values))
     assert np.allclose(load_judge(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)

@@ -30,7 +30,7 @@ from deepprune.core.files import sha256_file
 from deepprune.core.flops import transformer_flops
 from deepprune.core.options import Count, Ge, Lt, checked
 from deepprune.core.protocols import FloatArray
-from deepprune.judge.network.encoding import Layout, answer_ids
+from deepprune.judge.network.encoding import ANSWER_WORDS, Layout, answer_ids
 
 _log = python_logging.getLogger(__name__)
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -188,10 +188,11 @@ def load_tokenizer(backbone: Backbone) -> Any:
     return tokenizer
 
 
-def load_model(backbone: Backbone) -> PairClassifier:
+def load_model(backbone: Backbone, words: Sequence[str] = ANSWER_WORDS) -> PairClassifier:
     """Read the weights, add head and adapters, freeze what is not trained.
 
-    The head and the adapters are drawn from torch's global generator: seed it first.
+    The head and the adapters are drawn from torch's global generator: seed it first. A generative
+    head compares ``words``.
 
     Raises:
         InputError: If the weights, or a layer of ``target_modules``, are missing.
@@ -231,16 +232,16 @@ def load_model(backbone: Backbone) -> PairClassifier:
                 f"a generative head is that of a language model, and {backbone.source!r} has no "
                 "such head: take a causal language model, or model.backbone.head=classification."
             )
-        head = _generative_head(loaded.get_output_embeddings().weight, load_tokenizer(backbone))
+        ids = answer_ids(load_tokenizer(backbone), words)
+        head = _generative_head(loaded.get_output_embeddings().weight, *ids)
         return build_classifier(loaded.base_model, backbone, head)
     if backbone.layout == "causal":  # a checkpoint that has a head of its own keeps it
         return build_classifier(loaded.base_model, backbone, loaded.score)
     return build_classifier(loaded, backbone)
 
 
-def _generative_head(rows_VD: Tensor, tokenizer: Any) -> nn.Linear:
-    """Make the head ``h -> logit("Yes") - logit("No")`` from a head with a row for each token."""
-    yes, no = answer_ids(tokenizer)
+def _generative_head(rows_VD: Tensor, yes: int, no: int) -> nn.Linear:
+    """Make the head ``h -> logit(yes) - logit(no)`` from a head with a row for each token."""
     rows = rows_VD.detach().float()
     head = nn.Linear(rows.shape[1], 1, bias=False)
     with torch.no_grad():

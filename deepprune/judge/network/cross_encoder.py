@@ -25,7 +25,7 @@ from deepprune.judge.network.backbones import (
     load_model,
     load_tokenizer,
 )
-from deepprune.judge.network.encoding import PairEncoder, PairTokens
+from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder, PairTokens
 from deepprune.judge.network.inference import pair_logits
 from deepprune.judge.network.weights import (
     backbone_from_json,
@@ -146,10 +146,13 @@ class CrossEncoderJudge(TrainedJudge):
     def _from_record(cls, folder: Path, record: SavedJudge, device: str, **settings: Any) -> Self:
         values = record.settings
         backbone = backbone_from_json(values["backbone"])
-        model, tokenizer = read_model(folder, backbone, values["frozen_digest"])
+        encoding = {**values["encoder"]}
+        encoding["texts"] = encoding.pop("template", None) or encoding.get("texts", ())  # renamed
+        words = encoding.get("answer_words", ANSWER_WORDS)
+        model, tokenizer = read_model(folder, backbone, values["frozen_digest"], words)
         return cls(
             model,
-            PairEncoder(tokenizer, **values["encoder"]),
+            PairEncoder(tokenizer, **encoding),
             backbone,
             device=device,
             symmetric=values["symmetric"],
@@ -209,7 +212,7 @@ class CrossEncoderArchitecture:
 
     def build(self, inputs: PairInputs | None = None) -> PairClassifier:
         """Read the backbone's weights and add a head; the inputs do not matter."""
-        return load_model(self._backbone)
+        return load_model(self._backbone, self._encoder.get("answer_words", ANSWER_WORDS))
 
     def judge(self, model: nn.Module, seen_questions: frozenset[str]) -> CrossEncoderJudge:
         assert isinstance(model, PairClassifier)

@@ -5,6 +5,7 @@ Tensor names: B pairs, T tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -28,7 +29,7 @@ _QUESTION, _FIRST, _SECOND = "\n\nQuestion:\n", "\n\nTrace A:\n", "\n\nTrace B:\
 _VERDICT = "\n\nSame final answer:"
 _ASK = "\n\nWill both end in the same final answer? Answer Yes or No."
 ANSWER_WORDS = ("Yes", "No")
-"""Next words that a generative head compares: "same", then "different"."""
+"""Next words that a generative head compares unless told others: "same", then "different"."""
 _CACHED_TEXTS = 65_536
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
@@ -61,14 +62,17 @@ class PairEncoder:
         with_question: Whether the question stands before the prefixes.
         chat_template: Whether the text is a user's message in the tokenizer's chat template, with
             the assistant's turn opened; ``causal`` only.
-        generative: Whether the text ends where one of ``ANSWER_WORDS`` comes next, for a generative
+        generative: Whether the text ends where one of ``answer_words`` comes next, for a generative
             head; ``causal`` only.
-        template: The texts of the ``causal`` layout: its start, the headings of question, first
-            and second prefix, and its end. Empty for our own; an export keeps the one it was
-            trained on, since chat templates change (some state the date).
+        template: Text of a ``causal`` model, with ``{first}`` and ``{second}`` for the prefixes and
+            before them ``{question}`` where the question is read; ``None`` for our own.
+        answer_words: What a generative head takes for "same" and for "different".
+        texts: What an export was trained on, with its chat template: the start, the headings of
+            question, first and second prefix, and the end. Chat templates change, some state the
+            date. Empty to make them.
 
     Attributes:
-        settings: The arguments as JSON values, but for the tokenizer.
+        settings: The arguments as JSON values, but for tokenizer and ``template``.
 
     Raises:
         ValueError: If the window has no room for two tokens of prefix, or the tokenizer lacks a
@@ -84,7 +88,9 @@ class PairEncoder:
         with_question: bool = False,
         chat_template: bool = False,
         generative: bool = False,
-        template: Sequence[str] = (),
+        template: str | None = None,
+        answer_words: Sequence[str] = ANSWER_WORDS,
+        texts: Sequence[str] = (),
     ) -> None:
         if layout not in ("bert", "causal"):
             raise ValueError(f"layout must be bert or causal, got {layout!r}.")
@@ -93,11 +99,14 @@ class PairEncoder:
         self.layout = layout
         self.max_length, self.with_question = max_length, with_question
         if layout == "causal":
-            template = template or _template(tokenizer, chat_template, generative)
-        elif chat_template or generative:
+            if not texts:
+                own = _own_texts(chat_template, generative)
+                texts = own if template is None else _texts(template, with_question)
+                texts = _in_chat(texts, tokenizer) if chat_template else texts
+        elif chat_template or generative or template is not None:
             raise ValueError(
-                "chat_template and generative need the causal layout, that is a causal backbone "
-                "with pooling=last, got layout bert."
+                "chat_template, template and generative need the causal layout, that is a causal "
+                "backbone with pooling=last, got layout bert."
             )
         self.settings = {
             "layout": layout,
@@ -105,7 +114,8 @@ class PairEncoder:
             "with_question": with_question,
             "chat_template": chat_template,
             "generative": generative,
-            "template": list(template),
+            "answer_words": list(answer_words),
+            "texts": list(texts),
         }
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
@@ -116,8 +126,8 @@ class PairEncoder:
             parts = [start, separator if with_question else [], separator, separator]
         else:
             if generative:
-                answer_ids(tokenizer)
-            head, *rest = self.tokenise(template)
+                answer_ids(tokenizer, answer_words)
+            head, *rest = self.tokenise(texts)
             bos = getattr(tokenizer, "bos_token_id", None)
             if bos not in (None, tokenizer.eos_token_id) and not chat_template:
                 head = [bos, *head]  # a chat template has its own
@@ -240,44 +250,63 @@ class TokenInputs:
         return self._encoder.join(*(self._tokens[text] for text in texts))
 
 
-def answer_ids(tokenizer: Any) -> tuple[int, int]:
-    """Return the first tokens of the two ``ANSWER_WORDS``.
+def answer_ids(tokenizer: Any, words: Sequence[str] = ANSWER_WORDS) -> tuple[int, int]:
+    """Return the first tokens of the two answer words.
 
     Raises:
-        InputError: If the tokenizer cannot tell them apart by their first token.
+        InputError: If there are not two, or the tokenizer begins both with the same token.
     """
-    yes, no = (tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in ANSWER_WORDS)
+    if len(words) != 2 or not all(words):
+        raise InputError(
+            f"answer_words must be two words, for the same answer and for another, got {words}."
+        )
+    yes, no = (tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in words)
     if yes == no:
         raise InputError(
-            f"a generative head needs a tokenizer that begins {' and '.join(ANSWER_WORDS)} with "
-            f"tokens of their own, got {tokenizer.convert_ids_to_tokens(yes)!r} for both: take a "
-            "classification head."
+            f"a generative head needs a tokenizer that begins {' and '.join(words)} with "
+            f"tokens of their own, got {tokenizer.convert_ids_to_tokens(yes)!r} for both: take "
+            "other answer_words or a classification head."
         )
     return yes, no
 
 
-def _template(tokenizer: Any, chat_template: bool, generative: bool) -> list[str]:
+def _own_texts(chat_template: bool, generative: bool) -> list[str]:
     """Return the texts around question and prefixes, see ``PairEncoder``."""
-    start, end = "", ""
-    if chat_template:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "chat_template=True needs a tokenizer with a chat template, and this one has none: "
-                "set it to false, or take an instruct model."
-            )
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _INSTRUCTION}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # templates without such a switch ignore it
+    end = _ASK if generative else _VERDICT
+    if generative and not chat_template:
+        end += "\n"  # so that the word begins a line, as in a chat, and with the same token
+    return [_INSTRUCTION, _QUESTION, _FIRST, _SECOND, end]
+
+
+def _texts(template: str, with_question: bool) -> list[str]:
+    """Cut a template at its names.
+
+    Raises:
+        ValueError: If it has others, or has them in another order.
+    """
+    wanted = [*(["question"] if with_question else []), "first", "second"]
+    start, *rest = re.split(r"\{(question|first|second)\}", template)
+    if rest[::2] != wanted:
+        names = ", ".join(f"{{{name}}}" for name in wanted)
+        raise ValueError(
+            f"template must have {names}, each once and in this order (with_question="
+            f"{str(with_question).lower()}), got {template!r}."
         )
-        start, _, end = rendered.partition(_INSTRUCTION)
-    elif generative:
-        end = "\n"  # so that the word begins a line, as in a chat, and with the same token
-    return [
-        start + _INSTRUCTION,
-        _QUESTION,
-        _FIRST,
-        _SECOND,
-        (_ASK if generative else _VERDICT) + end,
-    ]
+    return [start, "", *([] if with_question else [""]), *rest[1::2]]
+
+
+def _in_chat(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """Make the texts a user's message in the tokenizer's chat template, the answer opened."""
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "chat_template=True needs a tokenizer with a chat template, and this one has none: "
+            "set it to false, or take an instruct model."
+        )
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _INSTRUCTION}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,  # templates without such a switch ignore it
+    )
+    start, _, end = rendered.partition(_INSTRUCTION)
+    return [start + texts[0], *texts[1:-1], texts[-1] + end]

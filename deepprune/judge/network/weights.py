@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,13 @@ def write_model(folder: Path, model: PairClassifier, backbone: Backbone, tokeniz
         (folder / _CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
-def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[PairClassifier, Any]:
+def read_model(
+    folder: Path, backbone: Backbone, frozen: str | None, words: Sequence[str]
+) -> tuple[PairClassifier, Any]:
     """Read model and tokenizer that ``write_model`` wrote.
 
-    ``frozen`` is the ``frozen_digest`` of a model that was trained with LoRA.
+    ``frozen`` is the ``frozen_digest`` of a model that was trained with LoRA, ``words`` are those
+    that a generative head compares.
 
     Raises:
         InputError: If a file is missing or does not fit, or the backbone has other weights.
@@ -61,7 +64,7 @@ def read_model(folder: Path, backbone: Backbone, frozen: str | None) -> tuple[Pa
         ).to(getattr(torch, backbone.dtype))
         model = build_classifier(encoder, backbone)
     else:
-        model = load_model(backbone)
+        model = load_model(backbone, words)
         if frozen_digest(model) != frozen:
             raise InputError(
                 f"the adapters in {folder} were trained on other weights than {backbone.source!r} "

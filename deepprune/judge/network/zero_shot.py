@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.options import Count, checked
 from deepprune.judge.network.backbones import Backbone, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
-from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
 
 
 @checked
@@ -20,6 +21,8 @@ def zero_shot_judge(
     max_length: Count = 2048,
     with_question: bool = True,
     chat_template: bool = True,
+    template: str | None = None,
+    answer_words: Sequence[str] = ANSWER_WORDS,
     symmetric: bool = False,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
@@ -29,7 +32,8 @@ def zero_shot_judge(
     """Build a cross-encoder with the language model's own head, the paper's zero-shot baseline.
 
     A score is the probability of "Yes" where the next word is "Yes" or "No", not calibrated: a
-    model that nearly always says yes still orders pairs, but needs a threshold near 1.
+    model that nearly always says yes still orders pairs, but needs a threshold near 1. With
+    ``template`` and ``answer_words`` it is a judge that others have trained to answer.
 
     Args:
         source: A folder or a hub name of a causal language model.
@@ -37,6 +41,9 @@ def zero_shot_judge(
         max_length: Tokens of a pair; of longer ones the end of either prefix is read.
         with_question: Whether the question stands before the prefixes.
         chat_template: Ask in the model's chat template; a base model has none.
+        template: What it is asked, with ``{question}`` (unless ``with_question`` is false),
+            ``{first}`` and ``{second}`` in it; ``None`` for our own.
+        answer_words: What it answers for the same and for another answer.
         symmetric: Average both orders of a pair.
         dtype: Type of the weights, ``float32`` or ``bfloat16``.
         attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
@@ -63,11 +70,13 @@ def zero_shot_judge(
             with_question=with_question,
             chat_template=chat_template,
             generative=True,
+            template=template,
+            answer_words=answer_words,
         )
     except ValueError as error:
         raise InputError(f"judge: {error}") from error
     name = f"zero-shot {Path(source).name}"
-    model = load_model(backbone)
+    model = load_model(backbone, answer_words)
     return CrossEncoderJudge(
         model, encoder, backbone, name=name, device=device, symmetric=symmetric
     )
