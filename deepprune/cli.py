@@ -32,7 +32,7 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
   deepprune traces        import, show and check stores of traces
   deepprune push          upload a trained judge to Hugging Face's hub: runs/DIR USER/NAME
-  deepprune doctor        what can run here and what is missing; step times of an engine
+  deepprune doctor        what can run here and what is missing; check a GPU, time an engine
   deepprune completion    tab completion: eval "$(deepprune completion bash)" (or zsh, fish)
 
 Each has --help; the first five take Hydra overrides, e.g. loss=bce sweep.thresholds=[0.3,0.5].

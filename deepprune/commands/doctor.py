@@ -43,10 +43,11 @@ def main(argv: Sequence[str], engine: Callable[[Sequence[str]], TimedEngine]) ->
 
     Args:
         argv: The arguments.
-        engine: Makes the engine that ``--engine`` times from options of ``deepprune prune``.
+        engine: Makes the engine that is timed from options of ``deepprune prune``.
 
     Raises:
-        InputError: If there are options without ``--engine``, or the engine cannot be timed.
+        InputError: If there are options without ``--engine``, the engine cannot be timed, or
+            ``--gpu`` finds no GPU.
     """
     given = _parser().parse_intermixed_args(argv)
     if given.engine is not None:
@@ -56,6 +57,10 @@ def main(argv: Sequence[str], engine: Callable[[Sequence[str]], TimedEngine]) ->
         return 0
     if given.options:
         raise InputError(f"doctor takes options only with --engine FILE, got {given.options[0]}.")
+    if given.gpu:
+        from deepprune.commands.gpu_check import check_gpu
+
+        return check_gpu(_machine(), engine if _version("vllm") else None)
     for name, said in [*_machine(), *(_reached() if given.online else ())]:
         print(f"{name:13}{said}")
     print()
@@ -71,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--online", action="store_true", help="also try to reach the hub and W&B")
     parser.add_argument(
         "--engine", metavar="FILE", help="time an engine's steps, write FILE for engine.steps=FILE"
+    )
+    parser.add_argument(
+        "--gpu", action="store_true", help="train, score and generate on the GPU, two minutes"
     )
     parser.add_argument("options", nargs="*", help="of prune, for --engine: engine.model=FOLDER")
     return parser

@@ -12,7 +12,7 @@ from deepprune.judge.loading import load_judge
 EXPERIMENT = ["experiment=paper_qwen3_4b", "traces=pool"]
 SMALL = [
     "model.backbone.source=tiny", "trainer.accelerator=cpu", "trainer.precision=32-true",
-    "trainer.max_steps=1", "data.pairs_per_question=2", "data.eval_pairs_per_question=1",
+    "trainer.max_steps=2", "data.pairs_per_question=2", "data.eval_pairs_per_question=1",
     "data.batch_size=2", "model.encoder.max_length=400", "prefix.k=1", "sweep=none",
     "logger=none", "hydra.run.dir=r",
 ]  # fmt: skip
@@ -25,7 +25,7 @@ def test_the_papers_recipe_trains_exports_and_scores(tmp_path, monkeypatch):
     assert record["settings"]["backbone"]["head"] == "generative"
     assert record["settings"]["backbone"]["lora"]["r"] == 16
     assert record["settings"]["encoder"]["texts"][0].startswith("user: Below are")
-    assert record["training"]["steps"] == 1
+    assert record["training"]["steps"] == 2
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
     facts = {k: v for line in logged for k, v in line.items() if k.startswith("data/train_")}
