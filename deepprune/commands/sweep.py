@@ -13,9 +13,8 @@ from deepprune.config.plans import Sweep
 from deepprune.core.errors import InputError
 from deepprune.core.files import sha256_file, write_atomic
 from deepprune.core.protocols import Need
-from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef
-from deepprune.evaluation.best import CHOSEN, HALVES
+from deepprune.evaluation.best import CHOSEN, best_number, read_best
 from deepprune.evaluation.evaluator import evaluate
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize
@@ -33,7 +32,7 @@ from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
 from deepprune.report.labels import labels, middle_rows
-from deepprune.report.tables import percent
+from deepprune.report.sentences import best_sentences
 from deepprune.traces.summary import agreements, mean_lengths
 from deepprune.traces.tokens import token_ends
 
@@ -195,25 +194,13 @@ def headline(sweeps: Sequence[Sequence[Row]], judge: str, run: Run) -> None:
         found = {name: row.metrics.get(name) for name in COMPARED}
         run.metrics |= {name: value for name, value in found.items() if value is not None}
         run.point = labels(rows)[middle[0]]
-    best = _best(run)
+    best = read_best(run.folder)
     for name, values in (("headline", columns), ("best", best)):
         shown = {n: values.get(n) for n in (*COMPARED, "latency", "policy", "threshold")}
         shown["prefix"] = values.get("prefix_len")
         run.tracker.values("prune", {f"{name}_{n}": value for n, value in shown.items()})
-    if best:
-        print(_said_of_best(best, labels(sweeps[0])[_number(best, sweeps[0])]))
-
-
-def _best(run: Run) -> dict[str, Any]:
-    """Read the row of the best point on the reporting half; empty if there is none."""
-    chosen = (run.folder / CHOSEN).read_text().splitlines()
-    return json.loads(chosen[0]) if chosen else {}
-
-
-def _number(best: Mapping[str, Any], rows: Sequence[Row]) -> int:
-    """Return the number of the best point among the rows of its sweep."""
-    axes = [{**json.loads(json.dumps(row.axes)), "policy": row.policy} for row in rows]
-    return next(i for i, each in enumerate(axes) if each.items() <= best.items())
+    for sentence in best_sentences(best, sweeps[0]):
+        print(sentence)
 
 
 def _log(
@@ -228,7 +215,7 @@ def _log(
     if run.tracker.is_on:
         measured = [i for i, r in enumerate(rows) if (r.policy, r.status) == (CONSENSUS, "ok")]
         chosen = {"cons_n": measured[-1:], "headline": middle_rows(rows)[:1]}
-        chosen["best"] = [_number(best, rows) for best in [_best(run)] if best]
+        chosen["best"] = [best_number(best, rows) for best in [read_best(run.folder)] if best]
         numbers = {name: found[0] for name, found in chosen.items() if found}
         keys = [ref.key for ref in questions]
         outcomes = Outcomes(OutcomeStore(run.folder / OUTCOMES, points), points, keys)
@@ -241,22 +228,3 @@ def _log(
     run.tracker.figure("prune/figure", run.folder / FIGURE)
     files = [run.folder / name for name in (RESULTS, CHOSEN)]
     run.tracker.artifact("results", files, sha256_file(files[0]))
-
-
-def _said_of_best(best: Mapping[str, Any], label: str) -> str:
-    """Say which point was chosen on half of the questions, and what the other half reports."""
-
-    def figures(suffix: str) -> str:
-        saving, accuracy = (
-            Estimate(*(best[f"{name}{suffix}{end}"] for end in ("", "_low", "_high")))
-            for name in ("net_saving", "accuracy_vs_cons_n")
-        )
-        return f"saves {percent(saving)} % net, {percent(accuracy, sign=True)} points from cons@N"
-
-    said = [
-        f"best point: {label}, chosen on {best['n_questions_choosing']:.0f} "
-        f"questions; on the {best['n_questions']} others it {figures('')}"
-    ]
-    if "net_saving_halves" in best:
-        said.append(f"chosen on {HALVES} random halves, the best point {figures('_halves')}")
-    return "\n".join(said)

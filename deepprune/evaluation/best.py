@@ -7,10 +7,14 @@ below that of cons@N, the one with the highest net saving. The other half report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from deepprune.core.files import read_lines
 from deepprune.core.protocols import BoolArray, FloatArray
 from deepprune.core.seeding import generator
 from deepprune.core.statistics import Estimate
@@ -91,6 +95,18 @@ def best_rows(
         low, high = np.quantile(values, [0.025, 0.975])
         kept[0].metrics[f"{name}_halves"] = Estimate(float(values.mean()), float(low), float(high))
     return kept
+
+
+def read_best(folder: Path) -> dict[str, Any]:
+    """Read the columns of the best point on the reporting half; empty if there is none."""
+    lines = read_lines(folder / CHOSEN)
+    return lines[0] if lines else {}
+
+
+def best_number(best: Mapping[str, Any], rows: Sequence[Row]) -> int:
+    """Return the number of the best point among the rows of its sweep."""
+    axes = [{**json.loads(json.dumps(row.axes)), "policy": row.policy} for row in rows]
+    return next(i for i, each in enumerate(axes) if each.items() <= best.items())
 
 
 def _choose(measure: Measure, questions: BoolArray, within: float) -> int | None:

@@ -41,21 +41,29 @@ async function draw(box) {
   box.dataset.state = "drawn";
   const table = Object.values(tables).find((t) => t.brush === name);
   if (table) {
-    table.choose(null);
+    if (table.ranges) table.choose(null);
     box.drawn.view.addSignalListener("brush", (_, ranges) => table.choose(ranges));
   }
 }
 
-const watch = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) { watch.unobserve(entry.target); draw(entry.target); }
+const watch = new IntersectionObserver((entries) => { // what is near the part that is seen
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    watch.unobserve(target);
+    if (target.dataset.chart) draw(target);
+    else buildBrowser(target);
+  }
 }, { rootMargin: "600px" });
 
 // ---- tables
 
+const formats = {}; // a format for each number of digits: making one takes longer than using it
+
 function shown(value, digits) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  formats[digits] ||= new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return formats[digits].format(value);
 }
 
 function cell(row, column) {
@@ -86,7 +94,7 @@ function copy(text) {
 function buildTable(box) {
   const given = page.tables[box.dataset.table];
   const rows = page.data[given.data];
-  const state = { sort: null, isDown: false, ranges: null, limit: 100, brush: given.brush };
+  const state = { sort: null, isDown: false, ranges: null, limit: 50, brush: given.brush };
   const search = make("input", { type: "search", placeholder: "search", ariaLabel: "Search the table" });
   const filters = given.filters.map((column) => {
     const values = [...new Set(rows.map((row) => shown(row[column.key])))].sort();
@@ -193,7 +201,7 @@ function timeline(question, course) { // a record for each started trace
 
 function buildBrowser(box) {
   const [ofQuestion, ofPoint] = ["[data-question]", "[data-point]"].map((name) => box.querySelector(name));
-  const questions = page.data.questions;
+  const questions = JSON.parse(document.getElementById("payload-questions").textContent);
   questions.forEach((each, i) => ofQuestion.append(make("option", { value: i, textContent: each.question.slice(0, 80) })));
   questions[0].runs.forEach((course, i) => ofPoint.append(make("option", { value: i, textContent: course.point })));
   const chart = box.querySelector("[data-chart]");
@@ -211,11 +219,14 @@ function buildBrowser(box) {
   };
   ofQuestion.onchange = ofPoint.onchange = choose;
   choose();
+  watch.observe(chart);
 }
 
-document.querySelectorAll("[data-browser]").forEach(buildBrowser);
 document.querySelectorAll("[data-table]").forEach(buildTable);
-document.querySelectorAll("[data-chart]").forEach((box) => watch.observe(box));
+document.querySelectorAll("[data-chart]:not([data-browser] *)").forEach((box) => watch.observe(box));
+document.addEventListener("DOMContentLoaded", () => { // the questions stand behind this script
+  document.querySelectorAll("[data-browser]").forEach((box) => watch.observe(box));
+});
 document.querySelectorAll("[data-variant]").forEach((chooser) => {
   chooser.onchange = () => draw(document.querySelector(`[data-chart="${chooser.dataset.variant}"]`));
 });

@@ -74,12 +74,17 @@ class _Section:
 
 @dataclass
 class _Page:
-    """Sections with their data, and the specifications of their charts."""
+    """Sections with their data, and the specifications of their charts.
+
+    The texts of the questions are most of a page: they stand at its end, and are read when their
+    section is in sight.
+    """
 
     sections: list[_Section] = field(default_factory=list)
     data: dict[str, Records] = field(default_factory=dict)
     specs: dict[str, list[Any]] = field(default_factory=dict)
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    questions: Records = field(default_factory=list)
 
     def section(self, name: str, title: str, *texts: str) -> _Section:
         self.sections.append(_Section(name, title, list(texts)))
@@ -151,6 +156,7 @@ def write_page(
         version=__version__,
         css=Markup(part.joinpath("page.css").read_text()),
         payload=Markup(_script_json(payload)),
+        questions=Markup(_script_json(page.questions)) if page.questions else "",
         vega=Markup(_vega()),
         script=Markup(part.joinpath("page.js").read_text()),
     )
@@ -410,7 +416,7 @@ def _add_questions(page: _Page, run: RunRecord) -> None:
     questions = read_lines(run.folder / QUESTIONS) if run.folder else []
     if not questions:
         return
-    page.data["questions"] = questions
+    page.questions = questions
     votes = page.data["votes"] = []
     for question in questions:
         spelled = {t["class"]: t["answer"] for t in reversed(question["traces"])}

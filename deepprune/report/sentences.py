@@ -10,13 +10,16 @@ from typing import Any
 from deepprune.core.files import read_json
 from deepprune.core.provenance import CONFIG, PROVENANCE, flat
 from deepprune.core.statistics import Estimate
+from deepprune.evaluation.best import HALVES, best_number, read_best
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS
+from deepprune.evaluation.outcomes import Row, read_rows
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, RunRecord, is_clear_of_0
+from deepprune.report.labels import labels
 from deepprune.report.tables import percent, varied_options
 
 
 def run_sentences(run: RunRecord) -> list[str]:
-    """Say in sentences what a run has found: accuracy and saving of its headline, and its judge."""
+    """Say in sentences what a run has found: its headline, its judge and its best point."""
     found = run.metrics
     said = []
     if run.point and "accuracy" in found:
@@ -39,8 +42,37 @@ def run_sentences(run: RunRecord) -> list[str]:
             "Among pairs of unfinished traces of one question its judge has an AUROC of "
             f"{auroc.value:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]: {level}."
         )
+    if run.folder and (best := read_best(run.folder)):
+        said += best_sentences(best, read_rows(run.folder))
     if run.status != "ok":
         said.insert(0, f"The run is {run.status}. {run.reason}".strip())
+    return said
+
+
+def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """Say which point was chosen on half of the questions, and what the other half reports.
+
+    Args:
+        best: Columns of the point, see `best.read_best`; empty for no sentence.
+        rows: The rows of its sweep.
+    """
+    if not best:
+        return []
+
+    def figures(suffix: str) -> str:
+        saving, accuracy = (
+            Estimate(*(best[f"{name}{suffix}{end}"] for end in ("", "_low", "_high")))
+            for name in ("net_saving", "accuracy_vs_cons_n")
+        )
+        return f"saves {percent(saving)} % net, {percent(accuracy, sign=True)} points from cons@N"
+
+    said = [
+        f"best point: {labels(rows)[best_number(best, rows)]}, chosen on "
+        f"{best['n_questions_choosing']:.0f} questions; on the {best['n_questions']} others it "
+        f"{figures('')}"
+    ]
+    if "net_saving_halves" in best:
+        said.append(f"chosen on {HALVES} random halves, the best point {figures('_halves')}")
     return said
 
 
@@ -85,18 +117,23 @@ def provenance(run: RunRecord) -> dict[str, Any]:
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Return choices and options that differ between runs, with each run's value.
 
-    ``None`` where a run lacks it. A constructor (``_target_``) is told by the choice.
+    An option that some runs do not have follows from a choice, and is left out, as are names that
+    start with ``_`` and options with the same values as one before (``${prefix.k}``).
     """
-    configs = [
-        {**provenance(run).get("choices", {}), **flat(read_json(run.folder / CONFIG))}
-        if run.folder
-        else {}
-        for run in runs
-    ]
-    every = dict.fromkeys(option for config in configs for option in config)
-    options = [option for option in every if not option.endswith("_target_")]
-    values = {option: [config.get(option) for config in configs] for option in options}
-    return {n: found for n, found in values.items() if any(v != found[0] for v in found)}
+    choices = [{**run.overrides, **provenance(run).get("choices", {})} for run in runs]
+    configs = [flat(read_json(run.folder / CONFIG)) if run.folder else {} for run in runs]
+    chosen = dict.fromkeys(name for each in choices for name in each)
+    shared = dict.fromkeys(n for config in configs for n in config if all(n in c for c in configs))
+    found: dict[str, list[Any]] = {}
+    for name in {**chosen, **shared}:
+        values = [
+            config.get(name, each.get(name)) for config, each in zip(configs, choices, strict=True)
+        ]
+        is_shown = not any(part.startswith("_") for part in name.split("."))
+        differ = any(value != values[0] for value in values)
+        if is_shown and differ and values not in found.values():
+            found[name] = values
+    return found
 
 
 def command_line(about: Mapping[str, Any]) -> str:

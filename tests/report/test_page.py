@@ -17,6 +17,7 @@ from deepprune.judge.measure.comparison import read_run
 from deepprune.report.charts import _labels, _overlap
 from deepprune.report.datasets import point_records
 from deepprune.report.page import write_page
+from deepprune.report.sentences import best_sentences, differences
 
 HOSTILE = "</script><script>window.hacked = 1</script>\u2028\u202e\0<b>&amp;"
 BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -51,12 +52,33 @@ def test_a_row_is_read_as_it_was_written(folder):
 
 
 def test_what_a_run_holds_is_no_markup(folder):
-    """Three scripts: data, Vega, ours. The data are JSON, and the hostile text is in them whole."""
+    """Four scripts: data, Vega, ours, questions. Hostile text is in the JSON, and nowhere else."""
     html = (folder / "report.html").read_text()
-    assert html.count("<script") == html.count("</script>") == 3
+    assert html.count("<script") == html.count("</script>") == 4
     assert "<b>" not in html
     data = json.loads(re.search(r'id="payload">(.*?)</script>', html, re.S)[1])["data"]
     assert data["changed"][0]["value"] == HOSTILE
+    questions = json.loads(re.search(r'id="payload-questions">(.*?)</script>', html, re.S)[1])
+    assert questions[0]["text"] == HOSTILE
+
+
+def test_the_best_point_stands_beside_the_headline(folder):
+    row = next(row for row in read_rows(folder) if row.policy == "deepprune")
+    best = {**row.columns, "n_questions_choosing": 2, "n_questions": 3}
+    (said,) = best_sentences(json.loads(json.dumps(best)), read_rows(folder))
+    assert said.startswith("best point: deepprune 0.2 @ 3 tokens, greedy")
+    assert "chosen on 2 questions; on the 3 others it saves" in said
+
+
+def test_options_that_follow_from_a_choice_are_not_among_those_that_differ(tmp_path):
+    configs = {
+        "a": {"loss": {"_target_": "A", "gamma": 2}, "k": 1, "policy": {"k": 1}, "same": 0},
+        "b": {"loss": {"_target_": "B"}, "k": 2, "policy": {"k": 2}, "same": 0},
+    }
+    for name, config in configs.items():
+        open_run(tmp_path / name, config, [], {"choices": {"loss": name}})
+    found = differences([read_run(tmp_path / name) for name in configs])
+    assert found == {"loss": ["a", "b"], "k": [1, 2]}
 
 
 def test_labels_overlap_neither_points_nor_each_other(folder):
@@ -158,6 +180,8 @@ def test_charts_are_drawn_and_a_brush_fills_the_table(page, folder):
 def test_the_timeline_of_a_question_shows_hostile_text_as_text(page, folder):
     page.goto(f"file://{folder}/report.html")
     browser = page.locator("[data-browser]")
+    browser.scroll_into_view_if_needed()
+    browser.locator("details").first.wait_for(state="attached")
     assert HOSTILE.replace("\0", "") in browser.locator("[data-about]").text_content().replace(
         "\0", ""
     )
