@@ -16,6 +16,7 @@ from deepprune.config.plans import PrunePlan
 from deepprune.core.errors import InputError
 from deepprune.core.files import NO_SPACE
 from deepprune.core.protocols import Need, Session
+from deepprune.core.provenance import EVENTS
 from deepprune.core.types import Question, QuestionRef
 from deepprune.data.splits import question_hash
 from deepprune.evaluation.runner import MakeEngine
@@ -38,7 +39,7 @@ from deepprune.traces.manifest import NO_SEEDS
 from deepprune.traces.summary import mean_lengths
 from deepprune.traces.tokens import token_ends
 
-EVENTS, FIGURE = "events.jsonl", "tokens.png"
+FIGURE = "tokens.png"
 
 
 def prune(plan: PrunePlan) -> Run:

@@ -17,7 +17,7 @@ from deepprune.callbacks.sweep_figure import draw_sweep
 from deepprune.commands.judge_report import MATRIX
 from deepprune.core.errors import InputError
 from deepprune.core.files import read_json
-from deepprune.core.provenance import CONFIG, flat
+from deepprune.core.provenance import CONFIG, EVENTS, flat
 from deepprune.core.statistics import estimates
 from deepprune.evaluation.outcomes import RESULTS, read_rows
 from deepprune.judge.measure.comparison import RunRecord, compare, read_run, read_runs
@@ -93,10 +93,11 @@ def _runs_of(folder: Path) -> list[RunRecord]:
     """
     if any(folder.glob("*/.hydra/overrides.yaml")):
         return read_runs(folder)
-    if not any((folder / name).exists() for name in (CONFIG, RESULTS, MATRIX)):
+    is_run = any((folder / name).exists() for name in (CONFIG, RESULTS, MATRIX))
+    if not is_run or (folder / EVENTS).exists():
         raise InputError(
-            f"{folder} holds no run: give the folder that a command prints as its last line, or "
-            "that of a multirun."
+            f"{folder} holds no run of train, evaluate or judge-report: give the folder that these "
+            "print as their last line, or that of a multirun."
         )
     return [read_run(folder)]
 

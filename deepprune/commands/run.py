@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepprune.callbacks.sweep_figure import FIGURE
 from deepprune.commands.interrupts import exit_code
 from deepprune.config.judges import export_hash
 from deepprune.config.plans import RunPlan
@@ -116,8 +115,6 @@ def command_run(plan: RunPlan, inputs: Mapping[str, str | None]) -> Iterator[Run
         }
         write_atomic(folder / SUMMARY, json.dumps(summary, indent=2))
         run.tracker.finish(code or int(run.status != "ok"))
-    if (figure := folder / FIGURE).exists():
-        print(f"figure: {figure}")
     if plan.command in REPORTED and (
         page := drawn(report_page, folder / REPORT, [read_run(folder)])
     ):

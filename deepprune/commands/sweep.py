@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from deepprune.callbacks.sweep_figure import FIGURE
@@ -200,7 +201,7 @@ def headline(sweeps: Sequence[Sequence[Row]], judge: str, run: Run) -> None:
         shown["prefix"] = values.get("prefix_len")
         run.tracker.values("prune", {f"{name}_{n}": value for n, value in shown.items()})
     for sentence in best_sentences(best, sweeps[0]):
-        print(sentence)
+        print(fill(sentence, 120))
 
 
 def _log(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero, log_inputs
 from deepprune.commands.sweep import chosen_questions, headline, run_sweep
@@ -15,7 +13,7 @@ from deepprune.config.plans import Sweep, TrainPlan
 from deepprune.core.files import write_atomic, write_json
 from deepprune.core.statistics import Estimate
 from deepprune.core.types import QuestionRef, TracePair
-from deepprune.data.pairs import build_pairs, build_part
+from deepprune.data.pairs import build_pairs
 from deepprune.data.splits import Splits
 from deepprune.evaluation.selection import check_judge_needs
 from deepprune.judge.base import Judge
@@ -79,7 +77,7 @@ def _report_and_sweep(
     first = load_judge(exports[0])
     trained = with_further({first.provenance.name: first}, beside)
     with ScoreCache(run.folder / SCORES) as cache:
-        run.objective = _objective(plan, splits, first, cache)
+        run.objective = read_record(exports[0]).training.get(HEADLINE)
         run.tracker.values("judge", {OBJECTIVE: run.objective})
         reports = _report(plan, splits, trained, [e.parent for e in exports], run, cache)
         tables, said = [judges_table(reports)], ""
@@ -106,23 +104,6 @@ def _test_questions(plan: TrainPlan, sweep: Sweep, splits: Splits) -> tuple[list
     questions, n_traces = chosen_questions(sweep, refs, needs)
     check_unseen(sweep.judges, questions)
     return questions, n_traces
-
-
-def _objective(plan: TrainPlan, splits: Splits, judge: Judge, cache: ScoreCache) -> float | None:
-    """Return the within-question AUROC of an exported judge on unfinished validation pairs."""
-    pairs = build_part(
-        "val",
-        splits.val,
-        plan.rule,
-        max_pairs=plan.eval_pairs_per_question,
-        answer_style=plan.answer_style,
-        seed=plan.seed,
-    )
-    pairs = [pair for pair in pairs if pair.is_unfinished]
-    if not pairs:
-        return None
-    value = PairScores.of(pairs, cached_scores(judge, cache, pairs)).metric(HEADLINE)
-    return None if np.isnan(value) else value
 
 
 def _report(

@@ -28,6 +28,11 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         options["dynamic_ncols"] = is_terminal
         super().__init__(items, **options, bar_format=None if is_terminal else line)
 
+    def moveto(self, n: int) -> None:
+        """Move to the line of a bar within another; in a file there is no such line."""
+        if self.fp.isatty():
+            super().moveto(n)
+
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
         """Return what shows the bar: it overwrites itself in a terminal, else each is a line."""

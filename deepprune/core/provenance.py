@@ -28,6 +28,7 @@ PACKAGES = (
 
 
 CONFIG, PROVENANCE = "config.json", "provenance.json"
+EVENTS = "events.jsonl"  # of `deepprune prune` alone
 
 
 def open_run(

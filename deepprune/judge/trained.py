@@ -79,14 +79,21 @@ class TrainedJudge(Judge):
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         return self.calibration(self.logits(pairs))
 
-    def calibrate(self, pairs: Sequence[TracePair], *, same_share: float | None = None) -> None:
+    def calibrate(
+        self,
+        pairs: Sequence[TracePair],
+        *,
+        logits: FloatArray | None = None,
+        same_share: float | None = None,
+    ) -> None:
         """Fit the calibration on labelled pairs and use it from now on, see `fit_calibration`.
 
         Args:
             pairs: Validation pairs, never test; finished and unfinished, as a policy meets them.
+            logits: Those of ``pairs``, shape ``(P,)``; ``None`` computes them.
             same_share: Share of "same" among all pairs, where it is known.
         """
-        logits = self.logits(pairs)
+        logits = self.logits(pairs) if logits is None else logits
         questions = questions_of(pairs)
         self.calibration = fit_calibration(
             logits, labels_of(pairs), questions, same_share=same_share

@@ -50,7 +50,7 @@ def run_sentences(run: RunRecord) -> list[str]:
 
 
 def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """Say which point was chosen on half of the questions, and what the other half reports.
+    """Say which point is the best, and what it saves on questions that did not choose it.
 
     Args:
         best: Columns of the point, see `best.read_best`; empty for no sentence.
@@ -58,22 +58,18 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     """
     if not best:
         return []
+    is_mean = "net_saving_halves" in best
+    halves = f"{HALVES} random halves" if is_mean else f"{best['n_questions_choosing']:.0f}"
 
-    def figures(suffix: str) -> str:
-        saving, accuracy = (
-            Estimate(*(best[f"{name}{suffix}{end}"] for end in ("", "_low", "_high")))
-            for name in ("net_saving", "accuracy_vs_cons_n")
-        )
-        return f"saves {percent(saving)} % net, {percent(accuracy, sign=True)} points from cons@N"
+    def estimate(name: str) -> Estimate:
+        name += "_halves" * is_mean
+        return Estimate(*(best[f"{name}{end}"] for end in ("", "_low", "_high")))
 
-    said = [
-        f"best point: {labels(rows)[best_number(best, rows)]}, chosen on "
-        f"{best['n_questions_choosing']:.0f} questions; on the {best['n_questions']} others it "
-        f"{figures('')}"
+    return [
+        f"best point: {labels(rows)[best_number(best, rows)]}; chosen on {halves} of the "
+        f"questions, the best saves {percent(estimate('net_saving'))} % net on the others, "
+        f"{percent(estimate('accuracy_vs_cons_n'), sign=True)} points from cons@N"
     ]
-    if "net_saving_halves" in best:
-        said.append(f"chosen on {HALVES} random halves, the best point {figures('_halves')}")
-    return said
 
 
 def _verdict(difference: Estimate) -> str:

@@ -14,14 +14,17 @@ def test_a_bar_without_a_terminal_is_a_line_every_ten_seconds(monkeypatch):
     monkeypatch.setattr(progress, "monotonic", lambda: seconds[0])
     monkeypatch.setattr(sys, "stderr", shown)
     bar = progress.Bar(total=100, desc="sweep: ", delay=0)
+    inner = progress.Bar(total=100, desc="pairs: ", delay=0)
     for _ in range(25):
         seconds[0] += 1
         bar.n += 1
         bar.refresh()
+    inner.close()
     bar.close()
     lines = shown.getvalue().split("\n")[:-1]
     shares = [line.split(" [")[0] for line in lines]
-    assert shares == ["sweep: 0/100", "sweep: 10/100", "sweep: 20/100"]
+    assert shares == ["sweep: 0/100", "pairs: 0/100", "sweep: 10/100", "sweep: 20/100"]
+    assert "\x1b" not in shown.getvalue()
 
 
 @pytest.mark.parametrize(

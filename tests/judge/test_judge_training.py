@@ -12,18 +12,23 @@ from builders import group
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_models import save_tiny_qwen3
 
+from deepprune.callbacks.export_judge import ExportJudge
 from deepprune.callbacks.resume_point import ResumePoint
 from deepprune.core.errors import InputError
 from deepprune.data.datamodule import JudgeDataModule
-from deepprune.data.pairs import labels_of
+from deepprune.data.pairs import labels_of, questions_of
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import OversampleSampler, QuestionBalancedSampler
 from deepprune.data.splits import Splits
+from deepprune.judge.calibration import fit_calibration
 from deepprune.judge.measure.metrics import judge_metrics
+from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
+from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture, CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.losses import FocalLoss, RankingLoss
 from deepprune.judge.network.module import JudgeModule
+from deepprune.judge.saved import read_record
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch
@@ -213,3 +218,33 @@ def test_the_model_may_be_built_under_the_strategy(source):
     assert judge.model is None
     pl.Trainer(max_steps=1, enable_checkpointing=False, **QUIET).fit(judge, data(source))
     assert judge.model is not None
+
+
+def test_an_export_is_calibrated_on_the_logits_of_the_best_validation(
+    source, tmp_path, monkeypatch
+):
+    """A judge that averages both orders of a pair has to read them again."""
+    scored = []
+    logits = CrossEncoderJudge.logits
+
+    def counted(judge, pairs):
+        scored.append(len(pairs))
+        return logits(judge, pairs)
+
+    monkeypatch.setattr(CrossEncoderJudge, "logits", counted)
+    pairs = data(source)
+    exporters = []
+    for name, symmetric in (("judge", False), ("both", True)):
+        architecture = CrossEncoderArchitecture(backbone(source), {"max_length": 256}, symmetric)
+        exporters.append(ExportJudge(tmp_path / name, architecture, pairs))
+    best = ModelCheckpoint(tmp_path, monitor="judge/val_loss", mode="max")  # the first epoch's
+    trainer = pl.Trainer(max_epochs=2, callbacks=[*exporters, best], **QUIET)
+    trainer.fit(module(source), pairs)
+    some = pairs.pairs("val")
+    assert scored == [len(some)]
+
+    judge = CrossEncoderJudge.load(tmp_path / "judge")
+    found = fit_calibration(judge.logits(some), labels_of(some), questions_of(some))
+    assert judge.calibration.scale == pytest.approx(found.scale, rel=1e-3)
+    auroc = read_record(tmp_path / "judge").training["auroc_within_unfinished"]
+    assert auroc == PairScores.of(some, judge.score(some)).metric("auroc_within_unfinished")

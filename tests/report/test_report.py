@@ -9,6 +9,7 @@ from rich.console import Console
 from sweeps import PricedJudge, evaluate, points
 
 from deepprune.callbacks.sweep_figure import SweepFigure, draw_sweep
+from deepprune.commands import report
 from deepprune.core.errors import InputError
 from deepprune.data.prefixes import FirstTokens
 from deepprune.evaluation.grid import grid
@@ -170,3 +171,10 @@ def test_a_sweep_that_failed_altogether_has_no_figure(tmp_path):
     draw_sweep(rows, tmp_path)
     assert not list(tmp_path.glob("*.png"))
     Console(file=io.StringIO(), width=160).print(sweep_table(rows))
+
+
+def test_a_run_of_prune_has_no_report(tmp_path):
+    for name in ("config.json", "events.jsonl"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match="no run of train, evaluate or judge-report"):
+        report.main([str(tmp_path)])

@@ -37,9 +37,9 @@ class JudgeModule(pl.LightningModule):
     both classes; that is logged as a warning, and ``ModelCheckpoint`` ranks ``nan`` below all
     numbers (``EarlyStopping`` needs ``check_finite=False``).
 
-    A checkpoint holds what is trained, not the frozen part of a backbone. Before each training
-    batch torch's generator is seeded by seed, step, rank and batch, so that a resumed run draws the
-    same dropout as an uninterrupted one.
+    A checkpoint holds what is trained, not the frozen part of a backbone, and ``val_logits``.
+    Before each training batch torch's generator is seeded by seed, step, rank and batch, so that a
+    resumed run draws the same dropout as an uninterrupted one.
 
     Args:
         model: Maps model inputs to logits ``(B,)``; or a function that builds it, which is then
@@ -50,6 +50,10 @@ class JudgeModule(pl.LightningModule):
             ``transformers.get_scheduler``); ``None`` for a constant rate without warm-up.
         warmup: Share of the optimiser steps over which the rate rises from 0, in [0, 1).
         seed: Decides dropout.
+
+    Attributes:
+        val_logits: Logits of the validation pairs with the present weights, shape ``(P,)``;
+            ``None`` where these have not been validated.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class JudgeModule(pl.LightningModule):
         self._seed = seed
         self.strict_loading = False  # frozen weights are not in a checkpoint
         self._steps: list[dict[str, Tensor]] = []
+        self.val_logits: Tensor | None = None
 
     def configure_model(self) -> None:
         """Build the model, where a function was given; shard it where the strategy wants that."""
@@ -101,6 +106,7 @@ class JudgeModule(pl.LightningModule):
         }
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        self.val_logits = None
         place = self.global_step, self.global_rank, batch_idx
         torch.manual_seed(derive(self._seed, "batch", *place) % 2**63)
 
@@ -135,6 +141,7 @@ class JudgeModule(pl.LightningModule):
                 "its training has diverged. Lower model.optimizer.lr or set "
                 "trainer.gradient_clip_val."
             )
+        self.val_logits = torch.from_numpy(logits)
         with torch.no_grad():
             values = {"loss": float(self.loss(*map(torch.from_numpy, (logits, labels, group))))}
         scores, unfinished = expit(logits.astype(np.float64)), outputs["is_unfinished"]
@@ -154,6 +161,7 @@ class JudgeModule(pl.LightningModule):
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
+        checkpoint["val_logits"] = self.val_logits
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
