@@ -2,6 +2,7 @@
 
 The block after a comment ``<!-- output of: COMMAND -->`` becomes what COMMAND prints on standard
 output. Commands run in FOLDER, the first argument, where runs of the same command resume.
+``prune.svg`` becomes the last frame of a question that is pruned in a terminal.
 """
 
 import os
@@ -9,7 +10,18 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
+from unittest import mock
+
+from rich.console import Console
+
+from deepprune.cli import main as deepprune
+from deepprune.commands import prune
+from deepprune.evaluation.watcher import Watcher
+from deepprune.live.question import LiveQuestion, LiveResult
+from deepprune.live.view import question_frame
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")]
@@ -32,7 +44,26 @@ def regenerated(text: str, folder: Path) -> str:
     return BLOCK.sub(block, text)
 
 
+class Picture(Watcher):
+    """Draws a question as ``LiveView`` does, once it is decided."""
+
+    def __init__(self, title: str, n_questions: int) -> None:
+        self._title = title
+
+    def on_question_end(self, live: LiveQuestion, row: LiveResult) -> None:
+        console = Console(record=True, force_terminal=True, width=100, file=StringIO())
+        console.print(question_frame(live, row, self._title))
+        console.save_svg(str(ROOT / "docs" / "prune.svg"), title="deepprune prune")
+
+
+def draw_view(folder: Path) -> None:
+    """Prune a question that the pool has, with a picture in place of the lines."""
+    with mock.patch.object(prune, "ProgressLines", Picture), suppress(SystemExit):
+        deepprune(["prune", "basic_arithmetic-04", "threshold=0.6", f"hydra.run.dir={folder}"])
+
+
 def main(folder: Path) -> None:
+    draw_view(folder / "runs" / "view")
     if not (folder / "train.py").exists():
         (folder / "train.py").symlink_to(ROOT / "train.py")
     for page in PAGES:
