@@ -1,7 +1,7 @@
 """Measure the speed of scoring pairs, as ratios within one run.
 
     python benchmarks/judge_scoring.py minilm [TRACES]
-    python benchmarks/judge_scoring.py decoder SMOLLM2_FOLDER [TRACES]
+    python benchmarks/judge_scoring.py decoder SMOLLM2_FOLDER [TRACES] [N_PREFIXES]
 
 - ``minilm``: ``CrossEncoderJudge.score`` against sentence-transformers' ``CrossEncoder.predict``,
   with the same weights, on 2,000 distinct ordered pairs of 200 prefixes (first 500 tokens, or the
@@ -9,19 +9,22 @@
   architecture is BERT with a linear layer on the first token: sentence-transformers loads it as
   ``BertForSequenceClassification`` whose pooler returns the first token. Both use SDPA and all
   threads. Pairs are split into blocks, each scored by every contender in turn.
-- ``decoder``: SmolLM2-135M (see ``smollm2.py``), one representative against 8 candidates, 256
-  tokens of each besides the template: the representative's keys and values computed once, against
-  separate passes in the same batches.
+- ``decoder``: SmolLM2-135M (see ``smollm2.py``), 256 tokens of each prefix besides the template.
+  First one representative against 8 candidates, packed, against pair by pair. Then all pairs of
+  N_PREFIXES (default 32), against ``CrossEncoder.predict`` with the same weights on every fourth of
+  them, per pair, in float32.
 
-TRACES defaults to ``pool``. ``minilm`` needs ``pip install sentence-transformers``.
+TRACES defaults to ``pool``. Both need ``pip install sentence-transformers``.
 """
 
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,14 +35,16 @@ from deepprune.core.types import Prefix, TracePair
 from deepprune.data.prefixes import FirstTokens, make_prefix
 from deepprune.judge.network.backbones import Backbone, PairClassifier, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge, has_fast_bfloat16
-from deepprune.judge.network.encoding import PairEncoder, PairTokens
+from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.inference import pair_logits, token_batches
+from deepprune.judge.network.packing import PairTokens, pad
+from deepprune.judge.network.vllm_scoring import save_sequence_classifier
 from deepprune.traces import open_traces
 
 N_PREFIXES, N_PAIRS, N_BLOCKS = 200, 2_000, 5
 PREFIX_LEN, WINDOW = 500, 511  # an odd window gives both sides the same length
 N_CANDIDATES, SIDE, REPEATS = 8, 256, 3
-TOKENS_PER_BATCH = 2_048  # the default on a CPU
+TOKENS_PER_BATCH = 4_096  # the default of a causal judge on a CPU
 
 
 class FirstToken(torch.nn.Module):
@@ -129,16 +134,16 @@ def minilm(traces: str = "pool") -> None:
         )
 
 
-def decoder(folder: str, traces: str = "pool") -> None:
-    """Print seconds with and without sharing, their ratio and the largest logit difference."""
+def decoder(folder: str, traces: str = "pool", n_prefixes: str = "32") -> None:
+    """Print seconds packed and pair by pair, their ratio and the largest logit difference."""
     torch.manual_seed(0)
     backbone = Backbone(source=folder, pooling="last")
     tokenizer, model = load_tokenizer(backbone), load_model(backbone).eval()
     encoder = PairEncoder(tokenizer, layout=backbone.layout, max_length=2_048)
-    prefixes = draw_prefixes(traces, 64, 10**6, np.random.default_rng(0))
+    prefixes = draw_prefixes(traces, 400, 10**6, np.random.default_rng(0))
     tokens = [ids[:SIDE] for ids in encoder.tokenise([p.text for p in prefixes])]
     full = [ids for ids in tokens if len(ids) == SIDE]
-    if len(full) <= N_CANDIDATES:
+    if len(full) < max(N_CANDIDATES + 1, int(n_prefixes)):
         sys.exit(f"{traces} has too few traces of at least {SIDE} tokens.")
     sequences = [encoder.join([], full[0], second) for second in full[1 : N_CANDIDATES + 1]]
 
@@ -146,13 +151,14 @@ def decoder(folder: str, traces: str = "pool") -> None:
         logits = np.empty(len(sequences))
         with torch.inference_mode():
             for rows in token_batches([len(s.input_ids) for s in sequences], TOKENS_PER_BATCH):
-                logits[rows] = model(**encoder.collate([sequences[i] for i in rows])).numpy()
+                logits[rows] = model(**pad([sequences[i] for i in rows])).numpy()
         return logits
 
     def shared() -> np.ndarray:
         return pair_logits(model, encoder, sequences, tokens_per_batch=TOKENS_PER_BATCH)
 
     describe(sequences)
+    model.reads_packed(sequences)  # compares with single pairs, once a process
     for precision in ("float32", "bfloat16")[: 1 + has_fast_bfloat16("cpu")]:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             runs = [(timed(separate), timed(shared)) for _ in range(REPEATS)]
@@ -165,12 +171,37 @@ def decoder(folder: str, traces: str = "pool") -> None:
             flush=True,
         )
 
+    all_pairs(model, encoder, full[: int(n_prefixes)])
+
+
+def all_pairs(model: PairClassifier, encoder: PairEncoder, prefixes: list[list[int]]) -> None:
+    """Print pairs per second on all pairs of the prefixes, and those of sentence-transformers."""
+    from sentence_transformers import CrossEncoder
+
+    sequences = [encoder.join([], a, b) for a, b in itertools.combinations(prefixes, 2)]
+    some = sequences[::4]
+    texts = [tuple(map(encoder.tokenizer.decode, (s.head, s.tail))) for s in some]
+    with tempfile.TemporaryDirectory() as folder:
+        save_sequence_classifier(model, Path(folder))
+        encoder.tokenizer.save_pretrained(folder)
+        theirs = CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.float32})
+    describe(sequences)
+    ours, found = timed(
+        lambda: pair_logits(model, encoder, sequences, tokens_per_batch=TOKENS_PER_BATCH)
+    )
+    slow, expected = timed(lambda: theirs.predict(texts, activation_fn=torch.nn.Identity()))
+    ratio = slow / len(some) / (ours / len(sequences))
+    print(
+        f"{len(sequences)} pairs of {len(prefixes)} prefixes: {len(sequences) / ours:.2f} pairs/s, "
+        f"sentence-transformers {len(some) / slow:.2f}, {ratio:.2f}x, logits within "
+        f"{np.abs(found[::4] - expected).max():.1e}"
+    )
+
 
 def describe(sequences: list[PairTokens]) -> None:
-    head = sequences[0].n_head
     total = sum(len(s.input_ids) for s in sequences)
-    rest = total - head * len(sequences)
-    print(f"{total} tokens separate, {head + rest} shared: {total / (head + rest):.2f}x")
+    shared = sum(map(len, {tuple(s.head) for s in sequences})) + sum(len(s.tail) for s in sequences)
+    print(f"{total} tokens pair by pair, {shared} packed: {total / shared:.2f}x")
 
 
 def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:

@@ -1,13 +1,18 @@
 """Compare training speed with transformers' ``Trainer``, as ratios within one run.
 
-    python benchmarks/training_throughput.py [TRACES] [K] [N_PAIRS]
+    python benchmarks/training_throughput.py minilm [TRACES] [K] [N_PAIRS] [REPEATS]
+    python benchmarks/training_throughput.py SMOLLM2_FOLDER [TRACES] [K] [N_PAIRS] [REPEATS]
 
-All contenders use the same classifier (MiniLM, all weights trained), initial weights, pairs (first
-K tokens, default 128, of TRACES, default ``pool``; a window of 256 tokens), batch size 16,
-precision (bfloat16 autocast if the CPU supports it), loss, AdamW and gradient clipping. The time is
-that of the training loop over one epoch, starting from token ids: ``PairLoader`` and
-``JudgeModule`` under Lightning's ``Trainer``, against transformers' ``Trainer`` with its padding
-collator, in random batches (its default) and grouped by length. Contenders run in turn.
+All contenders use the same classifier, initial weights, pairs (first K tokens of TRACES, default
+``pool``), batch size 16, precision (bfloat16 autocast if the CPU supports it), loss, AdamW and
+gradient clipping. The time is that of the training loop over one epoch, starting from token ids:
+``PairLoader`` and ``JudgeModule`` under Lightning's ``Trainer``, against transformers' ``Trainer``
+with its padding collator, in random batches (its default) and grouped by length. Contenders run in
+turn.
+
+- ``minilm``: all weights are trained, K = 128, a window of 256 tokens, random pairs.
+- SmolLM2-135M (see ``smollm2.py``): LoRA, K = 256, representatives with 8 candidates each, which
+  ours reads once. Our comparison of packed with single pairs at the start is not timed.
 """
 
 import os
@@ -16,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -30,15 +36,14 @@ from deepprune.data.loader import EncodedPairs, PairLoader
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import BucketBatchSampler, NaturalSampler
-from deepprune.judge.network.backbones import Backbone, load_model, load_tokenizer
+from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import has_fast_bfloat16
 from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.losses import BCELoss
 from deepprune.judge.network.module import JudgeModule
 from deepprune.traces import open_traces
 
-BATCH_SIZE, WINDOW, REPEATS = 16, 256, 3
-BACKBONE = Backbone(source="minilm", attention="eager")
+BATCH_SIZE, GROUP = 16, 8
 OPTIMIZER = partial(torch.optim.AdamW, lr=2e-4, weight_decay=0.01)
 
 
@@ -58,19 +63,23 @@ class Clock(pl.Callback, TrainerCallback):
 class WithLoss(nn.Module):
     """Wrap classifier and loss in the interface that transformers' trainer expects."""
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.classifier, self.loss = load_model(BACKBONE), BCELoss()
+        self.classifier, self.loss = load_model(backbone), BCELoss()
 
     def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.classifier(**inputs)
         return {"loss": self.loss(logits, labels, labels), "logits": logits}
 
 
-def lightning(pairs: EncodedPairs, is_bfloat16: bool) -> float:
+def lightning(backbone: Backbone, pairs: EncodedPairs, is_bfloat16: bool) -> float:
     """Return the seconds of one epoch with Lightning's trainer."""
     torch.manual_seed(0)
+    model = load_model(backbone)
     sampler = NaturalSampler(pairs.labels, pairs.group, 0)
+    if backbone.layout == "causal":
+        sampler.keep_together(pairs.head, GROUP)
+        model.reads_packed([pairs.inputs.sequence(row) for row in pairs.inputs.texts[:2].tolist()])
     loader = PairLoader(pairs, BucketBatchSampler(sampler, pairs.inputs.lengths, BATCH_SIZE))
     clock = Clock()
     pl.Trainer(
@@ -84,19 +93,22 @@ def lightning(pairs: EncodedPairs, is_bfloat16: bool) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-    ).fit(JudgeModule(load_model(BACKBONE), BCELoss(), OPTIMIZER), loader)
+    ).fit(JudgeModule(model, BCELoss(), OPTIMIZER), loader)
     return clock.seconds
 
 
-def transformers(pairs: EncodedPairs, is_bfloat16: bool, tokenizer, strategy: str) -> float:
+def transformers(
+    backbone: Backbone, pairs: EncodedPairs, is_bfloat16: bool, tokenizer, strategy: str
+) -> float:
     """Return the seconds of one epoch with transformers' trainer."""
     torch.manual_seed(0)
     features = []
-    for i in range(len(pairs)):
-        batch = pairs.batch([i])
-        inputs = {name: values[0].tolist() for name, values in batch["inputs"].items()}
-        features.append({**inputs, "labels": float(batch["labels"][0])})
-    model, clock = WithLoss(), Clock()
+    for texts, label in zip(pairs.inputs.texts.tolist(), pairs.labels.tolist(), strict=True):
+        sequence = pairs.inputs.sequence(texts)
+        features.append({"input_ids": sequence.input_ids, "labels": float(label)})
+        if backbone.layout == "bert":
+            features[-1]["token_type_ids"] = [0] * len(sequence.head) + [1] * len(sequence.tail)
+    model, clock = WithLoss(backbone).train(), Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -124,47 +136,64 @@ def transformers(pairs: EncodedPairs, is_bfloat16: bool, tokenizer, strategy: st
     return clock.seconds
 
 
-def main(traces: str = "pool", k: str = "128", n_pairs: str = "192") -> None:
+def setting(source: str) -> tuple[Backbone, int, int]:
+    """Return backbone, tokens of a prefix and the window of a benchmark."""
+    if source == "minilm":
+        return Backbone(source="minilm", attention="eager"), 128, 256
+    return Backbone(source=source, pooling="last", lora=Lora()), 256, 1_024
+
+
+def main(
+    source: str, traces: str = "pool", k: str = "", n_pairs: str = "192", repeats: str = "3"
+) -> None:
     """Print pairs per second and ratios."""
-    tokenizer = load_tokenizer(BACKBONE)
+    backbone, prefix_len, window = setting(source)
+    is_causal = backbone.layout == "causal"
+    rule = FirstTokens(int(k or prefix_len))
     every = [
         pair
         for group in open_traces(traces).load()
-        for pair in build_pairs(group, FirstTokens(int(k)))
+        for pair in build_pairs(group, rule, n_candidates=GROUP if is_causal else 1)
+        if not is_causal or min(pair.first.n_tokens, pair.second.n_tokens) == rule.k
     ]
-    chosen = np.random.default_rng(0).choice(len(every), int(n_pairs), replace=False)
-    pairs = EncodedPairs(
-        [every[i] for i in chosen], PairEncoder(tokenizer, max_length=WINDOW).encode
-    )
+    if is_causal:  # whole groups
+        count = Counter(pair.first.key for pair in every)
+        every = [pair for pair in every if count[pair.first.key] >= GROUP][: int(n_pairs)]
+    else:
+        chosen = np.random.default_rng(0).choice(len(every), int(n_pairs), replace=False)
+        every = [every[i] for i in chosen]
+    tokenizer = load_tokenizer(backbone)
+    encoder = PairEncoder(tokenizer, layout=backbone.layout, max_length=window)
+    pairs = EncodedPairs(every, encoder.encode)
     is_bfloat16 = has_fast_bfloat16("cpu")
     contenders: dict[str, Callable[[], float]] = {
-        "JudgeModule, PairLoader": lambda: lightning(pairs, is_bfloat16),
+        "JudgeModule, PairLoader": lambda: lightning(backbone, pairs, is_bfloat16),
         "transformers, random batches": lambda: transformers(
-            pairs, is_bfloat16, tokenizer, "random"
+            backbone, pairs, is_bfloat16, tokenizer, "random"
         ),
         "transformers, grouped by length": lambda: transformers(
-            pairs, is_bfloat16, tokenizer, "group_by_length"
+            backbone, pairs, is_bfloat16, tokenizer, "group_by_length"
         ),
     }
     low, middle, high = np.quantile(pairs.inputs.lengths, [0, 0.5, 1]).astype(int)
     print(
-        f"{len(pairs)} pairs of {low} to {high} tokens, median {middle}; "
-        f"{'bfloat16' if is_bfloat16 else 'float32'}",
+        f"{len(pairs)} pairs of {low} to {high} tokens, median {middle}, "
+        f"{pairs.head.max() + 1} representatives; {'bfloat16' if is_bfloat16 else 'float32'}",
         flush=True,
     )
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(REPEATS):
+    for _ in range(int(repeats)):
         for name, train in contenders.items():
             seconds[name].append(train())
     ours = seconds["JudgeModule, PairLoader"]
     for name, theirs in seconds.items():
         ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
         rate = len(pairs) / statistics.median(theirs)
-        print(f"{name:32} {rate:6.2f} pairs/s, ours {ratio:.2f}x (median of {REPEATS})")
+        print(f"{name:32} {rate:6.2f} pairs/s, ours {ratio:.2f}x (median of {repeats})")
 
 
 if __name__ == "__main__":
-    if "-h" in sys.argv or "--help" in sys.argv:
+    if not sys.argv[1:] or "-h" in sys.argv or "--help" in sys.argv:
         sys.exit(__doc__)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")

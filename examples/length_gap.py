@@ -35,6 +35,7 @@ class LengthGap:
 
     name = "length_gap"
     needs = TEXT_ALONE
+    shares_heads = False
 
     @property
     def encoding(self):

@@ -111,12 +111,25 @@ def train(config: DictConfig) -> TrainPlan:
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         batch_size=data.batch_size,
+        group=_group(data.group, data.batch_size),
         loss=instantiated(config.loss),
         sampler=sampler,
         calibration=config.calibration,
         make_trainer=partial(_trainer, config),
         sweep=_sweep(config, store) if config.sweep.questions != 0 else None,
     )
+
+
+def _group(group: object, batch_size: int) -> int | None:
+    """Return ``data.group``, ``None`` for ``auto``."""
+    if group == "auto":
+        return None
+    if not isinstance(group, int) or isinstance(group, bool) or group < 1 or batch_size % group:
+        raise InputError(
+            f"data.group must be auto or a divisor of data.batch_size={batch_size}, got {group!r}: "
+            "the candidates of a representative stay in one batch."
+        )
+    return group
 
 
 def judge_report(config: DictConfig) -> JudgeReportPlan:

@@ -177,6 +177,7 @@ class TrainPlan:
 
     Attributes:
         load_splits: Reads the traces and splits their questions.
+        group: Candidates of a representative in training; ``None`` for what suits a learner.
         split_seed: Decides the split and the reported pairs; ``seed`` decides everything else.
         learner: That of ``model=``.
         beside: Those of ``beside=``, by name.
@@ -199,6 +200,7 @@ class TrainPlan:
     pairs_per_question: int | None
     eval_pairs_per_question: int | None
     batch_size: int
+    group: int | None
     loss: nn.Module
     sampler: SamplerFactory
     calibration: str

@@ -109,6 +109,7 @@ class DataConf:
     only_unfinished: bool = MISSING
     answer_style: dict[str, str] = MISSING
     batch_size: Count = MISSING
+    group: Any = MISSING
 
 
 @dataclass

@@ -38,6 +38,8 @@ class JudgeDataModule(pl.LightningDataModule):
         sampler: Makes the training sampler, e.g. ``functools.partial(OversampleSampler, ratio=2)``.
         batch_size: Training pairs of a batch on each rank.
         eval_batch_size: The same for validation.
+        group: Candidates of a representative that are drawn and read together, see `build_pairs`
+            and ``PairSampler.keep_together``; a divisor of ``batch_size``.
         pairs_per_question: At most so many training pairs of a group; ``None`` for all.
         eval_pairs_per_question: The same for validation.
         only_unfinished: Train only on pairs of which neither prefix has reached its answer.
@@ -58,6 +60,7 @@ class JudgeDataModule(pl.LightningDataModule):
         *,
         batch_size: int = 16,
         eval_batch_size: int = 64,
+        group: int = 1,
         pairs_per_question: int | None = None,
         eval_pairs_per_question: int | None = None,
         only_unfinished: bool = True,
@@ -69,6 +72,7 @@ class JudgeDataModule(pl.LightningDataModule):
         self.splits, self.rule, self.encoding = splits, rule, encoding
         self._make_sampler = sampler
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self._group = group
         self._max_pairs = pairs_per_question
         self._max_eval_pairs = eval_pairs_per_question
         self._only_unfinished = only_unfinished
@@ -95,6 +99,7 @@ class JudgeDataModule(pl.LightningDataModule):
                 getattr(self.splits, part),
                 self.rule,
                 max_pairs=self._max_pairs if is_train else self._max_eval_pairs,
+                n_candidates=self._group if is_train else 1,
                 only_unfinished=is_train and self._only_unfinished,
                 answer_style=self._answer_style,
                 seed=self._seed,
@@ -110,6 +115,8 @@ class JudgeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> PairLoader:
         encoded = self.encoded("train")
         sampler = self._make_sampler(encoded.labels, encoded.group, self._seed)
+        if self._group > 1:
+            sampler.keep_together(encoded.head, self._group)
         batches = BucketBatchSampler(sampler, encoded.inputs.lengths, self._batch_size)
         self._train_loader = PairLoader(encoded, batches)
         if self._resume is not None:

@@ -5,8 +5,8 @@ Tensor names: B pairs of a batch, P pairs of a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias, TypedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class PairInputs(Protocol):
     is_truncated: BoolArray
     """Whether the window is too short for the pair, shape ``(P,)``."""
 
-    def batch(self, rows: IntArray) -> dict[str, Tensor]:
+    def batch(self, rows: IntArray) -> dict[str, Any]:
         """Return the model inputs of the pairs at ``rows``."""
 
 
@@ -43,7 +43,7 @@ class PairBatch(TypedDict):
     neither prefix has reached its answer (``is_unfinished``). All have shape ``(B,)``.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     labels: Tensor
     meta: dict[str, Tensor]
 
@@ -58,6 +58,7 @@ class EncodedPairs:
     Attributes:
         labels: 1 or 0, shape ``(P,)``.
         group: Index of question and model of each pair, shape ``(P,)``.
+        head: Index of the first prefix of each pair, shape ``(P,)``.
         inputs: Model inputs.
     """
 
@@ -67,11 +68,9 @@ class EncodedPairs:
         self.labels: IntArray = labels_of(self.pairs)
         self.is_unfinished: BoolArray = np.array([pair.is_unfinished for pair in self.pairs], bool)
 
-        traces = [pair.first.trace for pair in self.pairs]
-        number: dict[object, int] = {}  # in the order of their first appearance
-        names = [(trace.question.key, trace.model) for trace in traces]
-        numbers = [number.setdefault(name, len(number)) for name in names]
-        self.group: IntArray = np.array(numbers, dtype=np.int64)
+        firsts = [pair.first for pair in self.pairs]
+        self.group = _numbers((p.trace.question.key, p.trace.model) for p in firsts)
+        self.head = _numbers(prefix.key for prefix in firsts)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -88,6 +87,12 @@ class EncodedPairs:
                 "is_unfinished": torch.from_numpy(self.is_unfinished[rows]),
             },
         )
+
+
+def _numbers(names: Iterable[object]) -> IntArray:
+    """Number distinct names in the order of their first appearance."""
+    number: dict[object, int] = {}
+    return np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
 
 
 class PairLoader:

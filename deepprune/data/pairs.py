@@ -27,6 +27,7 @@ def build_pairs(
     rule: PrefixRule,
     *,
     max_pairs: int | None = None,
+    n_candidates: int = 1,
     only_unfinished: bool = False,
     answer_style: str | Mapping[str, str] = "auto",
     seed: int = 0,
@@ -40,14 +41,17 @@ def build_pairs(
         group: The traces of one model for one question.
         rule: Where their prefixes end.
         max_pairs: Draw at most this many, without replacement; ``None`` keeps all.
+        n_candidates: Above 1, draw representatives, and this many candidates of each, in place of
+            single pairs; as many pairs in total, each as likely as before.
         only_unfinished: Keep only pairs where neither prefix has reached its answer.
         answer_style: One of ``answers.extract.AnswerStyle``, or one per data set with ``default``
             for all others.
         seed: Decides the sample and the order within a pair.
 
     Returns:
-        Pairs in the order of their traces; empty if fewer than two traces qualify. The peers of a
-        prefix are those of all traces of the group, including traces without an answer.
+        Pairs in the order of their traces, or of the representatives as drawn; empty if fewer than
+        two traces qualify. The peers of a prefix are those of all traces of the group, including
+        traces without an answer.
 
     Raises:
         ValueError: If ``max_pairs`` is below 1.
@@ -63,6 +67,10 @@ def build_pairs(
         prefixes = [prefix for prefix in prefixes if not prefix.is_finished]
     first, second = np.triu_indices(len(prefixes), k=1)
     rng = generator(seed, "pairs", *group.key)
+    if n_candidates > 1:
+        n_pairs = len(first) if max_pairs is None else min(max_pairs, len(first))
+        drawn = _stars(len(prefixes), n_candidates, n_pairs, rng)
+        return [TracePair(prefixes[i], prefixes[j]) for i, j in drawn]
     if max_pairs is not None and len(first) > max_pairs:
         chosen = np.sort(rng.choice(len(first), max_pairs, replace=False))
         first, second = first[chosen], second[chosen]
@@ -72,6 +80,23 @@ def build_pairs(
         a, b = (prefixes[j], prefixes[i]) if swap else (prefixes[i], prefixes[j])
         pairs.append(TracePair(a, b))
     return pairs
+
+
+def _stars(
+    n: int, n_candidates: int, n_pairs: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Draw representatives of ``n`` traces in turn, and candidates not yet paired with each."""
+    is_left = ~np.eye(n, dtype=np.bool_)
+    drawn: list[tuple[int, int]] = []
+    order = rng.permutation(n).tolist()
+    while len(drawn) < n_pairs:
+        for i in order:
+            left = np.flatnonzero(is_left[i])
+            size = min(n_candidates, len(left), n_pairs - len(drawn))
+            chosen = rng.choice(left, size, replace=False) if size else left[:0]
+            is_left[i, chosen] = is_left[chosen, i] = False
+            drawn += [(i, j) for j in chosen.tolist()]
+    return drawn
 
 
 def build_part(

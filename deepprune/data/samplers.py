@@ -5,6 +5,7 @@ Lightning must not split them again: ``Trainer(use_distributed_sampler=False)``.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class PairSampler(Sampler[int]):
 
     Every rank draws the same epoch and takes each ``num_replicas``-th block of it. If the length is
     not divisible, the first indices are repeated, so that all ranks yield equally many (a rank
-    short of a batch would hang the others).
+    short of a batch would hang the others), and blocks are whole.
 
     Args:
         labels: 1 or 0 for each pair, shape ``(P,)``.
@@ -58,6 +59,7 @@ class PairSampler(Sampler[int]):
 
     def __post_init__(self) -> None:
         self.epoch = 0
+        self._heads: IntArray | None = None
         if not 0 <= self.rank < self.num_replicas:
             raise ValueError(f"rank must lie in [0, {self.num_replicas}), got {self.rank}.")
         self.labels = np.asarray(self.labels, dtype=np.int64)
@@ -85,10 +87,24 @@ class PairSampler(Sampler[int]):
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
+    def keep_together(self, heads: IntArray, n: int) -> None:
+        """Arrange what is drawn so that pairs with a common head stand together, ``n`` in a block.
+
+        Which pairs an epoch has stays as it is. Where the sampler has blocks of its own, those of
+        its questions, a block is a multiple of both.
+
+        Args:
+            heads: Number of each pair's representative, those of a question next to each other,
+                shape ``(P,)``.
+            n: Pairs of a block.
+        """
+        self._heads, self.block = heads, math.lcm(self.block, n)
+
     def epoch_indices(self) -> IntArray:
         """Return the indices of this epoch over all ranks, with equally many blocks for each."""
-        indices = self._draw(generator(self.seed, "epoch", self.epoch))
-        return np.resize(indices, len(self) * self.num_replicas)
+        rng = generator(self.seed, "epoch", self.epoch)
+        indices = np.resize(self._draw(rng), len(self) * self.num_replicas)
+        return indices if self._heads is None else self._by_head(indices, self._heads, rng)
 
     def __len__(self) -> int:
         return -(-self.epoch_length // (self.num_replicas * self.block)) * self.block
@@ -96,6 +112,15 @@ class PairSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         blocks = self.epoch_indices().reshape(-1, self.block)
         return iter(blocks[self.rank :: self.num_replicas].ravel().tolist())
+
+    def _by_head(self, indices: IntArray, heads: IntArray, rng: np.random.Generator) -> IntArray:
+        """Make blocks of one head, others of what is left of each, and shuffle the blocks."""
+        indices = indices[np.argsort(heads[indices], kind="stable")]
+        _, first, count = np.unique(heads[indices], return_index=True, return_counts=True)
+        turn = np.arange(len(indices)) - np.repeat(first, count)  # of a head: 0, 1, ...
+        is_rest = turn >= np.repeat(count // self.block * self.block, count)
+        blocks = np.concatenate((indices[~is_rest], indices[is_rest])).reshape(-1, self.block)
+        return rng.permutation(blocks).ravel()
 
 
 class NaturalSampler(PairSampler):

@@ -137,6 +137,7 @@ class LinearArchitecture:
     """
 
     name = "linear"
+    shares_heads = False
 
     def __init__(
         self,

@@ -219,6 +219,14 @@ def test_two_ddp_processes_train_each_judge(tmp_path):
     assert rows(tmp_path / "r" / RESULTS)
 
 
+def test_a_group_divides_the_batch_and_needs_a_judge_that_shares(tmp_path):
+    fit = [*TINY_FIT, f"model.backbone.source={save_tiny_bert(tmp_path / 'tiny')}"]
+    done = run(*fit, "data.group=3", folder=tmp_path, code=2)
+    assert "data.group must be auto or a divisor of data.batch_size=16, got 3" in done.stderr
+    done = run(*fit, "data.group=8", folder=tmp_path, code=2)
+    assert "data.group must be auto or 1 for tiny, got 8: only a causal model" in done.stderr
+
+
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
     run("evaluate", *SMALL, "hydra.run.dir=r", folder=tmp_path)
     done = run("evaluate", *SMALL, "seed=1", "hydra.run.dir=r", folder=tmp_path, code=2)

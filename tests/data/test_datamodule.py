@@ -12,7 +12,8 @@ from deepprune.data.datamodule import JudgeDataModule
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.samplers import BalancedSampler
 from deepprune.data.splits import Splits
-from deepprune.judge.network.encoding import PairTokens, TokenInputs
+from deepprune.judge.network.encoding import TokenInputs
+from deepprune.judge.network.packing import PairTokens
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own use of torch

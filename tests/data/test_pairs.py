@@ -1,3 +1,5 @@
+import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -69,3 +71,25 @@ def with_texts(question, texts):
 def test_a_cap_needs_room():
     with pytest.raises(ValueError, match="got 0"):
         build_pairs(group(["a", "a"]), RULE, max_pairs=0)
+
+
+def test_representatives_have_several_candidates():
+    question = group(["a", "b"] * 8)
+    for max_pairs, sizes in [(24, [8] * 3), (20, [8, 8, 4]), (6, [6])]:
+        sample = build_pairs(question, RULE, max_pairs=max_pairs, n_candidates=8, seed=3)
+        assert len(set(unordered(sample))) == max_pairs
+        firsts = [first for first, _ in names(sample)]
+        assert [len(list(same)) for _, same in itertools.groupby(firsts)] == sizes
+    every = build_pairs(question, RULE, n_candidates=8)
+    assert unordered(every) == unordered(build_pairs(question, RULE))
+    assert build_pairs(group(["a"]), RULE, n_candidates=8) == []
+
+
+def test_with_representatives_all_pairs_are_as_likely():
+    """Each of the 10 pairs of five traces is in 40 % of the samples, and first in half of them."""
+    question, n = group(["a"] * 5), 2000
+    counts = Counter()
+    for seed in range(n):
+        counts.update(names(build_pairs(question, RULE, max_pairs=4, n_candidates=3, seed=seed)))
+    assert len(counts) == 20
+    assert all(abs(count / n - 0.2) < 0.04 for count in counts.values())

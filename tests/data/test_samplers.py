@@ -86,6 +86,46 @@ def test_a_block_has_one_question_and_both_classes():
         assert LABELS[block].sum() == 2
 
 
+HEADS = GROUPS * 3 + np.arange(40) // 4 % 3  # three of each question: four, three and three pairs
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        NaturalSampler,
+        functools.partial(OversampleSampler, ratio=3),
+        BalancedSampler,
+        QuestionBalancedSampler,
+    ],
+)
+def test_pairs_of_a_representative_stand_together_and_classes_stay_as_they_are(make):
+    plain, grouped = make(LABELS, GROUPS), make(LABELS, GROUPS)
+    grouped.keep_together(HEADS, 4)
+    for epoch in (0, 1):
+        counts, together = drawn(plain, epoch), drawn(grouped, epoch)
+        assert _cells(together) == _cells(counts)
+        heads = HEADS[np.array(list(grouped)).reshape(-1, 4)]
+        whole = sum(n // 4 for n in Counter(heads.ravel().tolist()).values())
+        assert sum(len(set(block)) == 1 for block in heads.tolist()) >= whole
+        if make is QuestionBalancedSampler:
+            assert all(len(set(block)) == 1 for block in (heads // 3).tolist())
+
+
+def _cells(counts):
+    """Draws of each class."""
+    cells = Counter()
+    for pair, n in counts.items():
+        cells[LABELS[pair]] += n
+    return cells
+
+
+def test_blocks_are_multiples_of_both():
+    sampler = QuestionBalancedSampler(LABELS, GROUPS, block=4)
+    sampler.keep_together(HEADS, 6)
+    assert sampler.block == 12
+    assert len(list(sampler)) == len(sampler) == 48
+
+
 def blocks(seed=0, *, batch_size=8, **rank):
     lengths = np.random.default_rng(0).integers(5, 100, len(LABELS))
     sampler = QuestionBalancedSampler(LABELS, GROUPS, seed, block=4, **rank)

@@ -32,6 +32,7 @@ from deepprune.judge.network.backbones import (
     set_pad_token,
 )
 from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
+from deepprune.judge.network.packing import pad
 
 LAST = {"pooling": "last"}
 QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json
@@ -89,7 +90,7 @@ def test_last_pooling_is_the_sequence_classifier_of_transformers(tmp_path):
     reference.model.load_state_dict(model.encoder.state_dict())
     reference.score.load_state_dict(model.head.state_dict())
     encoder = PairEncoder(tokenizer, layout="causal", with_question=True)
-    inputs = encoder.collate([encoder.join([5, 6], *pair) for pair in PAIRS])
+    inputs = pad([encoder.join([5, 6], *pair) for pair in PAIRS])
     with torch.no_grad():
         expected = reference(**inputs).logits[:, 0]
     assert torch.allclose(logits(model, encoder, PAIRS), expected, atol=1e-6)

@@ -81,7 +81,8 @@ def trained(module):
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(source, tmp_path):
+@pytest.mark.parametrize("group", [1, 5])
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(group, source, tmp_path):
     """Four batches an epoch with LoRA dropout; resumed in the middle of the second epoch."""
     whole = module(source)
     before = {name: p.clone() for name, p in trained(whole).items()}
@@ -89,7 +90,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(source, tmp_path)
         tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, monitor=None
     )
     trainer = pl.Trainer(max_epochs=3, callbacks=[checkpoints], **QUIET)
-    trainer.fit(whole, data(source))
+    trainer.fit(whole, data(source, group=group))
     assert trainer.global_step == 12
     assert all((p != before[name]).any() for name, p in trained(whole).items())
 
@@ -100,7 +101,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(source, tmp_path)
     resumed = module(source)
     trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, **QUIET)
     torch.manual_seed(99)
-    trainer.fit(resumed, data(source), ckpt_path=path, weights_only=True)
+    trainer.fit(resumed, data(source, group=group), ckpt_path=path, weights_only=True)
     assert trainer.global_step == 12
     for name, p in trained(whole).items():
         assert torch.equal(p, trained(resumed)[name]), name
@@ -171,8 +172,8 @@ def test_validation_logs_pooled_and_within_question_metrics(source):
 
 def test_a_judge_that_has_diverged_is_refused(source):
     class Diverged(torch.nn.Module):
-        def forward(self, input_ids, **_):
-            return torch.full((len(input_ids),), float("nan"))
+        def forward(self, packing, **_):
+            return torch.full((len(packing.head_B),), float("nan"))
 
     module = JudgeModule(Diverged(), FocalLoss(), torch.optim.SGD)
     with pytest.raises(InputError, match="Diverged gives NaN for 10 of 10 validation pairs"):

@@ -23,6 +23,10 @@ class Architecture(Protocol):
         """Needs of the judge: text, forced answers."""
 
     @property
+    def shares_heads(self) -> bool:
+        """Whether pairs of one representative cost less when they are read together."""
+
+    @property
     def encoding(self) -> PairEncoding:
         """Encoder of pairs as inputs; making it reads a tokenizer, but no trained weights."""
 

@@ -31,6 +31,15 @@ from deepprune.core.flops import transformer_flops
 from deepprune.core.options import Count, Ge, Lt, checked
 from deepprune.core.protocols import FloatArray
 from deepprune.judge.network.encoding import ANSWER_WORDS, Layout, answer_ids
+from deepprune.judge.network.packing import (
+    PACKED,
+    PairTokens,
+    on_device,
+    pack,
+    pad,
+    unpack,
+    why_not_packed,
+)
 
 _log = python_logging.getLogger(__name__)
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -126,6 +135,8 @@ class PairClassifier(nn.Module):
     except that the last token is found by the attention mask: by the pad token's id, a text that
     itself ends in that token would be pooled one token too early.
 
+    A packed batch (see ``packing``) is read at once if `reads_packed`, else pair by pair.
+
     Args:
         encoder: A base model without head, as ``AutoModel`` gives it.
         pooling: Hidden states that the head reads, see `Backbone`.
@@ -136,25 +147,66 @@ class PairClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
-        width = hidden * (3 if pooling == "segments" else 1)
+        config: Any = encoder.config
+        width = config.hidden_size * (3 if pooling == "segments" else 1)
         self.head = head or nn.Linear(width, 1, bias=pooling != "last")
         if head is None and not self.head.weight.is_meta:
             nn.init.normal_(self.head.weight, std=0.02)
             if self.head.bias is not None:
                 nn.init.zeros_(self.head.bias)
+        if pooling == "last" and not why_not_packed(config, config._attn_implementation):
+            encoder.set_attn_implementation(PACKED)  # type: ignore[operator]
+        self._reads_packed: bool | None = None
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def forward(self, **inputs: Any) -> Tensor:
         """Return logits of "same answer", float32, shape ``(B,)``."""
-        return self.read_out(self.encoder(**inputs).last_hidden_state, inputs)
-
-    def read_out(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Apply pooling and head to the backbone's last hidden states for ``inputs``."""
-        pooled = self._pool(hidden_BTD, inputs)
+        if "packing" in inputs and not self._reads_packed:
+            pairs = unpack(inputs)
+            if not self.reads_packed(pairs):
+                inputs = on_device(pad(pairs), self.head.weight.device)
+        pooled = self._pooled(inputs)
         logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
         return logits[:, 0].float()
 
-    def _pool(self, hidden_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def reads_packed(self, pairs: Sequence[PairTokens]) -> bool:
+        """Return whether packed batches are read at once; log a warning if not.
+
+        A wrong mask is silent. So the first call compares a few of the pairs, packed, with the same
+        read one by one; only a model that gives the same is given packed batches.
+        """
+        if self._reads_packed is None:
+            problem = self._packing_problem(pairs)
+            if problem:
+                _log.warning("pairs are read one by one: %s", problem)
+            self._reads_packed = not problem
+        return self._reads_packed
+
+    @torch.no_grad()
+    def _packing_problem(self, pairs: Sequence[PairTokens]) -> str:
+        config: Any = self.encoder.config
+        if problem := why_not_packed(config, config._attn_implementation):
+            return problem
+        first = pairs[0]
+        some = [first, *[pair for pair in pairs[1:] if pair.head == first.head][:1]]
+        some += [least(pairs, key=lambda pair: len(pair.input_ids)) for least in (min, max)]
+        was_training = self.training
+        self.eval()
+        device = self.head.weight.device
+        packed, alone = (self._pooled(on_device(make(some), device)) for make in (pack, pad))
+        self.train(was_training)
+        is_exact = packed.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+        limit = 1e-4 if is_exact else 0.1  # a wrong mask gives .1 to .5, bfloat16 up to .06
+        gaps = (packed - alone).float().norm(dim=1) / alone.float().norm(dim=1)
+        if (gap := gaps.max().item()) <= limit:
+            return ""
+        return f"packed, hidden states differ by {gap:.1e} of their size, expected at most {limit}"
+
+    def _pooled(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the hidden states that the head reads, shape ``(B, D)``."""
+        settings = {"use_cache": False} if self.pooling == "last" else {}
+        hidden_BTD: Tensor = self.encoder(**inputs, **settings).last_hidden_state
+        if "packing" in inputs:
+            return hidden_BTD[0, inputs["packing"].tails_BC[:, -1]]
         mask_BT = inputs["attention_mask"]
         rows_B = torch.arange(len(mask_BT), device=mask_BT.device)
         match self.pooling:
@@ -188,6 +240,19 @@ def load_tokenizer(backbone: Backbone) -> Any:
     return tokenizer
 
 
+def load_config(backbone: Backbone) -> Any:
+    """Read the configuration of the model, with one label.
+
+    Raises:
+        InputError: If it is missing.
+    """
+    source = resolve_source(backbone.source)
+    try:
+        return AutoConfig.from_pretrained(source, num_labels=1, **_common(backbone))
+    except OSError as error:
+        raise InputError(_missing(backbone.source, error)) from error
+
+
 def load_model(backbone: Backbone, words: Sequence[str] = ANSWER_WORDS) -> PairClassifier:
     """Read the weights, add head and adapters, freeze what is not trained.
 
@@ -207,7 +272,7 @@ def load_model(backbone: Backbone, words: Sequence[str] = ANSWER_WORDS) -> PairC
     verbosity = logging.get_verbosity()
     logging.set_verbosity(python_logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(source, num_labels=1, **common)
+        config = load_config(backbone)
         for name, value in config.to_dict().items():
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float):
                 setattr(config, name, backbone.dropout)

@@ -22,11 +22,13 @@ from deepprune.judge.network.backbones import (
     Backbone,
     PairClassifier,
     forward_flops,
+    load_config,
     load_model,
     load_tokenizer,
 )
-from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder, PairTokens
+from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
 from deepprune.judge.network.inference import pair_logits
+from deepprune.judge.network.packing import PairTokens, why_not_packed
 from deepprune.judge.network.weights import (
     backbone_from_json,
     backbone_to_json,
@@ -43,7 +45,7 @@ class CrossEncoderJudge(TrainedJudge):
     """Scores a pair by reading both prefixes together.
 
     Equal pairs are scored once, each text is tokenised once, pairs are sorted by length and batched
-    by tokens; a causal model reads a representative once for all its candidates (`inference`). It
+    by tokens; a causal model reads a representative once for its candidates (`packing`). It
     computes in bfloat16 where the device has instructions for it; the precision is part of the
     fingerprint.
 
@@ -60,7 +62,7 @@ class CrossEncoderJudge(TrainedJudge):
         precision: ``auto``, ``float32`` or ``bfloat16``.
         symmetric: Average the logits of both orders: twice the cost, and swapping changes nothing.
         tokens_per_batch: Tokens of a batch, padding included; ``None`` for 2,048 on a CPU, where a
-            small batch stays in its cache, else 16,384.
+            small batch stays in its cache (4,096 where batches share representatives), else 16,384.
 
     Raises:
         InputError: If the device is missing.
@@ -89,7 +91,8 @@ class CrossEncoderJudge(TrainedJudge):
         self.encoder, self.backbone = encoder, backbone
         self.is_symmetric = symmetric
         if tokens_per_batch is None:
-            tokens_per_batch = 2_048 if self.device.type == "cpu" else 16_384
+            on_cpu = 4_096 if model.pooling == "last" else 2_048
+            tokens_per_batch = on_cpu if self.device.type == "cpu" else 16_384
         self._tokens_per_batch = tokens_per_batch
         self._known_identity: str | None = None
 
@@ -193,6 +196,13 @@ class CrossEncoderArchitecture:
     ) -> None:
         self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
         self.name = Path(backbone.source).name
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether the model reads packed batches at once, by its configuration."""
+        backbone = self._backbone
+        config = load_config(backbone)
+        return backbone.pooling == "last" and not why_not_packed(config, backbone.attention)
 
     @property
     def encoding(self) -> PairEncoding:

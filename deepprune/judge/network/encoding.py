@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from deepprune.core.errors import InputError
 from deepprune.core.options import Count
 from deepprune.core.protocols import BoolArray, IntArray
 from deepprune.core.types import TracePair
+from deepprune.judge.network.packing import PairTokens, pack
 
 Layout: TypeAlias = Literal["bert", "causal"]
 """``bert`` reads [CLS] question [SEP] first [SEP] second [SEP]; ``causal`` an instruction,
@@ -34,25 +34,15 @@ _CACHED_TEXTS = 65_536
 _MAX_QUESTION_SHARE = 0.25  # of the window, where the window is too short for everything
 
 
-class PairTokens(NamedTuple):
-    """One pair as the model reads it.
-
-    Attributes:
-        input_ids: Token ids.
-        n_head: Tokens before the second prefix.
-    """
-
-    input_ids: list[int]
-    n_head: int
-
-
 class PairEncoder:
     """Turns pairs into model inputs.
 
     The representative comes first, so that in the causal layout all its pairs share everything up
     to the candidate. A window too short for a pair keeps the *start* of the question (at most a
     quarter of the window) and the *end* of each prefix; the two share the rest evenly, and what the
-    shorter one does not need goes to the longer one.
+    shorter one does not need goes to the longer one. In the causal layout question and
+    representative are cut as though the candidate were as long as the representative, so that all
+    its pairs begin alike; the candidate gets what they leave.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a pad token.
@@ -170,7 +160,7 @@ class PairEncoder:
     def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
         """Return whether the window is too short for so many tokens of question and prefixes."""
         wanted = (n_question if self.with_question else 0) + n_first + n_second
-        return self._n_fixed + wanted > self.max_length
+        return self.length(n_question, n_first, n_second) < self._n_fixed + wanted
 
     def join(
         self, question: Sequence[int], first: Sequence[int], second: Sequence[int]
@@ -187,34 +177,34 @@ class PairEncoder:
         tail = [*second[len(second) - n_second :], *self._after]
         return PairTokens(head + tail, len(head))
 
-    def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Tensor]:
-        """Make ``input_ids`` and ``attention_mask``, int64 ``(B, T)``, padded on the right.
+    def collate(self, sequences: Sequence[PairTokens]) -> dict[str, Any]:
+        """Make model inputs: in the causal layout those of ``pack``, else a row of each pair.
 
-        The bert layout adds ``token_type_ids``, the causal layout ``position_ids``.
+        Rows have ``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 ``(B, T)``, padded
+        on the right.
         """
-        ids = {"input_ids": [s.input_ids for s in sequences]}
-        if self.layout == "bert":
-            ids["token_type_ids"] = [
-                [0] * s.n_head + [1] * (len(s.input_ids) - s.n_head) for s in sequences
-            ]
-        inputs: dict[str, Tensor] = self.tokenizer.pad(
+        if self.layout == "causal":
+            return pack(sequences)
+        ids = {
+            "input_ids": [s.input_ids for s in sequences],
+            "token_type_ids": [[0] * len(s.head) + [1] * len(s.tail) for s in sequences],
+        }
+        inputs: dict[str, Any] = self.tokenizer.pad(
             ids, padding_side="right", return_tensors="pt", verbose=False
         ).data
-        if self.layout == "causal":
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return inputs
 
     def _budget(self, n_question: int, n_first: int, n_second: int) -> tuple[int, int, int]:
         """Share the window: return how many tokens of each are kept."""
         room = self.max_length - self._n_fixed
+        n_other = n_first if self.layout == "causal" else n_second
         if not self.with_question:
             n_question = 0
-        elif n_question + n_first + n_second > room:
+        elif n_question + n_first + n_other > room:
             n_question = min(n_question, int(room * _MAX_QUESTION_SHARE))
         room -= n_question
-        if n_first + n_second > room:
-            n_first = min(n_first, max(room // 2, room - n_second))
-            n_second = room - n_first
+        n_first = min(n_first, max(room // 2, room - n_other))
+        n_second = min(n_second, room - n_first)
         return n_question, n_first, n_second
 
 
@@ -242,7 +232,7 @@ class TokenInputs:
         self.lengths: IntArray = np.array([encoder.length(*n) for n in of_pair], dtype=np.int64)
         self.is_truncated: BoolArray = np.array([encoder.is_truncated(*n) for n in of_pair], bool)
 
-    def batch(self, rows: IntArray) -> dict[str, Tensor]:
+    def batch(self, rows: IntArray) -> dict[str, Any]:
         return self._encoder.collate([self.sequence(row) for row in self.texts[rows].tolist()])
 
     def sequence(self, texts: Sequence[int]) -> PairTokens:

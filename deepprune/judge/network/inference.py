@@ -1,23 +1,16 @@
-"""Forward passes over many pairs, batched by tokens; a shared beginning is read once.
-
-Tensor names: B pairs, H tokens of the shared head, T tokens after it, D width.
-"""
+"""Forward passes over many pairs, batched by tokens; a shared beginning is read once a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from deepprune.core.protocols import FloatArray
 from deepprune.judge.network.backbones import PairClassifier
-from deepprune.judge.network.encoding import PairEncoder, PairTokens
-
-Collate = Callable[[Sequence[PairTokens]], dict[str, Tensor]]
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.packing import PairTokens, on_device
 
 
 def pair_logits(
@@ -30,39 +23,29 @@ def pair_logits(
 ) -> FloatArray:
     """Compute the logits of encoded pairs, shape ``(len(sequences),)``.
 
-    Pairs are sorted by length, so that a batch has next to no padding. A causal model reads the
-    part before the second prefix, the head, once for all pairs that share it: its keys and values
-    are kept, and the second prefixes are read after them, batch by batch. The logits are those of
-    separate passes up to rounding.
+    A causal model reads pairs with a common head together, and the head once a batch (`packing`).
+    For others pairs are sorted by length, so that a batch has next to no padding.
 
     Args:
         model: A model in evaluation mode.
         encoder: Makes the model's inputs.
         sequences: Encoded pairs, from ``encoder.join``.
-        tokens_per_batch: Tokens of a batch, padding and the shared part of each row included; a
-            longer pair is a batch of its own.
+        tokens_per_batch: Tokens of a batch, padding included; a longer pair is a batch of its own.
         on_batch: Called with the number of pairs done.
     """
-    device = next(model.parameters()).device
-
-    def collate(some: Sequence[PairTokens]) -> dict[str, Tensor]:
-        return {name: values.to(device) for name, values in encoder.collate(some).items()}
-
     logits = np.empty(len(sequences))
-    groups = _by_head(sequences) if model.pooling == "last" else []
-    shared = {row for rows in groups for row in rows}
-    alone = [row for row in range(len(sequences)) if row not in shared]
-
-    def run(rows: Sequence[int], forward: Callable[[Sequence[PairTokens]], Tensor]) -> None:
-        for batch in token_batches([len(sequences[i].input_ids) for i in rows], tokens_per_batch):
-            chosen = [rows[i] for i in batch]
-            logits[chosen] = forward([sequences[i] for i in chosen]).cpu().numpy()
-            on_batch(len(chosen))
-
+    if not sequences:
+        return logits
+    device = next(model.parameters()).device
     with torch.inference_mode():
-        run(alone, lambda some: model(**collate(some)))
-        for group in groups:
-            run(group, _forward_after_head(model, collate, sequences[group[0]]))
+        if model.pooling == "last" and model.reads_packed(sequences):
+            batches = head_batches(sequences, tokens_per_batch)
+        else:
+            batches = token_batches([len(s.input_ids) for s in sequences], tokens_per_batch)
+        for batch in batches:
+            inputs = encoder.collate([sequences[row] for row in batch])
+            logits[batch] = model(**on_device(inputs, device)).cpu().numpy()
+            on_batch(len(batch))
     return logits
 
 
@@ -78,42 +61,20 @@ def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     return batches
 
 
-def _forward_after_head(
-    model: PairClassifier, collate: Collate, sequence: PairTokens
-) -> Callable[[Sequence[PairTokens]], Tensor]:
-    """Read the head of ``sequence``, and return the forward pass of pairs that begin with it.
-
-    Keys and values of the head have the shape ``(1, heads, H, head size)`` in each layer.
-    """
-    n = sequence.n_head
-    # Without a config each layer keeps all keys: a sliding window is then up to the mask.
-    cache = DynamicCache()
-    head = PairTokens(sequence.input_ids[:n], n)
-    model.encoder(**collate([head]), past_key_values=cache, use_cache=True)
-    layers: list[Any] = cache.layers
-
-    def forward(sequences: Sequence[PairTokens]) -> Tensor:
-        inputs = collate([PairTokens(s.input_ids[n:], 0) for s in sequences])
-        mask_BT = inputs["attention_mask"]
-        shape = len(sequences), -1, -1, -1
-        # Views: a layer's update concatenates into a new tensor and leaves the head's as it is.
-        expanded = [(layer.keys.expand(shape), layer.values.expand(shape)) for layer in layers]
-        hidden_BTD = model.encoder(
-            input_ids=inputs["input_ids"],
-            attention_mask=torch.cat((mask_BT.new_ones(len(sequences), n), mask_BT), dim=1),
-            position_ids=inputs["position_ids"] + n,
-            past_key_values=DynamicCache(expanded),
-            use_cache=True,
-        ).last_hidden_state
-        return model.read_out(hidden_BTD, inputs)
-
-    return forward
-
-
-def _by_head(sequences: Sequence[PairTokens]) -> list[list[int]]:
-    """Group the rows that share a head with others."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+def head_batches(sequences: Sequence[PairTokens], tokens_per_batch: int) -> list[list[int]]:
+    """Group rows by head, the longest head first; only heads with too many rows are split."""
+    rows_of: dict[tuple[int, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
-        head = tuple(sequence.input_ids[: sequence.n_head])
-        groups.setdefault(head, []).append(row)
-    return [rows for rows in groups.values() if len(rows) > 1]
+        rows_of.setdefault(tuple(sequence.head), []).append(row)
+    batches: list[list[int]] = []
+    room = 0
+    for head, rows in sorted(rows_of.items(), key=lambda item: -len(item[0])):
+        n_tokens = len(head) + sum(len(sequences[row].tail) for row in rows)
+        room = room - len(head) if n_tokens <= room else 0
+        for row in sorted(rows, key=lambda row: -len(sequences[row].tail)):
+            if (n_tail := len(sequences[row].tail)) > room:
+                batches.append([])
+                room = tokens_per_batch - len(head)
+            batches[-1].append(row)
+            room -= n_tail
+    return batches

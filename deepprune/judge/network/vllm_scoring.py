@@ -22,7 +22,8 @@ from deepprune.judge.network.cross_encoder import (
     resolve_device,
     resolve_precision,
 )
-from deepprune.judge.network.encoding import PairEncoder, PairTokens
+from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.packing import PairTokens
 
 
 class VllmJudge(CrossEncoderJudge):
