@@ -5,7 +5,7 @@
 # make test-vllm: run those on real vLLM, on the CPU of a Linux x86-64 machine.
 # make check: lint, format, types.
 # make docs: build the documentation into build/site; a broken link, anchor or reference fails.
-# make outputs: run the commands whose output README and docs show, and put it there.
+# make outputs: run the commands whose output README and docs show, and put it there; docs/report.png.
 # make clean: remove .venv and .venv-vllm; results in runs stay.
 # make constraints: record the versions in .venv as those that CI has seen pass.
 PYTHON ?= python3
@@ -35,7 +35,7 @@ check: .venv/dev
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
-outputs: .venv/demo
+outputs: .venv/dev
 	$(BIN)/python docs/outputs.py
 
 constraints: .venv/dev

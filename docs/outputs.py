@@ -1,12 +1,14 @@
-"""Regenerate the sample outputs in README and docs: make outputs.
+"""Regenerate the sample outputs in README and docs, and two pictures: make outputs.
 
 The block after a comment ``<!-- output of: COMMAND -->`` becomes what COMMAND prints on standard
 output. Commands run in FOLDER, the first argument, where runs of the same command resume.
-``prune.svg`` becomes the last frame of a question that is pruned in a terminal.
+``prune.svg`` becomes the last frame of a question that is pruned in a terminal, ``report.png`` the
+top of the demo's page.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from deepprune.live.view import question_frame
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")]
+DEMO, PHOTOGRAPH = "runs/demo/report.html", ROOT / "docs" / "report.png"
 BLOCK = re.compile(r"(<!-- output of: (.+?) -->\n```\n).*?(?=^```$)", re.S | re.M)
 
 
@@ -62,6 +65,20 @@ def draw_view(folder: Path) -> None:
         deepprune(["prune", "basic_arithmetic-04", "threshold=0.6", f"hydra.run.dir={folder}"])
 
 
+def photograph(page: Path) -> None:
+    """Write the top of a page to `PHOTOGRAPH`; needs Chromium and playwright."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1200, "height": 1260})
+        tab.goto(page.absolute().as_uri())
+        tab.locator('[data-state="drawn"]').first.wait_for()
+        tab.screenshot(path=PHOTOGRAPH)
+        browser.close()
+
+
 def main(folder: Path) -> None:
     draw_view(folder / "runs" / "view")
     if not (folder / "train.py").exists():
@@ -69,6 +86,7 @@ def main(folder: Path) -> None:
     for page in PAGES:
         if (new := regenerated(page.read_text(), folder)) != page.read_text():
             page.write_text(new)
+    photograph(folder / DEMO)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     record = read_record(folder)
     check_files(folder, record)
 
-    from httpx import HTTPError
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
 
     hub = HfApi()

@@ -403,54 +403,55 @@ def parallel_chart(records: Records, width: Width = 640) -> Chart:
     Data: ``parallel``, see `datasets.parallel_records`. A click isolates a run.
     """
     names = _names(records, "label")
-    scales = _scales(names)
-    legend = scales["legend"]
     pick = alt.selection_point(name="legend", fields=["label"], bind="legend")
-    return (
-        alt.Chart(alt.NamedData("parallel"))
-        .mark_line(point={"size": 50}, strokeWidth=1.6)
-        .encode(
-            x=alt.X(
-                "axis:N",
-                sort=_names(records, "axis"),
-                title=None,
-                axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')"),
-            ),
-            y=alt.Y("place:Q", title="lowest to highest", axis=alt.Axis(labels=False, ticks=False)),
-            color=alt.Color("label:N", scale=scales["color"], legend=legend),
-            strokeDash=alt.StrokeDash(
-                "label:N", scale=scales["strokeDash"], legend=scales["legend"]
-            ),
-            opacity=alt.condition(pick, alt.value(0.85), alt.value(0.08)),
-            tooltip=["label:N", "axis:N", "value:N"],
-        )
-        .add_params(pick)
-        .properties(width=width, height=280)
+    base = alt.Chart(alt.NamedData("parallel")).encode(
+        x=alt.X(
+            "axis:N",
+            sort=_names(records, "axis"),
+            title=None,
+            axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')"),
+        ),
+        y=alt.Y("place:Q", title="lowest to highest", axis=alt.Axis(labels=False, ticks=False)),
+        opacity=alt.condition(pick, alt.value(0.85), alt.value(0.08)),
+    )
+    tooltip = ["label:N", "axis:N", "value:N"]
+    lines = _lines(base, "label", names, tooltip, pick, is_one=False)
+    return lines.properties(width=width, height=280)
+
+
+def _lines(
+    base: Chart, field: str, names: Sequence[str], tooltip: Sequence[Any], pick: Any, is_one: bool
+) -> Chart:
+    """Draw a line with points for each name, told apart by colour, dash and shape.
+
+    The legend, which is left out if ``is_one``, shows the shapes; ``pick`` selects in it.
+    """
+    scales = _scales(names)
+    legend = None if is_one else scales["legend"]
+    base = base.encode(color=alt.Color(f"{field}:N", scale=scales["color"], legend=legend))
+    points = base.mark_point(size=34, strokeWidth=1.4, filled=False).encode(
+        shape=alt.Shape(f"{field}:N", scale=scales["shape"], legend=legend), tooltip=tooltip
+    )
+    return alt.layer(
+        base.mark_line(strokeWidth=1.4).encode(strokeDash=_dash(field, names)),
+        points.add_params(pick),
     )
 
 
 def training_chart(records: Records, metric: str, width: Width = 420) -> Chart:
     """A metric of the training over its steps, a line for each run. Data: ``training``."""
-    named = [record for record in records if record["metric"] == metric]
-    scales = _scales(_names(named, "run"))
-    is_one = len(_names(named, "run")) < 2
+    names = _names([record for record in records if record["metric"] == metric], "run")
+    is_one = len(names) < 2
     pick = alt.selection_point(name="legend", fields=["run"], bind="legend")
     base = alt.Chart(alt.NamedData("training")).transform_filter(alt.datum.metric == metric)
-    opacity = alt.condition(pick, alt.value(0.85), alt.value(0.08))
-    encoded = base.encode(
+    base = base.encode(
         x=alt.X("step:Q", title="optimiser steps"),
         y=alt.Y("value:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
-        color=alt.Color(
-            "run:N", scale=scales["color"], legend=None if is_one else scales["legend"]
-        ),
-        opacity=opacity,
+        opacity=alt.condition(pick, alt.value(0.85), alt.value(0.08)),
     )
-    dash = _dash("run", _names(named, "run"))
     tooltip = [*([] if is_one else ["run:N"]), "step:Q", alt.Tooltip("value:Q", format=".4f")]
-    return alt.layer(
-        encoded.mark_line(strokeWidth=1.4).encode(strokeDash=dash),
-        encoded.mark_point(filled=True, size=22).encode(tooltip=tooltip).add_params(pick),
-    ).properties(width=width, height=220)
+    lines = _lines(base, "run", names, tooltip, pick, is_one)
+    return lines.properties(width=width, height=220)
 
 
 def roc_chart(width: Width = 320) -> Chart:
@@ -576,7 +577,7 @@ def timeline_chart(width: Width = 640) -> Chart:
             x=x, color=colour, shape=alt.Shape("end:N", scale=ends, legend=end)
         ),
         base.mark_text(align="left", dx=6, fontSize=10, color=GREY, limit=150).encode(
-            x=alt.X("full:Q"), text="answer:N"
+            x=alt.X("full:Q"), text="label:N"
         ),
     ).properties(width=width, height=300)
 

@@ -189,11 +189,12 @@ function timeline(question, course) { // a record for each started trace
     const [trace, decision] = [question.traces[i], stopped.get(i)];
     const cluster = decision ? decision.cluster : clusters.get(i);
     const isRight = question.correct.includes(trace.class);
+    const name = cluster === undefined || cluster === null ? "none" : String(cluster);
+    const answer = `${trace.answer === null ? "no answer" : trace.answer.slice(0, 40)}${isRight ? " ✓" : ""}`;
     return {
       trace: `#${i}`, zero: 0, tokens, full: trace.tokens, end: decision ? "stopped" : "finished",
-      cluster: cluster === undefined || cluster === null ? "none" : String(cluster),
+      cluster: name, answer, label: name === "none" ? answer : `${answer} (cluster ${name})`,
       by: decision && decision.by !== null ? `#${decision.by}` : "", score: decision ? decision.score : null,
-      answer: `${trace.answer === null ? "no answer" : trace.answer.slice(0, 40)}${isRight ? " ✓" : ""}`,
       why: decision ? stopping(decision) : "finished", text: trace.text,
     };
   });

@@ -43,7 +43,8 @@ def run_sentences(run: RunRecord) -> list[str]:
             f"{auroc.value:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]: {level}."
         )
     if run.folder and (best := read_best(run.folder)):
-        said += best_sentences(best, read_rows(run.folder))
+        found_best = best_sentences(best, read_rows(run.folder))
+        said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found_best]
     if run.status != "ok":
         said.insert(0, f"The run is {run.status}. {run.reason}".strip())
     return said

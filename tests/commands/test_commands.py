@@ -297,6 +297,7 @@ def test_debug_fast_goes_through_everything(tmp_path):
 
 def test_a_judge_is_pushed_with_its_card(tmp_path, monkeypatch):
     """Up to the call of the hub: what is uploaded, and what an error of the hub becomes."""
+    from httpx2 import ConnectError
     from huggingface_hub import HfApi, ModelCard
 
     run(
@@ -320,5 +321,12 @@ def test_a_judge_is_pushed_with_its_card(tmp_path, monkeypatch):
     (result,) = card.data.eval_results or [None]
     assert result.metric_value == report["auroc_within_unfinished"][0]
     assert "{" not in card.text
+
+    def unreachable(hub, **given):
+        raise ConnectError("no route")
+
+    monkeypatch.setattr(HfApi, "upload_folder", unreachable)
+    done = run("push", "r", "me/it", folder=tmp_path, code=2)
+    assert "me/it was not uploaded: no route; log in with" in done.stderr
     done = run("push", "elsewhere", "me/it", folder=tmp_path, code=2)
     assert "push needs an exported judge, got elsewhere" in done.stderr

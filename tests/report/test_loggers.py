@@ -49,6 +49,17 @@ def test_tensorboard_has_curves_final_values_tables_and_figures(tmp_path):
     assert "prune/results/text_summary" in tags["tensors"]
 
 
+def test_mlflow_has_curves_and_final_values(tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="needs pip install 'deepprune[mlflow]'")
+    run(*SMALL, "logger=mlflow", folder=tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'r' / 'mlflow.db'}")
+    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    losses = client.get_metric_history(found.info.run_id, "judge/train_loss")
+    assert [loss.step for loss in losses] == [0, 1, 2, 3]
+    savings = [row["net_saving"] for row in rows(tmp_path / "r" / "results.jsonl")]
+    assert found.data.metrics["prune/headline_net_saving"] in map(pytest.approx, savings)
+
+
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed")
 def test_a_logger_without_its_package_names_the_extra(tmp_path):
     done = run(*SMALL, "logger=mlflow", folder=tmp_path, code=2)
