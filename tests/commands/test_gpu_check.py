@@ -34,6 +34,7 @@ def test_every_row_is_measured_and_a_failure_is_a_row(capsys):
     assert rows == [
         ("ok", "training, 4 steps"),
         ("ok", "scoring"),
+        ("ok", "groups against pairs"),
         ("ok", "bf16 against fp32"),
         ("FAIL", "generation, vLLM"),
     ]

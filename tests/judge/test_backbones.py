@@ -32,7 +32,7 @@ from deepprune.judge.network.backbones import (
     set_pad_token,
 )
 from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
-from deepprune.judge.network.packing import pad
+from deepprune.judge.network.packing import PairTokens, on_device, pack, pad
 
 LAST = {"pooling": "last"}
 QWEN3_4B = {  # Qwen/Qwen3-4B-Instruct-2507, config.json
@@ -192,7 +192,7 @@ def build_on_meta(config, backbone):
         return backbones.build_classifier(transformers.AutoModel.from_config(config), backbone)
 
 
-def kept_for_backward(n_layers, checkpointing, batch, length):
+def kept_for_backward(n_layers, checkpointing, batch, length, n_head=0):
     """GiB that the paper's judge keeps from forward to backward, weights aside, on no device."""
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -210,17 +210,22 @@ def kept_for_backward(n_layers, checkpointing, batch, length):
 
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     ids = torch.zeros(batch, length, dtype=torch.int64, device="meta")
+    inputs = {"input_ids": ids, "attention_mask": {"full_attention": None}}
+    if n_head:
+        pairs = [PairTokens([0] * length, n_head)] * batch
+        inputs = on_device(pack(pairs), torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.encoder(input_ids=ids, attention_mask={"full_attention": None})
-    assert hidden.last_hidden_state.shape == (batch, length, 2560)
+        hidden = model.encoder(**inputs)
+    assert hidden.last_hidden_state.shape == (*inputs["input_ids"].shape, 2560)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
     return sum(s.nbytes() for name, s in kept.items() if name not in own) / 2**30, weights
 
 
 def test_the_memory_that_the_papers_recipe_states():
     """conf/experiment/paper_qwen3_4b.yaml, 8 pairs of 2,048 tokens: weights 7.5 GiB, inputs of 36
-    layers 3.0, one layer recomputed 3.7 without the attention matrix. What grows with the length at
-    equal tokens is that matrix: of 64 x 256 and 32 x 512 tokens the line is drawn to length 0."""
+    layers 3.0, one layer recomputed 3.7 without the attention matrix; where they share 1,024
+    tokens, 1.7 and 2.3. What grows with the length at equal tokens is that matrix: of 64 x 256 and
+    32 x 512 tokens the line is drawn to length 0."""
     inputs, weights = kept_for_backward(36, True, 8, 2048)
     assert (round(weights, 1), round(inputs, 1)) == (7.5, 3.0)
     layer = [
@@ -230,6 +235,10 @@ def test_the_memory_that_the_papers_recipe_states():
     ]
     assert 2 * layer[0] - layer[1] == pytest.approx(3.7, abs=0.05)
     assert (layer[1] - layer[0]) * 8 == pytest.approx(4.0, abs=0.05)
+    shared = [kept_for_backward(n, n > 2, 8, 2048, n_head=1024)[0] for n in (36, 2, 1)]
+    matrices = 2 * 2 * 32 * (1024 * 1024 + 8 * 1024 * 2048) / 2**30  # kept twice, in 2 bytes
+    assert shared[0] == pytest.approx(1.7, abs=0.05)
+    assert shared[1] - shared[2] - matrices == pytest.approx(2.3, abs=0.05)
 
 
 def test_dropout_is_what_was_asked_for(tmp_path):
