@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from deepprune.commands.run import SCORES, Run, command_run, log_inputs
 from deepprune.config.judges import export_hash
 from deepprune.config.plans import JudgeReportPlan
@@ -15,7 +17,7 @@ from deepprune.core.progress import Bar
 from deepprune.core.protocols import Need
 from deepprune.core.types import PrefixRule, QuestionTraces, TracePair
 from deepprune.data.cells import Cell
-from deepprune.data.pairs import build_pairs
+from deepprune.data.pairs import build_pairs, labels_of
 from deepprune.data.splits import question_hash
 from deepprune.evaluation.selection import unmet_needs
 from deepprune.judge.base import Judge
@@ -73,6 +75,9 @@ def judge_report(plan: JudgeReportPlan) -> Run:
             for cell, n_seen in (_unseen(cell, seen) for cell in of_store)
             for rule in dict.fromkeys(rules.values())
         ]
+        if plan.words:
+            for task in tasks:
+                _print_words(task.judges, _pairs(plan, task))
         rows = _all_rows(plan, tasks, run)
         facts = {
             name: {
@@ -96,6 +101,27 @@ def judge_report(plan: JudgeReportPlan) -> Run:
         run.tracker.table("judge/matrix", [_columns(row) for row in rows])
         run.tracker.figure("judge/matrix_figure", figure)
     return run
+
+
+def _print_words(judges: Mapping[str, Judge], pairs: Sequence[TracePair]) -> None:
+    """Print the most likely first words of each judge on up to five pairs of each label.
+
+    Raises:
+        InputError: If one of the judges does not answer in words.
+    """
+    from deepprune.judge.network.cross_encoder import CrossEncoderJudge
+    from deepprune.judge.network.words import first_words
+
+    labels = labels_of(pairs)
+    chosen = [i for label in (1, 0) for i in np.flatnonzero(labels == label)[:5].tolist()]
+    for name, judge in judges.items():
+        if not isinstance(judge, CrossEncoderJudge):
+            raise InputError(f"words=true needs generative judges, got {name}: leave it out.")
+        print(f"{name}, the most likely first words of ten pairs:")
+        found = first_words(judge, [pairs[i] for i in chosen])
+        for i, words in zip(chosen, found, strict=True):
+            said = "  ".join(f"{word!r} {chance:.2f}" for word, chance in words)
+            print(f"  {'same     ' if labels[i] else 'different'}  {said}")
 
 
 def _columns(row: MatrixRow) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from deepprune.evaluation.ledger import GeneratorSize, generator_size
 from deepprune.evaluation.metrics import CONSENSUS
 from deepprune.evaluation.runner import MakeEngine
 from deepprune.evaluation.selection import select_questions
+from deepprune.judge.base import UNKNOWN
 from deepprune.judge.saved import find_backbone, read_record
 from deepprune.traces import TraceStore, open_traces
 
@@ -146,6 +147,7 @@ def judge_report(config: DictConfig) -> JudgeReportPlan:
         stores=stores,
         cells=_report_cells(config, stores),
         leave_out_seen=config.leave_out_seen,
+        words=config.words,
         pairs_per_question=config.data.eval_pairs_per_question,
         answer_style=_answer_style(config),
     )
@@ -448,7 +450,8 @@ def _exports(config: DictConfig) -> dict[str, Path]:
             f"judge-report needs one judge or more, each once, got {list(config.judges)}: give the "
             "folders that train.py exported, as in deepprune judge-report runs/DIR traces=pool."
         )
-    names = [find_backbone(folder, read_record(folder)).name for folder in folders]
+    records = [find_backbone(folder, read_record(folder)) for folder in folders]
+    names = [r.name if r.seen_questions else f"{r.name}{UNKNOWN}" for r in records]
     runs = [f"{name} {run_of(folder)}" for name, folder in zip(names, folders, strict=True)]
     paths = [f"{name} {folder}" for name, folder in zip(names, folders, strict=True)]
     shortest = [

@@ -228,6 +228,7 @@ class JudgeReportPlan:
     stores: Mapping[str, TraceStore]
     cells: Mapping[str, Sequence[Cell]]
     leave_out_seen: bool
+    words: bool
     pairs_per_question: int | None
     answer_style: Mapping[str, str]
 

@@ -213,6 +213,7 @@ class JudgeReportConf:
     baselines: list[Baseline] = MISSING
     pairs: Annotated[str, Literal["auto", "within_model", "cross_model"]] = MISSING
     leave_out_seen: bool = MISSING
+    words: bool = MISSING
     device: str = MISSING
     seed: Seed = MISSING
     data: DataConf = field(default_factory=DataConf)

@@ -13,6 +13,9 @@ import numpy as np
 from deepprune.core.protocols import TEXT_ALONE, BoolArray, FloatArray, Need
 from deepprune.core.types import Prefix, TracePair
 
+UNKNOWN = " (training unknown)"
+"""Follows the name of a judge whose training questions are not known: none can be excluded."""
+
 
 class Prices(NamedTuple):
     """Cost of each of n pairs or prefixes on its own, shapes ``(n,)``."""

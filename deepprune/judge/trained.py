@@ -16,7 +16,7 @@ from deepprune.core.errors import InputError
 from deepprune.core.protocols import FloatArray
 from deepprune.core.types import PrefixRule, TracePair
 from deepprune.data.pairs import labels_of, questions_of
-from deepprune.judge.base import Judge, JudgeProvenance
+from deepprune.judge.base import UNKNOWN, Judge, JudgeProvenance
 from deepprune.judge.calibration import IDENTITY, fit_calibration, is_flat
 from deepprune.judge.saved import (
     WEIGHTS,
@@ -74,7 +74,8 @@ class TrainedJudge(Judge):
     def provenance(self) -> JudgeProvenance:
         state = f"{self._identity()}{json.dumps(self.calibration.to_json())}"
         fingerprint = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
-        return JudgeProvenance(self._name, fingerprint, self._seen, self._path)
+        name = self._name if self._seen else f"{self._name}{UNKNOWN}"
+        return JudgeProvenance(name, fingerprint, self._seen, self._path)
 
     def score(self, pairs: Sequence[TracePair]) -> FloatArray:
         return self.calibration(self.logits(pairs))

@@ -295,6 +295,20 @@ def test_debug_fast_goes_through_everything(tmp_path):
     assert {row["n_questions"] for row in rows(tmp_path / "r/results.jsonl")} == {2}
 
 
+@pytest.mark.slow
+def test_minilm_learns_sixteen_pairs_by_heart(tmp_path):
+    run(
+        "train", "debug=overfit", "beside=[]", "prefix.k=32", "model.encoder.max_length=96",
+        "hydra.run.dir=r",
+        folder=tmp_path,
+    )  # fmt: skip
+    lines = rows(tmp_path / "r/metrics.jsonl")
+    losses = [line["judge/train_loss"] for line in lines if "judge/train_loss" in line]
+    assert lines[0]["data/train_pairs"] == 16
+    assert losses[-1] < 0.01 < losses[0]
+    assert len(losses) <= 200
+
+
 def test_a_judge_is_pushed_with_its_card(tmp_path, monkeypatch):
     """Up to the call of the hub: what is uploaded, and what an error of the hub becomes."""
     from httpx2 import ConnectError

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from omegaconf import MissingMandatoryValue
+from tiny_models import save_tiny_qwen3_lm
 
 from deepprune import cli
 from deepprune.cli import _judge_overrides, config_folder, main
@@ -18,6 +19,7 @@ from deepprune.data.pairs import build_part
 from deepprune.data.prefixes import FirstTokens
 from deepprune.data.splits import question_hash
 from deepprune.judge.linear import LinearArchitecture
+from deepprune.judge.network.zero_shot import zero_shot_judge
 from deepprune.traces import open_traces
 
 DATASET = "reasoning_gym/chain_sum"
@@ -46,6 +48,22 @@ def runs(tmp_path_factory):
 
 def composed(*arguments):
     return cli.composed("judge_report", _judge_overrides(arguments))
+
+
+def test_first_words_are_printed_and_a_judge_of_unknown_training_is_marked(
+    tmp_path, monkeypatch, capsys
+):
+    source = save_tiny_qwen3_lm(tmp_path / "lm")
+    zero_shot_judge(source, dtype="float32", device="cpu").export(tmp_path / "judge")
+    monkeypatch.chdir(tmp_path)
+    options = ["prefix=first_tokens", "prefix.k=16", "words=true", "hydra.run.dir=w"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["judge-report", "judge", "traces=pool", *SMALL, *options])
+    said = capsys.readouterr().out
+    assert "zero-shot lm (training unknown), the most likely first words" in said
+    assert said.count("  same     ") == said.count("  different  ") == 5
+    (row, *_) = (json.loads(line) for line in (tmp_path / "w/matrix.jsonl").open())
+    assert row["judge"] == "zero-shot lm (training unknown)"
 
 
 def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(

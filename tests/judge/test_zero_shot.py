@@ -16,6 +16,7 @@ from deepprune.judge.loading import load_judge
 from deepprune.judge.network.backbones import Backbone, Lora, load_model, load_tokenizer
 from deepprune.judge.network.cross_encoder import CrossEncoderJudge
 from deepprune.judge.network.encoding import PairEncoder
+from deepprune.judge.network.words import first_words
 from deepprune.judge.network.zero_shot import zero_shot_judge
 
 PAIRS = build_pairs(group(["a", "b"] * 3, [6, 8, 10, 12, 14, 16]), FirstTokens(5))
@@ -37,7 +38,7 @@ def test_a_zero_shot_judge_has_seen_nothing(source):
     assert ((scores > 0) & (scores < 1)).all()
     assert scores.std() > 1e-5
     assert judge.provenance.seen_questions == frozenset()
-    assert judge.provenance.name == "zero-shot qwen3"
+    assert judge.provenance.name == "zero-shot qwen3 (training unknown)"
     assert (judge.pair_prices(PAIRS).flops > 0).all()
 
 
@@ -69,6 +70,17 @@ def test_a_judge_that_others_trained_is_asked_as_it_was_trained(source, tmp_path
     assert read.encoder.settings["answer_words"] == ["1", "2"]
     with pytest.raises(InputError, match="must be two words"):
         zero_shot(source, answer_words=["same"])
+
+
+def test_the_first_words_have_the_odds_of_the_score(source):
+    judge = zero_shot(source)
+    found = first_words(judge, PAIRS[:3], len(judge.encoder.tokenizer))
+    for words, score in zip(found, judge.score(PAIRS[:3]), strict=True):
+        chances = [chance for _, chance in words]
+        assert chances == sorted(chances, reverse=True)
+        assert 0.5 < sum(chances) < 1  # the model has rows beyond those of its tokenizer
+        yes, no = (dict(words)[word] for word in "YN")
+        assert yes / (yes + no) == pytest.approx(score, abs=1e-4)
 
 
 def test_both_orders_are_averaged(source):
