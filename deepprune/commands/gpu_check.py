@@ -242,6 +242,7 @@ def _grouped(folder: str, device: str, size: Size) -> Report:
     model, encoder = _judge(
         folder, size, device, lora=Lora(), gradient_checkpointing=True, dtype="bfloat16"
     )
+    model.train()  # checkpointing is for training alone
     found, seconds, sequences = [], [], _sequences(encoder, size)
     for make in (pack, pad):
         inputs = on_device(make(sequences), next(model.parameters()).device)
