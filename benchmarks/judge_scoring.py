@@ -12,7 +12,7 @@
 - ``decoder``: SmolLM2-135M (see ``smollm2.py``), 256 tokens of each prefix besides the template.
   First one representative against 8 candidates, packed, against pair by pair. Then all pairs of
   N_PREFIXES (default 32), against ``CrossEncoder.predict`` with the same weights on every fourth of
-  them, per pair, in float32.
+  them, per pair, in float32. It tokenises text anew, so that a token at a seam may differ.
 
 TRACES defaults to ``pool``. Both need ``pip install sentence-transformers``.
 """
@@ -183,6 +183,7 @@ def all_pairs(model: PairClassifier, encoder: PairEncoder, prefixes: list[list[i
     texts = [tuple(map(encoder.tokenizer.decode, (s.head, s.tail))) for s in some]
     with tempfile.TemporaryDirectory() as folder:
         save_sequence_classifier(model, Path(folder))
+        encoder.tokenizer.chat_template = None  # with one, theirs would read a chat
         encoder.tokenizer.save_pretrained(folder)
         theirs = CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.float32})
     describe(sequences)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
@@ -157,8 +157,11 @@ def main(
         if not is_causal or min(pair.first.n_tokens, pair.second.n_tokens) == rule.k
     ]
     if is_causal:  # whole groups
-        count = Counter(pair.first.key for pair in every)
-        every = [pair for pair in every if count[pair.first.key] >= GROUP][: int(n_pairs)]
+        of_head = defaultdict(list)
+        for pair in every:
+            of_head[pair.first.key].append(pair)
+        groups = [some[:GROUP] for some in of_head.values() if len(some) >= GROUP]
+        every = [pair for some in groups for pair in some][: int(n_pairs)]
     else:
         chosen = np.random.default_rng(0).choice(len(every), int(n_pairs), replace=False)
         every = [every[i] for i in chosen]
@@ -171,10 +174,11 @@ def main(
         "transformers, random batches": lambda: transformers(
             backbone, pairs, is_bfloat16, tokenizer, "random"
         ),
-        "transformers, grouped by length": lambda: transformers(
-            backbone, pairs, is_bfloat16, tokenizer, "group_by_length"
-        ),
     }
+    if not is_causal:  # whose pairs are about equally long
+        contenders["transformers, grouped by length"] = lambda: transformers(
+            backbone, pairs, is_bfloat16, tokenizer, "group_by_length"
+        )
     low, middle, high = np.quantile(pairs.inputs.lengths, [0, 0.5, 1]).astype(int)
     print(
         f"{len(pairs)} pairs of {low} to {high} tokens, median {middle}, "
