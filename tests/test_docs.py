@@ -106,8 +106,10 @@ def test_a_documented_command_is_accepted(words, tmp_path):
 def smaller(words):
     """Add what makes a command quick."""
     name, *rest = words
+    if name == "train" and "-m" in rest:
+        return [*words, *FIT, "model=linear", "sweep=none", "logger=none"]
     if name == "train":
-        return [*words, *FIT, *(["sweep=none", "logger=none"] if "-m" in rest else FEW)]
+        return [*words, *FIT, *FEW]
     if name == "evaluate":
         return [*words, *FEW]
     if name == "judge-report":
@@ -162,12 +164,14 @@ def with_lines(mark):
     ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", with_lines(""))
 def test_the_commands_of_a_page_run(page, place):
     run_lines(page, "", place)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", with_lines("slow"))
 def test_the_slow_commands_of_a_page_run(page, place):
     run_lines(page, "slow", place)
