@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from deepprune.commands.fit import fit
 from deepprune.commands.run import SCORES, Run, command_run, finished_run, is_rank_zero, log_inputs
@@ -86,7 +87,7 @@ def _report_and_sweep(
             found = run_sweep(plan.sweep, *chosen, judges, run, cache)
             headline(found, first.provenance.name, run)
             tables.append(policy_table(found))
-            said = finding(found)
+            said = fill(finding(found), 120)
     show(*tables)
     if said:
         print(f"{said}\n")

@@ -11,39 +11,25 @@ from deepprune.core.files import read_json
 from deepprune.core.provenance import CONFIG, PROVENANCE, flat
 from deepprune.core.statistics import Estimate
 from deepprune.evaluation.best import HALVES, best_number, read_best
-from deepprune.evaluation.metrics import ABOVE_CONSENSUS
 from deepprune.evaluation.outcomes import Row, read_rows
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, RunRecord, is_clear_of_0
 from deepprune.report.labels import labels
-from deepprune.report.tables import percent, varied_options
+from deepprune.report.tables import finding, percent, varied_options
 
 
 def run_sentences(run: RunRecord) -> list[str]:
     """Say in sentences what a run has found: its headline, its judge and its best point."""
-    found = run.metrics
-    said = []
-    if run.point and "accuracy" in found:
-        saved = [f"saves {percent(found['token_saving'])} % of the tokens"]
-        if "net_saving" in found:
-            saved.append(f"{percent(found['net_saving'])} % net of its judge")
-        said.append(
-            f"{run.point} answers {percent(found['accuracy'])} % of the questions right and "
-            f"{', '.join(saved)}."
-        )
-    if (difference := found.get(ABOVE_CONSENSUS)) is not None and run.point:
-        said.append(
-            f"Against cons@k of equal tokens that is {percent(difference, sign=True)} points: "
-            f"{_verdict(difference)}."
-        )
-    if (auroc := found.get(HEADLINE)) is not None:
+    rows = read_rows(run.folder) if run.folder else []
+    said = [sentence for sentence in [finding([rows])] if sentence]
+    if (auroc := run.metrics.get(HEADLINE)) is not None:
         above = Estimate(*(v - 0.5 for v in auroc))
         level = "clear of chance (.5)" if is_clear_of_0(above) else "not clear of chance (.5)"
         said.append(
-            "Among pairs of unfinished traces of one question its judge has an AUROC of "
+            "Among pairs of unfinished traces of one question the judge has an AUROC of "
             f"{auroc.value:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]: {level}."
         )
     if run.folder and (best := read_best(run.folder)):
-        found_best = best_sentences(best, read_rows(run.folder))
+        found_best = best_sentences(best, rows)
         said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found_best]
     if run.status != "ok":
         said.insert(0, f"The run is {run.status}. {run.reason}".strip())
@@ -71,12 +57,6 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         f"questions, the best saves {percent(estimate('net_saving'))} % net on the others, "
         f"{percent(estimate('accuracy_vs_cons_n'), sign=True)} points from cons@N"
     ]
-
-
-def _verdict(difference: Estimate) -> str:
-    if not is_clear_of_0(difference):
-        return "the interval includes 0, no difference is shown"
-    return f"the interval excludes 0, it is {'more' if difference.value > 0 else 'less'} accurate"
 
 
 def comparison_sentences(rows: Sequence[ComparedRow]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import fill, shorten
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -155,20 +155,22 @@ def _is_cons_n(row: Row) -> bool:
 
 
 def finding(sweeps: Sequence[Sequence[Row]]) -> str:
-    """Say in one sentence what the first policy with a judge saves, and how sure that is."""
-    judged = [
-        (rows[i], labels(rows)[i]) for rows in sweeps for i in middle_rows(rows) if rows[i].judge
-    ]
-    if not judged:
+    """Say in one sentence what the first policy with a judge saves, and how sure that is.
+
+    Of sweeps without a judge it is the first policy beside cons@k; "" if there is none.
+    """
+    measured = [(rows[i], labels(rows)[i]) for rows in sweeps for i in middle_rows(rows)]
+    if not measured:
         return ""
-    row, name = judged[0]
+    row, name = next((found for found in measured if found[0].judge), measured[0])
     above, saved, needed = _above(row), row.metrics["net_saving"], row.counts["n_questions_needed"]
     n_questions = row.facts["n_questions"]
     verdict = "no difference to cons@k of equal tokens is shown"
     if is_clear_of_0(above):
         verdict = f"{'more' if above.value > 0 else 'less'} accurate than cons@k of equal tokens"
     said = (
-        f"{name} with {row.judge}: "
+        name
+        + (f" with {row.judge}: " if row.judge else ": ")
         + ("" if saved is None else f"{100 * saved.value:.0f} % fewer tokens than cons@N, net; ")
         + f"{verdict} ({percent(above, sign=True)} points, {n_questions} questions)"
     )
@@ -177,7 +179,7 @@ def finding(sweeps: Sequence[Sequence[Row]]) -> str:
             f"; to show a loss below {100 * row.facts['margin']:g} point of cons@N takes about "
             f"{needed:,.0f} questions"
         )
-    return fill(f"{said}.", 120)
+    return f"{said}."
 
 
 def percent(estimate: Estimate | None, *, sign: bool = False) -> str:

@@ -159,6 +159,7 @@ def test_charts_are_drawn_and_a_brush_fills_the_table(page, folder):
     page.goto(f"file://{folder}/report.html")
     chart = page.locator('[data-chart="accuracy"] svg').first
     chart.wait_for()
+    chart.evaluate("chart => chart.scrollIntoView()")  # the mouse reaches what is in sight
     box = chart.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 20)
     page.mouse.down()
