@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepprune.commands.run import is_rank_zero
 from deepprune.config.instantiation import inputs_of
@@ -11,9 +11,6 @@ from deepprune.config.plans import Learner, TrainPlan
 from deepprune.core.errors import InputError
 from deepprune.data.pairs import same_share
 from deepprune.data.splits import Splits
-
-if TYPE_CHECKING:
-    from deepprune.judge.network.architecture import Architecture
 
 MAX_GROUP = 8
 """Candidates of a representative with ``data.group=auto``: 16 would save another 5 %."""
@@ -41,7 +38,7 @@ def fit(
         encoding,
         plan.sampler,
         batch_size=plan.batch_size,
-        group=_group(plan, architecture),
+        group=_group(plan, learner),
         pairs_per_question=plan.pairs_per_question,
         eval_pairs_per_question=plan.eval_pairs_per_question,
         only_unfinished=plan.only_unfinished,
@@ -92,19 +89,18 @@ def fit(
         raise
 
 
-def _group(plan: TrainPlan, architecture: Architecture) -> int:
+def _group(plan: TrainPlan, learner: Learner) -> int:
     """Return the candidates of a representative in training.
 
     Raises:
-        InputError: If some are asked for and the judge has no use for them.
+        InputError: If some are asked for and the judge of ``model=`` has no use for them.
     """
-    if plan.group is None:
-        if not architecture.shares_heads:
-            return 1
-        return max(n for n in range(1, MAX_GROUP + 1) if plan.batch_size % n == 0)
-    if plan.group > 1 and not architecture.shares_heads:
+    if learner.architecture.shares_heads:
+        divisors = (n for n in range(1, MAX_GROUP + 1) if plan.batch_size % n == 0)
+        return plan.group or max(divisors)
+    if (plan.group or 1) > 1 and learner is plan.learner:
         raise InputError(
-            f"data.group must be auto or 1 for {architecture.name}, got {plan.group}: only a "
-            "causal model with full attention and attention=sdpa reads a representative once."
+            f"data.group must be auto or 1 for {learner.architecture.name}, got {plan.group}: only "
+            "a causal model with full attention and attention=sdpa reads a representative once."
         )
-    return plan.group
+    return 1

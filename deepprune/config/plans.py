@@ -177,7 +177,7 @@ class TrainPlan:
 
     Attributes:
         load_splits: Reads the traces and splits their questions.
-        group: Candidates of a representative in training; ``None`` for what suits a learner.
+        group: Candidates of a representative in training; ``None`` for ``auto``.
         split_seed: Decides the split and the reported pairs; ``seed`` decides everything else.
         learner: That of ``model=``.
         beside: Those of ``beside=``, by name.

@@ -25,7 +25,7 @@ class PairInputs(Protocol):
     """Tokens of each pair as the model reads it, shape ``(P,)``."""
 
     is_truncated: BoolArray
-    """Whether the window is too short for the pair, shape ``(P,)``."""
+    """Whether tokens of the pair are cut, shape ``(P,)``."""
 
     def batch(self, rows: IntArray) -> dict[str, Any]:
         """Return the model inputs of the pairs at ``rows``."""

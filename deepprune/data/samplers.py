@@ -5,7 +5,6 @@ Lightning must not split them again: ``Trainer(use_distributed_sampler=False)``.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,15 +89,14 @@ class PairSampler(Sampler[int]):
     def keep_together(self, heads: IntArray, n: int) -> None:
         """Arrange what is drawn so that pairs with a common head stand together, ``n`` in a block.
 
-        Which pairs an epoch has stays as it is. Where the sampler has blocks of its own, those of
-        its questions, a block is a multiple of both.
+        Which pairs an epoch has stays as it is.
 
         Args:
             heads: Number of each pair's representative, those of a question next to each other,
                 shape ``(P,)``.
             n: Pairs of a block.
         """
-        self._heads, self.block = heads, math.lcm(self.block, n)
+        self._heads, self.block = heads, n
 
     def epoch_indices(self) -> IntArray:
         """Return the indices of this epoch over all ranks, with equally many blocks for each."""
@@ -192,6 +190,9 @@ class QuestionBalancedSampler(PairSampler):
     """
 
     block: Count = field(default=2, kw_only=True)
+
+    def keep_together(self, heads: IntArray, n: int) -> None:
+        """Keep the blocks: each has both classes of a question, whatever its representatives."""
 
     def _draw(self, rng: np.random.Generator) -> IntArray:
         names, numbers = np.unique(self.groups, return_inverse=True)

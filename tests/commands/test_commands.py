@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commandline import call, killed_at, rows, run, started
 from tiny_models import save_tiny_bert
 
 from deepprune.cli import config_folder
+from deepprune.commands.fit import _group
 
 RESULTS = "results.jsonl"
 SMALL = ["sweep.questions=6", "sweep.traces=6", "sweep.resamples=2", "logger=none"]
@@ -225,6 +227,15 @@ def test_a_group_divides_the_batch_and_needs_a_judge_that_shares(tmp_path):
     assert "data.group must be auto or a divisor of data.batch_size=16, got 3" in done.stderr
     done = run(*fit, "data.group=8", folder=tmp_path, code=2)
     assert "data.group must be auto or 1 for tiny, got 8: only a causal model" in done.stderr
+
+
+def test_a_group_is_of_the_main_judge_where_one_beside_it_has_no_use_for_it():
+    causal, linear = (
+        SimpleNamespace(architecture=SimpleNamespace(shares_heads=shares))
+        for shares in (True, False)
+    )
+    plan = SimpleNamespace(group=4, batch_size=16, learner=causal)
+    assert (_group(plan, causal), _group(plan, linear)) == (4, 1)
 
 
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):

@@ -6,6 +6,7 @@ from commandline import run
 
 from deepprune.commands.gpu_check import FULL, print_rows
 from deepprune.core.errors import InputError
+from deepprune.judge.network.backbones import PairClassifier
 
 TINY = FULL._replace(
     config={
@@ -22,6 +23,12 @@ TINY = FULL._replace(
     questions=1,
     max_length=256,
 )
+
+
+def test_pairs_that_cannot_be_packed_are_a_failure(capsys, monkeypatch):
+    monkeypatch.setattr(PairClassifier, "_packing_problem", lambda self, pairs: "another mask")
+    assert print_rows("cpu", TINY, None) == 1
+    assert "FAIL  groups against pairs" in capsys.readouterr().out
 
 
 def test_every_row_is_measured_and_a_failure_is_a_row(capsys):

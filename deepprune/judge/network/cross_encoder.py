@@ -61,7 +61,7 @@ class CrossEncoderJudge(TrainedJudge):
         device: ``auto`` (CUDA where there is one, else the CPU) or a torch device.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         symmetric: Average the logits of both orders: twice the cost, and swapping changes nothing.
-        tokens_per_batch: Tokens of a batch, padding included; ``None`` for 2,048 on a CPU, where a
+        tokens_per_batch: Tokens of a batch, see `pair_logits`; ``None`` for 2,048 on a CPU, where a
             small batch stays in its cache (4,096 where batches share representatives), else 16,384.
 
     Raises:

@@ -42,7 +42,7 @@ class PairEncoder:
     quarter of the window) and the *end* of each prefix; the two share the rest evenly, and what the
     shorter one does not need goes to the longer one. In the causal layout question and
     representative are cut as though the candidate were as long as the representative, so that all
-    its pairs begin alike; the candidate gets what they leave.
+    its pairs begin alike: a long representative is cut even where a short candidate leaves it room.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a pad token.
@@ -158,7 +158,7 @@ class PairEncoder:
         return self._n_fixed + sum(self._budget(n_question, n_first, n_second))
 
     def is_truncated(self, n_question: int, n_first: int, n_second: int) -> bool:
-        """Return whether the window is too short for so many tokens of question and prefixes."""
+        """Return whether tokens of question or prefixes are cut."""
         wanted = (n_question if self.with_question else 0) + n_first + n_second
         return self.length(n_question, n_first, n_second) < self._n_fixed + wanted
 

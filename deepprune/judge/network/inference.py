@@ -12,6 +12,11 @@ from deepprune.judge.network.backbones import PairClassifier
 from deepprune.judge.network.encoding import PairEncoder
 from deepprune.judge.network.packing import PairTokens, on_device
 
+KEYS = 8
+"""Keys that the tails of a packed batch may see, padding included, per token of its limit.
+
+They are in memory at once."""
+
 
 def pair_logits(
     model: PairClassifier,
@@ -30,7 +35,8 @@ def pair_logits(
         model: A model in evaluation mode.
         encoder: Makes the model's inputs.
         sequences: Encoded pairs, from ``encoder.join``.
-        tokens_per_batch: Tokens of a batch, padding included; a longer pair is a batch of its own.
+        tokens_per_batch: Tokens of a batch: of a packed one each head once and no padding, else
+            with padding. A longer pair is a batch of its own.
         on_batch: Called with the number of pairs done.
     """
     logits = np.empty(len(sequences))
@@ -67,14 +73,16 @@ def head_batches(sequences: Sequence[PairTokens], tokens_per_batch: int) -> list
     for row, sequence in enumerate(sequences):
         rows_of.setdefault(tuple(sequence.head), []).append(row)
     batches: list[list[int]] = []
-    room = 0
+    room = width = 0  # width: the most keys of a tail
     for head, rows in sorted(rows_of.items(), key=lambda item: -len(item[0])):
         n_tokens = len(head) + sum(len(sequences[row].tail) for row in rows)
         room = room - len(head) if n_tokens <= room else 0
         for row in sorted(rows, key=lambda row: -len(sequences[row].tail)):
-            if (n_tail := len(sequences[row].tail)) > room:
+            n_tail = len(sequences[row].tail)
+            n_keys = max(width, len(head) + n_tail)
+            if n_tail > room or (len(batches[-1]) + 1) * n_keys > KEYS * tokens_per_batch:
                 batches.append([])
-                room = tokens_per_batch - len(head)
+                room, n_keys = tokens_per_batch - len(head), len(head) + n_tail
             batches[-1].append(row)
-            room -= n_tail
+            room, width = room - n_tail, n_keys
     return batches

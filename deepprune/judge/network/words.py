@@ -1,4 +1,4 @@
-"""The words that a generative judge would say first: whether its template asks what it should."""
+"""Most likely first words of a generative judge, to check its template."""
 
 from __future__ import annotations
 
