@@ -200,7 +200,7 @@ def _tooltips(points: Records, cost: str) -> list[alt.Tooltip]:
         cost: (COSTS[cost], ",.4~r"),
         "accuracy_vs_matched_cons_net": ("against cons@k of equal tokens, points", "+.1f"),
         "token_saving": ("tokens saved, %", ".1f"),
-        "net_saving": ("saved net of the judge, %", ".1f"),
+        "net_saving": ("FLOPs saved, net of the judge, %", ".1f"),
     }
     known = points[0] if points else {}
     return [

@@ -259,9 +259,10 @@ def _add_points(
     page.section(
         data,
         "Accuracy against tokens" + ("" if data == "points" else f": {data}"),
-        "Grey: consensus sampling, the vote of k whole traces, with its 95 % band. A policy is "
-        "worth its judge where it lies above this curve. A click on a name isolates it; a "
-        "rectangle drawn in the chart fills the table below.",
+        "Grey: consensus sampling, the vote of k whole traces, with its 95 % band. A line joins "
+        "the points of a policy that no other of its points beats in both; the table compares "
+        "with every k. A click on a name isolates a policy; a rectangle drawn in the chart fills "
+        "the table below.",
     )
     variants = {
         _SWITCH[cost]: charts.accuracy_chart(points, cost, "container", data=data) for cost in costs
@@ -277,7 +278,7 @@ def _add_points(
         _number("accuracy_vs_matched_cons_net", "vs cons@k of equal net tokens, points", 1),
         _number("accuracy_vs_hull", "vs hull of equal tokens, points", 1),
         _number("token_saving", "tokens saved, %", 1),
-        _number("net_saving", "saved net of the judge, %", 1),
+        _number("net_saving", "FLOPs saved, net of the judge, %", 1),
         *(_number(cost, _SWITCH[cost], 0 if "tokens" in cost else 2) for cost in costs),
         _number("judge_calls", "judge calls a question", 0),
     ]

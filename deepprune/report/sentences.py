@@ -24,8 +24,9 @@ def run_sentences(run: RunRecord) -> list[str]:
     if (auroc := run.metrics.get(HEADLINE)) is not None:
         above = Estimate(*(v - 0.5 for v in auroc))
         level = "clear of chance (.5)" if is_clear_of_0(above) else "not clear of chance (.5)"
+        judge = provenance(run).get("choices", {}).get("model") or "the judge"
         said.append(
-            "Among pairs of unfinished traces of one question the judge has an AUROC of "
+            f"Among pairs of unfinished traces of one question {judge} has an AUROC of "
             f"{auroc.value:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]: {level}."
         )
     if run.folder and (best := read_best(run.folder)):
@@ -46,15 +47,18 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     if not best:
         return []
     is_mean = "net_saving_halves" in best
-    halves = f"{HALVES} random halves" if is_mean else f"{best['n_questions_choosing']:.0f}"
+    if is_mean:
+        choosing = f"Over {HALVES} random halves of the questions, the point that one half chooses"
+    else:
+        choosing = f"Chosen on {best['n_questions_choosing']:.0f} questions, it"
 
     def estimate(name: str) -> Estimate:
         name += "_halves" * is_mean
         return Estimate(*(best[f"{name}{end}"] for end in ("", "_low", "_high")))
 
     return [
-        f"best point: {labels(rows)[best_number(best, rows)]}; chosen on {halves} of the "
-        f"questions, the best saves {percent(estimate('net_saving'))} % net on the others, "
+        f"best point: {labels(rows)[best_number(best, rows)]}. {choosing} saves "
+        f"{percent(estimate('net_saving'))} % net on the others, "
         f"{percent(estimate('accuracy_vs_cons_n'), sign=True)} points from cons@N"
     ]
 
@@ -95,7 +99,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Return choices and options that differ between runs, with each run's value.
 
     An option that some runs do not have follows from a choice, and is left out, as are names that
-    start with ``_`` and options with the same values as one before (``${prefix.k}``).
+    start with ``_``, and options that were not chosen and have the same values as one before, as
+    those that are ``${prefix.k}``.
     """
     choices = [{**run.overrides, **provenance(run).get("choices", {})} for run in runs]
     configs = [flat(read_json(run.folder / CONFIG)) if run.folder else {} for run in runs]
@@ -108,7 +113,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
         ]
         is_shown = not any(part.startswith("_") for part in name.split("."))
         differ = any(value != values[0] for value in values)
-        if is_shown and differ and values not in found.values():
+        is_alias = name not in chosen and repr(values) in map(repr, found.values())
+        if is_shown and differ and not is_alias:
             found[name] = values
     return found
 

@@ -123,8 +123,8 @@ def policy_table(sweeps: Sequence[Sequence[Row]]) -> Table:
     """
     columns = ["accuracy", "vs cons@k", "gross", "net", "latency, L", "questions"]
     remark = (
-        "the middle of each grid; vs cons@k: of equal net tokens; gross, net of the judge: tokens "
-        "saved; L: mean trace lengths"
+        "the middle of each grid; vs cons@k: of equal net tokens; saved tokens (gross), saved "
+        "FLOPs (net); L: mean trace lengths"
     )
     table = _table("", ["policy"], columns, [remark])
     for rows in sweeps:
@@ -168,12 +168,10 @@ def finding(sweeps: Sequence[Sequence[Row]]) -> str:
     verdict = "no difference to cons@k of equal tokens is shown"
     if is_clear_of_0(above):
         verdict = f"{'more' if above.value > 0 else 'less'} accurate than cons@k of equal tokens"
-    said = (
-        name
-        + (f" with {row.judge}: " if row.judge else ": ")
-        + ("" if saved is None else f"{100 * saved.value:.0f} % fewer tokens than cons@N, net; ")
-        + f"{verdict} ({percent(above, sign=True)} points, {n_questions} questions)"
-    )
+    said = name + (f" with {row.judge}: " if row.judge else ": ")
+    if saved is not None:
+        said += f"{100 * saved.value:.0f} % fewer FLOPs than cons@N, net; "
+    said += f"{verdict} ({percent(above, sign=True)} points, {n_questions} questions)"
     if needed is not None and needed > n_questions:
         said += (
             f"; to show a loss below {100 * row.facts['margin']:g} point of cons@N takes about "

@@ -67,7 +67,7 @@ def test_the_best_point_stands_beside_the_headline(folder):
     best = {**row.columns, "n_questions_choosing": 2, "n_questions": 3}
     (said,) = best_sentences(json.loads(json.dumps(best)), read_rows(folder))
     assert said.startswith("best point: deepprune 0.2 @ 3 tokens, greedy")
-    assert "chosen on 2 of the questions, the best saves" in said
+    assert ". Chosen on 2 questions, it saves" in said
 
 
 def test_options_that_follow_from_a_choice_are_not_among_those_that_differ(tmp_path):
