@@ -164,6 +164,7 @@ def test_a_failed_question_is_recorded_and_the_set_goes_on(tmp_path):
 def test_an_interrupt_stores_what_was_generated_and_the_run_goes_on(number, tmp_path):
     slow = [ONE, "engine.seconds_per_token=0.02", "logger=none", "hydra.run.dir=r"]
     with started("prune", *slow, folder=tmp_path, until=decided(tmp_path)) as process:
+        time.sleep(1)  # a decision is on record before the trace has stopped
         for _ in range(3):  # an impatient user
             process.send_signal(number)
         output, said = process.communicate(timeout=200)
