@@ -117,7 +117,7 @@ def _print_words(judges: Mapping[str, Judge], pairs: Sequence[TracePair]) -> Non
     for name, judge in judges.items():
         if not isinstance(judge, CrossEncoderJudge):
             raise InputError(f"words=true needs generative judges, got {name}: leave it out.")
-        print(f"{name}, the most likely first words of ten pairs:")
+        print(f"{name}, the most likely first words of {len(chosen)} pairs:")
         found = first_words(judge, [pairs[i] for i in chosen])
         for i, words in zip(chosen, found, strict=True):
             said = "  ".join(f"{word!r} {chance:.2f}" for word, chance in words)

@@ -201,8 +201,9 @@ class CrossEncoderArchitecture:
     def shares_heads(self) -> bool:
         """Whether the model reads packed batches at once, by its configuration."""
         backbone = self._backbone
-        config = load_config(backbone)
-        return backbone.pooling == "last" and not why_not_packed(config, backbone.attention)
+        if backbone.layout != "causal":
+            return False
+        return not why_not_packed(load_config(backbone), backbone.attention)
 
     @property
     def encoding(self) -> PairEncoding:
