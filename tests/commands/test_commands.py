@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from commandline import call, killed_at, rows, run, started
-from tiny_models import save_tiny_bert
+from tiny_models import save_tiny_bert, save_tiny_qwen3
 
 from deepprune.cli import config_folder
 from deepprune.commands.fit import _group
@@ -210,12 +210,13 @@ def test_the_demo_sweeps_a_network_on_fewer_questions_and_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_two_ddp_processes_train_each_judge(tmp_path):
-    tiny = save_tiny_bert(tmp_path / "tiny")
-    ddp = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    call(
-        *TINY_FIT[1:], *ddp, "beside=[linear]", f"model.backbone.source={tiny}", "hydra.run.dir=r",
+    tiny = ["model=smollm2_135m", f"model.backbone.source={save_tiny_qwen3(tmp_path / 'tiny')}"]
+    ddp = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "data.group=2"]
+    done = call(
+        *TINY_FIT[1:], *tiny, *ddp, "beside=[linear]", "hydra.run.dir=r",
         folder=tmp_path, program=(sys.executable, config_folder().parent / "train.py"),
     )  # fmt: skip
+    assert "one by one" not in done.stdout + done.stderr
     for folder in ("r", "r/beside/linear"):
         assert (tmp_path / folder / "judge" / "judge.json").exists()
     assert rows(tmp_path / "r" / RESULTS)
