@@ -13,7 +13,12 @@ class TrainingProgress(TQDMProgressBar):
     """Lightning's bar of an epoch as a `Bar`; validations have none."""
 
     def init_train_tqdm(self) -> Bar:
-        return Bar(disable=self.is_disabled, smoothing=0)
+        return Bar(
+            desc=f"Epoch {self.trainer.current_epoch}: ",
+            total=self.total_train_batches,
+            disable=self.is_disabled,
+            smoothing=0,
+        )
 
     def init_validation_tqdm(self) -> Bar:
         return Bar(disable=True)
