@@ -38,7 +38,7 @@ def report_runs(
     show(comparison_table(rows))
     if baseline and len(rows) > 1 and not any(row.baseline for row in rows):
         wanted = ", ".join(f"{k}={v}" for k, v in baseline.items())
-        print(f"no differences: no finished run is the baseline, {wanted}")
+        print(f"no differences: no row has a finished baseline beside it, {wanted}")
     is_measured = with_figure and any(HEADLINE in row.metrics for row in rows)
     if is_measured and (figure := drawn(comparison_figure, rows, folder / FIGURE)):
         print(f"figure: {figure}")
