@@ -236,7 +236,6 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         policies=_policies(config, rule),
         thresholds=list(axes.thresholds),
         prefixes=[_replaced(rule, k) for k in axes.prefix_lens if rule.kind != "fraction"],
-        ks=list(axes.ks),
         ns=list(axes.ns),
         axes={name: dict(fields) for name, fields in axes.axes.items()},
         skip_unmet=axes.skip_unmet,

@@ -47,10 +47,15 @@ def help_text(application: str, usage: str, config_folder: Path) -> str:
     chosen = re.findall(r"^  - (\w+): (.+)$", defaults, flags=re.M)
     groups = []
     for group, default in chosen:
+        default = default.partition(" #")[0].strip()
         names = [n.strip() for n in default.strip("[]").split(",")]
         there = sorted(p.stem for p in (config_folder / group).glob("*.yaml"))
         if group == "engine" and application != "prune":  # which replays as well as generates
             there = [n for n in there if (n == "replay") == (default == "replay")]
+        if group == "experiment":  # those whose head shows this command
+            called = {"train": "train.py", "evaluate": "deepprune evaluate"}[application]
+            files = {name: config_folder / group / f"{name}.yaml" for name in there}
+            there = [name for name, file in files.items() if called in file.read_text()]
         others = [n for n in there if n not in names]
         first = f"[{', '.join(names)}]" if default.startswith("[") else default
         groups.append(f"  {group:<11} {' | '.join([first, *others])}")

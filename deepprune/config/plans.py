@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepprune.core.errors import InputError
 from deepprune.core.protocols import Need, Policy
 from deepprune.core.step_times import StepTimes
 from deepprune.core.types import PrefixRule, Question, QuestionRef
@@ -106,7 +105,6 @@ class Sweep:
     policies: Mapping[str, Policy]
     thresholds: Sequence[float]
     prefixes: Sequence[PrefixRule]
-    ks: Sequence[int]
     ns: Sequence[int]
     axes: Mapping[str, Mapping[str, Sequence[Any]]]
     skip_unmet: bool
@@ -136,17 +134,14 @@ class Sweep:
         """Return the grid for N traces a question and judges of these names.
 
         Raises:
-            InputError: If a k or an N exceeds it, or an axis is no field of its policy.
+            InputError: If an N exceeds it, or an axis is no field of its policy.
         """
-        if self.ks and max(self.ks) > n_traces:
-            raise InputError(f"sweep.ks must not exceed N = {n_traces}, got {max(self.ks)}.")
         return grid(
             self.policies,
             n_traces=n_traces,
             judges=judges,
             thresholds=self.thresholds,
             prefixes=self.prefixes,
-            ks=self.ks,
             ns=self.ns,
             axes=self.axes,
         )

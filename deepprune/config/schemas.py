@@ -97,17 +97,25 @@ Baseline = Annotated[str, Literal["question_only", "length_only", "lexical", "se
 
 
 @dataclass
-class DataConf:
+class SelectionConf:
+    models: list[str] | None = None
+    datasets: list[str] | None = None
+
+
+@dataclass
+class PairsConf(SelectionConf):
+    eval_pairs_per_question: Count | None = MISSING
+    answer_style: dict[str, str] = MISSING
+
+
+@dataclass
+class DataConf(PairsConf):
     fractions: list[Share] = MISSING
     split_seed: Seed = MISSING
     fold: Annotated[int, Ge(0)] = MISSING
-    models: list[str] | None = None
-    datasets: list[str] | None = None
     holdout_models: list[str] = MISSING
     pairs_per_question: Count | None = MISSING
-    eval_pairs_per_question: Count | None = MISSING
     only_unfinished: bool = MISSING
-    answer_style: dict[str, str] = MISSING
     batch_size: Count = MISSING
     group: Any = MISSING
 
@@ -124,7 +132,6 @@ class NetworksConf:
 class SweepConf:
     thresholds: list[Share] = MISSING
     prefix_lens: list[float] = MISSING
-    ks: list[Count] = MISSING
     ns: list[int] = MISSING
     axes: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     judges: list[str] = field(default_factory=list)
@@ -158,7 +165,6 @@ class SweepingConf:
 
     traces: str = MISSING
     seed: Seed = MISSING
-    data: DataConf = field(default_factory=DataConf)
     prefix: Any = MISSING
     pruning: dict[str, Any] = field(default_factory=dict)
     sweep: SweepConf = field(default_factory=SweepConf)
@@ -174,11 +180,13 @@ class SweepingConf:
 
 @dataclass
 class EvaluateConf(SweepingConf):
+    data: SelectionConf = field(default_factory=SelectionConf)
     judge: Any = MISSING
 
 
 @dataclass
 class TrainConf(SweepingConf):
+    data: DataConf = field(default_factory=DataConf)
     model: Any = MISSING
     beside: dict[str, Any] = field(default_factory=dict)
     loss: Any = MISSING
@@ -216,7 +224,7 @@ class JudgeReportConf:
     words: bool = MISSING
     device: str = MISSING
     seed: Seed = MISSING
-    data: DataConf = field(default_factory=DataConf)
+    data: PairsConf = field(default_factory=PairsConf)
     prefix: Any = None
     logger: Any = None
 

@@ -63,14 +63,13 @@ def grid(
     judges: Sequence[str] = (),
     thresholds: Sequence[float] = (),
     prefixes: Sequence[PrefixRule] = (),
-    ks: Sequence[int] = (),
     ns: Sequence[int] = (),
     axes: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Point]:
     """Return every policy at every value of its axes, with every judge if it asks one.
 
     The last axis varies fastest. The cons@k curve up to cons@N is always part of a sweep and comes
-    first: savings are relative to it. ``ks`` and ``ns`` add to it.
+    first: savings are relative to it. It has cons@N of every N of ``ns`` too.
 
     Args:
         policies: The policies by name.
@@ -78,7 +77,6 @@ def grid(
         judges: Names of the judges, the slowest axis of a policy that asks one.
         thresholds: Values of ``threshold``, for every policy that has one.
         prefixes: Values of ``prefix``, for every policy that has one.
-        ks: Further values of k for cons@k.
         ns: Values of N, at most ``n_traces``; empty for ``n_traces`` alone.
         axes: Values of any other field of a policy: name -> field -> values.
 
@@ -90,7 +88,7 @@ def grid(
         raise InputError(
             f"sweep.ns must lie between 2 and the {n_traces} traces a question, got {ns}."
         )
-    sizes = sorted({*consensus_sizes(n_traces), *ns, *(k for k in ks if k <= n_traces)})
+    sizes = sorted({*consensus_sizes(n_traces), *ns})
     points = [Point(Consensus(k), n_traces) for k in sizes]
     axes = axes or {}
     if unknown := sorted(axes.keys() - policies.keys()):
@@ -121,7 +119,11 @@ def _check_axis(
     axis: str, field: str, chosen: Sequence[Any], policy: Policy, known: set[str]
 ) -> None:
     """Check that an axis is a field of its policy, has values, and these are of its type."""
-    elsewhere = {"k": "sweep.ks", "prefix": "sweep.prefix_lens", "name": "a policy of its own"}
+    elsewhere = {
+        "k": "the curve of every sweep",
+        "prefix": "sweep.prefix_lens",
+        "name": "a policy of its own",
+    }
     if field in elsewhere and field in known and (field != "k" or isinstance(policy, Consensus)):
         raise InputError(f"{axis} cannot be an axis: use {elsewhere[field]}.")
     if field not in known:

@@ -175,7 +175,6 @@ def test_a_wrong_axis_is_refused_before_anything_loads(override, said):
     ("override", "said"),
     [
         ("sweep.ns=[9]", r"between 2 and the 8 traces a question, got \[9\]"),
-        ("sweep.ks=[9]", "sweep.ks must not exceed N = 8, got 9"),
         ("+sweep.axes.deeprune.vote=[size]", "axes.deeprune is no policy of this sweep"),
         ("+sweep.axes.deepprune.votes=[size]", "deepprune.votes is no field of deepprune"),
         ("+sweep.axes.deepprune.vote=[many]", "vote must be one of plain, size, posterior"),

@@ -36,7 +36,6 @@ def test_an_option_without_a_docstring_line_is_refused(monkeypatch):
         ("train", "model.backbone.pooling=max", "must be one of last, cls, mean, segments, got"),
         ("train", "prefix.k=0", "prefix.k must be >= 1, got 0."),
         ("evaluate", "sweep.thresholds=[0.5,50]", "sweep.thresholds must lie in [0, 1], got 50."),
-        ("evaluate", "sweep.ks=[0]", "sweep.ks must be >= 1, got 0."),
         ("evaluate", "sweep.margin=3", "sweep.margin must lie in (0, 1), got 3."),
         ("evaluate", "sweep.resamples=0", "sweep.resamples must be >= 1, got 0."),
         ("evaluate", "pruning.deepprune.wave=0", "pruning.deepprune.wave must be >= 1 or null"),

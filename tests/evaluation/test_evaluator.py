@@ -47,7 +47,7 @@ def test_n_and_any_field_can_be_an_axis():
     """The last axis is the fastest, N last of all; cons@N of every N is on the curve."""
     chosen = grid(
         {"adaptive": AdaptiveConsistency(), "esc": ESC(2)}, n_traces=8, ns=[8, 5],
-        ks=[7, 9], axes={"adaptive": {"stop_confidence": [0.9, 0.95], "wave": [1, 2]}},
+        axes={"adaptive": {"stop_confidence": [0.9, 0.95], "wave": [1, 2]}},
     )  # fmt: skip
     assert [p.policy.k for p in chosen[:8]] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [(p.policy.stop_confidence, p.policy.wave, p.n_traces) for p in chosen[8:16]] == [
@@ -418,7 +418,7 @@ def test_a_forced_answer_is_right_although_no_trace_ends_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("axes", "said"),
     [
-        ({"consensus": {"k": [5]}}, "sweep.axes.consensus.k cannot be an axis: use sweep.ks"),
+        ({"consensus": {"k": [5]}}, "consensus.k cannot be an axis: use the curve of"),
         ({"deepprune": {"prefix": [32]}}, "use sweep.prefix_lens"),
         ({"deepprune": {"name": ["x"]}}, "use a policy of its own"),
         ({"deepprune": {"clustering": []}}, "is empty: give at least one value"),
