@@ -32,7 +32,7 @@ from deepprune.evaluation.runner import QuestionRunner, Task, question_records
 from deepprune.evaluation.selection import check_needs, with_needs_met
 from deepprune.judge.base import Judge
 from deepprune.judge.score_cache import ScoreCache
-from deepprune.report.labels import labels, middle_rows
+from deepprune.report.labels import labels, main_row, middle_rows
 from deepprune.report.sentences import best_sentences
 from deepprune.traces.summary import agreements, mean_lengths
 from deepprune.traces.tokens import token_ends
@@ -182,19 +182,19 @@ def _sizes(sweep: Sweep, questions: Sequence[QuestionRef]) -> dict[str, Generato
 
 
 def headline(sweeps: Sequence[Sequence[Row]], judge: str, run: Run) -> None:
-    """Log the middle point of the first policy (the headline) and the best point.
+    """Log the main row of a sweep (the headline, see `main_row`) and the best point.
 
     The headline is of the sweep in which ``judge`` takes part, the first if none, and is kept for
     the comparison of a multirun. The best point is of the first sweep.
     """
     rows = next((rows for rows in sweeps if any(r.judge == judge for r in rows)), sweeps[0])
     columns: Mapping[str, Any] = {}
-    if middle := middle_rows(rows):
-        row = rows[middle[0]]
+    if (number := main_row(rows)) is not None:
+        row = rows[number]
         columns = row.columns
         found = {name: row.metrics.get(name) for name in COMPARED}
         run.metrics |= {name: value for name, value in found.items() if value is not None}
-        run.point = labels(rows)[middle[0]]
+        run.point = labels(rows)[number]
     best = read_best(run.folder)
     for name, values in (("headline", columns), ("best", best)):
         shown = {n: values.get(n) for n in (*COMPARED, "latency", "policy", "threshold")}
@@ -215,9 +215,13 @@ def _log(
     rows = found[0]
     if run.tracker.is_on:
         measured = [i for i, r in enumerate(rows) if (r.policy, r.status) == (CONSENSUS, "ok")]
-        chosen = {"cons_n": measured[-1:], "headline": middle_rows(rows)[:1]}
-        chosen["best"] = [best_number(best, rows) for best in [read_best(run.folder)] if best]
-        numbers = {name: found[0] for name, found in chosen.items() if found}
+        best = read_best(run.folder)
+        chosen = {
+            "cons_n": next(iter(measured[-1:]), None),
+            "headline": main_row(rows),
+            "best": best_number(best, rows) if best else None,
+        }
+        numbers = {name: number for name, number in chosen.items() if number is not None}
         keys = [ref.key for ref in questions]
         outcomes = Outcomes(OutcomeStore(run.folder / OUTCOMES, points), points, keys)
         agreement = agreements(sweep.store)

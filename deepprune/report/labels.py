@@ -61,6 +61,15 @@ def middle_rows(rows: Sequence[Row]) -> list[int]:
     return chosen
 
 
+def main_row(rows: Sequence[Row]) -> int | None:
+    """Return the row that a sweep is summarised by: the first of `middle_rows` with a judge.
+
+    Without a judge it is the first of all; ``None`` if there is none.
+    """
+    middle = middle_rows(rows)
+    return next((i for i in middle if rows[i].judge), next(iter(middle), None))
+
+
 def _label(row: Row, varied: Sequence[str]) -> str:
     if row.policy == "consensus":
         return f"cons@{row.axes['k']}"

@@ -48,7 +48,7 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         return []
     is_mean = "net_saving_halves" in best
     if is_mean:
-        choosing = f"Over {HALVES} random halves of the questions, the point that one half chooses"
+        choosing = f"Chosen anew on each of {HALVES} random halves of the questions, it"
     else:
         choosing = f"Chosen on {best['n_questions_choosing']:.0f} questions, it"
 

@@ -18,7 +18,7 @@ from deepprune.evaluation.outcomes import Row
 from deepprune.judge.measure.comparison import HEADLINE, MIN_SEEDS, ComparedRow, is_clear_of_0
 from deepprune.judge.measure.matrix import CellFacts
 from deepprune.judge.measure.scored_pairs import UNFINISHED
-from deepprune.report.labels import frontier_rows, labels, middle_rows, policy_label
+from deepprune.report.labels import frontier_rows, labels, main_row, middle_rows, policy_label
 
 SHOWN_JUDGE_METRICS = (
     "auroc_within_unfinished",
@@ -159,7 +159,7 @@ def finding(sweeps: Sequence[Sequence[Row]]) -> str:
 
     Of sweeps without a judge it is the first policy beside cons@k; "" if there is none.
     """
-    measured = [(rows[i], labels(rows)[i]) for rows in sweeps for i in middle_rows(rows)]
+    measured = [(rows[i], labels(rows)[i]) for rows in sweeps if (i := main_row(rows)) is not None]
     if not measured:
         return ""
     row, name = next((found for found in measured if found[0].judge), measured[0])
@@ -235,14 +235,13 @@ def judges_table(reports: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) ->
     facts = {name: e.value for name, e in next(iter(reports.values()))["all"].items()}
     remark = (
         f"on {facts['n_questions']:.0f} held-out questions, {facts['n_pairs']:,.0f} pairs, "
-        f"{100 * facts['same_share']:.0f} % same; ECE of all, the others of the "
-        f"{facts[f'n_pairs{UNFINISHED}']:,.0f} both unfinished"
+        f"{100 * facts['same_share']:.0f} % same; the ECE is of all, the rest of "
+        f"the {facts[f'n_pairs{UNFINISHED}']:,.0f} where neither prefix has its answer"
     )
     names = [metric_label(name).partition(",")[0] for name in shown]
     table = _table("", ["judge"], names, [remark])
     for name, found in reports.items():
-        label = "number overlap" if name == "lexical" else name
-        table.add_row(escape(label), *(_short(found["all"].get(metric)) for metric in shown))
+        table.add_row(escape(name), *(_short(found["all"].get(metric)) for metric in shown))
     return table
 
 

@@ -205,7 +205,7 @@ def test_the_demo_sweeps_a_network_on_fewer_questions_and_says_so(tmp_path):
     said = done.stdout.splitlines()
     assert len(said) <= 25
     assert said[0].startswith("judge ")
-    assert said[4].startswith("number overlap ")
+    assert said[4].startswith("lexical ")
 
 
 @pytest.mark.slow
