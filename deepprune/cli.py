@@ -28,8 +28,8 @@ HELP = """deepprune: train and measure judges that stop redundant chains of thou
   deepprune evaluate      sweep pruning policies over recorded traces with any judge
   deepprune prune         prune questions while their traces are generated: "What is 12*13?"
   deepprune collect       generate traces of a model for a set of questions
-  deepprune report        table and page of a run, or of many compared: runs/A runs/B
   deepprune judge-report  compare trained judges with baselines: runs/DIR traces=A,B,C
+  deepprune report        table and page of a run, or of many compared: runs/A runs/B
   deepprune traces        import, show and check stores of traces
   deepprune push          upload a trained judge to Hugging Face's hub: runs/DIR USER/NAME
   deepprune doctor        what can run here and what is missing; check a GPU, time an engine
