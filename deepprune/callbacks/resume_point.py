@@ -32,23 +32,27 @@ class ResumePoint(Checkpoint):
         if every_n_train_steps < 1:
             raise ValueError(f"every_n_train_steps must be >= 1, got {every_n_train_steps}.")
         self._every = every_n_train_steps
-        self._saved_at = 0
+        self._step, self._is_due = 0, False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        """Save at the interval, unless a validation follows."""
-        step = trainer.global_step
-        is_new = step != self._saved_at  # with gradient accumulation, several batches per step
-        due = trainer.val_check_batch or 1  # batches; infinite without validation
-        if is_new and step % self._every == 0 and (i + 1) % due:
+        """Save at the interval, after a batch that ends a step and that no validation follows."""
+        is_step = trainer.global_step != self._step  # accumulated gradients are in no checkpoint
+        self._step = trainer.global_step
+        self._is_due |= is_step and self._step % self._every == 0
+        validates = (i + 1) % (trainer.val_check_batch or 1) == 0  # infinite without validation
+        if self._is_due and is_step and not validates:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        self._saved_at = trainer.global_step
+        self._is_due = False
         path = Path(trainer.default_root_dir) / LAST
         written = path.with_name("last.ckpt.tmp")
         trainer.save_checkpoint(written)

@@ -135,6 +135,23 @@ def test_from_any_resume_point_the_same_checkpoint_is_best(source, tmp_path):
         assert fit(tmp_path, ckpt_path=path, weights_only=True) == whole, point
 
 
+def test_no_resume_point_is_within_an_accumulated_step(source, tmp_path):
+    """Four batches an epoch, two to a step, and a validation follows each step."""
+
+    class Places(ResumePoint):
+        def _save(self, trainer):
+            super()._save(trainer)
+            saved.append((trainer.global_step, trainer.fit_loop.batch_idx))
+
+    saved = []
+    trainer = pl.Trainer(
+        max_epochs=1, accumulate_grad_batches=2, val_check_interval=2,
+        callbacks=[Places(every_n_train_steps=1)], default_root_dir=tmp_path, **QUIET,
+    )  # fmt: skip
+    trainer.fit(module(source), data(source))
+    assert saved == [(2, 3)]  # at the end of the epoch
+
+
 def test_a_checkpoint_of_another_model_is_refused(source, tmp_path):
     trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, limit_val_batches=0, **QUIET)
     trainer.fit(module(source), data(source))
@@ -150,7 +167,7 @@ def test_a_checkpoint_of_another_model_is_refused(source, tmp_path):
 
 
 def test_validation_logs_pooled_and_within_question_metrics(source):
-    judge, pairs = module(source), data(source, eval_batch_size=3)
+    judge, pairs = module(source), data(source, batch_size=3)
     trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(judge, pairs)
     logged = trainer.callback_metrics
