@@ -98,7 +98,8 @@ def _group(plan: TrainPlan, learner: Learner) -> int:
     if learner.architecture.shares_heads:
         divisors = (n for n in range(1, MAX_GROUP + 1) if plan.batch_size % n == 0)
         return plan.group or max(divisors)
-    if (plan.group or 1) > 1 and learner is plan.learner:
+    others = (each.architecture.shares_heads for each in plan.beside.values())
+    if (plan.group or 1) > 1 and learner is plan.learner and not any(others):
         raise InputError(
             f"data.group must be auto or 1 for {learner.architecture.name}, got {plan.group}: only "
             "a causal model with full attention and attention=sdpa reads a representative once."

@@ -36,8 +36,7 @@ class JudgeDataModule(pl.LightningDataModule):
         rule: Where prefixes end.
         encoding: How pairs become model inputs.
         sampler: Makes the training sampler, e.g. ``functools.partial(OversampleSampler, ratio=2)``.
-        batch_size: Training pairs of a batch on each rank.
-        eval_batch_size: The same for validation.
+        batch_size: Pairs of a batch on each rank.
         group: Candidates of a representative that are drawn and read together, see `build_pairs`
             and ``PairSampler.keep_together``; a divisor of ``batch_size``.
         pairs_per_question: At most so many training pairs of a group; ``None`` for all.
@@ -59,7 +58,6 @@ class JudgeDataModule(pl.LightningDataModule):
         sampler: SamplerFactory = NaturalSampler,
         *,
         batch_size: int = 16,
-        eval_batch_size: int = 64,
         group: int = 1,
         pairs_per_question: int | None = None,
         eval_pairs_per_question: int | None = None,
@@ -71,7 +69,7 @@ class JudgeDataModule(pl.LightningDataModule):
         check_disjoint(splits)
         self.splits, self.rule, self.encoding = splits, rule, encoding
         self._make_sampler = sampler
-        self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self._batch_size = batch_size
         self._group = group
         self._max_pairs = pairs_per_question
         self._max_eval_pairs = eval_pairs_per_question
@@ -146,7 +144,7 @@ class JudgeDataModule(pl.LightningDataModule):
         batches = BucketBatchSampler(
             OrderedSampler(encoded.labels, encoded.group),
             encoded.inputs.lengths,
-            self._eval_batch_size,
+            self._batch_size,
             bucket_batches=len(encoded),
         )
         return PairLoader(encoded, batches)

@@ -89,7 +89,8 @@ class PairSampler(Sampler[int]):
     def keep_together(self, heads: IntArray, n: int) -> None:
         """Arrange what is drawn so that pairs with a common head stand together, ``n`` in a block.
 
-        Which pairs an epoch has stays as it is.
+        An epoch keeps its pairs, but for those that are repeated to fill the last blocks. Copies
+        of a pair are spread over the blocks of its head.
 
         Args:
             heads: Number of each pair's representative, those of a question next to each other,
@@ -113,10 +114,9 @@ class PairSampler(Sampler[int]):
 
     def _by_head(self, indices: IntArray, heads: IntArray, rng: np.random.Generator) -> IntArray:
         """Make blocks of one head, others of what is left of each, and shuffle the blocks."""
-        indices = indices[np.argsort(heads[indices], kind="stable")]
-        _, first, count = np.unique(heads[indices], return_index=True, return_counts=True)
-        turn = np.arange(len(indices)) - np.repeat(first, count)  # of a head: 0, 1, ...
-        is_rest = turn >= np.repeat(count // self.block * self.block, count)
+        indices = indices[np.lexsort((_turns(indices), heads[indices]))]
+        _, count = np.unique(heads[indices], return_counts=True)
+        is_rest = _turns(heads[indices]) >= np.repeat(count // self.block * self.block, count)
         blocks = np.concatenate((indices[~is_rest], indices[is_rest])).reshape(-1, self.block)
         return rng.permutation(blocks).ravel()
 
@@ -191,9 +191,6 @@ class QuestionBalancedSampler(PairSampler):
 
     block: Count = field(default=2, kw_only=True)
 
-    def keep_together(self, heads: IntArray, n: int) -> None:
-        """Keep the blocks: each has both classes of a question, whatever its representatives."""
-
     def _draw(self, rng: np.random.Generator) -> IntArray:
         names, numbers = np.unique(self.groups, return_inverse=True)
         order = _cycle(np.arange(len(names)), -(-self.epoch_length // self.block), rng)
@@ -227,6 +224,15 @@ def _classes(labels: IntArray) -> tuple[IntArray, IntArray]:
     """Return indices of minority and majority; "different" is the minority of equal classes."""
     same, different = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     return (same, different) if len(same) < len(different) else (different, same)
+
+
+def _turns(numbers: IntArray) -> IntArray:
+    """Number the occurrences of each value from 0, in their order."""
+    order = np.argsort(numbers, kind="stable")
+    _, first, count = np.unique(numbers[order], return_index=True, return_counts=True)
+    turns = np.empty(len(numbers), dtype=np.int64)
+    turns[order] = np.arange(len(numbers)) - np.repeat(first, count)
+    return turns
 
 
 def _rows_of(numbers: IntArray, n: int) -> list[IntArray]:

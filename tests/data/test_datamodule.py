@@ -112,7 +112,7 @@ def test_each_prefix_is_tokenised_once():
 
 
 def test_validation_covers_every_pair_once():
-    loader = data(eval_batch_size=3).val_dataloader()
+    loader = data(batch_size=3).val_dataloader()
     seen = np.concatenate([batch["meta"]["pair"].numpy() for batch in loader])
     assert sorted(seen.tolist()) == list(range(10))
 

@@ -116,10 +116,14 @@ def _cells(counts):
     return cells
 
 
-def test_blocks_of_a_question_stay_as_they_are_whatever_the_representatives():
-    alone, together = (QuestionBalancedSampler(LABELS, GROUPS, block=4) for _ in range(2))
-    together.keep_together(HEADS, 8)
-    assert list(together) == list(alone)
+def test_copies_of_a_pair_are_spread_over_the_blocks_of_its_representative():
+    labels = np.array([0] * 4 + [1] * 8)
+    sampler = OversampleSampler(labels, np.zeros(12, dtype=int), ratio=2)
+    sampler.keep_together(np.zeros(12, dtype=int), 8)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        blocks = np.array(list(sampler)).reshape(2, 8)
+        assert max(len(set(block)) for block in blocks.tolist()) == 8
 
 
 def blocks(seed=0, *, batch_size=8, **rank):
