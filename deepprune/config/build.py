@@ -90,9 +90,16 @@ def train(config: DictConfig) -> TrainPlan:
     from deepprune.data.samplers import BucketBatchSampler
 
     data = config.data
+    precision = str(config.trainer.precision)
+    if precision.endswith("-true") and precision != "32-true":
+        raise InputError(
+            f"trainer.precision must keep float32 weights, got {precision}: it rounds positions "
+            "and steps. Take bf16-mixed; model.backbone.dtype=bfloat16 halves frozen weights."
+        )
     sampler = instantiated(config.sampler)
     with inputs_of("sampler"):
-        BucketBatchSampler(sampler([0, 1], [0, 0], 0), [1, 1], data.batch_size)
+        drawn = sampler([0, 1], [0, 0], 0)
+        BucketBatchSampler(drawn, [1, 1], data.batch_size)
     store = open_traces(config.traces)
     return TrainPlan(
         run=run_plan(config, "train"),
@@ -112,17 +119,24 @@ def train(config: DictConfig) -> TrainPlan:
         pairs_per_question=data.pairs_per_question,
         eval_pairs_per_question=data.eval_pairs_per_question,
         batch_size=data.batch_size,
-        group=_group(data.group, data.batch_size),
+        group=_group(data.group, data.batch_size, has_blocks=drawn.block > 1),
         loss=instantiated(config.loss),
         sampler=sampler,
         calibration=config.calibration,
-        make_trainer=partial(_trainer, config),
+        make_trainer=partial(_trainer, config, _devices(config)),
         sweep=_sweep(config, store) if config.sweep.questions != 0 else None,
     )
 
 
-def _group(group: object, batch_size: int) -> int | None:
-    """Return ``data.group``, ``None`` for ``auto``."""
+def _group(group: object, batch_size: int, *, has_blocks: bool) -> int | None:
+    """Return ``data.group``, ``None`` for ``auto``; 1 where the sampler has blocks of its own."""
+    if has_blocks:
+        if group not in ("auto", 1):
+            raise InputError(
+                f"data.group must be auto or 1 with a sampler that has blocks, got {group!r}: one "
+                "pair cannot be in two blocks. Take sampler=natural, oversample or balanced."
+            )
+        return 1
     if group == "auto":
         return None
     if not isinstance(group, int) or isinstance(group, bool) or group < 1 or batch_size % group:
@@ -400,7 +414,26 @@ def _splits(config: DictConfig, store: TraceStore) -> Splits:
         )
 
 
-def _trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: list[Any]) -> Any:
+def _devices(config: DictConfig) -> Any:
+    """Return ``trainer.devices``, 1 for ``auto`` in a multirun.
+
+    Lightning starts its other processes with the command line of the first one, so that each would
+    begin the multirun anew.
+    """
+    devices = config.trainer.devices
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return devices
+    if devices not in ("auto", 1):
+        raise InputError(
+            f"trainer.devices must be 1 in a multirun, got {devices}: its processes would each "
+            "begin the multirun anew. Train on several devices in single runs."
+        )
+    return 1
+
+
+def _trainer(
+    config: DictConfig, devices: Any, folder: Path, loggers: list[Any], callbacks: list[Any]
+) -> Any:
     """Make Lightning's Trainer, with the configured callbacks before ``callbacks``."""
     from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 
@@ -409,6 +442,7 @@ def _trainer(config: DictConfig, folder: Path, loggers: list[Any], callbacks: li
     precision = config.trainer.precision
     return instantiated(
         config.trainer,
+        devices=devices,
         precision=_fast_precision(config.trainer.accelerator) if precision == "auto" else precision,
         default_root_dir=str(folder),
         logger=loggers,

@@ -2,9 +2,12 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders import group
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
@@ -208,6 +211,8 @@ def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
         ("calibration=beta", "calibration must be one of platt, .*, got 'beta'"),
         ("model=linear model.groups=[bigrams]", "model.groups must be some of overlaps"),
         ("beside=[linear] beside.linear.hidden=-1", "beside.linear.hidden must be >= 0, got -1"),
+        ("trainer.precision=bf16-true", "must keep float32 weights, got bf16-true"),
+        ("sampler=question_balanced data.group=4", "data.group must be auto or 1 with a sampler"),
         ("model.warmup=1", r"model.warmup must lie in \[0, 1\), got 1"),
         (
             "model.scheduler=step",
@@ -218,6 +223,14 @@ def test_a_wrong_field_of_a_policy_is_explained_in_one_line(override, said):
 def test_a_wrong_part_of_a_training_is_refused_before_anything_loads(override, said):
     with pytest.raises(InputError, match=said):
         build.train(checked("train", *override.split()))
+
+
+def test_a_multirun_trains_on_one_device(monkeypatch):
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
+    assert build._devices(checked("train")) == 1
+    with pytest.raises(InputError, match=r"trainer\.devices must be 1 in a multirun, got 2"):
+        build._devices(checked("train", "trainer.devices=2"))
 
 
 def test_help_lists_every_choice_of_every_group():

@@ -25,12 +25,14 @@ from deepprune.judge.network import backbones
 from deepprune.judge.network.backbones import (
     Backbone,
     Lora,
+    PairClassifier,
     Pooling,
     forward_flops,
     load_model,
     load_tokenizer,
     set_pad_token,
 )
+from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture
 from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
 from deepprune.judge.network.packing import PairTokens, on_device, pack, pad
 
@@ -323,3 +325,39 @@ def test_a_sequence_classifier_keeps_the_head_it_was_trained_with(tmp_path):
     reference.save_pretrained(tmp_path / "tiny")
     model = load_model(Backbone(source=str(tmp_path / "tiny"), **LAST))
     assert torch.equal(model.head.weight, reference.score.weight)
+
+
+def test_a_model_whose_attention_takes_no_packed_rows_reads_pairs_one_by_one(tmp_path, caplog):
+    config = transformers.StableLmConfig(
+        vocab_size=80, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    model = PairClassifier(transformers.StableLmModel(config), "last").eval()
+    pairs = [PairTokens([5, 6, 7, *tail], 3) for tail in ([8], [9, 10])]
+    with torch.no_grad():
+        assert torch.equal(model(**pack(pairs)), model(**pad(pairs)))
+    assert "pairs are read one by one: a packed batch fails" in caplog.text
+
+
+def test_a_model_of_one_token_type_reads_pairs(tmp_path):
+    config = transformers.RobertaConfig(
+        vocab_size=80, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=64, type_vocab_size=1,
+    )  # fmt: skip
+    model = PairClassifier(transformers.RobertaModel(config), "segments").eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    kinds = torch.tensor([[0, 0, 1, 1]])
+    assert model(input_ids=ids, attention_mask=ids > 0, token_type_ids=kinds).isfinite().all()
+
+
+def test_logits_under_autocast_are_not_rounded_to_bfloat16(tmp_path):
+    model = load_model(Backbone(source=save_tiny_qwen3(tmp_path / "tiny"), **LAST)).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = model(**pad([PairTokens([5, 6, token], 2) for token in range(7, 40)]))
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_weights_in_bfloat16_are_not_trained_whole():
+    with pytest.raises(ValueError, match="dtype must be float32 for weights that are trained"):
+        CrossEncoderArchitecture(Backbone(dtype="bfloat16", **LAST), {})
+    CrossEncoderArchitecture(Backbone(dtype="bfloat16", lora=Lora(), **LAST), {})

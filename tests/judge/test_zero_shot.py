@@ -137,3 +137,10 @@ def test_an_export_from_before_heads_and_templates_is_read(tmp_path):
         del values["settings"]["encoder"][name]
     (folder / "judge.json").write_text(json.dumps(values))
     assert np.allclose(load_judge(folder, "cpu").score(PAIRS), judge.score(PAIRS), atol=1e-6)
+
+
+def test_an_export_in_bfloat16_scores_as_before(source, tmp_path):
+    judge = zero_shot_judge(source, dtype="bfloat16", device="cpu")
+    read = CrossEncoderJudge.load(judge.export(tmp_path / "judge"), device="cpu")
+    assert read.model.encoder.rotary_emb.inv_freq.dtype == torch.float32
+    assert np.array_equal(judge.score(PAIRS), read.score(PAIRS))

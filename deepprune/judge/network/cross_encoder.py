@@ -194,6 +194,11 @@ class CrossEncoderArchitecture:
         encoder: Annotated[Mapping[str, Any], "model/encoder"],
         symmetric: bool = False,
     ) -> None:
+        if backbone.dtype == "bfloat16" and not (backbone.lora or backbone.freeze):
+            raise ValueError(
+                "model.backbone.dtype must be float32 for weights that are trained, got bfloat16: it "
+                "rounds most optimiser steps away. Or train adapters (lora) or the head alone (freeze=true)."
+            )
         self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
         self.name = Path(backbone.source).name
 

@@ -93,6 +93,11 @@ class PairEncoder:
                 own = _own_texts(chat_template, generative)
                 texts = own if template is None else _texts(template, with_question)
                 texts = _in_chat(texts, tokenizer) if chat_template else texts
+            if not (texts[0] and texts[-1]):
+                raise ValueError(
+                    "template needs a text before its first and after its last name, or "
+                    f"chat_template=true, got {template!r}."
+                )
         elif chat_template or generative or template is not None:
             raise ValueError(
                 "chat_template, template and generative need the causal layout, that is a causal "

@@ -73,16 +73,16 @@ def head_batches(sequences: Sequence[PairTokens], tokens_per_batch: int) -> list
     for row, sequence in enumerate(sequences):
         rows_of.setdefault(tuple(sequence.head), []).append(row)
     batches: list[list[int]] = []
-    room = width = 0  # width: the most keys of a tail
+    room = head_size = tail_size = 0  # of a batch: tokens left, longest head and tail
     for head, rows in sorted(rows_of.items(), key=lambda item: -len(item[0])):
         n_tokens = len(head) + sum(len(sequences[row].tail) for row in rows)
         room = room - len(head) if n_tokens <= room else 0
         for row in sorted(rows, key=lambda row: -len(sequences[row].tail)):
             n_tail = len(sequences[row].tail)
-            n_keys = max(width, len(head) + n_tail)
+            n_keys = head_size + max(tail_size, n_tail)
             if n_tail > room or (len(batches[-1]) + 1) * n_keys > KEYS * tokens_per_batch:
                 batches.append([])
-                room, n_keys = tokens_per_batch - len(head), len(head) + n_tail
+                room, head_size, tail_size = tokens_per_batch - len(head), len(head), 0
             batches[-1].append(row)
-            room, width = room - n_tail, n_keys
+            room, tail_size = room - n_tail, max(tail_size, n_tail)
     return batches

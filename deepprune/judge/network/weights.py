@@ -60,8 +60,9 @@ def read_model(
         if not (folder / _CONFIG).is_file():
             raise InputError(f"an export needs {_CONFIG}, missing in {folder}: export again.")
         encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.from_pretrained(folder)
-        ).to(getattr(torch, backbone.dtype))
+            AutoConfig.from_pretrained(folder),
+            dtype=getattr(torch, backbone.dtype),  # .to() would round the rotary frequencies too
+        )
         model = build_classifier(encoder, backbone)
     else:
         model = load_model(backbone, words)
