@@ -196,8 +196,9 @@ class CrossEncoderArchitecture:
     ) -> None:
         if backbone.dtype == "bfloat16" and not (backbone.lora or backbone.freeze):
             raise ValueError(
-                "model.backbone.dtype must be float32 for weights that are trained, got bfloat16: it "
-                "rounds most optimiser steps away. Or train adapters (lora) or the head alone (freeze=true)."
+                "model.backbone.dtype must be float32 for weights that are trained, got bfloat16: "
+                "it rounds most optimiser steps away. Or train adapters (lora) or the head alone "
+                "(freeze=true)."
             )
         self._backbone, self._symmetric, self._encoder = backbone, symmetric, encoder
         self.name = Path(backbone.source).name
