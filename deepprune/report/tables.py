@@ -235,8 +235,8 @@ def judges_table(reports: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) ->
     facts = {name: e.value for name, e in next(iter(reports.values()))["all"].items()}
     remark = (
         f"on {facts['n_questions']:.0f} held-out questions, {facts['n_pairs']:,.0f} pairs, "
-        f"{100 * facts['same_share']:.0f} % same; the ECE is of all, the rest of "
-        f"the {facts[f'n_pairs{UNFINISHED}']:,.0f} where neither prefix has its answer"
+        f"{100 * facts['same_share']:.0f} % same; all but the ECE are of the "
+        f"{facts[f'n_pairs{UNFINISHED}']:,.0f} both unfinished"
     )
     names = [metric_label(name).partition(",")[0] for name in shown]
     table = _table("", ["judge"], names, [remark])
