@@ -19,7 +19,7 @@ from deepprune.report.figures import comparison_figure
 from deepprune.traces import open_traces
 
 HERE = Path(__file__).parent
-BASELINE, LEXICAL = "linear", "number overlap"
+BASELINE, LEXICAL = "linear", "lexical"
 METRICS = ("auroc_within_unfinished", "auroc_unfinished")
 
 
@@ -56,7 +56,7 @@ def labelled(run: RunRecord, judge: str, traces: str, k: str) -> RunRecord:
 
 
 def lexical(config: dict, run: RunRecord) -> RunRecord:
-    """Score the test pairs of a run by number overlap."""
+    """Score the test pairs of a run by `lexical`."""
     data, store = config["data"], open_traces(config["traces"])
     names = set(run.scores.question)
     pairs = [
