@@ -217,7 +217,7 @@ def _log(
         measured = [i for i, r in enumerate(rows) if (r.policy, r.status) == (CONSENSUS, "ok")]
         best = read_best(run.folder)
         chosen = {
-            "cons_n": next(iter(measured[-1:]), None),
+            "cons_n": measured[-1] if measured else None,
             "headline": main_row(rows),
             "best": best_number(best, rows) if best else None,
         }
