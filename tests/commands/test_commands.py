@@ -230,13 +230,14 @@ def test_a_group_divides_the_batch_and_needs_a_judge_that_shares(tmp_path):
     assert "data.group must be auto or 1 for tiny, got 8: only a causal model" in done.stderr
 
 
-def test_a_group_is_of_the_main_judge_where_one_beside_it_has_no_use_for_it():
+def test_a_group_is_of_the_judges_that_have_a_use_for_it():
     causal, linear = (
         SimpleNamespace(architecture=SimpleNamespace(shares_heads=shares))
         for shares in (True, False)
     )
-    plan = SimpleNamespace(group=4, batch_size=16, learner=causal)
-    assert (_group(plan, causal), _group(plan, linear)) == (4, 1)
+    for first, other in ((causal, linear), (linear, causal)):
+        plan = SimpleNamespace(group=4, batch_size=16, learner=first, beside={"other": other})
+        assert (_group(plan, causal), _group(plan, linear)) == (4, 1)
 
 
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
