@@ -10,23 +10,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from deepprune.commands.report import as_markdown
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.judge.baselines import LexicalJudge
 from deepprune.judge.measure.comparison import RunRecord, compare, read_run
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report.figures import comparison_figure
+from deepprune.report.tables import comparison_table
 from deepprune.traces import open_traces
 
 HERE = Path(__file__).parent
 BASELINE, LEXICAL = "linear", "lexical"
-METRICS = ("auroc_within_unfinished", "auroc_unfinished")
 
 
 def main(named: list[str]) -> None:
     """Write both files and print the table of the README."""
     runs: dict[tuple[str, str], list[RunRecord]] = {}
-    n_pairs = {}
     for name, folder in (arg.split("=", 1) for arg in named):
         run = read_run(Path(folder))
         if run.scores is None:
@@ -38,14 +38,10 @@ def main(named: list[str]) -> None:
         if not of_data:
             of_data.append(labelled(lexical(config, run), LEXICAL, traces, k))
         of_data.append(labelled(run, name, traces, k))
-        n_pairs[name, traces, k] = pairs_seen(Path(folder), config)
     rows = [row for of_data in runs.values() for row in compare(of_data, {"judge": BASELINE})]
-    lines = [
-        {**row.record(), "training_pairs": n_pairs.get(tuple(row.overrides.values()), 0)}
-        for row in rows
-    ]
-    (HERE / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table(lines)
+    lines = [json.dumps(row.record()) + "\n" for row in rows]
+    (HERE / "results.jsonl").write_text("".join(lines))
+    print(as_markdown([], [comparison_table(rows)]))
     comparison_figure(rows, HERE / "judges.png")
 
 
@@ -72,32 +68,6 @@ def lexical(config: dict, run: RunRecord) -> RunRecord:
     ]
     scores = PairScores.of(pairs, LexicalJudge().score(pairs))
     return replace(run, metrics={}, scores=scores)
-
-
-def pairs_seen(folder: Path, config: dict) -> int:
-    """Return how many pairs a judge was trained on, repetitions included; 0 at a rate of 0."""
-    steps = json.loads((folder / "judge" / "judge.json").read_text())["training"]["steps"]
-    return steps * config["data"]["batch_size"] if config["model"]["optimizer"]["lr"] else 0
-
-
-def table(rows: list[dict]) -> None:
-    """Print the rows as a Markdown table."""
-    print("| traces | tokens | judge | training pairs | within | pooled | within, minus linear |")
-    print("| --- " * 7 + "|")
-    for row in rows:
-        o = row["overrides"]
-        n = row["training_pairs"]
-        cells = [o["traces"], o["tokens"], o["judge"], f"{n:,}" if n else ""]
-        cells += [said(row["metrics"].get(name)) for name in METRICS]
-        print(f"| {' | '.join(cells)} | {said(row['differences'].get(METRICS[0]), '+')} |")
-
-
-def said(estimate, sign: str = "") -> str:
-    """Format value and interval."""
-    if not estimate:
-        return ""
-    value, low, high = (f"{v:{sign}.3f}" for v in estimate)
-    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":
