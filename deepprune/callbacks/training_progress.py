@@ -16,6 +16,7 @@ class TrainingProgress(TQDMProgressBar):
         return Bar(
             desc=f"Epoch {self.trainer.current_epoch}: ",
             total=self.total_train_batches,
+            initial=self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,  # resumed
             disable=self.is_disabled,
             smoothing=0,
         )
