@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from hydra.utils import get_object
 
 from deepprune.core.options import Count, Share, hints_of, parts, range_of
@@ -92,6 +93,12 @@ FILES = {
 }
 """Files of ``conf/`` whose options no constructor describes, and the section that they are in."""
 
+FILE_OF = {
+    "sampling/sampling": "sampling/default",
+    "questions/generated_questions": "questions/reasoning_gym",
+}
+"""The file of a choice in ``conf/``, where it is not named after it."""
+
 NOT_OPTIONS = {
     "sampler": {"labels", "groups", "seed", "num_replicas", "rank"},
     "model/encoder": {"tokenizer", "layout", "generative", "texts"},
@@ -124,13 +131,17 @@ TABLE: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {{
 """Of each choice its constructor, and for each option annotation and default; ??? must be given."""
 '''
 
+_CONF = Path(__file__).parents[2] / "conf"
+
 _PAGE = """# Options
 
 Written by `python -m deepprune.config.generate`: first the options of the commands, of data, sweep
 and trainer, from the files of `conf/`, then those of the groups, from the constructors. An option
 of a group is `GROUP.NAME=VALUE`, e.g. `loss.gamma=1`; of a policy `pruning.POLICY.NAME=VALUE`. The
-last column is the default of the file or of the constructor; another file of `conf/` may set
-another value, which `--cfg job` shows.
+last column is the default: of the choice's file, else of the constructor. Other files of `conf/`
+may set another value, as `conf/experiment/demo.yaml` does for plain `python train.py`; `--cfg job`
+shows it. Not listed: `model.optimizer`, `model.scheduler` and `model.warmup` (`conf/model/`),
+`logger` and `callbacks` (files of the same names).
 {tables}"""
 
 
@@ -157,17 +168,28 @@ def page() -> str:
     for key, dotted in TARGETS.items():
         if not (found := options_of(key)):
             continue
-        meanings = _meanings(get_object(dotted))
+        meanings, changed = _meanings(get_object(dotted)), _changed_in_file(key)
         tables += f"\n## {key}\n\n| option | type | range | meaning | default |\n"
         tables += "| --- | --- | --- | --- | --- |\n"
         for name, (annotation, default) in found.items():
             if name not in meanings and name != "name":
                 raise ValueError(f"{dotted} has no docstring line for {name}")
             meaning = meanings.get(name, "Name in tables.").replace("|", "\\|")
+            default = changed.get(name, default)
             shown = "null" if default is None else str(default).replace("\n", "\\n")
             cells = (_type_name(annotation), range_of(annotation), meaning, f"`{shown}`")
             tables += f"| `{name}` | {' | '.join(cells)} |\n"
     return _PAGE.format(tables=_files() + tables)
+
+
+def _changed_in_file(key: str) -> dict[str, Any]:
+    """Return what the file of a choice sets in place of the constructor's defaults."""
+    path = _CONF / f"{FILE_OF.get(key, key)}.yaml"
+    if not path.exists():
+        return {}
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = values.get(key.split("/")[1], values)
+    return found
 
 
 def _files() -> str:
@@ -180,7 +202,7 @@ def _files() -> str:
     for file, section in FILES.items():
         tables += f"\n## {file}.yaml\n\n| option | meaning, unit and range | default |\n"
         tables += "| --- | --- | --- |\n"
-        text = (Path(__file__).parents[2] / "conf" / f"{file}.yaml").read_text(encoding="utf-8")
+        text = (_CONF / f"{file}.yaml").read_text(encoding="utf-8")
         text = re.sub(r"\n +# ", " ", text)  # a comment that goes on
         path: list[str] = []
         for indent, name, value, comment in re.findall(

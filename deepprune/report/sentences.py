@@ -48,7 +48,7 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         return []
     is_mean = "net_saving_halves" in best
     if is_mean:
-        choosing = f"Chosen anew on each of {HALVES} random halves of the questions, it"
+        choosing = f"Over {HALVES} random halves of the questions, the point that one half chooses"
     else:
         choosing = f"Chosen on {best['n_questions_choosing']:.0f} questions, it"
 
@@ -58,7 +58,7 @@ def best_sentences(best: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
 
     return [
         f"best point: {labels(rows)[best_number(best, rows)]}. {choosing} saves "
-        f"{percent(estimate('net_saving'))} % net on the others, "
+        f"{percent(estimate('net_saving'))} % net on the rest, "
         f"{percent(estimate('accuracy_vs_cons_n'), sign=True)} points from cons@N"
     ]
 
