@@ -141,9 +141,10 @@ class _Question:
     def __init__(self, runner: QuestionRunner, group: QuestionTraces, task: Task) -> None:
         self._runner, self._group = runner, group
         self._engine = runner.make_engine(group, task.tokens_prompt)
-        self._correct = {t.answer_class for t in group.traces if t.is_correct} | {
-            f.answer_class for t in group.traces for f in t.forced_answers if f.is_correct
-        }
+        forced = [answer for trace in group.traces for answer in trace.forced_answers]
+        answers = [one for one in (*group.traces, *forced) if one.answer_class != NO_ANSWER]
+        self._correct = {one.answer_class for one in answers if one.is_correct}
+        self._spelled = {one.answer_class: one.answer for one in reversed(answers)}
         size = generator_size(group.model, runner.generators)
         self._ledger = Ledger(size, task.tokens_prompt, runner.usd_judge)
         self._scores = {
@@ -206,7 +207,7 @@ class _Question:
             "question": question.question_id,
             "text": cut_text(question.text),
             "gold": question.gold,
-            "correct": sorted(self._correct - {NO_ANSWER}),
+            "correct": sorted(self._correct),
             "traces": [
                 {
                     "text": cut_text(trace.text),
@@ -227,6 +228,7 @@ class _Question:
         vote = outcome.vote.answer_class
         return {
             "vote": vote,
+            "answer": self._spelled.get(vote),
             "is_correct": vote in self._correct,
             "tokens": outcome.final.n_tokens.tolist(),
             "voters": list(outcome.vote.voters),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Prefix, 
 from deepprune.generation.backend import Chunk, EngineError, Request, RequestError
 from deepprune.generation.engine_loop import CLOSE_S, TASK, EngineLoop
 from deepprune.generation.live_trace import Forced, LiveTrace, next_end
+
+Answered = TypeVar("Answered", Trace, ForcedAnswer)
 
 
 class LiveSession:
@@ -156,19 +158,23 @@ class LiveSession:
         return dict(self._numbers.first)
 
     def traces(self) -> tuple[Trace, ...]:
-        """Return all started traces, whole, with their answers classed and graded.
+        """Return all started traces, whole, with final and forced answers classed and graded.
 
         Raises:
             WorkerError: If answers cannot be compared.
         """
-        number, is_same = self._numbers.number, self._engine.checker.same
-        traces = [replace(r, answer_class=number(r.answer)) for r in self.records()]
-        if (gold := self.question.gold) is not None:
-            traces = [
-                replace(t, is_correct=t.answer is not None and is_same(t.answer, gold))
-                for t in traces
-            ]
-        return tuple(traces)
+        gold, is_same = self.question.gold, self._engine.checker.same
+
+        def graded(one: Answered) -> Answered:
+            number, is_correct = self._numbers.number(one.answer), None
+            if gold is not None:
+                is_correct = one.answer is not None and is_same(one.answer, gold)
+            return replace(one, answer_class=number, is_correct=is_correct)
+
+        traces = [graded(record) for record in self.records()]
+        return tuple(
+            replace(t, forced_answers=tuple(map(graded, t.forced_answers))) for t in traces
+        )
 
     # Run in the engine's event loop
 

@@ -119,7 +119,7 @@ def _class_forced_answers(traces: Sequence[Trace], checker: EquivalenceChecker) 
 
     def classed(p: ForcedAnswer) -> ForcedAnswer:
         class_id = NO_ANSWER if p.answer is None else class_of[p.answer]
-        return ForcedAnswer(p.n_tokens, p.answer, class_id)
+        return replace(p, answer_class=class_id)
 
     return [replace(t, forced_answers=tuple(map(classed, t.forced_answers))) for t in traces]
 

@@ -135,6 +135,7 @@ def test_confidences_and_forced_answers_are_stored(tmp_path):
     for trace in stored(tmp_path)[0].traces:
         assert list(trace.token_confidence) == [2.5] * 8
         assert [one.n_tokens for one in trace.forced_answers] == [3, 6]
+        assert all(one.tokens for one in trace.forced_answers)
 
 
 def test_a_failed_question_is_recorded_and_tried_again(tmp_path, whole):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import group, recorded
+from builders import group, recorded, with_forced_answers
 
 from deepprune.answers.equivalence import WorkerError
 from deepprune.core.protocols import Step, Usage
@@ -23,6 +23,7 @@ from deepprune.live.pruner import LivePruner
 from deepprune.pruning.controller import JudgeError
 from deepprune.pruning.policies.consensus import Consensus
 from deepprune.pruning.policies.deepprune import DeepPrune
+from deepprune.pruning.policies.early_exit import EarlyExit
 from deepprune.pruning.policies.esc import ESC
 from deepprune.traces import TraceStore
 
@@ -345,6 +346,21 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions(policy, traces,
     same = ("answer", "answer_class", "weights", "voters", "decisions", "is_correct", "n_started")
     assert {k: live.row[k] for k in same} == {k: again.row[k] for k in same}
     assert live.row["status"] == "ok"
+
+
+def test_an_answer_that_was_only_forced_is_said_and_graded(tmp_path):
+    """All traces stop once their forced answers agree, so none has a final answer."""
+    traces = with_forced_answers(group(["0"] * 4, 20, gold="0"), [[0] * 3] * 4, every=5)
+    engine = scripted(traces)
+    try:
+        done = pruner(engine.open, None, EarlyExit(force_every=5, agreeing=2), 4)
+        done = done.prune(traces.question)
+    finally:
+        engine.close()
+    assert {t.answer for t in done.traces} == {None}
+    assert (done.row["answer"], done.row["is_correct"]) == ("0", True)
+    assert done.row["weights"][0]["answer"] == "0"
+    assert all(f.is_correct for t in done.traces for f in t.forced_answers)
 
 
 def test_an_interrupt_hands_back_what_was_generated(traces):
