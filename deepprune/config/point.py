@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.config.agent import hydra_value
-from deepprune.config.judges import export_folder, run_of
+from deepprune.config.judges import export_folder, named_judges, run_of
 from deepprune.config.options_table import TABLE
 from deepprune.core.errors import InputError
 from deepprune.evaluation.best import CHOSEN
+from deepprune.evaluation.metrics import CONSENSUS
 from deepprune.evaluation.outcomes import RESULTS
 from deepprune.judge.saved import read_record
+
+_CHOICES = {"length only": "length_only", "sentence-embedding": "sentence_embedding"}
+"""Judges whose name in the rows is not that of their choice."""
 
 POINT, ROW = "point", "point.row"
 
@@ -36,7 +40,9 @@ def point_overrides(words: Sequence[str]) -> list[str]:
     folder = Path(given[POINT])
     row = _row(folder, given.get(ROW))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return [*_policy(row, config), *_judge(row["judge"], folder, config), *others]
+    is_judge_given = any(word.startswith("judge=") for word in others)
+    judge = [] if is_judge_given else _judge(row["judge"], folder, config)
+    return [*_policy(row, config), *judge, *others]
 
 
 def _row(folder: Path, number: str | None) -> dict[str, Any]:
@@ -61,6 +67,8 @@ def _row(folder: Path, number: str | None) -> dict[str, Any]:
 
 def _policy(row: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     name = row["policy"]
+    if name == CONSENSUS:
+        return [f"pruning={name}", f"prune.traces={row['k']}"]
     if (key := f"pruning/{name}") not in TABLE:
         raise InputError(
             f"the policy of this point is {name!r}, which is none of conf/pruning: configure it "
@@ -84,8 +92,14 @@ def _judge(name: str | None, folder: Path, config: Mapping[str, Any]) -> list[st
     for found, export in _exports(folder, config, node):
         if found == name:
             return ["judge=trained", f"judge.path={hydra_value(str(export))}"]
-    if name in config["sweep"]["judges"]:
-        return [f"judge={name}"]
+    entries = config["sweep"]["judges"]
+    if (choice := _CHOICES.get(name, name)) in entries:
+        return [f"judge={choice}"]
+    if gone := [e for e in entries if e not in named_judges(0) and export_folder(e) is None]:
+        raise InputError(
+            f"the judge of this point is {name!r}, and {gone[0]} of the sweep's judges is not "
+            "there: give judge=NAME, or judge=trained judge.path=FOLDER, beside point."
+        )
     known = {target: key for key, (target, _) in TABLE.items() if key.startswith("judge/")}
     if (key := known.get(node.get("_target_"))) is None:
         raise InputError(

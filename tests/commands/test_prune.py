@@ -68,26 +68,31 @@ def test_a_point_of_a_sweep_is_pruned_live(tmp_path):
     """The best one, or that of a line; what else is given wins. Other folders are refused."""
     sweep = [
         "evaluate", "sweep.traces=8", "sweep.questions=4", "sweep.resamples=1", "sweep.margin=0.9",
-        "sweep.thresholds=[0.2,0.6]", "sweep.prefix_lens=[16]", "sweep.judges=[coin]",
+        "sweep.thresholds=[0.2,0.6]", "sweep.prefix_lens=[16]", "sweep.judges=[coin,length_only]",
         "logger=none", "hydra.run.dir=s",
     ]  # fmt: skip
     run(*sweep, folder=tmp_path)
     best = rows(tmp_path / "s" / "chosen.jsonl")[0]
     lines = rows(tmp_path / "s" / "results.jsonl")
-    (number,) = (
-        n for n, row in enumerate(lines, 1) if (row["judge"], row.get("threshold")) == ("coin", 0.6)
-    )
+    numbers = {(row["judge"], row.get("threshold")): n for n, row in enumerate(lines, 1)}
     live = ["prune", ONE, "engine.seconds_per_token=0", "logger=none", "view=none", "point=s"]
     run(*live, "hydra.run.dir=best", folder=tmp_path)
-    run(*live, f"point.row={number}", "prune.traces=6", "hydra.run.dir=row", folder=tmp_path)
+    for name, row in (("row", numbers["coin", 0.6]), ("length", numbers["length only", 0.2])):
+        chosen = [f"point.row={row}", "prune.traces=6", f"hydra.run.dir={name}"]
+        run(*live, *chosen, folder=tmp_path)
     for name, threshold, judge, n in (
-        ("best", best["threshold"], "LexicalJudge", 8), ("row", 0.6, "CoinJudge", 6),
-    ):  # fmt: skip
+        ("best", best["threshold"], "LexicalJudge", 8),
+        ("row", 0.6, "CoinJudge", 6),
+        ("length", 0.2, "LengthOnlyJudge", 6),
+    ):
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert config["pruning"]["deepprune"]["threshold"] == threshold
         assert config["pruning"]["deepprune"]["prefix"]["k"] == 16
         assert config["judge"]["_target_"].endswith(judge)
         assert config["prune"]["traces"] == n
+    run(*live, "point.row=3", "hydra.run.dir=cons", folder=tmp_path)
+    config = json.loads((tmp_path / "cons" / "config.json").read_text())
+    assert (list(config["pruning"]), config["prune"]["traces"]) == (["consensus"], 3)
     for words, message in (
         (["point.row=99"], f"point.row must be a line of s/results.jsonl, 1 to {len(lines)}"),
         (["point=best"], "got best without chosen.jsonl"),
