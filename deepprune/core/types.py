@@ -29,6 +29,11 @@ class FinishReason(StrEnum):
         """Whether the trace would have continued; its remaining text is unknown."""
         return self in (FinishReason.PRUNED, FinishReason.CUT)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the trace ended by itself or at the token limit, as far as is known."""
+        return not (self.is_open or self is FinishReason.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -60,6 +60,11 @@ class ScriptedBackend:
             for i in range(start, last):
                 await asyncio.sleep(self.seconds_per_token)
                 yield self._token(trace, i, last)
+            if last == trace.n_tokens and not trace.finish_reason.is_whole:
+                raise RequestError(
+                    f"the recorded trace {request.sample_id} of {'/'.join(request.question.key)} "
+                    f"ends after {last} tokens: {trace.finish_reason}."
+                )
             if start >= last:
                 yield Chunk("", (), finish_reason=FinishReason.STOP)
         finally:
@@ -77,7 +82,7 @@ class ScriptedBackend:
 
     def _token(self, trace: Trace, i: int, last: int) -> Chunk:
         begin = trace.token_end[i - 1] if i else 0
-        is_end = i + 1 == trace.n_tokens
+        is_end = i + 1 == trace.n_tokens and trace.finish_reason.is_whole
         reason = FinishReason.LENGTH if i + 1 == last else None
         if is_end:
             is_cut = trace.finish_reason is FinishReason.LENGTH

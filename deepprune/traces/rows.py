@@ -28,7 +28,7 @@ FIELDS = (
     "answer",
 )
 _PER_TRACE = ("sample_id", "seed", "source", "finish_reason", "answer")
-_MAX_INTEGER = 2**63
+_BITS = {"sample_id": 32, "seed": 64}
 
 
 def read_rows(
@@ -228,7 +228,7 @@ def _trace(row: dict[str, Any], n_samples: Counter[tuple[str, ...]], place: str)
     if row["model"] is None:
         raise InputError(f"{place} has no model: add --model NAME or --field model=NAME.")
     row |= {name: _optional(row, name) for name in ("question_id", "answer", "source")}
-    row |= {name: _integer(row, name, place) for name in ("sample_id", "seed")}
+    row |= {name: _integer(row, name, place) for name in _BITS}
     if row["question_id"] is None:
         row["question_id"] = question_id_of(row["question"])
     row |= {name: str(row[name]) for name in ("dataset", "model")}
@@ -258,11 +258,12 @@ def _integer(row: Mapping[str, Any], name: str, place: str) -> int | None:
     value = _number(row.get(name))
     if value is None:
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_integer and abs(value) < 2 ** (_BITS[name] - 1):
         return value
     raise InputError(
-        f"{place}: {name} must be an integer of 64 bits, got {str(value)[:40]!r}. Leave it out, or "
-        f"name another field with --field {name}=NAME."
+        f"{place}: {name} must be an integer of {_BITS[name]} bits, got {str(value)[:40]!r}. "
+        f"Leave it out, or name another field with --field {name}=NAME."
     )
 
 

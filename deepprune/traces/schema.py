@@ -81,6 +81,8 @@ def check_trace(trace: Trace) -> None:
             f"token_confidence must have one entry per token, got {trace.n_tokens} tokens and "
             f"{len(confidence)} entries"
         )
+    elif (places := [f.n_tokens for f in trace.forced_answers]) != sorted(places):
+        wrong = f"forced answers must be in the order of their n_tokens, got {places[:8]}"
     else:
         return
     raise InputError("{} in {}/{}, {}, sample {}.".format(wrong, *trace.key))

@@ -13,8 +13,9 @@ from deepprune.answers import extract_answer
 from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace
 
 _FINISH_REASONS = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), FinishReason.STOP),
-    **dict.fromkeys(("length", "max_tokens", "model_length"), FinishReason.LENGTH),
+    **{reason.value: reason for reason in FinishReason},
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence"), FinishReason.STOP),
+    **dict.fromkeys(("max_tokens", "model_length"), FinishReason.LENGTH),
 }
 
 

@@ -121,16 +121,15 @@ def mean_lengths(store: TraceStore) -> dict[GroupKey, float]:
     columns = (column.to_pylist() for column in store.columns(names).itercolumns())
     tokens, ended = Counter[GroupKey | str](), Counter[GroupKey | str]()
     for dataset, question, model, reason, n_tokens in zip(*columns, strict=True):
-        whole = not (FinishReason(reason).is_open or reason == FinishReason.FAILED)
+        whole = FinishReason(reason).is_whole
         for key in ((dataset, question, model), model):
             tokens[key] += n_tokens
             ended[key] += whole
 
     def mean(key: GroupKey) -> float:
-        others = ended[key[2]] - ended[key]
-        if not others:
-            return tokens[key] / max(1, ended[key])
-        return (tokens[key[2]] - tokens[key]) / others
+        n_others = ended[key[2]] - ended[key]
+        others = (tokens[key[2]] - tokens[key]) / n_others if n_others else 0.0
+        return others or tokens[key] / max(1, ended[key]) or 1.0  # 0 where all are empty
 
     return {key: mean(key) for key in tokens if isinstance(key, tuple)}
 

@@ -1,14 +1,16 @@
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import group
 
 from deepprune.core.errors import InputError
 from deepprune.core.types import FinishReason
-from deepprune.traces import open_traces
+from deepprune.traces import TraceStore, open_traces
 from deepprune.traces.importers import import_file
 from deepprune.traces.opening import POOL
 
@@ -86,6 +88,16 @@ def test_a_part_of_a_store_keeps_what_the_manifest_knew(tmp_path):
     assert second.load() == first.load()
     assert second.manifest.token_counter == "qwen"
     assert second.manifest.answers == "source"
+
+
+def test_traces_that_were_stopped_stay_stopped(tmp_path):
+    """Read as a file, a part of a recording is as open as in its store."""
+    traces = group(["a", "b"], 5).traces
+    stopped = [replace(t, finish_reason=FinishReason.PRUNED) for t in traces]
+    store = TraceStore.create(tmp_path / "s", token_counter="generator", answers="boxed")
+    store.append(stopped)
+    again = import_file(tmp_path / "s" / "part-00000.parquet", tmp_path / "two")
+    assert [t.finish_reason for t in again.load()[0].traces] == [FinishReason.PRUNED] * 2
 
 
 def test_rows_in_any_order_give_the_same_bytes(tmp_path):
