@@ -35,7 +35,7 @@ class DropDominated(Watcher):
 
     def on_sweep_start(self, plan: SweepPlan) -> None:
         """Note the sweep's first judge."""
-        self._judge = plan.judges[0]
+        self._judge = next(iter(plan.judges), None)
 
     def give_up(self, seen: Outcomes) -> dict[int, str]:
         """Return the dominated points."""

@@ -143,7 +143,7 @@ def _all_rows(plan: JudgeReportPlan, tasks: Sequence[_Task], run: Run) -> list[M
         ScoreCache(run.folder / SCORES) as cache,
         Bar(total=total, desc="judges x cells: ") as progress,
     ):
-        for task in tasks:
+        for i, task in enumerate(tasks):
             if task.facts not in recorded:
                 recorded[task.facts] = cell_rows(
                     task.facts,
@@ -155,9 +155,15 @@ def _all_rows(plan: JudgeReportPlan, tasks: Sequence[_Task], run: Run) -> list[M
                     on_judge=progress.update,
                 )
             rows += recorded[task.facts]
-            write_matrix(run.folder / MATRIX, rows)
+            later = [row for t in tasks[i + 1 :] for row in recorded.get(t.facts, ())]
+            write_matrix(run.folder / MATRIX, [*rows, *later])
             progress.update(len(rows) - progress.n)
     _print_excluded(tasks)
+    if not rows and any(task.cell.questions for task in tasks):
+        raise InputError(
+            "no question of these traces has two traces with an answer: data.answer_style says "
+            "how answers are found."
+        )
     if not rows:
         raise InputError(
             "the judges were trained on all questions of these traces: give others, or "

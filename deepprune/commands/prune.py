@@ -68,6 +68,7 @@ def _prune(plan: PrunePlan) -> Run:
         record = LiveRecord(run.folder, plan.engine, questions)
         try:
             source.start()
+            record.check_model(source.model)
             _check_can_force(plan)
             judge = None if plan.judge is None else plan.judge.load()
             if judge is not None:

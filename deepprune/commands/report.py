@@ -21,6 +21,7 @@ from deepprune.core.provenance import CONFIG, EVENTS, flat
 from deepprune.core.statistics import estimates
 from deepprune.evaluation.outcomes import RESULTS, read_rows
 from deepprune.judge.measure.comparison import RunRecord, compare, read_run, read_runs
+from deepprune.judge.measure.matrix import read_matrix
 from deepprune.report.comparing import report_runs
 from deepprune.report.figures import REPORT, drawn, report_page
 from deepprune.report.sentences import (
@@ -30,7 +31,14 @@ from deepprune.report.sentences import (
     provenance,
     run_sentences,
 )
-from deepprune.report.tables import comparison_table, judges_table, show, sweep_table
+from deepprune.report.tables import (
+    comparison_table,
+    difference_table,
+    judges_table,
+    matrix_tables,
+    show,
+    sweep_table,
+)
 
 HELP = """\
 Table and page of a run, or of many compared; also of runs that go on.
@@ -128,6 +136,8 @@ def _report_one(run: RunRecord, to: Path, is_markdown: bool, with_figures: bool)
         tables.append(judges_table({n: {"all": estimates(r["all"])} for n, r in judges.items()}))
     if rows := read_rows(run.folder):
         tables.append(sweep_table(rows, run.name))
+    if matrix := read_matrix(run.folder / MATRIX):
+        tables += [*matrix_tables(matrix), difference_table(matrix)]
     if is_markdown:
         print(as_markdown(run_sentences(run), tables))
         return

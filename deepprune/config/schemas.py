@@ -275,6 +275,8 @@ for _schema_class in (
     *COMMANDS.values(),
     *GROUPS.values(),
     CollectingConf,
+    NetworksConf,
+    PairsConf,
     PruneQuestionConf,
     ReportConf,
 ):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deepprune.answers import EquivalenceChecker
 from deepprune.answers.classes import AnswerNumbers
+from deepprune.core.errors import InputError
 from deepprune.core.files import write_atomic
 from deepprune.core.types import ForcedAnswer, Question, QuestionRef, Trace
 from deepprune.evaluation.outcomes import OLD_NAMES
@@ -64,6 +65,18 @@ class LiveRecord:
     def rows(self) -> list[LiveResult]:
         """Recorded results, in the order of the questions."""
         return [self._rows[q.key] for q in self.questions if q.key in self._rows]
+
+    def check_model(self, model: str) -> None:
+        """Check that what is recorded is of this model.
+
+        Raises:
+            InputError: If it is of another one.
+        """
+        if others := sorted({row["model"] for row in self.rows} - {model}):
+            raise InputError(
+                f"{self.folder} has results of {others[0]!r}, but the engine serves {model!r}: "
+                "resume with the same model, or choose another hydra.run.dir."
+            )
 
     def mean_length(self, prior: float) -> float:
         """Return the expected tokens of a trace of the next question.

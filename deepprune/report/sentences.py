@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,11 @@ def command_line(about: Mapping[str, Any]) -> str:
     """Return the command that made a run, given its provenance; none for a run of 0.1."""
     if not (choices := about.get("choices")):
         return ""
-    return shlex.join(["deepprune", choices["command"], *about["overrides"]])
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd")
+    folder = parser.parse_known_args(about["command"])[0].config_dir
+    options = ["--config-dir", folder] if folder else []
+    return shlex.join(["deepprune", choices["command"], *options, *about["overrides"]])
 
 
 def grouped(values: Sequence[Any], names: Sequence[str]) -> str:

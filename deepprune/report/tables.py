@@ -174,8 +174,8 @@ def finding(sweeps: Sequence[Sequence[Row]]) -> str:
     said += f"{verdict} ({percent(above, sign=True)} points, {n_questions} questions)"
     if needed is not None and needed > n_questions:
         said += (
-            f"; to show that it loses less than {100 * row.facts['margin']:g} point to cons@N takes "
-            f"about {needed:,.0f} questions"
+            f"; to show that it loses less than {100 * row.facts['margin']:g} point to cons@N "
+            f"takes about {needed:,.0f} questions"
         )
     return f"{said}."
 
