@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from deepprune import __version__
 from deepprune.core.errors import InputError
+from deepprune.core.provenance import installed
 
 if TYPE_CHECKING:
     from deepprune.commands.step_timing import TimedEngine
@@ -60,7 +61,7 @@ def main(argv: Sequence[str], engine: Callable[[Sequence[str]], TimedEngine]) ->
     if given.gpu:
         from deepprune.commands.gpu_check import check_gpu
 
-        return check_gpu(_machine(), engine if _version("vllm") else None)
+        return check_gpu(_machine(), engine if installed("vllm") else None)
     for name, said in [*_machine(), *(_reached() if given.online else ())]:
         print(f"{name:13}{said}")
     print()
@@ -96,7 +97,7 @@ def missing(extra: str) -> list[str]:
     gaps = []
     for need in listed:
         if need.marker is None or need.marker.evaluate({"extra": extra}):
-            found = _version(need.name)
+            found = installed(need.name)
             if found is None:
                 gaps.append(f"{need.name} is missing")
             elif not need.specifier.contains(found, prereleases=True):
@@ -104,17 +105,11 @@ def missing(extra: str) -> list[str]:
     return gaps
 
 
-def _version(name: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(name)
-    return None
-
-
 def _machine() -> Iterator[tuple[str, str]]:
     yield "deepprune", f"{__version__}, {Path(__file__).parents[1]}"
     yield "python", f"{platform.python_version()}, {platform.platform()}"
     packages = ("torch", "transformers", "pytorch-lightning", "hydra-core", "wandb", "vllm")
-    yield "packages", ", ".join(f"{name} {_version(name) or 'missing'}" for name in packages)
+    yield "packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in packages)
     yield "accelerators", f"{_gpus()}; {os.cpu_count()} CPU cores"
     yield "disk", f"{shutil.disk_usage('.').free / 1e9:,.0f} GB free here"
     hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
@@ -128,7 +123,7 @@ def _gpus() -> str:
         done = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return "no NVIDIA driver" if isinstance(error, FileNotFoundError) else f"{error}"
-    is_cpu_build = (_version("torch") or "").endswith("+cpu")
+    is_cpu_build = (installed("torch") or "").endswith("+cpu")
     return "; ".join(done.stdout.splitlines()) + " (unused: torch is a CPU build)" * is_cpu_build
 
 

@@ -86,7 +86,7 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
         "diff": _git("diff", "HEAD"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {p: _version(p) for p in PACKAGES},
+        "versions": {p: installed(p) for p in PACKAGES},
     }
 
 
@@ -100,7 +100,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Return the version of a package, ``None`` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

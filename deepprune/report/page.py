@@ -27,10 +27,10 @@ from markupsafe import Markup
 from deepprune import __version__
 from deepprune.core.files import as_json, read_json, read_lines, write_atomic
 from deepprune.core.provenance import CONFIG
-from deepprune.core.statistics import estimates
 from deepprune.evaluation.metrics import ABOVE_CONSENSUS
 from deepprune.evaluation.outcomes import QUESTIONS, RESULTS, Row, read_rows
 from deepprune.judge.measure.comparison import HEADLINE, ComparedRow, RunRecord
+from deepprune.judge.measure.matrix import read_matrix
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report import charts, datasets
 from deepprune.report.datasets import Records
@@ -119,9 +119,7 @@ class _Page:
         self.sections[-1].tables.append({"id": data})
 
 
-def write_page(
-    path: Path, runs: Sequence[RunRecord], compared: Sequence[ComparedRow] = (), title: str = ""
-) -> Path:
+def write_page(path: Path, runs: Sequence[RunRecord], compared: Sequence[ComparedRow] = ()) -> Path:
     """Write the page of one run, or of several with the rows that compare them; return ``path``."""
     page = _Page()
     names = _run_names(runs)
@@ -149,7 +147,7 @@ def write_page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     part = files("deepprune.report")
     html = environment.from_string(part.joinpath("page.html").read_text()).render(
-        title=title or f"deepprune: {path.parent.absolute().name}",
+        title=f"deepprune: {path.parent.absolute().name}",
         headline=headline,
         facts=_facts(runs),
         sections=page.sections,
@@ -326,11 +324,9 @@ def _add_judge(page: _Page, run: RunRecord) -> None:
 
 def _add_matrix(page: _Page, run: RunRecord) -> None:
     """Add the judges and baselines of a ``judge-report``."""
-    lines = read_lines(run.folder / "matrix.jsonl") if run.folder else []
+    lines = read_matrix(run.folder / "matrix.jsonl") if run.folder else []
     if not lines:
         return
-    for line in lines:
-        line["metrics"] = estimates(line["metrics"])
     cells = page.data["matrix"] = datasets.matrix_records(lines)
     page.section("matrix", "Judges on these traces")
     shown = datasets.matrix_metrics(cells)
@@ -426,7 +422,7 @@ def _add_questions(page: _Page, run: RunRecord) -> None:
                 {
                     "question": question["question"],
                     "point": course["point"],
-                    "vote": _cut(spelled.get(course["vote"]) or "none"),
+                    "vote": _cut(course.get("answer") or spelled.get(course["vote"]) or "none"),
                     "gold": _cut(question["gold"] or ""),
                     "is": "right" if course["is_correct"] else "wrong",
                     "tokens": sum(course["tokens"]),

@@ -30,7 +30,6 @@ from deepprune.judge.network.backbones import (
     forward_flops,
     load_model,
     load_tokenizer,
-    set_pad_token,
 )
 from deepprune.judge.network.cross_encoder import CrossEncoderArchitecture
 from deepprune.judge.network.encoding import ANSWER_WORDS, PairEncoder
@@ -265,13 +264,6 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     assert gradients[0]
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-
-
-def test_a_pad_token_of_its_own():
-    tokenizer = tiny_causal_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    set_pad_token(tokenizer)
-    assert tokenizer.pad_token == "<pad>"
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):

