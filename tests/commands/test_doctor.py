@@ -18,7 +18,7 @@ def test_what_is_missing_comes_with_the_line_that_installs_it(monkeypatch, capsy
     extras = ['vllm>=0.32; extra == "vllm"', 'altair; extra == "report"']
     there = {"numpy": "2.1", "torch": "2.12.0", "altair": "6.3"}
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=2", "torch>=2.13", *extras])
-    monkeypatch.setattr(doctor, "_version", there.get)
+    monkeypatch.setattr(doctor, "installed", there.get)
     assert doctor.main([], engine=None) == 1
     lines = {line[:55].strip(): line[55:] for line in capsys.readouterr().out.splitlines()}
     torch = "torch is 2.12.0, not >=2.13"

@@ -55,7 +55,7 @@ def parity(pair):
     return float((pair.first.trace.sample_id - pair.second.trace.sample_id) % 2 == 0)
 
 
-def scripted(traces, kind=ScriptedBackend, **settings):
+def scripted(traces, kind=ScriptedBackend, mode="stream", **settings):
     boxed = [
         replace(
             t,
@@ -67,7 +67,7 @@ def scripted(traces, kind=ScriptedBackend, **settings):
     ]
     played = QuestionTraces(traces.question, traces.model, tuple(boxed))
     backend = kind([played], **settings)
-    return LiveEngine(backend, PromptFormat(), Sampling(max_tokens=1000))
+    return LiveEngine(backend, PromptFormat(), Sampling(max_tokens=1000), mode=mode)
 
 
 def pruner(open_session, judge, policy=REPRESENTATIVES, n=6, timeout_s=120.0, size=SIZE):
@@ -351,7 +351,7 @@ def test_a_recording_of_a_live_run_replays_to_the_same_decisions(policy, traces,
 def test_an_answer_that_was_only_forced_is_said_and_graded(tmp_path):
     """All traces stop once their forced answers agree, so none has a final answer."""
     traces = with_forced_answers(group(["0"] * 4, 20, gold="0"), [[0] * 3] * 4, every=5)
-    engine = scripted(traces)
+    engine = scripted(traces, mode="resubmit")
     try:
         done = pruner(engine.open, None, EarlyExit(force_every=5, agreeing=2), 4)
         done = done.prune(traces.question)
