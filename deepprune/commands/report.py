@@ -159,7 +159,7 @@ def _differences(runs: Sequence[RunRecord]) -> Table:
 
 
 def as_markdown(sentences: Sequence[str], tables: Sequence[Table]) -> str:
-    """Return sentences and tables as Markdown, captions as paragraphs."""
+    """Return sentences and tables as Markdown, titles and captions as paragraphs."""
     parts = [*sentences]
     for table in tables:
         columns = [[_plain(c.header), *map(_plain, c.cells)] for c in table.columns]
@@ -167,7 +167,8 @@ def as_markdown(sentences: Sequence[str], tables: Sequence[Table]) -> str:
         rule = (
             "|" + "|".join("---:" if c.justify == "right" else "---" for c in table.columns) + "|"
         )
-        parts += ["\n".join([head, rule, *lines]), _plain(table.caption or "")]
+        lines = [head, rule, *lines]
+        parts += [_plain(table.title or ""), "\n".join(lines), _plain(table.caption or "")]
     return "\n\n".join(part for part in parts if part)
 
 

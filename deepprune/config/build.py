@@ -265,7 +265,7 @@ def _sweep(config: DictConfig, store: TraceStore) -> Sweep:
         generator=generator_sizes(config),
         shown=config.report.questions,
     )
-    return sweep if axes.networks is None else replace(sweep, networks=_few(sweep, axes))
+    return sweep if axes.networks.questions is None else replace(sweep, networks=_few(sweep, axes))
 
 
 def _few(sweep: Sweep, axes: Any) -> Sweep:

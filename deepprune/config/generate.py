@@ -140,8 +140,9 @@ and trainer, from the files of `conf/`, then those of the groups, from the const
 of a group is `GROUP.NAME=VALUE`, e.g. `loss.gamma=1`; of a policy `pruning.POLICY.NAME=VALUE`. The
 last column is the default: of the choice's file, else of the constructor. Other files of `conf/`
 may set another value, as `conf/experiment/demo.yaml` does for plain `python train.py`; `--cfg job`
-shows it. Not listed: `model.optimizer`, `model.scheduler` and `model.warmup` (`conf/model/`),
-`logger` and `callbacks` (files of the same names).
+shows it. Backbone, encoder and columns have the constructor's; the files of `conf/model/` and
+`conf/questions/` set their own. Not listed: `model.optimizer`, `model.scheduler` and `model.warmup`
+(`conf/model/`), `logger` and `callbacks` (files of the same names).
 {tables}"""
 
 

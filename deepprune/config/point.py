@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.config.agent import hydra_value
-from deepprune.config.judges import export_folder, named_judges, run_of
+from deepprune.config.judges import export_folder, run_of
 from deepprune.config.options_table import TABLE
 from deepprune.core.errors import InputError
 from deepprune.evaluation.best import CHOSEN
 from deepprune.evaluation.metrics import CONSENSUS
 from deepprune.evaluation.outcomes import RESULTS
+from deepprune.judge.base import UNKNOWN
 from deepprune.judge.saved import read_record
 
-_CHOICES = {"length only": "length_only", "sentence-embedding": "sentence_embedding"}
-"""Judges whose name in the rows is not that of their choice."""
+_CHOICES = {
+    "lexical": "lexical",
+    "length only": "length_only",
+    "question only (labels)": "question_only",
+    "sentence-embedding": "sentence_embedding",
+    "oracle": "oracle",
+    "coin": "coin",
+}
+"""Judges without settings: the name in the rows, and the entry of ``sweep.judges``."""
 
 POINT, ROW = "point", "point.row"
 
@@ -68,7 +76,8 @@ def _row(folder: Path, number: str | None) -> dict[str, Any]:
 def _policy(row: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     name = row["policy"]
     if name == CONSENSUS:
-        return [f"pruning={name}", f"prune.traces={row['k']}"]
+        n = row["n_traces"]
+        return [f"pruning={name}", f"+pruning.{name}.k={row['k']}", f"prune.traces={n}"]
     if (key := f"pruning/{name}") not in TABLE:
         raise InputError(
             f"the policy of this point is {name!r}, which is none of conf/pruning: configure it "
@@ -88,20 +97,24 @@ def _judge(name: str | None, folder: Path, config: Mapping[str, Any]) -> list[st
     """Return the overrides of the judge with this name in the rows; none if there is none."""
     if name is None:
         return []
-    node = config.get("judge", {})
-    for found, export in _exports(folder, config, node):
-        if found == name:
-            return ["judge=trained", f"judge.path={hydra_value(str(export))}"]
-    entries = config["sweep"]["judges"]
-    if (choice := _CHOICES.get(name, name)) in entries:
-        return [f"judge={choice}"]
-    if gone := [e for e in entries if e not in named_judges(0) and export_folder(e) is None]:
-        raise InputError(
-            f"the judge of this point is {name!r}, and {gone[0]} of the sweep's judges is not "
-            "there: give judge=NAME, or judge=trained judge.path=FOLDER, beside point."
-        )
+    node, entries = config.get("judge", {}), config["sweep"]["judges"]
     known = {target: key for key, (target, _) in TABLE.items() if key.startswith("judge/")}
-    if (key := known.get(node.get("_target_"))) is None:
+    key, choice = known.get(node.get("_target_")), _CHOICES.get(name)
+    if choice in entries and f"judge/{choice}" in TABLE:
+        return [f"judge={choice}"]
+    if choice is None:
+        paths = [e for e in (node.get("path"), *entries) if e and e not in _CHOICES.values()]
+        if gone := [path for path in paths if export_folder(path) is None]:
+            raise InputError(
+                f"the judge of this point is {name!r}, and {gone[0]} of its sweep is not there: "
+                "give judge=NAME, or judge=trained judge.path=FOLDER, beside point."
+            )
+        for found, export in _exports(folder, config, node):
+            if found == name:
+                return ["judge=trained", f"judge.path={hydra_value(str(export))}"]
+    named = {None, "judge/trained", *(f"judge/{each}" for each in _CHOICES.values())}
+    is_own = key not in named if choice is None else key == f"judge/{choice}"
+    if not is_own:
         raise InputError(
             f"the judge of this point is {name!r}, which is none of conf/judge: give judge=NAME "
             "beside point."
@@ -123,8 +136,9 @@ def _exports(
     taken: set[str] = set()
     for entry in (*entries, *config["sweep"]["judges"]):
         if (export := export_folder(entry)) is not None:
-            name = read_record(export).name
-            names = (name, f"{name} {run_of(export)}", f"{name} {entry}")
+            record = read_record(export)
+            name = record.name + UNKNOWN * (not record.seen_questions)
+            names = (name, f"{name} {run_of(Path(entry))}", f"{name} {entry}")
             free = next(n for n in names if n not in taken)
             taken.add(free)
             yield free, export

@@ -122,7 +122,7 @@ class DataConf(PairsConf):
 
 @dataclass
 class NetworksConf:
-    questions: Count = MISSING
+    questions: Count | None = MISSING
     resamples: Count = MISSING
     thresholds: list[Share] = MISSING
     prefix_lens: list[float] = MISSING
@@ -142,7 +142,7 @@ class SweepConf:
     questions: Annotated[int, Ge(0)] | None = None
     traces: int | None = None
     resamples: Count = MISSING
-    networks: NetworksConf | None = None
+    networks: NetworksConf = field(default_factory=NetworksConf)
     skip_short: bool = MISSING
 
 

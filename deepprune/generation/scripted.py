@@ -60,7 +60,7 @@ class ScriptedBackend:
             for i in range(start, last):
                 await asyncio.sleep(self.seconds_per_token)
                 yield self._token(trace, i, last)
-            if last == trace.n_tokens and not trace.finish_reason.is_whole:
+            if start + request.max_tokens > last and not trace.finish_reason.is_whole:
                 raise RequestError(
                     f"the recorded trace {request.sample_id} of {'/'.join(request.question.key)} "
                     f"ends after {last} tokens: {trace.finish_reason}."

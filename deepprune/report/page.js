@@ -210,8 +210,8 @@ function buildBrowser(box) {
     const question = questions[Number(ofQuestion.value)];
     const course = question.runs[Number(ofPoint.value)];
     const records = page.data.timeline = timeline(question, course);
-    const vote = question.traces.find((trace) => trace.class === course.vote);
-    box.querySelector("[data-about]").textContent = `${question.text}\n\nvote: ${vote ? vote.answer : "none"} (${course.is_correct ? "right" : "wrong"}), gold: ${question.gold}`;
+    const vote = course.answer ?? question.traces.find((trace) => trace.class === course.vote)?.answer ?? "none";
+    box.querySelector("[data-about]").textContent = `${question.text}\n\nvote: ${vote} (${course.is_correct ? "right" : "wrong"}), gold: ${question.gold}`;
     box.querySelector("[data-traces]").replaceChildren(...records.map((record) => make("details", {},
       make("summary", { textContent: `${record.trace}: ${record.tokens} of ${record.full} tokens, ${record.why}, answer ${record.answer}` }),
       make("pre", { textContent: record.text, dir: "ltr" }))));

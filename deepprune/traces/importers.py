@@ -36,7 +36,7 @@ from deepprune.traces.spool import Spool
 from deepprune.traces.store import TraceStore
 from deepprune.traces.tokens import TOKENIZER, token_ends
 
-IMPORTER_VERSION = 5
+IMPORTER_VERSION = 6
 """Incremented when an importer gives other rows for the same file, to renew cached imports."""
 
 _RENAMED = {"probes": "parallel-probe", "jsonl": "rows"}

@@ -114,8 +114,8 @@ def summarise(store: TraceStore) -> list[TraceSummary]:
 def mean_lengths(store: TraceStore) -> dict[GroupKey, float]:
     """Return for each question and model the mean trace length of the model's other questions.
 
-    It is their tokens over their traces that ended by themselves. A model with no other such
-    question gets the question's own.
+    It is their tokens over their traces that ended by themselves. Without any, or if those are
+    empty, it is the question's own, and 1 if that is empty too.
     """
     names = ["dataset", "question_id", "model", "finish_reason", "n_tokens"]
     columns = (column.to_pylist() for column in store.columns(names).itercolumns())
@@ -129,7 +129,7 @@ def mean_lengths(store: TraceStore) -> dict[GroupKey, float]:
     def mean(key: GroupKey) -> float:
         n_others = ended[key[2]] - ended[key]
         others = (tokens[key[2]] - tokens[key]) / n_others if n_others else 0.0
-        return others or tokens[key] / max(1, ended[key]) or 1.0  # 0 where all are empty
+        return others or tokens[key] / max(1, ended[key]) or 1.0
 
     return {key: mean(key) for key in tokens if isinstance(key, tuple)}
 

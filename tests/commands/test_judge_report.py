@@ -98,6 +98,13 @@ def test_a_report_names_what_it_leaves_out_and_goes_on_where_it_was_killed(
         main(["judge-report", *command])
     assert matrix.read_text() == whole
 
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", "report", "--markdown"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"pool {DATASET} ")
+    assert "| linear short |" in said
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),

@@ -92,7 +92,7 @@ def test_a_point_of_a_sweep_is_pruned_live(tmp_path):
         assert config["prune"]["traces"] == n
     run(*live, "point.row=3", "hydra.run.dir=cons", folder=tmp_path)
     config = json.loads((tmp_path / "cons" / "config.json").read_text())
-    assert (list(config["pruning"]), config["prune"]["traces"]) == (["consensus"], 3)
+    assert (config["pruning"]["consensus"]["k"], config["prune"]["traces"]) == (3, 8)
     for words, message in (
         (["point.row=99"], f"point.row must be a line of s/results.jsonl, 1 to {len(lines)}"),
         (["point=best"], "got best without chosen.jsonl"),

@@ -41,6 +41,8 @@ def test_an_option_without_a_docstring_line_is_refused(monkeypatch):
         ("evaluate", "pruning.deepprune.wave=0", "pruning.deepprune.wave must be >= 1 or null"),
         ("evaluate", "engine.tokens_per_forced_answer=-1", "must be >= 0, got -1."),
         ("evaluate", "distributed.n=0", "distributed.n must be >= 1 or null, got 0."),
+        ("evaluate", "sweep.networks.questions=0", "sweep.networks.questions must be >= 1"),
+        ("judge_report", "data.eval_pairs_per_question=0", "must be >= 1 or null, got 0."),
         ("collect", "collect.n=0", "collect.n must be >= 1, got 0."),
         ("prune", "threshold=50", "threshold must lie in [0, 1] or null, got 50."),
         ("prune", "view=tv", "view must be one of live, json, none, got 'tv'."),

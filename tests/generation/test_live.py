@@ -267,6 +267,21 @@ def test_forced_answers_are_what_the_recording_has(mode):
     assert outcome.usage.tokens_forced == forced
 
 
+def test_a_stopped_trace_is_played_to_where_it_was_stopped_and_no_further():
+    script = boxed(["1", "2"], 6)
+    stopped = tuple(replace(t, finish_reason=FinishReason.PRUNED) for t in script.traces)
+    live = engine(replace(script, traces=stopped), mode="resubmit")
+    session = live.open(script.question, script.model, 2, 0)
+    session.start(2)
+    shown = session.advance(6)
+    assert shown.n_tokens.tolist() == [6, 6]
+    assert not shown.is_finished.any()
+    with pytest.raises(RequestError, match="ends after 6 tokens: pruned"):
+        session.advance(None)
+    session.close()
+    live.close()
+
+
 def test_answers_that_arrive_one_by_one_are_classed_by_equivalence():
     script = boxed(["0.5", "1/2", "2", r"\frac{1}{2}"], 6)
     live = engine(script)

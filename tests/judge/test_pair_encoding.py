@@ -87,6 +87,13 @@ def test_no_window_is_ever_exceeded():
                 assert len(tokens.input_ids) == encoder.length(q, a, b) <= 13
 
 
+def test_a_causal_tokenizer_needs_no_pad_token():
+    tokenizer = tiny_causal_tokenizer()
+    tokenizer.pad_token = None
+    encoder = PairEncoder(tokenizer, layout="causal")
+    assert encoder.collate([encoder.join([], [9], [9]), encoder.join([], [9, 9], [9])])
+
+
 def test_batches_are_padded_to_their_longest():
     encoder = bert()
     inputs = encoder.collate([encoder.join([], [9], [9]), encoder.join([], [9, 9], [9, 9])])

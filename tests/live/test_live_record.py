@@ -5,8 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from builders import group
 
+from deepprune.core.errors import InputError
 from deepprune.core.types import ForcedAnswer, Question
 from deepprune.generation.backend import PromptFormat, Sampling
 from deepprune.generation.live import LiveEngine
@@ -41,3 +43,6 @@ def test_rows_of_version_0_1_are_read(tmp_path):
     questions = [Question(row["dataset"], row["question_id"], row["question"]) for row in facts]
     record = LiveRecord(tmp_path, None, questions)
     assert [row["tokens_forced"] for row in record.rows] == [r["tokens_probes"] for r in facts]
+    record.check_model(facts[0]["model"])
+    with pytest.raises(InputError, match="but the engine serves 'other'"):
+        record.check_model("other")

@@ -233,7 +233,7 @@ class PairClassifier(nn.Module):
 
 
 def load_tokenizer(backbone: Backbone) -> Any:
-    """Read the tokenizer, with a pad token of its own.
+    """Read the tokenizer.
 
     Raises:
         InputError: If it is missing.

@@ -45,7 +45,7 @@ class PairEncoder:
     its pairs begin alike: a long representative is cut even where a short candidate leaves it room.
 
     Args:
-        tokenizer: A Hugging Face tokenizer with a pad token.
+        tokenizer: A Hugging Face tokenizer; ``bert`` needs [CLS], [SEP] and [PAD].
         layout: ``bert`` or ``causal``.
         max_length: Longest sequence the model reads, in tokens, special tokens and template
             included.
