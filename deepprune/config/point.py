@@ -112,9 +112,9 @@ def _judge(name: str | None, folder: Path, config: Mapping[str, Any]) -> list[st
         for found, export in _exports(folder, config, node):
             if found == name:
                 return ["judge=trained", f"judge.path={hydra_value(str(export))}"]
-    named = {None, "judge/trained", *(f"judge/{each}" for each in _CHOICES.values())}
+    named = {"judge/trained", *(f"judge/{each}" for each in _CHOICES.values())}
     is_own = key not in named if choice is None else key == f"judge/{choice}"
-    if not is_own:
+    if key is None or not is_own:
         raise InputError(
             f"the judge of this point is {name!r}, which is none of conf/judge: give judge=NAME "
             "beside point."

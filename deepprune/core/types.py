@@ -195,6 +195,13 @@ class Peers:
     prefixes: tuple[Prefix, ...]
 
 
+def answers_of(traces: Sequence[Trace]) -> list[Trace | ForcedAnswer]:
+    """Return what has an answer class: the traces with one, then the forced answers with one."""
+    forced = [answer for trace in traces for answer in trace.forced_answers]
+    answers: list[Trace | ForcedAnswer] = [*traces, *forced]
+    return [one for one in answers if one.answer_class != NO_ANSWER]
+
+
 def among_peers(prefixes: Sequence[Prefix]) -> list[Prefix]:
     """Return the prefixes, each with all of them as its peers."""
     peers = Peers(tuple(replace(prefix, peers=None) for prefix in prefixes))

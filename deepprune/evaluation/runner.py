@@ -12,7 +12,7 @@ import numpy as np
 
 from deepprune.core.protocols import IntArray
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import NO_ANSWER, QuestionRef, QuestionTraces
+from deepprune.core.types import QuestionRef, QuestionTraces, answers_of
 from deepprune.evaluation.batch_replay import replay_batch, replay_sampling
 from deepprune.evaluation.grid import Point
 from deepprune.evaluation.ledger import GeneratorSize, Ledger, generator_size
@@ -141,8 +141,7 @@ class _Question:
     def __init__(self, runner: QuestionRunner, group: QuestionTraces, task: Task) -> None:
         self._runner, self._group = runner, group
         self._engine = runner.make_engine(group, task.tokens_prompt)
-        forced = [answer for trace in group.traces for answer in trace.forced_answers]
-        answers = [one for one in (*group.traces, *forced) if one.answer_class != NO_ANSWER]
+        answers = answers_of(group.traces)
         self._correct = {one.answer_class for one in answers if one.is_correct}
         self._spelled = {one.answer_class: one.answer for one in reversed(answers)}
         size = generator_size(group.model, runner.generators)

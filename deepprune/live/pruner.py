@@ -10,7 +10,15 @@ import numpy as np
 
 from deepprune.core.protocols import Policy, Session
 from deepprune.core.seeding import derive, generator
-from deepprune.core.types import NO_ANSWER, FinishReason, ForcedAnswer, Question, Trace, Vote
+from deepprune.core.types import (
+    NO_ANSWER,
+    FinishReason,
+    ForcedAnswer,
+    Question,
+    Trace,
+    Vote,
+    answers_of,
+)
 from deepprune.evaluation.ledger import GeneratorSize, Ledger
 from deepprune.evaluation.saving import estimated_saving, generator_flops
 from deepprune.evaluation.watcher import Watcher
@@ -173,9 +181,8 @@ def _result(outcome: Outcome | None, traces: Sequence[Trace], gold: str | None) 
     """Return the columns of the answer and the votes."""
     vote = Vote(NO_ANSWER, {}, ()) if outcome is None else outcome.vote
     first: dict[int, Trace | ForcedAnswer] = {}
-    for one in (*traces, *(forced for trace in traces for forced in trace.forced_answers)):
-        if one.answer_class != NO_ANSWER:
-            first.setdefault(one.answer_class, one)
+    for one in answers_of(traces):
+        first.setdefault(one.answer_class, one)
     winner = first.get(vote.answer_class)
     is_right = None if gold is None else bool(winner and winner.is_correct)
     return {

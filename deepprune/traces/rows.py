@@ -258,8 +258,8 @@ def _integer(row: Mapping[str, Any], name: str, place: str) -> int | None:
     value = _number(row.get(name))
     if value is None:
         return value
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if is_integer and abs(value) < 2 ** (_BITS[name] - 1):
+    limit = 1 << (_BITS[name] - 1)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < limit:
         return value
     raise InputError(
         f"{place}: {name} must be an integer of {_BITS[name]} bits, got {str(value)[:40]!r}. "
