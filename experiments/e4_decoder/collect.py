@@ -2,7 +2,8 @@
 
 python experiments/e4_decoder/collect.py NAME=RUN_FOLDER [NAME=RUN_FOLDER ...]
 
-NAME is the judge's in table and figure. A run named `linear` is the baseline of its data.
+NAME is the judge's in table and figure. A run named `linear` is the baseline of its data, that is of
+runs with the same traces, prefix and number of test pairs.
 """
 
 import json
@@ -26,18 +27,22 @@ BASELINE, LEXICAL = "linear", "lexical"
 
 def main(named: list[str]) -> None:
     """Write both files and print the table of the README."""
-    runs: dict[tuple[str, str], list[RunRecord]] = {}
+    runs: dict[tuple[str, ...], list[RunRecord]] = {}
     for name, folder in (arg.split("=", 1) for arg in named):
         run = read_run(Path(folder))
         if run.scores is None:
             print(f"{folder} has not finished, skipped")
             continue
         config = json.loads((Path(folder) / "config.json").read_text())
-        traces, k = Path(config["traces"]).stem, str(config["prefix"]["k"])
-        of_data = runs.setdefault((traces, k), [])
+        data = {
+            "traces": Path(config["traces"]).stem,
+            "tokens": str(config["prefix"]["k"]),
+            "pairs": str(config["data"]["eval_pairs_per_question"]),
+        }
+        of_data = runs.setdefault(tuple(data.values()), [])
         if not of_data:
-            of_data.append(labelled(lexical(config, run), LEXICAL, traces, k))
-        of_data.append(labelled(run, name, traces, k))
+            of_data.append(labelled(lexical(config, run), LEXICAL, data))
+        of_data.append(labelled(run, name, data))
     rows = [row for of_data in runs.values() for row in compare(of_data, {"judge": BASELINE})]
     lines = [json.dumps(row.record()) + "\n" for row in rows]
     (HERE / "results.jsonl").write_text("".join(lines))
@@ -45,10 +50,9 @@ def main(named: list[str]) -> None:
     comparison_figure(rows, HERE / "judges.png")
 
 
-def labelled(run: RunRecord, judge: str, traces: str, k: str) -> RunRecord:
+def labelled(run: RunRecord, judge: str, data: dict[str, str]) -> RunRecord:
     """Replace a run's overrides by what tells the rows of the table apart."""
-    overrides = {"judge": judge, "traces": traces, "tokens": k}
-    return replace(run, name=judge, overrides=overrides, folder=None)
+    return replace(run, name=judge, overrides={"judge": judge, **data}, folder=None)
 
 
 def lexical(config: dict, run: RunRecord) -> RunRecord:
