@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from deepprune.core.files import read_json
@@ -124,10 +124,13 @@ def command_line(about: Mapping[str, Any]) -> str:
     """Return the command that made a run, given its provenance; none for a run of 0.1."""
     if not (choices := about.get("choices")):
         return ""
-    parser = ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd")
-    folder = parser.parse_known_args(about["command"])[0].config_dir
-    options = ["--config-dir", folder] if folder else []
+    words = about["command"]
+    options = [word for word in words if word.startswith("--config-dir=")]
+    options += [
+        f"--config-dir={after}"
+        for word, after in pairwise(words)
+        if word in ("--config-dir", "-cd")
+    ]
     return shlex.join(["deepprune", choices["command"], *options, *about["overrides"]])
 
 

@@ -2,8 +2,8 @@
 
 python experiments/e4_decoder/collect.py NAME=RUN_FOLDER [NAME=RUN_FOLDER ...]
 
-NAME is the judge's in table and figure. A run named `linear` is the baseline of its data, that is of
-runs with the same traces, prefix and number of test pairs.
+NAME is the judge's in table and figure. A run named `linear` is the baseline of its data: of runs
+with the same traces, prefix and number of test pairs.
 """
 
 import json

@@ -25,6 +25,7 @@ from deepprune.report.labels import (
     middle_rows,
     net_tokens,
 )  # fmt: skip
+from deepprune.report.sentences import command_line
 from deepprune.report.tables import MOST_ROWS, finding, policy_table, shown_rows, sweep_table
 
 GROUPS = [group(list("aabbacab"), [9, 8, 7, 12, 5, 9, 14, 9], name=f"q{i}") for i in range(5)]
@@ -179,3 +180,15 @@ def test_a_run_of_prune_has_no_report(tmp_path):
         (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match="no run of train, evaluate or judge-report"):
         report.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "given", [["--config-dir", "mine"], ["-cd", "mine"], ["--config-dir=mine"]]
+)
+def test_the_command_of_a_run_has_its_config_dir(given):
+    about = {
+        "choices": {"command": "evaluate"},
+        "command": ["deepprune", "evaluate", *given, "-m"],
+        "overrides": ["judge=coin"],
+    }
+    assert command_line(about) == "deepprune evaluate --config-dir=mine judge=coin"
