@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import wandb
 from tiny_models import save_tiny_bert
 
 from deepprune.callbacks.resume_point import ResumePoint
@@ -60,9 +61,10 @@ def test_a_training_says_how_it_resumes(number, fit, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize("is_preemptible", [False, True])
 def test_an_agents_run_ends_by_the_signal_or_as_preempted(
-    is_preemptible, fit, tmp_path, monkeypatch
+    is_preemptible, fit, tmp_path, monkeypatch, request
 ):
     """W&B's agent counts exit 143 as a failure, but not a signal; its server requeues 143."""
+    request.addfinalizer(wandb.teardown)  # W&B keeps the agent's environment as long as it is up
     monkeypatch.chdir(tmp_path)
     agent = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_MODE": "offline"}
     for name, value in agent.items():
