@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -57,6 +58,7 @@ def train(plan: TrainPlan) -> Run:
         for name, learner in learners.items():
             if not (export := folders[name] / "judge").exists():
                 fit(plan, learner, splits, folders[name], run.tracker.loggers(name))
+                gc.collect()  # a Trainer has cycles: its model would stay beside those to come
             elif is_rank_zero():
                 print(f"the judge of this run is trained: {export}")
         exports = [folder / "judge" for folder in folders.values()]

@@ -1,5 +1,6 @@
 """Multiruns as a user starts them: ablations, launchers, the sweeper; killed and gone on with."""
 
+import gc
 import inspect
 import json
 import shlex
@@ -18,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
 
 from deepprune.callbacks.multirun_table import MultirunTable
 from deepprune.cli import composed, config_folder
@@ -79,6 +81,22 @@ def test_a_killed_ablation_resumes_to_the_same_table(tmp_path):
     one_row = run("report", "cut", "--by", "seed", "--markdown", folder=tmp_path)
     assert "2 finished runs in 1 rows" in one_row.stdout
     run("report", "cut", "--by", "colour", folder=tmp_path, code=2)
+
+
+def test_a_trained_network_leaves_the_memory_before_the_next(tmp_path, without_collection):
+    trainers = [each for each in gc.get_objects() if type(each) is Trainer]
+    run("train", "-m", "experiment=none", *LINEAR, "seed=0,1", folder=tmp_path)
+    left = [each for each in gc.get_objects() if type(each) is Trainer]
+    assert len(left) == len(trainers)
+
+
+@pytest.fixture
+def without_collection():
+    """No automatic collection: a large model would wait for it long."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.slow
