@@ -2,20 +2,23 @@
 
 python experiments/e4_decoder/collect.py NAME=RUN_FOLDER [NAME=RUN_FOLDER ...]
 
-NAME is the judge's in table and figure. A run named `linear` is the baseline of its data: of runs
-with the same traces, prefix and number of test pairs.
+NAME is the judge's in table and figure. A run named `linear` is the baseline of its data, which is
+written `TRACES TOKENS/PAIRS`: first tokens, and test pairs a question. Rows of judges that are not
+named stay.
 """
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from deepprune.commands.report import as_markdown
+from deepprune.core.statistics import Estimate
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.judge.baselines import LexicalJudge
-from deepprune.judge.measure.comparison import RunRecord, compare, read_run
+from deepprune.judge.measure.comparison import ComparedRow, RunRecord, compare, read_run
 from deepprune.judge.measure.scored_pairs import PairScores
 from deepprune.report.figures import comparison_figure
 from deepprune.report.tables import comparison_table
@@ -27,32 +30,49 @@ BASELINE, LEXICAL = "linear", "lexical"
 
 def main(named: list[str]) -> None:
     """Write both files and print the table of the README."""
-    runs: dict[tuple[str, ...], list[RunRecord]] = {}
+    runs: dict[str, list[RunRecord]] = {}
     for name, folder in (arg.split("=", 1) for arg in named):
         run = read_run(Path(folder))
         if run.scores is None:
             print(f"{folder} has not finished, skipped")
             continue
         config = json.loads((Path(folder) / "config.json").read_text())
-        data = {
-            "traces": Path(config["traces"]).stem,
-            "tokens": str(config["prefix"]["k"]),
-            "pairs": str(config["data"]["eval_pairs_per_question"]),
-        }
-        of_data = runs.setdefault(tuple(data.values()), [])
+        store, k = Path(config["traces"]).stem.partition("_")[0], config["prefix"]["k"]
+        data = f"{store} {k}/{config['data']['eval_pairs_per_question']}"
+        of_data = runs.setdefault(data, [])
         if not of_data:
             of_data.append(labelled(lexical(config, run), LEXICAL, data))
         of_data.append(labelled(run, name, data))
-    rows = [row for of_data in runs.values() for row in compare(of_data, {"judge": BASELINE})]
-    lines = [json.dumps(row.record()) + "\n" for row in rows]
-    (HERE / "results.jsonl").write_text("".join(lines))
+    results = HERE / "results.jsonl"
+    kept = [read_row(json.loads(line)) for line in results.read_text().splitlines()]
+    new = [row for of_data in runs.values() for row in compare(of_data, {"judge": BASELINE})]
+    rows = merged(kept, new)
+    results.write_text("".join(json.dumps(row.record()) + "\n" for row in rows))
     print(as_markdown([], [comparison_table(rows)]))
     comparison_figure(rows, HERE / "judges.png")
 
 
-def labelled(run: RunRecord, judge: str, data: dict[str, str]) -> RunRecord:
+def read_row(record: dict[str, Any]) -> ComparedRow:
+    """Read a line of `results.jsonl`."""
+    metrics, differences = (
+        {name: Estimate(*ends) for name, ends in record[key].items()}
+        for key in ("metrics", "differences")
+    )
+    overrides = record["overrides"]
+    runs = [RunRecord(name, "ok", "", 0, overrides, "", {}, None) for name in record["runs"]]
+    return ComparedRow(overrides, runs, [], metrics, record["baseline"], differences)
+
+
+def merged(kept: list[ComparedRow], new: list[ComparedRow]) -> list[ComparedRow]:
+    """Replace kept rows by new ones of the same judge and data, and group the rows by data."""
+    rows = {(row.overrides["data"], row.overrides["judge"]): row for row in [*kept, *new]}
+    groups = dict.fromkeys(data for data, _ in rows)
+    return [row for group in groups for (data, _), row in rows.items() if data == group]
+
+
+def labelled(run: RunRecord, judge: str, data: str) -> RunRecord:
     """Replace a run's overrides by what tells the rows of the table apart."""
-    return replace(run, name=judge, overrides={"judge": judge, **data}, folder=None)
+    return replace(run, name=judge, overrides={"judge": judge, "data": data}, folder=None)
 
 
 def lexical(config: dict, run: RunRecord) -> RunRecord:
