@@ -170,7 +170,7 @@ def test_reading_adapters_back_reports_no_missing_weights(sources, tmp_path, cap
 
 def test_adapters_find_their_backbone_where_it_was_moved(sources, tmp_path):
     models = tmp_path / "models"
-    scorer = judge({"qwen3": save_tiny_qwen3(models / "tiny")}, "qwen3")
+    scorer = judge({"qwen3": save_tiny_qwen3(models / "tiny")}, "qwen3", precision="auto")
     folder = scorer.export(tmp_path / "run" / "judge")
     record = json.loads((folder / "judge.json").read_text())
     assert record["settings"]["backbone"]["source"] == "tiny"
