@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.commands.report import as_markdown
-from deepprune.core.statistics import Estimate
+from deepprune.core.statistics import estimates
 from deepprune.data.pairs import build_pairs
 from deepprune.data.prefixes import FirstTokens
 from deepprune.judge.baselines import LexicalJudge
@@ -54,10 +54,7 @@ def main(named: list[str]) -> None:
 
 def read_row(record: dict[str, Any]) -> ComparedRow:
     """Read a line of `results.jsonl`."""
-    metrics, differences = (
-        {name: Estimate(*ends) for name, ends in record[key].items()}
-        for key in ("metrics", "differences")
-    )
+    metrics, differences = estimates(record["metrics"]), estimates(record["differences"])
     overrides = record["overrides"]
     runs = [RunRecord(name, "ok", "", 0, overrides, "", {}, None) for name in record["runs"]]
     return ComparedRow(overrides, runs, [], metrics, record["baseline"], differences)
